@@ -1,0 +1,152 @@
+"""The records that travel: prompts in, noise keys along, samples out. Plain named tuples, so that Lightning can move them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Paraphrase(NamedTuple):
+    """One more wording of a prompt; `length` is its class in words (short <= 12 < medium <= 40 < long)."""
+
+    text: str
+    length: str
+
+
+class Prompt(NamedTuple):
+    """One meaning: the base wording (wording 0), its paraphrases (wordings 1, 2, ...) and where it came from."""
+
+    id: str
+    text: str
+    paraphrases: tuple[Paraphrase, ...] = ()
+    source: str = ""
+
+    def wording(self, number: int) -> str:
+        """Text of wording `number`: 0 is the base prompt, p > 0 the p-th paraphrase."""
+        return self.text if number == 0 else self.paraphrases[number - 1].text
+
+
+def length_class(text: str) -> str:
+    """Length class of a wording by its number of words: short <= 12 < medium <= 40 < long."""
+    num_words = len(text.split())
+    return "short" if num_words <= 12 else "medium" if num_words <= 40 else "long"
+
+
+def prompt_id(text: str, prompt_set: str) -> str:
+    """Stable id of a prompt: hash of its text (white space and case normalised) and of the prompt set's name."""
+    normalised = " ".join(text.split()).lower()
+    return hashlib.sha256(f"{prompt_set}\n{normalised}".encode()).hexdigest()[:16]
+
+
+class NoiseKey(NamedTuple):
+    """Name of one sample. Its path noise is keyed by (prompt, paraphrase, path), its execution noise by (prompt, paraphrase, sample)."""
+
+    prompt: str
+    paraphrase: int
+    path: int
+    sample: int
+
+
+@dataclass(frozen=True)
+class SamplePlan:
+    """Which samples a prompt gets.
+
+    Attributes:
+        num_samples: images per prompt, over all of its wordings.
+        num_paraphrases: wordings to spread the samples over; 0 uses the base prompt alone.
+        length: length class of these paraphrases; "mixed" draws evenly from the three, "any" takes them in order.
+    """
+
+    num_samples: int = 8
+    num_paraphrases: int = 0
+    length: str = "any"
+
+
+class PromptBatch(NamedTuple):
+    """Whole prompts and all of their samples: a row is one image to make.
+
+    Attributes:
+        seed: root seed of every noise stream.
+        prompts: the prompts, whole.
+        indices: place of each prompt in the prompt set.
+        keys: one name a row.
+        rows: place in `prompts` of each row's prompt.
+    """
+
+    seed: int
+    prompts: tuple[Prompt, ...]
+    indices: tuple[int, ...]
+    keys: tuple[NoiseKey, ...]
+    rows: tuple[int, ...]
+
+    @property
+    def texts(self) -> list[str]:
+        """The wording that each row is conditioned on."""
+        return [
+            self.prompts[row].wording(key.paraphrase) for row, key in zip(self.rows, self.keys, strict=True)
+        ]
+
+
+class TokenSamples(NamedTuple):
+    """What a sampling loop returns, a row an image.
+
+    Attributes:
+        tokens: (B, L) int64, in the tokenizer's raster order.
+        entropy: (B, L) float32, bits: entropy of the distribution that each token was drawn from (after guidance,
+            subset, temperature, top-k and top-p).
+        log_prob: (B, L) float32, bits (<= 0): log2-probability of the token under that distribution.
+    """
+
+    tokens: Tensor
+    entropy: Tensor
+    log_prob: Tensor
+
+
+class SampleBatch(NamedTuple):
+    """What `predict_step` returns: the rows of a `PromptBatch`, sampled and decoded.
+
+    Attributes:
+        batch: the prompts and the names of the rows.
+        samples: tokens and the statistics of their draws, on the CPU.
+        images: (B, 3, H, W) uint8, on the CPU.
+    """
+
+    batch: PromptBatch
+    samples: TokenSamples
+    images: Tensor
+
+
+class PromptSamples(NamedTuple):
+    """All samples of one prompt: the unit that metrics measure. Only `images` is needed.
+
+    Attributes:
+        images: (N, 3, H, W) uint8.
+        tokens: (N, L) integer tokens, if the generator has any.
+        prompt: text of the base prompt.
+        index: place of the prompt in its set; it orders the rows whatever the rank they were measured on.
+        paraphrase: (N,) wording number of each sample; None means one wording.
+        path: (N,) path number of each sample; None means a path of its own for each.
+    """
+
+    images: Tensor
+    tokens: Tensor | None = None
+    prompt: str = ""
+    index: int = 0
+    paraphrase: Tensor | None = None
+    path: Tensor | None = None
+
+
+def split_by_prompt(batch: PromptBatch, images: Tensor, tokens: Tensor) -> list[PromptSamples]:
+    """The rows of a batch, a `PromptSamples` a prompt."""
+    rows = torch.tensor(batch.rows)
+    paraphrase = torch.tensor([key.paraphrase for key in batch.keys])
+    path = torch.tensor([key.path for key in batch.keys])
+    return [
+        PromptSamples(images[mine], tokens[mine], prompt.text, index, paraphrase[mine], path[mine])
+        for place, (prompt, index) in enumerate(zip(batch.prompts, batch.indices, strict=True))
+        for mine in [rows == place]
+    ]

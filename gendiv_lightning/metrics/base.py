@@ -1,0 +1,83 @@
+"""`PromptMetric`: a row of numbers a prompt; the estimate is their mean over prompts. It knows no metric and no run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from gendiv_lightning.batch import PromptSamples
+from gendiv_lightning.functional.bootstrap import bootstrap_mean
+from gendiv_lightning.functional.estimate import Estimate
+
+
+class PromptMetric(Metric, ABC):
+    """A torchmetrics metric with one row of numbers a prompt and one `Estimate` a number.
+
+    State is one small float64 row a prompt, so it merges exactly over ranks, and the interval is a bootstrap over prompts.
+    Rows are ordered by the prompt's place in its set: the result does not depend on who measured which prompt.
+
+    A metric is a subclass that lists its `names` and computes a row in `measure`; NaN in a row means "not defined for
+    this prompt" (one sample, no free factor) and leaves the prompt out of that number.
+    """
+
+    full_state_update = False
+    higher_is_better = None
+    is_differentiable = False
+    rows: list[Tensor]
+    order: list[Tensor]
+    counts: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("rows", default=[], dist_reduce_fx="cat")  # (1, number of names) float64 each
+        self.add_state("order", default=[], dist_reduce_fx="cat")  # (1,) int64 each
+        self.add_state("counts", default=[], dist_reduce_fx="cat")  # (1, 2) int64 each: paths, samples
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Names of the numbers, as they stand in `metrics.json`."""
+
+    @property
+    @abstractmethod
+    def method(self) -> str:
+        """The estimator in words."""
+
+    @abstractmethod
+    def measure(self, samples: PromptSamples) -> list[float]:
+        """The row of one prompt, in the order of `names`."""
+
+    def update(self, samples: PromptSamples) -> None:
+        """Add all samples of one prompt."""
+        num_samples = len(samples.images)
+        paraphrase = samples.paraphrase if samples.paraphrase is not None else torch.zeros(num_samples)
+        path = samples.path if samples.path is not None else torch.arange(num_samples)
+        num_paths = len({*zip(paraphrase.tolist(), path.tolist(), strict=True)})
+        self.rows.append(torch.tensor([self.measure(samples)], dtype=torch.float64, device=self.device))
+        self.order.append(torch.tensor([samples.index], device=self.device))
+        self.counts.append(torch.tensor([[num_paths, num_samples]], device=self.device))
+
+    def per_prompt(self) -> tuple[Tensor, Tensor]:
+        """Places of the prompts (P,) and their rows (P, number of names), sorted by place."""
+        if not len(self.rows):
+            return torch.zeros(0, dtype=torch.int64), torch.zeros(0, len(self.names), dtype=torch.float64)
+        order, rows = dim_zero_cat(self.order).cpu(), dim_zero_cat(self.rows).cpu()
+        permutation = order.argsort()
+        return order[permutation], rows[permutation]
+
+    def compute(self) -> dict[str, Estimate]:
+        """One `Estimate` a name."""
+        _, rows = self.per_prompt()
+        counts = dim_zero_cat(self.counts).cpu() if len(self.counts) else torch.zeros(0, 2, dtype=torch.int64)
+        counts = counts[dim_zero_cat(self.order).cpu().argsort()] if len(self.counts) else counts
+        estimates = {}
+        for name, column in zip(self.names, rows.T, strict=True):
+            defined = ~column.isnan()
+            num_paths, num_samples = counts[defined].sum(0).tolist() if len(counts) else (0, 0)
+            value, low, high = bootstrap_mean(column[defined])
+            estimates[name] = Estimate(value, low, high, int(defined.sum()), num_paths, num_samples, self.method)
+        return estimates

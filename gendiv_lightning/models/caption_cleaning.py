@@ -1,0 +1,121 @@
+"""LlamaGen's caption cleaning, as its text encoder saw captions in training. It knows strings only, no tokenizer and no model.
+
+One cleaning: decode the URL quoting, lower-case; drop addresses; drop HTML; unify marks (`_MARKS`); open up many-part
+compounds; repair the encoding; drop the remains of shop pages (`_SHOP_PAGES`); peel the ends (`_ENDS`). Each rule sees what
+the rules above it left, so the order is part of the definition, and so are the oddities noted beside the rules.
+
+Patterns are written so that no input takes more than linear time: a run is entered at its beginning only.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from urllib.parse import unquote_plus
+
+import ftfy
+from bs4 import BeautifulSoup
+
+_Rules = tuple[tuple[re.Pattern[str], str], ...]
+_FILE_TYPES = "(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)"
+
+
+def _rules(*rules: tuple[str, str]) -> _Rules:
+    return tuple((re.compile(pattern), replacement) for pattern, replacement in rules)
+
+
+def _web_address(scheme: str) -> str:
+    """Pattern of an address; its group 1 is a run that turned out to be none, to be put back whole."""
+    scheme = rf"\b{scheme}:(?:/{{1,3}}|[a-z0-9%])"  # a scheme is dropped without the host after it
+    host = r"\b[a-z0-9.-]+\.(?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b/?(?!@)"
+    return rf"{scheme}|{host}|\b((?:(?!{scheme})[a-z0-9.-])+)"
+
+
+_ADDRESSES = _rules(
+    (_web_address("https?"), r"\1"),
+    (_web_address("www"), r"\1"),  # "www:" never occurs; a "www." address goes as a host
+)
+
+_MARKS = _rules(
+    (r"@\w+", ""),  # nicknames
+    (r"[\u31c0-\u9fff]+", ""),  # CJK strokes to ideographs; kana and hangul stay
+    (
+        r"[-\u058a\u05be\u1400\u1806\u2010-\u2015\u2e17\u2e1a\u2e3a\u2e3b\u2e40\u301c\u3030\u30a0\ufe31\ufe32\ufe58\ufe63\uff0d]+",
+        "-",
+    ),
+    (r"[`´«»“”¨]", '"'),
+    (r"[‘’]", "'"),
+    (r"&quot;?|&amp", ""),  # entities that were escaped twice
+    (r"\d{1,3}(?:\.\d{1,3}){3}", " "),  # IP addresses
+    (r"\d:\d\d\s+$", ""),  # article numbers; the text is stripped, so only where something behind them was dropped
+    (r"\\n", " "),  # a line break written out
+    (r"#\d{1,3}\b", ""),
+    (r"#\d{5,}\b", ""),
+    (r"\b\d{6,}\b", ""),
+    (rf"(?<!\S)\S+\.{_FILE_TYPES}", ""),  # file names, up to the last known type in the word
+    (r"[\"']{2,}", '"'),
+    (r"\.{2,}", " "),
+    (r"[#®•©™&@·º½¾¿¡§~()\[\]{}|\\/*]+", " "),
+    (r"(?<!\s)\s+\.\s+", " "),
+)
+
+_SHOP_PAGES = _rules(
+    (r"\b[a-zA-Z]{1,3}\d{3,15}\b", ""),  # article codes: jc6640
+    (r"\b[a-zA-Z]+\d+[a-zA-Z]+\b", ""),  # jc6640vc
+    (r"\b\d+[a-zA-Z]+\d+\b", ""),  # 6640vc231
+    (r"(?:worldwide\s+)?(?:free\s+)?shipping", ""),  # "a shipping container" loses its word too
+    (r"(?:free\s)?download(?:\sfree)?", ""),
+    (r"\bclick\s(?:for|on)\s\w+", ""),
+    (rf"\b{_FILE_TYPES}(?:\simages?)?", ""),  # no word end is asked for: "epsilon" becomes "ilon"
+    (r"\bpage\s+\d+\b", ""),
+    (r"\b\d*[a-zA-Z]+\d+[a-zA-Z]+\d[a-zA-Z\d]*\b", " "),  # j2d1a2a
+    (r"\b\d+(?:\.\d*)?[xх×]\d+(?:\.\d*)?\b", ""),  # sizes, with a Latin x, a Cyrillic one or a times sign
+)
+
+_ENDS = _rules(
+    (r"\b\s+:\s+", ": "),
+    (r"(\D[,./])\b", r"\1 "),
+    (r"\s+", " "),
+    (r"^[\"'](.+)[\"']$", r"\1"),  # one pair of quotes, matching or not
+    (r"^['_,:;-]", ""),
+    (r"['_,:+-]$", ""),
+    (r"^\.\S+$", ""),
+)
+
+
+def _apply(rules: _Rules, text: str) -> str:
+    for pattern, replacement in rules:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _drop_html(text: str) -> str:
+    """Text of a piece of HTML, tags dropped without a space, entities decoded."""
+    # Plain text parses to itself; asking saves time and the parser's warning about text that looks like a file name.
+    if "<" not in text and "&" not in text:
+        return text
+    return BeautifulSoup(text, features="html.parser").get_text()
+
+
+def _open_compounds(text: str) -> str:
+    """Hyphens and underscores become spaces where there are more than three: a slug, not a hyphenated word."""
+    return re.sub("[-_]", " ", text) if text.count("-") + text.count("_") > 3 else text
+
+
+def clean_once(text: str) -> str:
+    """One application of the cleaning; models were trained on two, see `clean_caption`."""
+    text = unquote_plus(text).strip().lower().replace("<person>", "person")
+    text = _drop_html(_apply(_ADDRESSES, text))
+    text = _open_compounds(_apply(_MARKS, text))
+    text = html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+    return _apply(_ENDS, _apply(_SHOP_PAGES, text)).strip()
+
+
+def clean_caption(text: str) -> str:
+    """Clean a caption as LlamaGen did before T5, in training and in sampling: `clean_once`, twice.
+
+    The result is lower case on one line and may be empty ("free download"). Ordinary prompts only change in case, outer
+    white space and typographic quotes, but words that look like rubbish of web pages vanish: "shipping", "10x20", the "++"
+    of "C++". Source: Sun et al., LlamaGen (arXiv:2406.06525), whose cleaner is that of PixArt-alpha and DeepFloyd IF.
+    """
+    return clean_once(clean_once(text))

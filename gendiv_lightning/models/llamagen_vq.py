@@ -1,0 +1,232 @@
+"""LlamaGen's image tokenizer (a VQGAN with unit-norm codes), with the official state-dict names. Always run in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class VQConfig:
+    """Sizes of a tokenizer; defaults are VQ-16's. `ch_mult` multiplies `base_channels` level by level, halving the size between."""
+
+    base_channels: int = 128
+    ch_mult: Sequence[int] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 256
+    codebook_size: int = 16384
+    codebook_embed_dim: int = 8
+
+    @property
+    def downsample(self) -> int:
+        """Pixels a token side."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+
+VQ_SIZES = {"VQ-16": VQConfig(), "VQ-8": VQConfig(ch_mult=(1, 2, 2, 4))}
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(32, channels, eps=1e-6)
+
+
+class ResnetBlock(nn.Module):
+    """Two pre-activated 3 x 3 convolutions and a skip, projected where the channels change."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = _norm(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        if in_channels != out_channels:
+            self.nin_shortcut = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) to (B, out, H, W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return h + (self.nin_shortcut(x) if "nin_shortcut" in self._modules else x)
+
+
+class AttnBlock(nn.Module):
+    """Single-head self-attention over all positions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same."""
+        h = self.norm(x)
+        q, k, v = (project(h).flatten(2).transpose(1, 2)[:, None] for project in (self.q, self.k, self.v))
+        h = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2).reshape_as(x)
+        return x + self.proj_out(h)
+
+
+class Downsample(nn.Module):
+    """Half the size; the padding is on the right and at the bottom only."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, H / 2, W / 2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Twice the size."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C, 2 H, 2 W)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """Residual blocks of one resolution, each followed by attention if wanted, then a change of size if any."""
+
+    def __init__(self, in_channels: int, out_channels: int, num_blocks: int, attention: bool) -> None:
+        super().__init__()
+        channels = [in_channels] + [out_channels] * num_blocks
+        self.res = nn.ModuleList(ResnetBlock(*pair) for pair in zip(channels, channels[1:], strict=False))
+        self.attn = nn.ModuleList(AttnBlock(out_channels) for _ in range(num_blocks if attention else 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Blocks, without the change of size."""
+        for i, block in enumerate(self.res):
+            x = block(x)
+            x = self.attn[i](x) if len(self.attn) else x
+        return x
+
+
+def _middle(channels: int) -> nn.Sequential:
+    return nn.Sequential(ResnetBlock(channels, channels), AttnBlock(channels), ResnetBlock(channels, channels))
+
+
+class Encoder(nn.Module):
+    """Images to latents, 2^(levels - 1) times smaller; attention at the lowest resolution."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        widths = [config.base_channels * m for m in config.ch_mult]
+        self.conv_in = nn.Conv2d(3, config.base_channels, 3, padding=1)
+        self.conv_blocks = nn.ModuleList()
+        for i, (before, width) in enumerate(zip([config.base_channels, *widths], widths, strict=False)):
+            last = i == len(widths) - 1
+            level = Level(before, width, config.num_res_blocks, attention=last)
+            if not last:
+                level.downsample = Downsample(width)
+            self.conv_blocks.append(level)
+        self.mid = _middle(widths[-1])
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] to (B, z_channels, h, w)."""
+        x = self.conv_in(x)
+        for level in self.conv_blocks:
+            x = level(x)
+            x = level.downsample(x) if "downsample" in level._modules else x
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+
+
+class Decoder(nn.Module):
+    """Latents to images; one residual block a level more than the encoder, numbered in the order of execution."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        widths = [config.base_channels * m for m in reversed(config.ch_mult)]
+        self.conv_in = nn.Conv2d(config.z_channels, widths[0], 3, padding=1)
+        self.mid = _middle(widths[0])
+        self.conv_blocks = nn.ModuleList()
+        for i, (before, width) in enumerate(zip([widths[0], *widths], widths, strict=False)):
+            level = Level(before, width, config.num_res_blocks + 1, attention=i == 0)
+            if i < len(widths) - 1:
+                level.upsample = Upsample(width)
+            self.conv_blocks.append(level)
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, z_channels, h, w) to (B, 3, H, W), about [-1, 1] but not clamped."""
+        z = self.mid(self.conv_in(z))
+        for level in self.conv_blocks:
+            z = level(z)
+            z = level.upsample(z) if "upsample" in level._modules else z
+        return self.conv_out(F.silu(self.norm_out(z)))
+
+
+class Quantizer(nn.Module):
+    """A codebook of unit vectors: rows are stored as trained and normalised at every use."""
+
+    codebook_used: Tensor
+
+    def __init__(self, num_codes: int, dim: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(num_codes, dim)
+        self.register_buffer("codebook_used", torch.zeros(65536))  # an official training statistic, kept to load strictly
+
+    def codes(self) -> Tensor:
+        """Unit-norm codebook (K, D)."""
+        return F.normalize(self.embedding.weight, dim=-1)
+
+    def nearest(self, latents: Tensor) -> Tensor:
+        """Latents (B, D, h, w) to the tokens (B, h * w) of their nearest codes."""
+        z = F.normalize(latents, dim=1).flatten(2).transpose(1, 2)
+        codes = self.codes()
+        distance = z.square().sum(-1, keepdim=True) + codes.square().sum(-1) - 2 * z @ codes.T
+        return distance.argmin(-1)
+
+    def lookup(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """Tokens (B, h * w) in raster order to unit-norm codes (B, D, h, w)."""
+        return F.embedding(tokens, self.codes()).transpose(1, 2).unflatten(2, (height, width))
+
+
+class VQModel(nn.Module):
+    """The tokenizer: `encode` images to tokens, `decode` tokens to images."""
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quantize = Quantizer(config.codebook_size, config.codebook_embed_dim)
+        self.quant_conv = nn.Conv2d(config.z_channels, config.codebook_embed_dim, 1)
+        self.post_quant_conv = nn.Conv2d(config.codebook_embed_dim, config.z_channels, 1)
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] to latents (B, D, h, w) before quantisation."""
+        return self.quant_conv(self.encoder(images))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] to tokens (B, h * w) in raster order."""
+        return self.quantize.nearest(self.latents(images))
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """Codes (B, D, h, w) to images (B, 3, H, W), about [-1, 1], not clamped."""
+        return self.decoder(self.post_quant_conv(codes))
+
+    def decode(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """Tokens (B, height * width) in raster order to images (B, 3, H, W), about [-1, 1], not clamped."""
+        return self.decode_codes(self.quantize.lookup(tokens, height, width))
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [-1, 1] to uint8, as the official sampling scripts round them: floor(clamp(127.5 x + 128, 0, 255))."""
+    return (127.5 * images + 128).clamp(0, 255).to(torch.uint8)
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """Images as uint8 to [-1, 1] float32."""
+    return images.float() / 127.5 - 1
