@@ -150,3 +150,15 @@ def split_by_prompt(batch: PromptBatch, images: Tensor, tokens: Tensor) -> list[
         for place, (prompt, index) in enumerate(zip(batch.prompts, batch.indices, strict=True))
         for mine in [rows == place]
     ]
+
+
+class ImageBatch(NamedTuple):
+    """Images of a validation set, for codebook usage.
+
+    Attributes:
+        images: (B, 3, S, S) uint8; B may be 0 where all files of a batch were corrupt.
+        indices: (B,) int64, place of each image in its data set, whatever the rank.
+    """
+
+    images: Tensor
+    indices: Tensor

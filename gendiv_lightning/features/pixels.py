@@ -1,0 +1,48 @@
+"""Images as vectors of their pixels, and what every feature extractor asks of its images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_CHUNK_PIXELS = 2**19
+_CHUNK_IMAGES = 32
+
+
+def check_images(images: Tensor) -> None:
+    """Raise ValueError unless images are (N >= 1, 3, H, W) uint8."""
+    if not isinstance(images, Tensor):
+        raise ValueError(
+            f"images must be one tensor (N, 3, H, W); got {type(images).__name__}: resize images of mixed sizes to one "
+            "size and stack them"
+        )
+    if images.dtype != torch.uint8:
+        raise ValueError(
+            f"images must be uint8 in 0..255; got {images.dtype}: check for NaN, then (255 * images).round().clamp(0, 255)"
+            ".to(torch.uint8) converts images in [0, 1]"
+        )
+    if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
+        raise ValueError(f"images must be (N, 3, H, W) with N >= 1 and RGB channels; got {tuple(images.shape)}")
+
+
+def split_images(images: Tensor) -> tuple[Tensor, ...]:
+    """Images (N, 3, H, W) in parts of at most 2^19 pixels and 32 images, so that memory does not depend on N."""
+    height, width = images.shape[-2:]
+    return images.split(max(1, min(_CHUNK_IMAGES, _CHUNK_PIXELS // (height * width))))
+
+
+def pixel_features(images: Tensor) -> Tensor:
+    """Pixels as a vector of length 1: squared distances are twice the cosine distance, in [0, 2].
+
+    A black image has no direction; it counts as the darkest grey, the direction of all images of one grey.
+
+    Args:
+        images: (N, 3, H, W) uint8. The cosine knows no scale, so [0, 255] and [0, 1] are the same.
+
+    Returns:
+        (N, 3 H W) float64.
+    """
+    pixels = images.flatten(1).double()
+    black = (pixels == 0).all(1, keepdim=True)
+    return F.normalize(pixels.masked_fill(black, 1.0), dim=1)

@@ -1,0 +1,115 @@
+"""Mean distance over pairs of samples, within and between groups. It knows distances and groups, no images.
+
+Where the distance is a squared Euclidean distance of features no pairs are visited (theory, lens C): a group is its count,
+mean and scatter (sum of squared distances to the mean), which merge exactly and cannot go negative, and
+    mean over pairs within a group       2 scatter / (n - 1)            = 2 n / (n - 1) (mean ||f||^2 - ||mean f||^2)
+    mean over pairs of groups a and b    scatter_a / n_a + scatter_b / n_b + ||mean_a - mean_b||^2
+Any other distance gives its matrix of pairs to `group_means`. Both end in one (P, P) matrix of means, which `split` reads.
+
+Letters: N samples, P groups, D features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Moments(NamedTuple):
+    """What the pairs of a group need to know: `count` rows, their `mean` (D,) and `scatter` (), float64."""
+
+    count: int
+    mean: Tensor
+    scatter: Tensor
+
+
+class Split(NamedTuple):
+    """Mean distance of two draws from the pool of groups, of pairs within a group, of pairs in different groups."""
+
+    total: float
+    within: float
+    between: float
+
+
+def moments(features: Tensor) -> Moments:
+    """Moments of rows (N, D), N >= 1, in float64."""
+    reference = features[0].double()
+    centred = features.double() - reference  # identical rows become exact zeros
+    shift = centred.mean(0)
+    centred -= shift
+    return Moments(len(features), reference + shift, centred.flatten() @ centred.flatten())
+
+
+def merge_moments(a: Moments, b: Moments) -> Moments:
+    """Moments of the rows of both. Source: Chan, Golub and LeVeque, "Updating Formulae ..." (1979), eq. 2.1."""
+    count = a.count + b.count
+    step = b.mean - a.mean
+    return Moments(
+        count, a.mean + step * (b.count / count), a.scatter + b.scatter + (step @ step) * (a.count * b.count / count)
+    )
+
+
+@dataclass
+class PairDistances:
+    """Accumulator of mean squared distances between rows, by group; its memory does not depend on the number of rows.
+
+    Attributes:
+        groups: moments by the group's number.
+    """
+
+    groups: dict[int, Moments] = field(default_factory=dict)
+
+    def update(self, features: Tensor, groups: Tensor | None = None) -> None:
+        """Add rows (N, D) with their groups' numbers (N,); None puts all in group 0."""
+        labels = torch.zeros(len(features), dtype=torch.int64) if groups is None else groups
+        for label in labels.unique().tolist():
+            self._add(label, moments(features[labels == label]))
+
+    def merge(self, other: PairDistances) -> None:
+        """Add the rows that another accumulator has seen."""
+        for label, rows in other.groups.items():
+            self._add(label, rows)
+
+    def matrix(self) -> Tensor:
+        """(P, P) unbiased mean distances of pairs of two groups, in the order of their numbers; NaN for a single row with itself."""
+        ordered = [rows for _, rows in sorted(self.groups.items())]
+        counts = torch.tensor([rows.count for rows in ordered], dtype=torch.float64)
+        scatters = torch.stack([rows.scatter for rows in ordered]).cpu()
+        means = torch.stack([rows.mean for rows in ordered])
+        spread = scatters / counts
+        steps = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").square().cpu()
+        within = torch.diag(2 * scatters / (counts - 1))
+        return torch.where(torch.eye(len(ordered), dtype=torch.bool), within, spread[:, None] + spread + steps)
+
+    def _add(self, label: int, rows: Moments) -> None:
+        self.groups[label] = merge_moments(self.groups[label], rows) if label in self.groups else rows
+
+
+def group_means(distances: Tensor, groups: Tensor | None = None) -> Tensor:
+    """(P, P) mean distances of pairs of two groups from all distances (N, N), zero on the diagonal; a row is no pair with itself.
+
+    Args:
+        distances: (N, N), symmetric, zero on the diagonal.
+        groups: (N,) group numbers; None is one group.
+    """
+    labels = torch.zeros(len(distances), dtype=torch.int64) if groups is None else groups
+    member = (labels[:, None] == labels.unique()).to(distances)
+    counts = member.sum(0)
+    return (member.T @ distances @ member) / (torch.outer(counts, counts) - torch.diag(counts))
+
+
+def split(matrix: Tensor) -> Split:
+    """Total, within and between from mean distances (P, P) of pairs of groups (theory, lens C).
+
+    Groups weigh the same, whatever their size: within W is the mean over groups that have a pair, between B the mean over
+    pairs of groups, total = W / P + (1 - 1 / P) B. One group: total = within, and between is NaN. No pair within any
+    group: within and total are NaN.
+    """
+    num_groups = len(matrix)
+    within = matrix.diagonal().nanmean().item()
+    between = matrix[~torch.eye(num_groups, dtype=torch.bool)].mean().item()
+    total = within if num_groups == 1 else within / num_groups + (1 - 1 / num_groups) * between
+    return Split(total, within, between)

@@ -1,0 +1,104 @@
+"""`CodebookUsage`: how much of its codebook a generator uses, over all prompts, samples and positions (compression pressure)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from gendiv_lightning.batch import PromptSamples
+from gendiv_lightning.functional.entropy import chao_wang_jost_entropy, coverage, plugin_entropy
+from gendiv_lightning.functional.estimate import Estimate
+
+NUM_REPLICATES = 200
+
+
+class CodebookUsage(Metric):
+    """Entropy, perplexity and coverage of the tokens' overall frequencies, with intervals over prompts.
+
+    A Poisson bootstrap streams: in each replicate a prompt counts as often as a Poisson(1) variate says, which is drawn from
+    the prompt's `index` alone. So replicates add up over batches and ranks like the counts, in any order. Prompts must
+    have indices of their own, or the interval is wrong. Source: Chamandy et al., "Estimating Uncertainty for Massive
+    Data Streams" (2012).
+
+    Args:
+        codebook_size: number of entries K.
+    """
+
+    full_state_update = False
+    higher_is_better = None
+    is_differentiable = False
+    counts: Tensor
+    replicates: Tensor
+    sizes: Tensor
+
+    def __init__(self, codebook_size: int) -> None:
+        super().__init__()
+        if codebook_size < 1:
+            raise ValueError(f"codebook_size must be at least 1; got {codebook_size}")
+        self.codebook_size = codebook_size
+        replicates = torch.zeros(NUM_REPLICATES, codebook_size, dtype=torch.int32)
+        self.add_state("counts", torch.zeros(codebook_size, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("replicates", replicates, dist_reduce_fx="sum")
+        self.add_state("sizes", torch.zeros(3, dtype=torch.int64), dist_reduce_fx="sum")  # prompts, paths, samples
+
+    def update(self, samples: PromptSamples) -> None:
+        """Add all tokens of one prompt; ValueError where there are none or one is outside 0..K - 1."""
+        if samples.tokens is None:
+            raise ValueError("samples.tokens must be (N, L) tokens; got None: codebook usage needs a generator with tokens")
+        used, counts = samples.tokens.to(self.device, torch.int64).unique(return_counts=True)
+        if len(used) and not 0 <= used[0] <= used[-1] < self.codebook_size:
+            raise ValueError(
+                f"tokens must lie in 0..{self.codebook_size - 1} (codebook_size {self.codebook_size}); got "
+                f"{used[0]}..{used[-1]}: give the codebook size of the generator's tokenizer"
+            )
+        weights = _prompt_weights(samples.index).to(self.device)
+        self.counts[used] += counts
+        self.replicates[:, used] += (weights[:, None] * counts).to(self.replicates.dtype)
+        self.sizes += torch.tensor([1, _num_paths(samples), len(samples.tokens)], device=self.device)
+
+    def compute(self) -> dict[str, Estimate]:
+        """`codebook/entropy_bits` and three more; NaN without tokens, no interval for fewer than two prompts."""
+        sizes = self.sizes.tolist()
+        replicates = _statistics(self.replicates.cpu())
+        return {
+            name: _estimate(value.item(), replicates[name][0], sizes, method)
+            for name, (value, method) in _statistics(self.counts.cpu()).items()
+        }
+
+
+def _statistics(counts: Tensor) -> dict[str, tuple[Tensor, str]]:
+    """Each number of counts (..., K), shape (...), and its estimator in words."""
+    entropy = chao_wang_jost_entropy(counts)
+    return {
+        "codebook/entropy_bits": (entropy, "Chao-Wang-Jost (2013)"),
+        "codebook/entropy_plugin_bits": (plugin_entropy(counts), "plug-in, biased low"),
+        "codebook/perplexity": (entropy.exp2(), "2^H with the Chao-Wang-Jost (2013) entropy"),
+        "codebook/coverage": (coverage(counts), "share of entries seen, grows with the number of tokens"),
+    }
+
+
+def _estimate(value: float, replicates: Tensor, sizes: list[int], method: str) -> Estimate:
+    """Value +- 1.96 standard deviations of the replicates; those that drew no prompt at all are left out."""
+    num_prompts, num_paths, num_samples = sizes
+    replicates = replicates[~replicates.isnan()]
+    half = 1.96 * replicates.std().item() if num_prompts > 1 else math.nan
+    method = f"{method}; +- 1.96 standard deviations of a Poisson bootstrap over prompts ({NUM_REPLICATES} replicates)"
+    return Estimate(value, value - half, value + half, num_prompts, num_paths, num_samples, method)
+
+
+def _prompt_weights(index: int) -> Tensor:
+    """(R,) how often the prompt counts in each replicate."""
+    generator = torch.Generator().manual_seed(index)
+    return torch.poisson(torch.ones(NUM_REPLICATES), generator=generator).long()
+
+
+def _num_paths(samples: PromptSamples) -> int:
+    """Distinct (wording, path) of a prompt's samples; a path that is not named is a path of its own."""
+    assert samples.tokens is not None, "update has checked for tokens"
+    num_samples = len(samples.tokens)
+    paraphrase = torch.zeros(num_samples) if samples.paraphrase is None else samples.paraphrase.cpu()
+    path = torch.arange(num_samples) if samples.path is None else samples.path.cpu()
+    return len(torch.stack([paraphrase, path]).unique(dim=1).T)

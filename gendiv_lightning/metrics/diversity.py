@@ -1,0 +1,103 @@
+"""Spread among the samples of one prompt: in perception, in pixels, in structure. Wordings of the prompt are the groups."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from gendiv_lightning.batch import PromptSamples
+from gendiv_lightning.features.lpips import Net, PerceptualFeatures
+from gendiv_lightning.features.pixels import check_images, pixel_features, split_images
+from gendiv_lightning.functional.pairwise import PairDistances, group_means, split
+from gendiv_lightning.functional.ssim import ssim_matrix
+from gendiv_lightning.metrics.base import PromptMetric
+
+
+class DiversityMetric(PromptMetric):
+    """Mean distance of two samples of a prompt, and its parts within and between the prompt's wordings.
+
+    Three numbers a prompt: `<name>` is the distance of two draws from the pool of wordings, `<name>/within` of two samples of
+    one wording, `<name>/between` of samples of different wordings (NaN where there is one wording, and then the first two are
+    the plain mean over pairs). All are unbiased in the number of samples. A prompt with one sample is NaN and left out.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Total, within a wording, between wordings."""
+        return self.name, f"{self.name}/within", f"{self.name}/between"
+
+    @abstractmethod
+    def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
+        """(P, P) mean distances of pairs of groups, from images (N, 3, H, W) uint8 and their groups' numbers (N,)."""
+
+    def measure(self, samples: PromptSamples) -> list[float]:
+        """Total, within and between of one prompt; ValueError unless its images are (N, 3, H, W) uint8."""
+        check_images(samples.images)
+        groups = torch.zeros(len(samples.images)) if samples.paraphrase is None else samples.paraphrase
+        return list(split(self.mean_distances(samples.images.to(self.device), groups.cpu())))
+
+
+class LPIPS(DiversityMetric):
+    """`diversity/lpips`: learned perceptual distance, exact and without pairs. Other nets than alex are named in brackets.
+
+    Args:
+        net: "alex", "vgg" or "squeeze" as in the `lpips` package, or "tiny" for images of the embedded world.
+        weights: see `PerceptualFeatures`.
+    """
+
+    def __init__(self, net: Net = "alex", weights: str | None = None) -> None:
+        super().__init__("diversity/lpips" if net == "alex" else f"diversity/lpips[{net}]")
+        self.features = PerceptualFeatures(net, weights)
+
+    @property
+    def method(self) -> str:
+        """Network and estimator."""
+        return f"LPIPS v0.1 ({self.features.net}), closed form over all pairs; BCa bootstrap over prompts"
+
+    def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
+        """See `DiversityMetric`."""
+        pairs = PairDistances()
+        for part, labels in _parts(images, groups):
+            pairs.update(self.features(part), labels)
+        return pairs.matrix()
+
+
+class PixelCosine(DiversityMetric):
+    """`diversity/pixel_cosine`: 1 - cosine of the images' pixels, in [0, 1]."""
+
+    def __init__(self) -> None:
+        super().__init__("diversity/pixel_cosine")
+
+    @property
+    def method(self) -> str:
+        """Distance and estimator."""
+        return "1 - cosine of pixels, closed form over all pairs; BCa bootstrap over prompts"
+
+    def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
+        """See `DiversityMetric`."""
+        pairs = PairDistances()
+        for part, labels in _parts(images, groups):
+            pairs.update(pixel_features(part), labels)
+        return pairs.matrix() / 2
+
+
+class SSIM(DiversityMetric):
+    """`diversity/ssim`: 1 - structural similarity, in [0, 2]; see `ssim_matrix`."""
+
+    def __init__(self) -> None:
+        super().__init__("diversity/ssim")
+
+    @property
+    def method(self) -> str:
+        """Distance and estimator."""
+        return "1 - SSIM (Gaussian window, sigma 1.5, 11 x 11), mean over all pairs; BCa bootstrap over prompts"
+
+    def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
+        """See `DiversityMetric`."""
+        return group_means(1 - ssim_matrix(images.double() / 255).cpu(), groups)
