@@ -23,7 +23,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def crop_center(image: Image.Image, size: int) -> Image.Image:
-    """The central (size, size) square after the short side was brought to `size`, as ADM does it (Dhariwal & Nichol, 2021).
+    """The central (size, size) square after the short side was brought to `size` (ADM; Dhariwal & Nichol, 2021).
 
     Halved by a box filter while the short side is at least twice `size`, since a bicubic filter alone would alias.
     """

@@ -20,8 +20,8 @@ def deal(items: Sequence[Item], trainer: Trainer | None) -> Sequence[Item]:
         return items
     if trainer._accelerator_connector.use_distributed_sampler:  # Lightning has no public name for it
         raise ValueError(
-            f"use_distributed_sampler is true on {trainer.world_size} ranks: Lightning would deal the data again and pad it "
-            "with duplicates. Set --trainer.use_distributed_sampler false."
+            f"use_distributed_sampler is true on {trainer.world_size} ranks: Lightning would deal the data again and "
+            "pad it with duplicates. Set --trainer.use_distributed_sampler false."
         )
     return items[trainer.global_rank :: trainer.world_size]
 

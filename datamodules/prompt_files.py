@@ -27,9 +27,9 @@ def read_prompts(path: str | Path, *, column: str | None = None) -> Iterator[Pro
     """The prompts of a file, in its order, empty ones and duplicates included.
 
     Args:
-        path: .jsonl, .json (a list), .csv, .tsv, .parquet or .txt (a prompt a line), UTF-8. A .csv may be delimited by tabs.
+        path: .jsonl, .json (a list), .csv, .tsv, .parquet or .txt (a prompt a line), UTF-8. Tabs may delimit a .csv.
             Records may carry `id` (or `prompt_id`), `source` and `paraphrases` beside the prompt.
-        column: where the prompt stands; None takes the first of prompt, caption, text, short_caption, whatever their case.
+        column: where the prompt stands; None takes the first of prompt, caption, text, short_caption, in any case.
 
     Raises:
         ValueError: for a suffix, column or record that cannot be read.
@@ -80,7 +80,9 @@ def find_column(columns: Iterable[str], column: str | None, where: str) -> str:
     found = next((name for name in ([column] if column else by_default) if name in columns), None)
     if found is None:
         wanted = repr(column) if column else f"any of {', '.join(COLUMNS)}"
-        raise ValueError(f"{where} has the columns {', '.join(columns)}, not {wanted}: set `column` to one that is there")
+        raise ValueError(
+            f"{where} has the columns {', '.join(columns)}, not {wanted}: set `column` to one that is there"
+        )
     return found
 
 
@@ -110,7 +112,9 @@ def _to_paraphrases(items: Any, where: str) -> tuple[Paraphrase, ...]:
     paraphrases = []
     for item in items:
         if not isinstance(item, Mapping) or not isinstance(item.get("text"), str) or not item["text"].strip():
-            raise ValueError(f"{where}: paraphrases must be a list of objects with a non-empty `text`, got {item!r:.60}")
+            raise ValueError(
+                f"{where}: paraphrases must be a list of objects with a non-empty `text`, got {item!r:.60}"
+            )
         length = item.get("length") or length_class(item["text"])
         if length not in LENGTHS:
             raise ValueError(f"{where}: a paraphrase's length must be one of {', '.join(LENGTHS)}, got {length!r}")
@@ -135,7 +139,9 @@ def _read_jsonl(path: Path) -> Iterator[Record]:
 def _read_json(path: Path) -> Iterator[Record]:
     items = _parse_json(path.read_text(encoding="utf-8-sig"), path.name)
     if not isinstance(items, list):
-        raise ValueError(f"{path} must hold a list of prompts, got {type(items).__name__}; for one object a line use .jsonl")
+        raise ValueError(
+            f"{path} must hold a list of prompts, got {type(items).__name__}; for one object a line use .jsonl"
+        )
     for number, item in enumerate(items, start=1):
         yield _as_record(item, f"{path.name}, item {number}")
 

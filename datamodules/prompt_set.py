@@ -110,7 +110,9 @@ def read_manifest(path: str | Path) -> tuple[Prompt, ...]:
         hashes = [json.loads(line).get("sha256") for line in file if line.strip()]
     for prompt, sha256 in zip(prompts, hashes, strict=True):
         if sha256 != _sha256(prompt.text):
-            raise ValueError(f"{path}: the text of prompt {prompt.id} was changed; delete the file to have it written anew")
+            raise ValueError(
+                f"{path}: the text of prompt {prompt.id} was changed; delete the file to have it written anew"
+            )
     return prompts
 
 
@@ -138,9 +140,7 @@ def materialise_dataset(
     if manifest.exists() and card.exists():
         return _read_cached(manifest, card, max_words)
     prompts = stream_prompts(dataset, **arguments)
-    prompt_set = collect_prompts(
-        prompts, name=dataset_name(dataset), source=dataset, limit=limit, max_words=max_words
-    )
+    prompt_set = collect_prompts(prompts, name=dataset_name(dataset), source=dataset, limit=limit, max_words=max_words)
     facts = {"name": prompt_set.name, "origin": origin, "report": prompt_set.report._asdict()}
     _write_whole(card, json.dumps(facts, indent=2))
     write_manifest(prompt_set, manifest)

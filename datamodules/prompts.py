@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from gendiv_lightning.batch import NoiseKey, Prompt, PromptBatch, SamplePlan
+from gendiv_lightning.sampling.sampler import Probe, plan_samples
 
 from .loading import check_positive, deal
 from .prompt_files import LENGTHS, check_suffix, read_prompts
@@ -20,7 +21,7 @@ __all__ = ["PromptData", "PromptSet", "check_plan", "choose_wordings", "plan_row
 
 
 def choose_wordings(prompt: Prompt, plan: SamplePlan) -> list[int]:
-    """Numbers of the wordings that a plan samples: 0 alone without paraphrases, else the first ones of the asked length.
+    """Numbers of the wordings that a plan samples: 0 without paraphrases, else the first ones of the asked length.
 
     Raises:
         ValueError: if the prompt has too few paraphrases of that length.
@@ -41,8 +42,8 @@ def _first_wordings(prompt: Prompt, length: str, count: int) -> list[int]:
     there = [n for n, paraphrase in enumerate(prompt.paraphrases, start=1) if length in ("any", paraphrase.length)]
     if len(there) < count:
         raise ValueError(
-            f"prompt {prompt.id} ({prompt.text[:60]!r}) has {len(there)} paraphrases of length {length!r}, the plan wants "
-            f"{count}: ask for fewer, for another length, or add paraphrases to the prompt set"
+            f"prompt {prompt.id} ({prompt.text[:60]!r}) has {len(there)} paraphrases of length {length!r}, the plan "
+            f"wants {count}: ask for fewer, for another length, or add paraphrases to the prompt set"
         )
     return there[:count]
 
@@ -58,8 +59,8 @@ def check_plan(plan: SamplePlan) -> None:
         plan.num_samples % plan.num_paraphrases or plan.num_samples < 2 * plan.num_paraphrases
     ):
         raise ValueError(
-            f"num_samples must be a multiple of num_paraphrases and give at least 2 samples a wording, got {plan.num_samples} "
-            f"samples for {plan.num_paraphrases} wordings; {2 * plan.num_paraphrases} samples would do"
+            f"num_samples must be a multiple of num_paraphrases and give at least 2 samples a wording, got "
+            f"{plan.num_samples} samples for {plan.num_paraphrases} wordings; {2 * plan.num_paraphrases} would do"
         )
 
 
@@ -77,8 +78,8 @@ def plan_rows(prompt: Prompt, plan: SamplePlan) -> list[NoiseKey]:
 class PromptData(LightningDataModule):
     """Prompts of a file or of a streamed Hugging Face dataset, and `num_samples` samples of each.
 
-    A rank gets whole prompts, so that nothing about a prompt crosses ranks. A dataset is materialised on first use into a
-    manifest in the cache and read from there ever after, so that a run is reproducible: delete the manifest to read anew.
+    A rank gets whole prompts, so that nothing about a prompt crosses ranks. A dataset is materialised on first use into
+    a manifest in the cache and read from there ever after, so that a run is reproducible: delete it to read anew.
 
     Attributes:
         finished: ids of prompts that a former run completed; set before the loader is asked for, they are left out.
@@ -118,14 +119,16 @@ class PromptData(LightningDataModule):
     ) -> None:
         super().__init__()
         if (path is None) == (dataset is None):
-            raise ValueError(f"give either path (a prompt file) or dataset (a Hugging Face name), got {path} and {dataset}")
-        check_positive(
-            limit=limit, num_samples=num_samples, prompts_per_batch=prompts_per_batch, max_words=max_words
-        )
+            raise ValueError(
+                f"give either path (a prompt file) or dataset (a Hugging Face name), got {path} and {dataset}"
+            )
+        check_positive(limit=limit, num_samples=num_samples, prompts_per_batch=prompts_per_batch, max_words=max_words)
         if path is not None:
             check_suffix(Path(path))
             if not Path(path).is_file():
-                raise ValueError(f"prompt file {path} is missing; paths are taken from the working directory, {Path.cwd()}")
+                raise ValueError(
+                    f"prompt file {path} is missing; paths are taken from the working directory, {Path.cwd()}"
+                )
             if config is not None or revision is not None:
                 raise ValueError("config and revision belong to a dataset, not to a path; leave them out")
         self.path, self.dataset, self.column = path, dataset, column
@@ -159,14 +162,10 @@ class PromptData(LightningDataModule):
         }
 
     def plan(self) -> SamplePlan:
-        """The sample plan, after every probe of the trainer has changed it."""
-        from gendiv_lightning.sampling.sampler import Probe
-
-        plan = SamplePlan(num_samples=self.num_samples)
-        for callback in self.trainer.callbacks if self.trainer else ():
-            if isinstance(callback, Probe):
-                plan = callback.plan(plan)
-        return plan
+        """The sample plan that the trainer's probes make of `num_samples`."""
+        callbacks = self.trainer.callbacks if self.trainer else []  # type: ignore[attr-defined]
+        probes = [callback for callback in callbacks if isinstance(callback, Probe)]
+        return plan_samples(SamplePlan(num_samples=self.num_samples), probes)
 
     def prepare_data(self) -> None:
         """One process a machine streams the dataset, the others find its manifest."""

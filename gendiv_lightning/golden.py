@@ -1,10 +1,10 @@
-"""Golden cases: numbers that the official LlamaGen code gave, against what this package gives. Known to `gendiv doctor --golden FOLDER`.
+"""Golden cases: what the official LlamaGen code gave against what this package gives (`gendiv doctor --golden FOLDER`).
 
-A case is a JSON that says what was run (configuration, tolerance, meaning of each tensor), with its tensors and weights in safetensors
-files beside it. Everything is read from there: shapes, scales, seeds and sizes may be others than in the cases that the tests hold.
-Every tensor that a JSON names must be read by its check, unless its description calls it informational or diagnostic.
+A case is a JSON that says what was run (configuration, tolerance, meaning of each tensor), with tensors and weights in
+safetensors files beside it. All is read from there: a folder may hold other shapes, scales, seeds and sizes. Every
+tensor that a JSON names must be read by its check, unless its description calls it informational or diagnostic.
 
-B samples, T condition positions, N image tokens, K codebook entries, V of them stored.
+B samples, R rows (B, or 2 B with the null rows of guidance), T condition positions, N image tokens, K codebook entries.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from math import isqrt, prod
+from dataclasses import fields
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from gendiv_lightning.generators.llamagen import pack_left, sample_image_tokens
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from gendiv_lightning.generators.llamagen import pack_left, sample_image_tokens
 from gendiv_lightning.models.llamagen_gpt import (
     GPT,
     GPT_SIZES,
@@ -57,7 +57,8 @@ class CaseResult(NamedTuple):
 
     Attributes:
         name: file name without ".json".
-        error: largest absolute difference of any number compared (of texts and listings: entries that differ); NaN if none was.
+        error: largest absolute difference of the numbers compared, for texts and listings the number of entries that
+            differ; NaN if nothing was compared.
         passed: whether all is within the case's own tolerance and nothing was left unchecked.
         detail: what failed, or how much was checked.
     """
@@ -98,7 +99,7 @@ class Case:
         return float(found[1]) if found else default
 
     def scales(self, pattern: str) -> Iterator[tuple[str, float, int]]:
-        """Tensors named `pattern`, with the guidance scale (group 1, "7p5" is 7.5) and the interval (group 2, else -1)."""
+        """Tensors named `pattern` with their guidance scale (group 1, "7p5" is 7.5) and interval (group 2, else -1)."""
         for name in self.names:
             if found := re.fullmatch(pattern, name):
                 yield name, float(found[1].replace("p", ".")), int((*found.groups(), None)[1] or -1)
@@ -106,10 +107,12 @@ class Case:
     def tolerance(self, suffix: str) -> float:
         """The stated tolerance of the kind `suffix` ("atol", "rtol"); 0 where none is."""
         stated = self.spec.get("tolerance", {})
-        return next((float(v) for k, v in stated.items() if k.endswith(suffix)), 0.0) if isinstance(stated, dict) else 0.0
+        return (
+            next((float(v) for k, v in stated.items() if k.endswith(suffix)), 0.0) if isinstance(stated, dict) else 0.0
+        )
 
     def compare(self, name: str, got: Tensor, where: Tensor | None = None) -> None:
-        """Hold `got` against tensor `name` within the case's tolerance, at the entries `where`; nothing if the case has no such tensor."""
+        """Hold `got` against tensor `name`, if the case has it, within the case's tolerance, at the entries `where`."""
         self._compare(name, got, where, self.tolerance("atol"), self.tolerance("rtol"))
 
     def exact(self, name: str, got: Tensor, where: Tensor | None = None, levels: float = 0.0) -> None:
@@ -134,7 +137,9 @@ class Case:
 
     def same(self, what: str, got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
         """Hold two listings against each other, entry by entry."""
-        wrong = [key for key in {**expected, **got} if key not in got or key not in expected or got[key] != expected[key]]
+        wrong = [
+            key for key in {**expected, **got} if key not in got or key not in expected or got[key] != expected[key]
+        ]
         self.errors.append(len(wrong))
         if wrong:
             self.failures.append(f"{what}: {len(wrong)} of {len(expected)} differ, first {wrong[0]!r}")
@@ -154,11 +159,14 @@ class Case:
 def run_cases(folder: Path) -> Iterator[CaseResult]:
     """Run every case (`*.json`) of a folder, by name. A case that cannot be run is a failure, and the others go on."""
     for path in sorted(folder.glob("*.json")):
-        yield _run_case(path)
+        yield run_case(path)
 
 
 def check_folder(folder: Path, write: Callable[[str], None]) -> int:
-    """Run every case of a folder and write a line a case and a summary. Returns the exit status: 0 if there are cases and all pass."""
+    """Run every case of a folder; write a line a case (name, largest error, verdict, detail) and a summary.
+
+    Returns the exit status: 0 if there is a case and all pass, else 1.
+    """
     passed = []
     for result in run_cases(folder):
         passed.append(result.passed)
@@ -171,7 +179,8 @@ def check_folder(folder: Path, write: Callable[[str], None]) -> int:
 
 
 @torch.no_grad()
-def _run_case(path: Path) -> CaseResult:
+def run_case(path: Path) -> CaseResult:
+    """Run one case; whatever is wrong with it becomes a failed result."""
     try:
         case = Case(path)
         _CHECKS[case.kind](case)
@@ -185,7 +194,9 @@ def _kind(case: str) -> str:
     """The longest kind that the name of a case begins with: "gpt_full_b" is a "gpt_full"."""
     kinds = [kind for kind in _CHECKS if re.match(rf"{kind}(?![a-zA-Z0-9])", case)]
     if not kinds:
-        raise ValueError(f"unknown kind of case {case!r}, known are {', '.join(_CHECKS)}; update the package or drop the case")
+        raise ValueError(
+            f"unknown kind of case {case!r}, known are {', '.join(_CHECKS)}; update the package or drop the case"
+        )
     return max(kinds, key=len)
 
 
@@ -203,7 +214,9 @@ def _load(case: Case, model: nn.Module) -> None:
     for key, tensor in state.items():
         tensor.copy_(_recipe(key, tensor.shape, case.spec["recipe_seed"]))
     checks = case.spec["checks"]
-    case.same("sha256 of weights", {key: hashlib.sha256(state[key].numpy().tobytes()).hexdigest() for key in checks}, checks)
+    case.same(
+        "sha256 of weights", {key: hashlib.sha256(state[key].numpy().tobytes()).hexdigest() for key in checks}, checks
+    )
 
 
 def _recipe(key: str, shape: torch.Size, seed: int) -> Tensor:
@@ -261,7 +274,7 @@ def _check_teacher_forcing(case: Case, gpt: GPT, prefill: Prefill, tokens: Tenso
     def guided(scale: float) -> Tensor:
         if scale > 1:
             return _sampler(guidance=scale).guide(conditional, null)
-        return _teacher_forced(gpt, prefill[torch.arange(len(tokens))], tokens)
+        return _teacher_forced(gpt, _first_rows(prefill, len(tokens)), tokens)
 
     case.compare("tf_logits_cond", conditional[..., columns])
     case.compare("tf_logits_uncond", null[..., columns])
@@ -280,8 +293,36 @@ def _teacher_forced(gpt: GPT, prefill: Prefill, tokens: Tensor) -> Tensor:
     return torch.stack(logits, 1)
 
 
+def _greedy(gpt: GPT, prefill: Prefill, scale: float, interval: int, shape: torch.Size) -> Tensor:
+    """Tokens (B, N) of the sampling loop without chance; the null rows stay away where there is no guidance."""
+    prefill = prefill if scale > 1 else _first_rows(prefill, shape[0])
+    sampler = _sampler(shape[0], guidance=scale)
+    return sample_image_tokens(gpt, prefill, sampler, num_tokens=shape[1], cfg_interval=interval).tokens
+
+
+def _first_rows(prefill: Prefill, num_rows: int) -> Prefill:
+    return Prefill(*(part[:num_rows] for part in prefill))
+
+
+def _sampler(num_samples: int = 1, **knobs: Any) -> TokenSampler:
+    """A sampler that takes the most probable token."""
+    path, execution = (Noise.of(0, role, [("golden", row) for row in range(num_samples)]) for role in ("path", "exec"))
+    return TokenSampler(path, execution.off(), **knobs)
+
+
+def _check_sampling(case: Case) -> None:
+    for setting in case.spec["cases"]:
+        i, logits = setting["i"], case[setting["source"]]
+        knobs = {"temperature": setting["temperature"], "top_k": setting["top_k"] or None, "top_p": setting["top_p"]}
+        sampler = _sampler(len(logits), **knobs)
+        filtered = sampler.filter_logits(logits)
+        case.exact(f"keep_{i}", filtered > -torch.inf)
+        case.compare(f"probs_{i}", filtered.softmax(-1))
+        case.exact(f"greedy_{i}", sampler.draw_tokens(logits[:, None], step=0).tokens[:, 0])
+
+
 def _clear(case: Case, margin: str) -> Tensor | None:
-    """Where the best entry leads by more than rounding can turn, as the description of the margins says; None without margins."""
+    """Where the best entry leads by more than rounding can turn, by its description; None without margins."""
     return case[margin] > case.number(margin, r">\s*([\d.e+-]*\d)", 0.0) if margin in case else None
 
 
@@ -333,10 +374,14 @@ def _listing(config: VQConfig) -> dict[str, Any]:
 def _check_pixels(case: Case) -> None:
     samples = case["samples"]
     case.exact("uint8", to_uint8(samples).permute(0, 2, 3, 1))
-    num_columns, padding = (int(case.number("grid", rf"{word}\D*(\d+)", n)) for word, n in (("nrow", 8), ("padding", 2)))
+    num_columns, padding = (
+        int(case.number("grid", rf"{word}\D*(\d+)", n)) for word, n in (("nrow", 8), ("padding", 2))
+    )
     grid = make_grid(samples, nrow=num_columns, padding=padding, normalize=True, value_range=(-1, 1))
     levels = re.search(r"allow (\d+) level", str(case.spec.get("tolerance")))
-    case.exact("grid", (255 * grid + 0.5).clamp(0, 255).byte().permute(1, 2, 0), levels=float(levels[1]) if levels else 0.0)
+    case.exact(
+        "grid", (255 * grid + 0.5).clamp(0, 255).byte().permute(1, 2, 0), levels=float(levels[1]) if levels else 0.0
+    )
 
 
 def _check_text(case: Case) -> None:
@@ -365,6 +410,7 @@ def _check_manifest(case: Case) -> None:
             model = _official_model(name)
         shapes = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
         lines = "\n".join(f"{key} {tuple(shape)}" for key, shape in sorted(shapes.items()))
+        listed = {key: value for key, value in expected.items() if key != "keys"}
         got = {
             "params": sum(parameter.numel() for parameter in model.parameters()),
             "tensors": len(shapes),
@@ -372,7 +418,7 @@ def _check_manifest(case: Case) -> None:
             **_sizes(model.config),
         }
         case.same(f"shapes of {name}", shapes, _all_layers(expected["keys"]))
-        case.same(name, got, {key: value for key, value in expected.items() if key != "keys"})
+        case.same(name, {key: got.get(key) for key in listed}, listed)
 
 
 def _official_model(name: str) -> GPT | VQModel:

@@ -1,8 +1,8 @@
-"""LPIPS as features: vectors of images whose squared Euclidean distance is the perceptual distance, so that no pairs are needed.
+"""LPIPS as features: vectors whose squared Euclidean distance is the perceptual distance, so that no pairs are needed.
 
-The distance of two images is a sum over stages of the spatial mean of sum_c w_c (u_c - u'_c)^2, with u the activations of
-unit length over channels; sqrt(w_c / (H W)) u is therefore the feature. Source: Zhang, Isola, Efros, Shechtman and Wang,
-"The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (2018), eq. 1.
+The distance of two images is a sum over stages of the spatial mean of sum_c w_c (u_c - u'_c)^2, with u the activations
+of unit length over channels; sqrt(w_c / (H W)) u is therefore the feature. Source: Zhang, Isola, Efros, Shechtman and
+Wang, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (2018), eq. 1.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SMALLEST = {"alex": 31, "vgg": 16, "squeeze": 17, "tiny": 1}
 
 
 class TinyPerceptualNet(nn.Module):
-    """Four stages of 3 x 3 convolution, GroupNorm and ReLU; made for the embedded world's 48 x 48 images, any size works."""
+    """Four stages of 3 x 3 convolution, GroupNorm and ReLU, for the embedded world's 48 x 48 images; any size works."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class TinyPerceptualNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (N, 3, H, W) in [-1, 1] to the stages' activations (N, 16, H, W), (N, 32, H/2, W/2), (N, 64, H/4, W/4), (N, 64, H/8, W/8)."""
+        """Images (N, 3, H, W) in [-1, 1] to activations (N, 16, H, W), (N, 32, H/2, ..), (N, 64, H/4, ..), (N, 64, H/8, ..)."""
         activations = []
         for stage in self.stages:
             images = stage(images)
@@ -49,13 +49,13 @@ class TinyPerceptualNet(nn.Module):
 class PerceptualFeatures(nn.Module):
     """Features with ||f(a) - f(b)||^2 = LPIPS(a, b).
 
-    "alex", "vgg" and "squeeze" are the distances of the `lpips` package (v0.1). "tiny" is a `TinyPerceptualNet`, its stages
-    and channels weighted alike; it knows the embedded world and nothing else.
+    "alex", "vgg" and "squeeze" are the distances of the `lpips` package (v0.1). "tiny" is a `TinyPerceptualNet`, its
+    stages and channels weighted alike; it knows the embedded world and nothing else.
 
     Args:
         net: which network.
-        weights: file to read instead of the default: torchvision's checkpoint of the ImageNet backbone, or safetensors of
-            a `TinyPerceptualNet`.
+        weights: file to read instead of the default: torchvision's checkpoint of the ImageNet backbone, or
+            safetensors of a `TinyPerceptualNet`.
     """
 
     network: Any
@@ -65,7 +65,9 @@ class PerceptualFeatures(nn.Module):
         if net not in get_args(Net):
             raise ValueError(f"net must be one of {', '.join(get_args(Net))}; got {net!r}")
         if weights is not None and not Path(weights).is_file():
-            raise ValueError(f"weights must name a file; got {weights!r}, which is none: leave it out to use the default")
+            raise ValueError(
+                f"weights must name a file; got {weights!r}, which is none: leave it out to use the default"
+            )
         self.net = net
         self.weights = weights
         self.network = None
@@ -73,7 +75,7 @@ class PerceptualFeatures(nn.Module):
     def load(self) -> PerceptualFeatures:
         """Read the weights; `forward` does it on first use.
 
-        A backbone that is neither given nor in the cache of torch.hub is downloaded: call this once before several ranks do.
+        A backbone that is neither given nor in the cache of torch.hub is downloaded: call this on one rank first.
 
         Raises:
             FileNotFoundError: the weights cannot be had; the message names the ways out.
@@ -85,7 +87,7 @@ class PerceptualFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) uint8 to features (N, D) float32, computed on the images' device without TF32 and autocast."""
+        """Images (N, 3, H, W) uint8 to features (N, D) float32, on the images' device, without TF32 and autocast."""
         check_images(images)
         if min(images.shape[-2:]) < _SMALLEST[self.net]:
             raise ValueError(
@@ -130,7 +132,7 @@ def _tiny_network(weights: str | None) -> TinyPerceptualNet:
 
 
 def _lpips_network(net: str, weights: str | None) -> nn.Module:
-    """`lpips.LPIPS` with the linear weights that its package ships and the backbone's weights from torchvision's checkpoint."""
+    """`lpips.LPIPS` with the linear weights that its package ships and torchvision's weights in the backbone."""
     import lpips
 
     backbone = _backbone_weights(net) if weights is None else torch.load(weights, map_location="cpu", weights_only=True)
@@ -152,7 +154,7 @@ def _backbone_weights(net: str) -> dict[str, Tensor]:
     except OSError as error:
         path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
         raise FileNotFoundError(
-            f"the backbone of net {net!r} cannot be had: it is not at {path}, and {weights.url} did not answer ({error}). "
-            "Put the file there, or give its place as `weights`; for images of the embedded world, and only for them, "
-            "net 'tiny' needs no download"
+            f"the backbone of net {net!r} cannot be had: it is not at {path}, and {weights.url} could not be read "
+            f"({error}). Put the file there, or give its place as `weights`; for images of the embedded world, and only "
+            "for them, net 'tiny' needs no download"
         ) from error

@@ -19,8 +19,8 @@ def check_images(images: Tensor) -> None:
         )
     if images.dtype != torch.uint8:
         raise ValueError(
-            f"images must be uint8 in 0..255; got {images.dtype}: check for NaN, then (255 * images).round().clamp(0, 255)"
-            ".to(torch.uint8) converts images in [0, 1]"
+            f"images must be uint8 in 0..255; got {images.dtype}: images in [0, 1] without NaN are converted by "
+            "(255 * images).round().to(torch.uint8)"
         )
     if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
         raise ValueError(f"images must be (N, 3, H, W) with N >= 1 and RGB channels; got {tuple(images.shape)}")

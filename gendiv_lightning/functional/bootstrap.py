@@ -25,7 +25,7 @@ def bootstrap_mean(
         seed: seed of the resamples; equal seeds give equal intervals.
 
     Returns:
-        Mean, low and high. P = 0: three NaN. P = 1: no interval, its ends are NaN. All values equal: three times that value.
+        Mean, low and high. P = 0: three NaN. P = 1: the ends are NaN. All values equal: three times that value.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), for instance 0.95; got {level}")

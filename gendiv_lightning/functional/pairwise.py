@@ -1,10 +1,10 @@
 """Mean distance over pairs of samples, within and between groups. It knows distances and groups, no images.
 
-Where the distance is a squared Euclidean distance of features no pairs are visited (theory, lens C): a group is its count,
-mean and scatter (sum of squared distances to the mean), which merge exactly and cannot go negative, and
+Where the distance is a squared Euclidean distance of features no pairs are visited: a group is its count, mean and
+scatter (sum of squared distances to the mean), which merge exactly and never cancel, and
     mean over pairs within a group       2 scatter / (n - 1)            = 2 n / (n - 1) (mean ||f||^2 - ||mean f||^2)
     mean over pairs of groups a and b    scatter_a / n_a + scatter_b / n_b + ||mean_a - mean_b||^2
-Any other distance gives its matrix of pairs to `group_means`. Both end in one (P, P) matrix of means, which `split` reads.
+Any other distance gives its matrix of pairs to `group_means`. Both end in a (P, P) matrix of means, which `split` reads.
 
 Letters: N samples, P groups, D features.
 """
@@ -44,7 +44,7 @@ def moments(features: Tensor) -> Moments:
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
-    """Moments of the rows of both. Source: Chan, Golub and LeVeque, "Updating Formulae ..." (1979), eq. 2.1."""
+    """Moments of the rows of both. Source: Chan, Golub and LeVeque, "Updating Formulae" (1979)."""
     count = a.count + b.count
     step = b.mean - a.mean
     return Moments(
@@ -74,7 +74,7 @@ class PairDistances:
             self._add(label, rows)
 
     def matrix(self) -> Tensor:
-        """(P, P) unbiased mean distances of pairs of two groups, in the order of their numbers; NaN for a single row with itself."""
+        """(P, P) unbiased mean distances of pairs of two groups, ordered by number; NaN for a row with itself."""
         ordered = [rows for _, rows in sorted(self.groups.items())]
         counts = torch.tensor([rows.count for rows in ordered], dtype=torch.float64)
         scatters = torch.stack([rows.scatter for rows in ordered]).cpu()
@@ -89,7 +89,7 @@ class PairDistances:
 
 
 def group_means(distances: Tensor, groups: Tensor | None = None) -> Tensor:
-    """(P, P) mean distances of pairs of two groups from all distances (N, N), zero on the diagonal; a row is no pair with itself.
+    """(P, P) unbiased mean distances of pairs of two groups, ordered by number; NaN for a row with itself.
 
     Args:
         distances: (N, N), symmetric, zero on the diagonal.
@@ -102,11 +102,11 @@ def group_means(distances: Tensor, groups: Tensor | None = None) -> Tensor:
 
 
 def split(matrix: Tensor) -> Split:
-    """Total, within and between from mean distances (P, P) of pairs of groups (theory, lens C).
+    """Total, within and between from mean distances (P, P) of pairs of groups.
 
-    Groups weigh the same, whatever their size: within W is the mean over groups that have a pair, between B the mean over
-    pairs of groups, total = W / P + (1 - 1 / P) B. One group: total = within, and between is NaN. No pair within any
-    group: within and total are NaN.
+    Groups weigh the same, whatever their size: within W is the mean over groups that have a pair, between B the mean
+    over pairs of groups, total = W / P + (1 - 1 / P) B. One group: total = within, and between is NaN. No pair within
+    any group: within and total are NaN.
     """
     num_groups = len(matrix)
     within = matrix.diagonal().nanmean().item()

@@ -17,8 +17,8 @@ def ssim_matrix(images: Tensor) -> Tensor:
 
     With local means m, variances v and covariance c under a Gaussian window (sigma 1.5, 11 x 11, mirrored borders):
     SSIM = (2 m_a m_b + 0.01^2) (2 c + 0.03^2) / ((m_a^2 + m_b^2 + 0.01^2) (v_a + v_b + 0.03^2)), the definition of
-    torchmetrics at `data_range=1`. Means and variances are an image's own; only c is computed for a pair. Pairs are taken a
-    few at a time, so memory grows with the images and not with the pairs.
+    torchmetrics at `data_range=1`. Means and variances are an image's own; only c is computed for a pair. Pairs are
+    taken a few at a time, so memory grows with the images and not with the pairs.
     Source: Wang, Bovik, Sheikh and Simoncelli, "Image Quality Assessment" (2004), eq. 13.
 
     Args:
@@ -30,8 +30,8 @@ def ssim_matrix(images: Tensor) -> Tensor:
     num_images, height, width = images.shape[0], *images.shape[-2:]
     if min(height, width) < KERNEL_SIZE:
         raise ValueError(
-            f"images must be at least {KERNEL_SIZE} x {KERNEL_SIZE} pixels for SSIM's window; got {height} x {width}: enlarge "
-            "them or leave SSIM out"
+            f"images must be at least {KERNEL_SIZE} x {KERNEL_SIZE} pixels for SSIM's window; got {height} x {width}: "
+            "enlarge them or leave SSIM out"
         )
     down, across = _window(height, images), _window(width, images).T
     mean = down @ images @ across
@@ -48,7 +48,7 @@ def ssim_matrix(images: Tensor) -> Tensor:
 
 
 def _window(size: int, like: Tensor) -> Tensor:
-    """(size, size) matrix that blurs a column: faster than a convolution up to 512 pixels, and mirrored at the borders."""
+    """(size, size) matrix that blurs a column, borders mirrored: up to 512 pixels faster than a convolution."""
     offsets = torch.arange(KERNEL_SIZE) - KERNEL_SIZE // 2
     kernel = torch.exp(-offsets.double().square() / (2 * _SIGMA**2))
     sources = (torch.arange(size)[:, None] + offsets).abs()

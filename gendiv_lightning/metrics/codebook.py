@@ -1,4 +1,4 @@
-"""`CodebookUsage`: how much of its codebook a generator uses, over all prompts, samples and positions (compression pressure)."""
+"""`CodebookUsage`: how much of its codebook a generator uses over all prompts, samples and positions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NUM_REPLICATES = 200
 class CodebookUsage(Metric):
     """Entropy, perplexity and coverage of the tokens' overall frequencies, with intervals over prompts.
 
-    A Poisson bootstrap streams: in each replicate a prompt counts as often as a Poisson(1) variate says, which is drawn from
-    the prompt's `index` alone. So replicates add up over batches and ranks like the counts, in any order. Prompts must
-    have indices of their own, or the interval is wrong. Source: Chamandy et al., "Estimating Uncertainty for Massive
-    Data Streams" (2012).
+    A Poisson bootstrap streams: in each replicate a prompt counts as often as a Poisson(1) variate says, which is drawn
+    from the prompt's `index` alone. So replicates add up over batches and ranks like the counts, in any order. Prompts
+    must have indices of their own, or the interval is wrong. Source: Chamandy et al., "Estimating Uncertainty for
+    Massive Data Streams" (2012).
 
     Args:
         codebook_size: number of entries K.
@@ -47,7 +47,9 @@ class CodebookUsage(Metric):
     def update(self, samples: PromptSamples) -> None:
         """Add all tokens of one prompt; ValueError where there are none or one is outside 0..K - 1."""
         if samples.tokens is None:
-            raise ValueError("samples.tokens must be (N, L) tokens; got None: codebook usage needs a generator with tokens")
+            raise ValueError(
+                "samples.tokens must be (N, L) tokens; got None: codebook usage needs a generator with tokens"
+            )
         used, counts = samples.tokens.to(self.device, torch.int64).unique(return_counts=True)
         if len(used) and not 0 <= used[0] <= used[-1] < self.codebook_size:
             raise ValueError(
@@ -101,4 +103,4 @@ def _num_paths(samples: PromptSamples) -> int:
     num_samples = len(samples.tokens)
     paraphrase = torch.zeros(num_samples) if samples.paraphrase is None else samples.paraphrase.cpu()
     path = torch.arange(num_samples) if samples.path is None else samples.path.cpu()
-    return len(torch.stack([paraphrase, path]).unique(dim=1).T)
+    return torch.stack([paraphrase, path]).unique(dim=1).shape[1]

@@ -1,8 +1,9 @@
-"""Spread among the samples of one prompt: in perception, in pixels, in structure. Wordings of the prompt are the groups."""
+"""Spread among the samples of one prompt: in perception, in pixels, in structure. A prompt's wordings are the groups."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,9 +19,10 @@ from gendiv_lightning.metrics.base import PromptMetric
 class DiversityMetric(PromptMetric):
     """Mean distance of two samples of a prompt, and its parts within and between the prompt's wordings.
 
-    Three numbers a prompt: `<name>` is the distance of two draws from the pool of wordings, `<name>/within` of two samples of
-    one wording, `<name>/between` of samples of different wordings (NaN where there is one wording, and then the first two are
-    the plain mean over pairs). All are unbiased in the number of samples. A prompt with one sample is NaN and left out.
+    Three numbers a prompt: `<name>` is the distance of two draws from the pool of wordings, `<name>/within` of two
+    samples of one wording, `<name>/between` of samples of different wordings (NaN where there is one wording, and then
+    the first two are the plain mean over pairs). All are unbiased in the number of samples. A prompt with one sample is
+    NaN and left out.
     """
 
     def __init__(self, name: str) -> None:
@@ -39,12 +41,14 @@ class DiversityMetric(PromptMetric):
     def measure(self, samples: PromptSamples) -> list[float]:
         """Total, within and between of one prompt; ValueError unless its images are (N, 3, H, W) uint8."""
         check_images(samples.images)
-        groups = torch.zeros(len(samples.images)) if samples.paraphrase is None else samples.paraphrase
+        groups = (
+            torch.zeros(len(samples.images), dtype=torch.int64) if samples.paraphrase is None else samples.paraphrase
+        )
         return list(split(self.mean_distances(samples.images.to(self.device), groups.cpu())))
 
 
 class LPIPS(DiversityMetric):
-    """`diversity/lpips`: learned perceptual distance, exact and without pairs. Other nets than alex are named in brackets.
+    """`diversity/lpips`: learned perceptual distance, exact without pairs. Nets other than alex stand in brackets.
 
     Args:
         net: "alex", "vgg" or "squeeze" as in the `lpips` package, or "tiny" for images of the embedded world.
@@ -62,10 +66,7 @@ class LPIPS(DiversityMetric):
 
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
         """See `DiversityMetric`."""
-        pairs = PairDistances()
-        for part, labels in _parts(images, groups):
-            pairs.update(self.features(part), labels)
-        return pairs.matrix()
+        return _mean_squared_distances(self.features, images, groups)
 
 
 class PixelCosine(DiversityMetric):
@@ -81,10 +82,7 @@ class PixelCosine(DiversityMetric):
 
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
         """See `DiversityMetric`."""
-        pairs = PairDistances()
-        for part, labels in _parts(images, groups):
-            pairs.update(pixel_features(part), labels)
-        return pairs.matrix() / 2
+        return _mean_squared_distances(pixel_features, images, groups) / 2
 
 
 class SSIM(DiversityMetric):
@@ -101,3 +99,13 @@ class SSIM(DiversityMetric):
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
         """See `DiversityMetric`."""
         return group_means(1 - ssim_matrix(images.double() / 255).cpu(), groups)
+
+
+def _mean_squared_distances(features: Callable[[Tensor], Tensor], images: Tensor, groups: Tensor) -> Tensor:
+    """(P, P) mean squared distances of features, a few images at a time."""
+    pairs = PairDistances()
+    start = 0
+    for part in split_images(images):
+        pairs.update(features(part), groups[start : start + len(part)])
+        start += len(part)
+    return pairs.matrix()

@@ -1,11 +1,11 @@
-"""LlamaGen's caption cleaning, as its text encoder saw captions in training. It knows strings only, no tokenizer and no model.
+"""LlamaGen's caption cleaning, as its text encoder saw captions in training. It knows strings, no tokenizer or model.
 
-One cleaning: decode the URL quoting, lower-case; drop addresses; drop HTML; unify marks (`_MARKS`); open up many-part
-compounds; repair the encoding; drop the remains of shop pages (`_SHOP_PAGES`); peel the ends (`_ENDS`). Each rule sees what
-the rules above it left, so the order is part of the definition, and so are the oddities noted beside the rules.
+One cleaning: undo URL quoting, lower-case; drop addresses; drop HTML; unify marks (`_MARKS`); open up compounds of
+many parts; repair the encoding; drop the remains of shop pages (`_SHOP_PAGES`); tidy the ends (`_ENDS`). Each rule sees
+what the rules above it left, so their order is part of the definition, and so are the oddities noted beside them.
 
-Every pattern takes linear time on any input: a run is entered at its beginning only. The HTML parser does not: on tags that
-never close it is quadratic in Pythons before the repairs of 2025 (0.2 s at 10 000 characters).
+Every pattern takes linear time on any input: a run is entered at its beginning only. The HTML parser does not: on tags
+that never close it is quadratic in Pythons before the repairs of 2025 (0.2 s at 10 000 characters).
 """
 
 from __future__ import annotations
@@ -123,8 +123,9 @@ def clean_caption(text: str) -> str:
     """Clean a caption as LlamaGen did before T5, in training and in sampling: `clean_once`, twice.
 
     The result is lower case on one line and may be empty ("free download"). Ordinary prompts only change in case, outer
-    white space and typographic quotes, but words that look like rubbish of web pages vanish: "shipping", "10x20", the "++"
-    of "C++". A ValueError means HTML that the parser rejects (a stray "<![", on some Pythons). Source: Sun et al., LlamaGen
-    (arXiv:2406.06525), whose cleaner is that of PixArt-alpha and DeepFloyd IF.
+    white space and typographic quotes, but what looks like rubbish of web pages vanishes: "shipping", "10x20", the "++"
+    of "C++". HTML that the parser rejects (a stray "<![", on some Pythons) is a ValueError.
+
+    Source: Sun et al., LlamaGen (arXiv:2406.06525); the cleaner came to it from DeepFloyd IF by way of PixArt-alpha.
     """
     return clean_once(clean_once(text))

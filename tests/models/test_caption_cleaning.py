@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from bs4.builder import ParserRejectedMarkup
+
 from gendiv_lightning.models import caption_cleaning
 from gendiv_lightning.models.caption_cleaning import clean_caption, clean_once
 
@@ -25,13 +26,10 @@ def test_cleaning_a_cleaned_caption_changes_nothing(pair):
     assert clean_caption(pair["cleaned"]) == pair["cleaned"]
 
 
-def test_nested_quotes_lose_one_pair_an_application_so_cleaning_is_not_idempotent_on_them():
-    quoted = "'a \"b' c\""
-    assert clean_once(quoted) == "a \"b' c"
-    onion = "-_-_x"
-    assert [clean_once(onion), clean_caption(onion), clean_caption(clean_caption(onion))] == ["x", "x", "x"]
-    onion = "-_-x"
-    assert [clean_once(onion), clean_caption(onion), clean_caption(clean_caption(onion))] == ["_-x", "-x", "x"]
+def test_marks_at_the_ends_go_one_an_application_so_cleaning_is_not_idempotent_on_them():
+    assert clean_once("-_-x") == "_-x"
+    assert clean_caption("-_-x") == "-x"
+    assert clean_caption("-x") == "x"
 
 
 @pytest.mark.parametrize(
@@ -44,12 +42,22 @@ def test_nested_quotes_lose_one_pair_an_application_so_cleaning_is_not_idempoten
         ("a 10х20 or 10×20 board", "a or board"),
         ("a droid 3d2a1b in sand", "a droid in sand"),
         ("the letter epsilon", "the letter ilon"),
-        ("ＡＢＣ", "abc"),
-        ("kana かな, hangul 한글, no 漢字", "kana かな, hangul 한글, no"),
-        ("fÃ©lin", "félin"),
     ],
 )
 def test_words_that_look_like_rubbish_of_web_pages_vanish(raw, cleaned):
+    assert clean_caption(raw) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("raw", "cleaned"),
+    [
+        ("ＡＢＣ", "abc"),
+        ("kana かな, hangul 한글, no 漢字", "kana かな, hangul 한글, no"),
+        ("fÃ©lin", "fã lin"),  # the text is lower case before its encoding is looked at, too late for a repair
+        ("a minus−sign, a dash—here", "a minus−sign, a dash-here"),
+    ],
+)
+def test_scripts_and_encodings_are_treated_as_in_training(raw, cleaned):
     assert clean_caption(raw) == cleaned
 
 
@@ -82,7 +90,7 @@ def test_html_leaves_its_text(raw, cleaned):
         ("a cat (www.cats.co/b-c)", "a cat"),
         ("a cat www:/x", "a cat x"),
         ("tom@cats.com waves", "tom waves"),
-        ("cats.com@home", "cats.com"),
+        ("cats.com@home", "cats. com"),
         ("a cat.dog-ahttp://b", "a cat. dog-ahttp: b"),
         ("a cat-http://b", "a cat-b"),
     ],

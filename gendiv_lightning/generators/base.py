@@ -1,0 +1,104 @@
+"""`Generator`: what a discrete-latent text-to-image model must be able to do, and the one predict step that uses it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from gendiv_lightning.batch import ImageBatch, NoiseKey, PromptBatch, SampleBatch, TokenSamples
+from gendiv_lightning.sampling import Noise, Observer, Probe, TokenSampler, apply_probes
+
+
+class Generator(LightningModule, ABC):
+    """A generator is three methods on the way from prompts to images, one on the way back, and how it is loaded.
+
+    Attributes:
+        codebook_size: K, entries that a token can take.
+        grid: (h, w) tokens of an image.
+        batch_size: rows (images) that are sampled together; changes speed and memory, not samples.
+    """
+
+    codebook_size: int
+    grid: tuple[int, int]
+    batch_size: int
+
+    @abstractmethod
+    def locate(self) -> None:
+        """Find all weight files; ValueError if one is missing or cannot be what the settings say. Loads nothing."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Load the weights."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, object]:
+        """All that can change a number (hashes of weights, sampling settings, dtype), for the run's fingerprint."""
+
+    @abstractmethod
+    def check_prompts(self, texts: Sequence[str]) -> list[str]:
+        """Warnings about wordings (those that will be cut, say); ValueError if one cannot be a condition. Loads no weights."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The generator's own temperature, top_k, top_p and guidance, as fields of `TokenSampler`."""
+
+    @abstractmethod
+    def encode_prompts(self, texts: Sequence[str]) -> Any:
+        """Conditions of B rows, one text each, guidance's empty prompt included."""
+
+    @abstractmethod
+    def sample_tokens(self, conditions: Any, sampler: TokenSampler) -> TokenSamples:
+        """The sampling loop: B rows of tokens. All chance comes from `sampler`."""
+
+    @abstractmethod
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, L) to images (B, 3, H, W) uint8."""
+
+    @abstractmethod
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) uint8 to tokens (B, L), by the generator's own tokenizer."""
+
+    def sampler(self, seed: int, keys: Sequence[NoiseKey], probes: Sequence[Probe] = ()) -> TokenSampler:
+        """The sampler of some rows, changed by probes."""
+        path = Noise.of(seed, "path", [(k.prompt, k.paraphrase, k.path) for k in keys], self.device)
+        execution = Noise.of(seed, "exec", [(k.prompt, k.paraphrase, k.sample) for k in keys], self.device)
+        return apply_probes(TokenSampler(path, execution, self.codebook_size, **self.settings()), probes)
+
+    @torch.inference_mode()
+    def sample(
+        self, batch: PromptBatch, probes: Sequence[Probe] = (), observers: tuple[Observer, ...] = ()
+    ) -> SampleBatch:
+        """Sample and decode all rows of a batch, `batch_size` at a time; the result is on the CPU."""
+        texts, samples, images = batch.texts, [], []
+        for start in range(0, len(texts), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            sampler = replace(self.sampler(batch.seed, batch.keys[rows], probes), observers=observers)
+            part = self.sample_tokens(self.encode_prompts(texts[rows]), sampler)
+            images.append(self.decode_tokens(part.tokens).cpu())
+            samples.append([x.cpu() for x in part])
+        return SampleBatch(batch, TokenSamples(*map(torch.cat, zip(*samples, strict=True))), torch.cat(images))
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int = 0) -> SampleBatch:
+        """`sample`, under the probes and before the observers among the trainer's callbacks."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        probes = [callback for callback in callbacks if isinstance(callback, Probe)]
+        return self.sample(batch, probes, tuple(callback for callback in callbacks if isinstance(callback, Observer)))
+
+    def validation_step(self, batch: ImageBatch, batch_idx: int = 0) -> dict[str, Tensor]:
+        """Tokens (B, L) of a batch of images, under the key "tokens"."""
+        with torch.inference_mode():
+            return {"tokens": self.encode_images(batch.images)}
+
+    def setup(self, stage: str) -> None:
+        """Find the weights before anything expensive happens."""
+        self.locate()
+
+    def configure_model(self) -> None:
+        """Called by Lightning once callbacks and data have had their say: load the weights."""
+        self.load()

@@ -1,0 +1,316 @@
+"""LlamaGen (Sun et al. 2024, arXiv 2406.06525): captions or class labels to raster-order tokens to images.
+
+Read `sample_image_tokens` first: it is the sampling loop. The networks are in `models/llamagen_gpt.py` and `models/llamagen_vq.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gendiv_lightning.batch import TokenSamples
+from gendiv_lightning.generators.base import Generator
+from gendiv_lightning.models.caption_features import CaptionFeatures
+from gendiv_lightning.models.checkpoints import load_strictly, read_checkpoint, resolve, sha256
+from gendiv_lightning.models.llamagen_gpt import GPT, GPT_SIZES, Cache, GPTConfig, Prefill, join_prefills, rotary_table
+from gendiv_lightning.models.llamagen_vq import VQ_SIZES, VQConfig, VQModel, from_uint8, to_uint8
+from gendiv_lightning.sampling import TokenSampler
+from gendiv_lightning.zoo.files import TINY_GPT, TINY_VQ
+
+# What an official file is cannot be read from its shapes: (kind, transformer, image sizes).
+OFFICIAL_FILES: dict[str, tuple[str, str, tuple[int, ...]]] = {
+    "t2i_XL_stage1_256.pt": ("t2i", "GPT-XL", (256,)),
+    "t2i_XL_stage2_512.pt": ("t2i", "GPT-XL", (512,)),
+    "c2i_B_256.pt": ("c2i", "GPT-B", (256,)),
+    "c2i_B_384.pt": ("c2i", "GPT-B", (384,)),
+    "c2i_L_256.pt": ("c2i", "GPT-L", (256,)),
+    "c2i_L_384.pt": ("c2i", "GPT-L", (384,)),
+    "c2i_XL_384.pt": ("c2i", "GPT-XL", (384,)),
+    "c2i_XXL_384.pt": ("c2i", "GPT-XXL", (384,)),
+    "c2i_3B_384.pt": ("c2i", "GPT-3B", (384,)),
+    "vq_ds16_t2i.pt": ("t2i", "VQ-16", (256, 384, 512)),
+    "vq_ds16_c2i.pt": ("c2i", "VQ-16", (256, 384, 512)),
+    "vq_ds8_c2i.pt": ("c2i", "VQ-8", (256, 384, 512)),
+}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ADVICE = "  or, to run now on the embedded model:   gendiv fit-free predict --config configs/tiny/llamagen_argmax.yaml"
+
+
+class Conditions(NamedTuple):
+    """Conditions of B rows.
+
+    Attributes:
+        features: caption features (n, caption_dim) of each distinct text, or its class label as a tensor of one number.
+        rows: (B,) place in `features` of each row.
+    """
+
+    features: list[Tensor]
+    rows: Tensor
+
+
+def pack_left(features: Sequence[Tensor], num_positions: int | None = None) -> tuple[Tensor, Tensor]:
+    """Features (n_i, D) side by side at the right end of (R, T, D), and the mask (R, T) of what is valid; T is the largest n_i."""
+    num_positions = num_positions or max(len(f) for f in features)
+    packed = features[0].new_zeros(len(features), num_positions, features[0].shape[1])
+    mask = torch.zeros(len(features), num_positions, dtype=torch.bool, device=packed.device)
+    for row, feature in enumerate(features):
+        packed[row, num_positions - len(feature) :] = feature
+        mask[row, num_positions - len(feature) :] = True
+    return packed, mask
+
+
+def sample_image_tokens(
+    gpt: GPT,
+    prefill: Prefill,
+    sampler: TokenSampler,
+    *,
+    cfg_interval: int = -1,
+    decode: Callable[[Tensor, Tensor, int, Cache], Tensor] | None = None,
+    slots_at_a_time: int = 1,
+) -> TokenSamples:
+    """Sample the tokens of B images in raster order.
+
+    Args:
+        gpt: the transformer.
+        prefill: the conditions' B rows; under guidance followed by their B null rows.
+        sampler: decides each token, step i being image token i.
+        cfg_interval: guidance stops after token cfg_interval + 1, and the null rows are no longer run; -1 guides all tokens.
+        decode: `gpt.decode`, or a compiled form of it.
+        slots_at_a_time: attended cache slots grow by so many; more than 1 keeps the shapes of a compiled `decode` few.
+    """
+    num_tokens, guided, decode = gpt.config.block_size, sampler.is_guided, decode or gpt.decode
+    num_rows = len(prefill.logits) // 2 if guided else len(prefill.logits)
+    positions = torch.arange(num_tokens, device=prefill.logits.device)
+    cache, logits, draws = Cache(prefill, num_tokens), prefill.logits, []
+    for i in range(num_tokens):
+        if guided and 0 <= cfg_interval < i - 1:
+            guided, logits = False, logits[:num_rows]
+            cache.keep_rows(num_rows)
+        if guided:
+            logits = sampler.guide(*logits.split(num_rows))
+        draw = sampler.draw_tokens(logits[:, None], step=i)
+        draws.append((draw.tokens, draw.entropy, draw.log_prob))
+        if i + 1 < num_tokens:
+            tokens = draw.tokens[:, 0].repeat(2) if guided else draw.tokens[:, 0]
+            length = min(num_tokens, -(-(i + 2) // slots_at_a_time) * slots_at_a_time)
+            logits = decode(tokens, positions[i : i + 1], length, cache)
+    return TokenSamples(*(torch.cat(parts, dim=1) for parts in zip(*draws, strict=True)))
+
+
+class LlamaGen(Generator):
+    """LlamaGen under probes: text-to-image (GPT-XL, 256 and 512 px) or class-to-image (GPT-B to GPT-3B).
+
+    Prompts of a class-to-image model are class numbers, "207".
+
+    Args:
+        gpt_checkpoint: transformer weights: a path, `OWNER/REPO:FILE` on the Hub, or `zoo:FILE`. Official files load unchanged.
+        vq_checkpoint: tokenizer weights, likewise.
+        text_encoder: T5 encoder of a text-to-image model: a folder, `OWNER/REPO`, or `zoo:FOLDER`. Unused by class-to-image.
+        gpt: size of the transformer; "tiny" is the embedded one.
+        vq: size of the tokenizer; "tiny" is the embedded one.
+        model_type: "t2i" is conditioned on captions, "c2i" on class labels.
+        image_size: pixels a side, 256, 384 or 512; the embedded model has 48. The files do not tell it: it must be right.
+        dtype: of the transformer and the text encoder; the tokenizer is always float32.
+        guidance_scale: classifier-free guidance; 1 and below is off. (Official text-to-image: 7.5.)
+        cfg_interval: guidance stops after token cfg_interval + 1; -1 guides all tokens.
+        temperature: divides the logits.
+        top_k: tokens kept (official: 1000); 0 keeps all.
+        top_p: probability mass kept; 1 keeps all.
+        compile: compile the decoding step with torch.compile; pays off from some hundred images on.
+        batch_size: images sampled together; changes speed and memory, not samples.
+    """
+
+    def __init__(
+        self,
+        gpt_checkpoint: str = "peizesun/llamagen_t2i:t2i_XL_stage1_256.pt",
+        vq_checkpoint: str = "peizesun/llamagen_t2i:vq_ds16_t2i.pt",
+        text_encoder: str = "google/flan-t5-xl",
+        gpt: Literal[
+            "GPT-B", "GPT-L", "GPT-XL", "GPT-XXL", "GPT-XXXL", "GPT-1B", "GPT-3B", "GPT-7B", "tiny"
+        ] = "GPT-XL",
+        vq: Literal["VQ-16", "VQ-8", "tiny"] = "VQ-16",
+        model_type: Literal["t2i", "c2i"] = "t2i",
+        image_size: int = 256,
+        dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
+        guidance_scale: float = 7.5,
+        cfg_interval: int = -1,
+        temperature: float = 1.0,
+        top_k: int = 1000,
+        top_p: float = 1.0,
+        compile: bool = False,
+        batch_size: int = 16,
+    ) -> None:
+        super().__init__()
+        self.vq_config: VQConfig = TINY_VQ if vq == "tiny" else VQ_SIZES[vq]
+        side, rest = divmod(image_size, self.vq_config.downsample)
+        if rest or side < 1:
+            raise ValueError(f"image_size must be a multiple of {self.vq_config.downsample}, got {image_size}")
+        if gpt == "tiny":
+            self.gpt_config = TINY_GPT
+            if side**2 != TINY_GPT.block_size or model_type != "t2i":
+                raise ValueError(f"the tiny transformer is t2i at 48 pixels, got {model_type} at {image_size}")
+        else:
+            num_positions = 120 if model_type == "t2i" else 1
+            self.gpt_config = GPTConfig(
+                **GPT_SIZES[gpt], model_type=model_type, block_size=side**2, cls_token_num=num_positions
+            )
+        _check_settings(temperature, top_k, top_p, batch_size)
+        _check_official(gpt_checkpoint, "gpt_checkpoint", gpt, model_type, image_size)
+        _check_official(vq_checkpoint, "vq_checkpoint", vq, model_type, image_size)
+        self.gpt_checkpoint, self.vq_checkpoint, self.text_encoder = gpt_checkpoint, vq_checkpoint, text_encoder
+        self.gpt_name, self.image_size, self.dtype_name = gpt, image_size, dtype
+        self.guidance_scale, self.cfg_interval = guidance_scale, cfg_interval
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.compile_decode, self.batch_size = compile, batch_size
+        self.codebook_size, self.grid = self.gpt_config.vocab_size, (side, side)
+        self.captions: CaptionFeatures | None = None
+        self._files: dict[str, Path] = {}
+        self._null_prefills: dict[int, Prefill] = {}
+        self._decode: Callable[[Tensor, Tensor, int, Cache], Tensor] | None = None
+
+    # --- before anything is loaded ---
+
+    def locate(self) -> None:
+        """Find the files, download what is on the Hub only."""
+        names = {"gpt_checkpoint": self.gpt_checkpoint, "vq_checkpoint": self.vq_checkpoint}
+        if self.gpt_config.model_type == "t2i":
+            names["text_encoder"] = self.text_encoder
+        self._files = {key: resolve(name, key, advice=ADVICE) for key, name in names.items()}
+        if self.gpt_config.model_type == "t2i":
+            num_positions = self.gpt_config.cls_token_num
+            self.captions = CaptionFeatures(self._files["text_encoder"], num_positions, DTYPES[self.dtype_name])
+
+    def identity(self) -> dict[str, object]:
+        """Hashes of the weights, sizes and sampling settings."""
+        weights = {key: sha256(path) for key, path in self._files.items()}
+        return {
+            "generator": "llamagen",
+            "embedded": self.gpt_name == "tiny",
+            "gpt": self.gpt_name,
+            "model_type": self.gpt_config.model_type,
+            "image_size": self.image_size,
+            "dtype": self.dtype_name,
+            "cfg_interval": self.cfg_interval,
+            **self.settings(),
+            **weights,
+        }
+
+    def settings(self) -> dict[str, object]:
+        """The generator's own sampling settings."""
+        return {
+            "temperature": self.temperature,
+            "top_k": self.top_k or None,
+            "top_p": self.top_p,
+            "guidance": self.guidance_scale,
+        }
+
+    def check_prompts(self, texts: Sequence[str]) -> list[str]:
+        """Captions longer than the encoder reads; labels that are no class."""
+        if self.captions is None:
+            for text in texts:
+                self._label(text)
+            return []
+        limit = self.gpt_config.cls_token_num
+        cut = [text for text, n in zip(texts, self.captions.num_tokens(texts), strict=True) if n > limit]
+        if not cut:
+            return []
+        return [f"{len(cut)} of {len(texts)} wordings are longer than {limit} tokens and are cut; the first: {cut[0]!r}"]
+
+    def _label(self, text: str) -> int:
+        if not text.strip().isdecimal() or int(text) >= self.gpt_config.num_classes:
+            classes = f"class numbers from 0 to {self.gpt_config.num_classes - 1}"
+            raise ValueError(f"prompts of a class-to-image model are {classes}, got {text!r}")
+        return int(text)
+
+    # --- weights ---
+
+    def load(self) -> None:
+        """Load transformer and tokenizer; the text encoder is loaded when a caption is new to the cache."""
+        if not self._files:
+            self.locate()
+        path = self._files["gpt_checkpoint"]
+        with torch.device("meta"):
+            self.gpt, self.vq = GPT(self.gpt_config), VQModel(self.vq_config)
+        load_strictly(self.gpt, read_checkpoint(path), path, DTYPES[self.dtype_name])
+        # Not part of a checkpoint, and float32 whatever the weights are.
+        self.gpt.rotary = rotary_table(self.grid[0], self.gpt_config.head_dim, self.gpt_config.rope_base)
+        path = self._files["vq_checkpoint"]
+        load_strictly(self.vq, read_checkpoint(path), path, torch.float32)
+        self._decode = torch.compile(self.gpt.decode, dynamic=False) if self.compile_decode else self.gpt.decode
+
+    # --- prompts to images ---
+
+    def encode_prompts(self, texts: Sequence[str]) -> Conditions:
+        """Each distinct text is encoded once."""
+        distinct = list(dict.fromkeys(texts))
+        rows = torch.tensor([distinct.index(text) for text in texts], device=self.device)
+        if self.captions is None:
+            return Conditions([torch.tensor(self._label(text), device=self.device) for text in distinct], rows)
+        return Conditions(self.captions.encode(distinct, self.device), rows)
+
+    def sample_tokens(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
+        """The loop of `sample_image_tokens`."""
+        return sample_image_tokens(
+            self.gpt,
+            self.prefill(conditions, sampler.is_guided),
+            sampler,
+            cfg_interval=self.cfg_interval,
+            decode=self._decode,
+            slots_at_a_time=64 if self.compile_decode else 1,
+        )
+
+    def prefill(self, conditions: Conditions, guided: bool) -> Prefill:
+        """Run each distinct condition once and spread it over its rows; null conditions depend on the length alone and are kept."""
+        if self.captions is None:
+            both = self.gpt.prefill_labels(torch.stack(conditions.features))
+            num = len(conditions.features)
+            rows = torch.cat([conditions.rows, conditions.rows + num]) if guided else conditions.rows
+            return both[rows]
+        conditional = self.gpt.prefill_captions(*pack_left(conditions.features))[conditions.rows]
+        if not guided:
+            return conditional
+        null = join_prefills([self._null_prefill(len(feature)) for feature in conditions.features])
+        return join_prefills([conditional, null[conditions.rows]])
+
+    def _null_prefill(self, num_valid: int) -> Prefill:
+        if num_valid not in self._null_prefills:
+            features, mask = self.gpt.null_features(torch.tensor([num_valid], device=self.device))
+            self._null_prefills[num_valid] = self.gpt.prefill_captions(features[:, -num_valid:], mask[:, -num_valid:])
+        return self._null_prefills[num_valid]
+
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
+        """By the tokenizer's decoder, eight images at a time."""
+        return torch.cat([to_uint8(self.vq.decode(part, *self.grid)) for part in tokens.split(8)])
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """By the tokenizer's encoder."""
+        if tuple(images.shape[2:]) != (self.image_size, self.image_size):
+            raise ValueError(f"images must be {self.image_size} pixels a side, as image_size says, got {tuple(images.shape)}")
+        return self.vq.encode(from_uint8(images.to(self.device)))
+
+
+def _check_settings(temperature: float, top_k: int, top_p: float, batch_size: int) -> None:
+    if temperature < 0:
+        raise ValueError(f"temperature must be at least 0, got {temperature}")
+    if top_k < 0:
+        raise ValueError(f"top_k must be at least 1, or 0 for all, got {top_k}")
+    if not 0 <= top_p <= 1:
+        raise ValueError(f"top_p is a probability in [0, 1], got {top_p}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+
+
+def _check_official(checkpoint: str, key: str, size: str, model_type: str, image_size: int) -> None:
+    file = checkpoint.replace(":", "/").rsplit("/", 1)[-1]
+    if file not in OFFICIAL_FILES:
+        return
+    kind, name, image_sizes = OFFICIAL_FILES[file]
+    if kind != model_type or name != size or image_size not in image_sizes:
+        raise ValueError(
+            f"{key}: {file} is {kind}, {name}, for images of {' or '.join(map(str, image_sizes))} pixels; the settings "
+            f"say {model_type}, {size}, {image_size} pixels, which would load without an error and sample garbage"
+        )

@@ -1,0 +1,78 @@
+"""Captions to T5 features, each encoded once and kept on disk. It knows the encoder and its tokenizer, not the transformer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gendiv_lightning.models.caption_cleaning import clean_caption
+from gendiv_lightning.models.checkpoints import cache_folder, sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+
+class CaptionFeatures:
+    """Last hidden states of a T5 encoder for cleaned captions, cached on disk by (encoder, dtype, caption).
+
+    Captions are encoded one by one: features then do not depend on which captions came together, and nothing is padded.
+    The encoder itself is loaded when the first caption is not in the cache.
+
+    Args:
+        folder: encoder and tokenizer in the Hugging Face layout.
+        max_tokens: longest caption, in tokens, `</s>` included; the rest is cut off.
+        dtype: of the encoder and the features.
+    """
+
+    def __init__(self, folder: Path, max_tokens: int, dtype: torch.dtype) -> None:
+        self.folder, self.max_tokens, self.dtype = folder, max_tokens, dtype
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._encoder: T5EncoderModel | None = None
+        name = f"{sha256(folder)} {dtype} {max_tokens}"
+        self._cache = cache_folder() / "caption_features" / hashlib.sha256(name.encode()).hexdigest()[:16]
+
+    def num_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each caption after cleaning, `</s>` included, before anything is cut."""
+        if not texts:
+            return []
+        encoded = self.tokenizer([clean_caption(text) for text in texts], verbose=False)
+        return [len(ids) for ids in encoded["input_ids"]]
+
+    def encode(self, texts: Sequence[str], device: torch.device) -> list[Tensor]:
+        """Features (n, D) of each caption, n its number of tokens."""
+        return [self._read(clean_caption(text), device) for text in texts]
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Loaded on first use."""
+        if self._tokenizer is None:
+            from transformers import AutoTokenizer
+
+            self._tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        return self._tokenizer
+
+    def _read(self, caption: str, device: torch.device) -> Tensor:
+        digest = hashlib.sha256(caption.encode()).hexdigest()
+        path = self._cache / digest[:2] / f"{digest}.safetensors"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(f".{os.getpid()}")
+            save_file({"features": self._compute(caption, device).cpu()}, temporary)
+            temporary.replace(path)
+        return load_file(path)["features"].to(device)
+
+    @torch.inference_mode()
+    def _compute(self, caption: str, device: torch.device) -> Tensor:
+        if self._encoder is None:
+            from transformers import T5EncoderModel
+
+            self._encoder = T5EncoderModel.from_pretrained(self.folder, dtype=self.dtype).eval().to(device)
+        ids = self.tokenizer(caption, max_length=self.max_tokens, truncation=True, return_tensors="pt").input_ids
+        return self._encoder(input_ids=ids.to(device)).last_hidden_state[0]

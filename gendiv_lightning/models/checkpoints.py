@@ -1,0 +1,148 @@
+"""Weights: from a name to a file, from a file to tensors, from tensors into a module, strictly."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+_WRAPPERS = ("model", "module", "state_dict")
+_PREFIX = re.compile(r"^(?:_orig_mod\.|module\.)+")
+# Left behind by training or by generation; no parameters.
+_EXTRAS = re.compile(r"freqs_cis$|causal_mask$|kv_cache\.[kv]_cache$")
+
+
+def cache_folder() -> Path:
+    """Folder of what can be computed again: `$GENDIV_CACHE`, or `~/.cache/gendiv`."""
+    return Path(os.environ.get("GENDIV_CACHE") or Path.home() / ".cache" / "gendiv")
+
+
+class MissingWeightsError(ValueError):
+    """Weights that are neither here nor to be had; its text says what is missing and the ways out."""
+
+
+def resolve(name: str, key: str, *, advice: str = "") -> Path:
+    """The local file or folder that a name of weights stands for; downloads it if it is on the Hub and not in its cache.
+
+    Args:
+        name: a path, `zoo:FILE` (an embedded model's), `OWNER/REPO:FILE` (one file on the Hugging Face Hub) or
+            `OWNER/REPO` (all of a repository but alternative weight formats).
+        key: the configuration key that holds the name, for the error.
+        advice: what else the user can do, for the error.
+
+    Raises:
+        MissingWeightsError: it cannot be found.
+    """
+    if name.startswith("zoo:"):
+        path = Path(__file__).parents[1] / "zoo" / "weights" / name.removeprefix("zoo:")
+    else:
+        path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if not (match := re.fullmatch(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+))?", name)) or path.suffix:
+        raise MissingWeightsError(f"{key}: there is no file {name!r}. {advice}".rstrip())
+    repo, file = match["repo"], match["file"]
+    try:
+        return _from_hub(repo, file)
+    except (OSError, ValueError) as error:  # everything that huggingface_hub raises is one of these
+        what = f"the file {file!r} of the Hub repository {repo!r}" if file else f"the Hub repository {repo!r}"
+        local = f"{file or repo.split('/')[1]}"
+        raise MissingWeightsError(
+            f"{key}: {what} is neither in the Hub's local cache nor could it be downloaded ({type(error).__name__}).\n"
+            f"  to get it:   hf download {repo} {file or ''}".rstrip()
+            + f"\n  or, with a copy on this machine:   --model.{key} /path/to/{local}\n{advice}".rstrip()
+        ) from error
+
+
+def _from_hub(repo: str, file: str | None) -> Path:
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if file:
+        try:
+            return Path(hf_hub_download(repo, file, local_files_only=True))
+        except LocalEntryNotFoundError:
+            return Path(hf_hub_download(repo, file, etag_timeout=5))
+    patterns = ["*.json", "*.model", "*.safetensors", "*.txt"]
+    try:
+        return Path(snapshot_download(repo, allow_patterns=patterns, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return Path(snapshot_download(repo, allow_patterns=patterns, etag_timeout=5))
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Tensors of a .safetensors or PyTorch file under official names: wrappers opened, compile and DDP prefixes stripped."""
+    if path.suffix == ".safetensors":
+        state: Mapping[str, object] = load_file(path)
+    else:
+        # Official training checkpoints hold their command-line arguments too.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        wrapper = next((key for key in _WRAPPERS if isinstance(state.get(key), Mapping)), None)
+        state = state[wrapper] if wrapper else state  # type: ignore[assignment]
+    tensors = {_PREFIX.sub("", key): value for key, value in state.items() if isinstance(value, Tensor)}
+    return {key: value for key, value in tensors.items() if not _EXTRAS.search(key)}
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
+    """Put a checkpoint's tensors into a module (which may be on the meta device), cast to `dtype`; every key must match.
+
+    Raises:
+        ValueError: keys or shapes differ; they are listed.
+    """
+    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    problems = {
+        "missing": sorted(wanted.keys() - given.keys()),
+        "unexpected": sorted(given.keys() - wanted.keys()),
+        "of another shape": [
+            f"{key} {given[key]}, not {wanted[key]}" for key in sorted(wanted) if given.get(key, wanted[key]) != wanted[key]
+        ],
+    }
+    if any(problems.values()):
+        lists = "; ".join(f"{kind} ({len(keys)}): {_some(keys)}" for kind, keys in problems.items() if keys)
+        raise ValueError(f"{path} does not hold this model's weights: {lists}")
+    cast = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    module.load_state_dict(cast, strict=True, assign=True)
+    module.requires_grad_(False).eval()
+
+
+def _some(keys: list[str], most: int = 8) -> str:
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+
+
+@lru_cache
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, or of the names and hashes of a folder's weight, configuration and tokenizer files.
+
+    Remembered in the cache folder by path, size and time of change: a checkpoint of gigabytes is hashed once.
+    """
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.suffix in (".safetensors", ".json", ".model"))
+        return hashlib.sha256("".join(f"{f.name} {sha256(f)}\n" for f in files).encode()).hexdigest()
+    if re.fullmatch(r"[0-9a-f]{64}", path.resolve().name):  # the Hub's cache names large files by their hash
+        return path.resolve().name
+    stat = path.resolve().stat()
+    stamp = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
+    note = cache_folder() / "sha256" / stamp
+    if note.exists():
+        return note.read_text()
+    with path.open("rb") as file:
+        hasher = hashlib.sha256()
+        while chunk := file.read(1 << 24):
+            hasher.update(chunk)
+        digest = hasher.hexdigest()
+    if stat.st_size > 1 << 26:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        temporary = note.with_suffix(f".{os.getpid()}")
+        temporary.write_text(digest)
+        temporary.replace(note)
+    return digest

@@ -1,0 +1,82 @@
+"""`Noise`: uniforms that depend on (seed, role, key, step, position) and on nothing else, whatever the batch or the device.
+
+Each row's key is a hash of its name; numbers come from SplitMix64 (Steele, Lea & Flood 2014, OOPSLA) used as a counter-based
+generator: number c of a row is the finaliser applied to key + (c + 1) * gamma, all modulo 2^64.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+Name = tuple[str | int, ...]
+
+
+def _signed(x: int) -> int:
+    return x - (1 << 64) if x >= 1 << 63 else x
+
+
+_GAMMA = _signed(0x9E3779B97F4A7C15)
+_MULTIPLY_1 = _signed(0xBF58476D1CE4E5B9)
+_MULTIPLY_2 = _signed(0x94D049BB133111EB)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch shifts int64 arithmetically, so the copies of the sign bit are cut off."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _finalise(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _MULTIPLY_1
+    x = (x ^ _shift(x, 27)) * _MULTIPLY_2
+    return x ^ _shift(x, 31)
+
+
+def _key(seed: int, role: str, name: Name) -> int:
+    digest = hashlib.sha256(repr((seed, role, *name)).encode()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The uniforms of one role ("path" or "exec") for B rows.
+
+    Attributes:
+        seed: root seed.
+        role: name of the stream; different roles never share numbers.
+        names: name of each row, such as (prompt, paraphrase, sample); equal names get equal numbers.
+        keys: (B,) int64, made from the above on the device where numbers are wanted.
+        is_off: whoever asks takes the mode instead of drawing.
+    """
+
+    seed: int
+    role: str
+    names: tuple[Name, ...]
+    keys: Tensor
+    is_off: bool = False
+
+    @classmethod
+    def of(cls, seed: int, role: str, names: Sequence[Name], device: torch.device | str = "cpu") -> Noise:
+        """Noise of rows by their names."""
+        keys = torch.tensor([_key(seed, role, name) for name in names], dtype=torch.int64, device=device)
+        return cls(seed, role, tuple(names), keys)
+
+    def shared(self) -> Noise:
+        """The same noise for all rows whose names agree but for their last part, the number of the path or sample."""
+        shared = Noise.of(self.seed, self.role, [name[:-1] for name in self.names], self.keys.device)
+        return replace(shared, is_off=self.is_off)
+
+    def off(self) -> Noise:
+        """No noise: decisions take their mode."""
+        return replace(self, is_off=True)
+
+    def uniform(self, step: int, num_positions: int) -> Tensor:
+        """Uniforms (B, num_positions) float64 in the open interval (0, 1), for one step of a loop."""
+        assert not self.is_off, f"the {self.role} noise is off, nothing may be drawn from it"
+        positions = torch.arange(1, num_positions + 1, device=self.keys.device) + (step << 32)
+        bits = _finalise(self.keys[:, None] + positions * _GAMMA)
+        return (_shift(bits, 12).double() + 0.5) * 2.0**-52

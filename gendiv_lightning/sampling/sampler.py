@@ -1,0 +1,211 @@
+"""`TokenSampler`: every decision that a sampling loop leaves to chance, for autoregressive, masked and diffusion models alike.
+
+B rows, P positions asked about, K codebook entries. Loops ask; probes change the sampler before the loop; observers watch.
+- autoregressive: `draw_tokens` at each position, in raster order, so there is no path;
+- masked: `draw_tokens` everywhere, then `choose_positions(draw.confidence, count=...)` for those that stay;
+- diffusion: `choose_positions(log p(change))`, then `draw_tokens` for the token given the change.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from gendiv_lightning.batch import SamplePlan
+from gendiv_lightning.sampling.noise import Noise
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The tokens of one decision, and what they were drawn from.
+
+    Attributes:
+        step: step of the loop.
+        tokens: (B, P) int64.
+        log_probs: (B, P, K) float32, nats: the distribution, after guidance, subset, temperature, top-k and top-p.
+    """
+
+    step: int
+    tokens: Tensor
+    log_probs: Tensor
+
+    @property
+    def confidence(self) -> Tensor:
+        """Log-probability of the drawn tokens (B, P), nats."""
+        return self.log_probs.gather(-1, self.tokens[..., None])[..., 0]
+
+    @property
+    def log_prob(self) -> Tensor:
+        """Log2-probability of the drawn tokens (B, P), bits."""
+        return self.confidence / math.log(2)
+
+    @property
+    def entropy(self) -> Tensor:
+        """Entropy (B, P) of the distributions, bits."""
+        return torch.special.entr(self.log_probs.exp()).sum(-1) / math.log(2)
+
+
+class Observer(ABC):
+    """Watches the draws of a loop; changes nothing."""
+
+    @abstractmethod
+    def observe(self, draw: Draw) -> None:
+        """Called once a draw, in the order of the loop."""
+
+
+@dataclass(frozen=True)
+class TokenSampler:
+    """Settings and noise of B rows. A probe replaces fields; the order of operations is in `filter_logits` alone.
+
+    Attributes:
+        path: which positions change, when.
+        exec: which token a chosen position gets.
+        codebook_size: K.
+        allowed: (K,) bool, codebook entries that may be drawn; None allows all.
+        temperature: divides the logits; 0 acts as 1e-5, as in the reference implementation.
+        top_k: entries kept, ties with the k-th too; None or 0 keeps all.
+        top_p: an entry is dropped when the more probable ones already hold more than this probability; 1 keeps all.
+        guidance: scale s of classifier-free guidance; guidance is on if s > 1.
+        observers: told of every draw.
+    """
+
+    path: Noise
+    exec: Noise
+    codebook_size: int
+    allowed: Tensor | None = None
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    guidance: float = 1.0
+    observers: tuple[Observer, ...] = ()
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether unconditional logits are needed at all."""
+        return self.guidance > 1.0
+
+    def guide(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
+        """Classifier-free guidance u + s (c - u) in float32 (Ho & Salimans 2022)."""
+        unconditional = unconditional.float()
+        return unconditional + self.guidance * (conditional.float() - unconditional)
+
+    def filter_logits(self, logits: Tensor) -> Tensor:
+        """Subset, temperature, top-k, top-p, in this order: (..., K) logits with -inf for what may not be drawn.
+
+        At least one entry stays finite in any combination, since the most probable allowed one passes every filter.
+        """
+        logits = logits.float()
+        if self.allowed is not None:
+            logits = logits.masked_fill(~self.allowed, -torch.inf)
+        if self.temperature != 1.0:
+            logits = logits / max(self.temperature, 1e-5)
+        if self.top_k and self.top_k < logits.shape[-1]:
+            threshold = logits.topk(self.top_k, dim=-1).values[..., -1:]
+            logits = logits.masked_fill(logits < threshold, -torch.inf)
+        if self.top_p < 1.0:
+            ordered, order = logits.sort(dim=-1, descending=True)
+            probs = ordered.softmax(-1)
+            dropped = probs.cumsum(-1) - probs > self.top_p
+            logits = logits.masked_fill(dropped.scatter(-1, order, dropped), -torch.inf)
+        return logits
+
+    def draw_tokens(self, logits: Tensor, step: int) -> Draw:
+        """Draw a token a position: logits (B, P, K), one uniform each, by inverse CDF; the mode when `exec` is off."""
+        logits = self.filter_logits(logits)
+        log_probs = logits.log_softmax(-1)
+        if self.exec.is_off:
+            tokens = logits.argmax(-1)
+        else:
+            tokens = invert_cdf(log_probs.exp(), self.exec.uniform(step, logits.shape[-2]))
+        draw = Draw(step, tokens, log_probs)
+        for observer in self.observers:
+            observer.observe(draw)
+        return draw
+
+    def choose_positions(
+        self, log_weights: Tensor, step: int, *, count: int | Tensor | None = None, noise_scale: float = 1.0
+    ) -> Tensor:
+        """Choose positions by path noise: log_weights (B, P), nats, to (B, P) bool.
+
+        Args:
+            log_weights: weight of each position; inf is chosen for certain, -inf is not.
+            step: step of the loop.
+            count: exactly so many a row, a number or (B,): the largest log-weights plus `noise_scale` times Gumbel noise
+                (without replacement, Gumbel-top-k; Kool et al. 2019). None: each on its own, with probability exp(log_weights).
+            noise_scale: how much the Gumbel noise counts.
+        """
+        if count is None:
+            u = 0.5 if self.path.is_off else self.path.uniform(step, log_weights.shape[1])
+            return log_weights.double().exp() > u
+        scores = log_weights.double()
+        if not self.path.is_off:
+            scores = scores - noise_scale * (-self.path.uniform(step, log_weights.shape[1]).log()).log()
+        ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        return ranks < torch.as_tensor(count, device=ranks.device).reshape(-1, 1)
+
+
+def invert_cdf(probs: Tensor, uniforms: Tensor) -> Tensor:
+    """The token at which the running sum of `probs` (..., K) first exceeds each of `uniforms` (...), in (0, 1).
+
+    In float64; an entry of probability 0 is never drawn, whatever the rounding.
+    """
+    cdf = probs.cumsum(-1, dtype=torch.float64)
+    total = cdf[..., -1]
+    # Rounding may carry u * total up to the total itself, which no running sum exceeds.
+    target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cdf, target[..., None], right=True)[..., 0]
+
+
+class Probe(ABC):
+    """A function from sampler to sampler. It never sees the loop, so it works in every family."""
+
+    @abstractmethod
+    def apply(self, sampler: TokenSampler) -> TokenSampler:
+        """The sampler with this probe's field replaced."""
+
+    def plan(self, plan: SamplePlan) -> SamplePlan:
+        """The samples that a prompt gets; most probes leave them as they are."""
+        return plan
+
+    def check(self, codebook_size: int) -> None:
+        """Raise ValueError if the probe cannot work on a codebook of this size; called before weights are loaded."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, object]:
+        """All settings that can change a number, for the run's fingerprint."""
+
+
+def apply_probes(sampler: TokenSampler, probes: Iterable[Probe]) -> TokenSampler:
+    """Apply probes, in any order: each changes fields of its own; subsets are intersected.
+
+    Raises:
+        ValueError: two probes set the same field, or subsets have nothing in common.
+    """
+    changes: dict[str, object] = {}
+    owners: dict[str, str] = {}
+    for probe in probes:
+        changed, name = probe.apply(sampler), type(probe).__name__
+        for field in fields(sampler):
+            value = getattr(changed, field.name)
+            if value is getattr(sampler, field.name):
+                continue
+            if field.name == "allowed" and "allowed" in changes:
+                value = value & changes["allowed"]
+                if not value.any():
+                    raise ValueError(f"{owners['allowed']} and {name} allow no codebook entry in common")
+            elif field.name in changes:
+                raise ValueError(f"{owners[field.name]} and {name} both set {field.name!r}: keep one of them")
+            changes[field.name], owners[field.name] = value, name
+    return replace(sampler, **changes)  # type: ignore[arg-type]
+
+
+def plan_samples(plan: SamplePlan, probes: Sequence[Probe]) -> SamplePlan:
+    """The plan that all probes together ask for."""
+    for probe in probes:
+        plan = probe.plan(plan)
+    return plan

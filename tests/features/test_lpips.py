@@ -1,0 +1,132 @@
+import warnings
+from itertools import combinations
+from pathlib import Path
+
+import lpips
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from gendiv_lightning.features.lpips import PerceptualFeatures, TinyPerceptualNet
+from gendiv_lightning.features.pixels import split_images
+
+
+def images(num=4, size=40):
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randint(0, 200, (3, size, size), generator=generator)
+    return (shared + torch.randint(0, 56, (num, 3, size, size), generator=generator)).to(torch.uint8)
+
+
+def random_network(net):
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        return lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+
+
+def as_torchvision(network):
+    """The backbone of an `lpips` network under torchvision's names."""
+    return {f"features.{name.split('.', 1)[1]}": value for name, value in network.net.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def tiny_weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tiny") / "perceptual.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_file({name: value.half() for name, value in TinyPerceptualNet().state_dict().items()}, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("net", ["alex", "squeeze", pytest.param("vgg", marks=pytest.mark.slow)])
+def test_squared_distances_of_features_are_the_lpips_of_every_pair(net, tmp_path):
+    network = random_network(net)
+    torch.save(as_torchvision(network), tmp_path / "backbone.pth")
+    pictures = images()
+    features = PerceptualFeatures(net, str(tmp_path / "backbone.pth"))(pictures)
+    assert features.dtype == torch.float32
+    scaled = pictures.float() / 127.5 - 1
+    for i, j in combinations(range(len(pictures)), 2):
+        theirs = network(scaled[i : i + 1], scaled[j : j + 1]).item()
+        ours = (features[i].double() - features[j].double()).square().sum().item()
+        assert theirs > 1e-4
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+        assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+@pytest.mark.parametrize("net", ["alex", "vgg", "squeeze"])
+def test_the_linear_weights_that_the_package_ships_are_not_negative(net):
+    state = torch.load(Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth", map_location="cpu")
+    assert all((weight >= 0).all() for weight in state.values())
+
+
+def test_the_tiny_distance_is_the_mean_over_stages_of_unit_activations(tiny_weights):
+    features = PerceptualFeatures("tiny", tiny_weights)
+    pictures = images(2, 48)
+    ours = features(pictures)
+    activations = features.network(pictures.float() / 127.5 - 1)
+    units = [F.normalize(stage.double(), dim=1) for stage in activations]
+    truth = sum((unit[0] - unit[1]).square().sum(0).mean() for unit in units) / 4
+    assert [tuple(stage.shape[1:]) for stage in activations] == [(16, 48, 48), (32, 24, 24), (64, 12, 12), (64, 6, 6)]
+    assert (ours[0] - ours[1]).square().sum().item() == pytest.approx(truth.item(), rel=1e-5)
+
+
+def test_features_do_not_depend_on_their_batch(tiny_weights):
+    features = PerceptualFeatures("tiny", tiny_weights)
+    pictures = images(70, 16)
+    assert len(split_images(pictures)) == 3
+    alone = torch.cat([features(picture[None]) for picture in pictures])
+    torch.testing.assert_close(features(pictures), alone, rtol=0, atol=1e-6)
+
+
+def test_autocast_does_not_reach_the_features(tiny_weights):
+    features = PerceptualFeatures("tiny", tiny_weights)
+    plain = features(images(2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(features(images(2)), plain)
+
+
+def test_nothing_is_loaded_before_first_use_and_the_global_generator_is_left_alone(tmp_path):
+    torch.save(as_torchvision(random_network("alex")), tmp_path / "backbone.pth")
+    features = PerceptualFeatures("alex", str(tmp_path / "backbone.pth"))
+    assert not list(features.parameters())
+    state = torch.random.get_rng_state()
+    features.load()
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert not any(parameter.requires_grad for parameter in features.parameters())
+
+
+def test_a_checkpoint_in_the_hub_cache_is_used(tmp_path, monkeypatch):
+    network = random_network("squeeze")
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(as_torchvision(network), tmp_path / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    weights = PerceptualFeatures("squeeze").load().network.net.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in network.net.state_dict().items())
+
+
+def test_a_backbone_that_cannot_be_had_names_the_ways_out(tmp_path, monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(FileNotFoundError, match=r"alexnet-owt-7be5be79\.pth.*no network.*`weights`.*'tiny'"):
+        PerceptualFeatures("alex").load()
+
+
+def test_a_wrong_net_or_file_is_an_error_before_anything_loads():
+    with pytest.raises(ValueError, match="alex, vgg, squeeze, tiny; got 'resnet'"):
+        PerceptualFeatures("resnet")
+    with pytest.raises(ValueError, match=r"weights .* 'nowhere\.pth'"):
+        PerceptualFeatures("alex", "nowhere.pth")
+
+
+@pytest.mark.parametrize(("net", "smallest"), [("alex", 31), ("squeeze", 17), pytest.param("vgg", 16, marks=pytest.mark.slow)])
+def test_images_that_are_too_small_are_an_error(net, smallest, tmp_path):
+    torch.save(as_torchvision(random_network(net)), tmp_path / "backbone.pth")
+    features = PerceptualFeatures(net, str(tmp_path / "backbone.pth"))
+    assert len(features(images(1, smallest))) == 1
+    with pytest.raises(ValueError, match=f"at least {smallest} pixels"):
+        features(images(1, smallest - 1))

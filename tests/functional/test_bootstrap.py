@@ -1,0 +1,63 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from gendiv_lightning.functional.bootstrap import bootstrap_mean
+
+
+def test_the_interval_agrees_with_scipy_on_skewed_values():
+    values = torch.from_numpy(np.random.default_rng(0).exponential(size=60))
+    value, low, high = bootstrap_mean(values, num_resamples=9999)
+    theirs = stats.bootstrap((values.numpy(),), np.mean, method="BCa", rng=np.random.default_rng(1))
+    width = theirs.confidence_interval.high - theirs.confidence_interval.low
+    assert value == pytest.approx(values.mean().item(), abs=1e-15)
+    assert low == pytest.approx(theirs.confidence_interval.low, abs=0.04 * width)
+    assert high == pytest.approx(theirs.confidence_interval.high, abs=0.04 * width)
+
+
+def test_the_interval_of_skewed_values_is_skewed():
+    values = torch.from_numpy(np.random.default_rng(0).exponential(size=30))
+    value, low, high = bootstrap_mean(values)
+    assert high - value > value - low > 0
+
+
+def test_equal_seeds_give_equal_intervals_and_the_global_generator_is_left_alone():
+    values = torch.rand(50, generator=torch.Generator().manual_seed(0))
+    state = torch.random.get_rng_state()
+    assert bootstrap_mean(values) == bootstrap_mean(values)
+    assert bootstrap_mean(values, seed=1) != bootstrap_mean(values)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_chunk_of_resamples_does_not_change_the_result(monkeypatch):
+    values = torch.rand(37, generator=torch.Generator().manual_seed(0))
+    whole = bootstrap_mean(values, num_resamples=100)
+    monkeypatch.setattr("gendiv_lightning.functional.bootstrap._CHUNK_DRAWS", 37 * 7)
+    assert bootstrap_mean(values, num_resamples=100) == pytest.approx(whole, abs=1e-12)
+
+
+def test_too_few_prompts_have_no_interval():
+    assert all(math.isnan(number) for number in bootstrap_mean(torch.zeros(0)))
+    value, low, high = bootstrap_mean(torch.tensor([0.25]))
+    assert value == 0.25
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+def test_equal_values_are_their_own_interval():
+    assert bootstrap_mean(torch.full((7,), 0.1, dtype=torch.float64)) == (0.1, 0.1, 0.1)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    draws = torch.from_numpy(np.random.default_rng(0).gamma(2.0, size=(300, 40)))
+    intervals = [bootstrap_mean(row, num_resamples=500) for row in draws]
+    share = sum(low <= 2.0 <= high for _, low, high in intervals) / len(intervals)
+    assert 0.90 <= share <= 0.98
+
+
+def test_a_level_outside_zero_and_one_is_an_error():
+    with pytest.raises(ValueError, match=r"level .* got 95"):
+        bootstrap_mean(torch.rand(3), level=95)

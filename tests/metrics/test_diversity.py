@@ -1,0 +1,135 @@
+import math
+import pickle
+from itertools import combinations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gendiv_lightning.batch import PromptSamples
+from gendiv_lightning.features.lpips import TinyPerceptualNet
+from gendiv_lightning.features.pixels import pixel_features
+from gendiv_lightning.metrics.diversity import LPIPS, SSIM, PixelCosine
+
+NAMES = {
+    "lpips": "diversity/lpips[tiny]",
+    "pixel_cosine": "diversity/pixel_cosine",
+    "ssim": "diversity/ssim",
+}
+
+
+@pytest.fixture(scope="module")
+def tiny_weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tiny") / "perceptual.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_file(TinyPerceptualNet().state_dict(), path)
+    return str(path)
+
+
+@pytest.fixture(params=list(NAMES))
+def make(request, tiny_weights):
+    """A function that makes the metric anew, with the metric's name."""
+
+    def new():
+        metrics = {"lpips": lambda: LPIPS("tiny", tiny_weights), "pixel_cosine": PixelCosine, "ssim": SSIM}
+        return metrics[request.param]()
+
+    new.name = NAMES[request.param]
+    return new
+
+
+def prompt(index=0, num=8, *, paraphrases=1, spread=60):
+    generator = torch.Generator().manual_seed(index)
+    shared = torch.randint(0, 256 - spread, (3, 16, 16), generator=generator)
+    images = (shared + torch.randint(0, spread, (num, 3, 16, 16), generator=generator)).to(torch.uint8)
+    return PromptSamples(images, index=index, paraphrase=torch.arange(num) % paraphrases)
+
+
+def row(metric, samples):
+    return metric.measure(samples)
+
+
+def test_the_mean_over_all_subsamples_of_four_is_the_value_at_eight(make):
+    metric, samples = make(), prompt()
+    fours = [
+        row(metric, PromptSamples(samples.images[list(four)]))[0] for four in combinations(range(len(samples.images)), 4)
+    ]
+    assert math.fsum(fours) / 70 == pytest.approx(row(metric, samples)[0], rel=1e-6, abs=1e-10)
+
+
+def test_identical_images_have_no_diversity(make):
+    image = prompt(num=1).images
+    for picture in (image, torch.zeros_like(image), torch.full_like(image, 255)):
+        samples = PromptSamples(picture.expand(6, -1, -1, -1), paraphrase=torch.arange(6) % 2)
+        assert row(make(), samples) == pytest.approx([0, 0, 0], abs=1e-12)
+
+
+def test_nearly_identical_images_have_a_little(make):
+    images = prompt(num=1).images.repeat(4, 1, 1, 1)
+    images[0, 0, 3, 3] += 1
+    assert 0 < row(make(), PromptSamples(images))[0] < 0.01
+
+
+def test_one_sample_is_not_defined_and_is_left_out(make):
+    metric = make()
+    metric.update(prompt(0, num=1))
+    metric.update(prompt(1, num=4))
+    estimate = metric.compute()[make.name]
+    assert all(math.isnan(number) for number in row(make(), prompt(0, num=1)))
+    assert (estimate.num_prompts, estimate.num_samples) == (1, 4)
+    assert estimate.value == pytest.approx(row(make(), prompt(1, num=4))[0])
+
+
+def test_wordings_split_the_total(make):
+    total, within, between = row(make(), prompt(num=9, paraphrases=3))
+    assert total == pytest.approx(within / 3 + 2 / 3 * between, rel=1e-12)
+    alone, same, nothing = row(make(), prompt(num=9))
+    assert alone == same
+    assert math.isnan(nothing)
+
+
+def test_order_and_rank_do_not_matter(make):
+    whole, first, second = make(), make(), make()
+    for index in range(6):
+        whole.update(prompt(index, paraphrases=2))
+    for index in (4, 0, 2):
+        first.update(prompt(index, paraphrases=2))
+    for index in (5, 3, 1):
+        second.update(prompt(index, paraphrases=2))
+    first.merge_state(second)
+    assert first.compute() == whole.compute()
+    assert list(whole.compute()) == [make.name, f"{make.name}/within", f"{make.name}/between"]
+    estimate = whole.compute()[make.name]
+    assert estimate.low < estimate.value < estimate.high
+    assert (estimate.num_prompts, estimate.num_samples) == (6, 48)
+
+
+def test_a_metric_pickles_with_its_state(make):
+    metric = make()
+    metric.update(prompt(0, paraphrases=2))
+    metric.update(prompt(1, paraphrases=2))
+    assert pickle.loads(pickle.dumps(metric)).compute() == metric.compute()
+
+
+def test_images_that_are_not_uint8_are_an_error(make):
+    with pytest.raises(ValueError, match="uint8"):
+        make().update(PromptSamples(torch.rand(2, 3, 16, 16)))
+    with pytest.raises(ValueError, match="mixed sizes"):
+        make().update(PromptSamples([torch.zeros(3, size, size, dtype=torch.uint8) for size in (16, 17)]))
+
+
+def test_the_net_is_named_unless_it_is_the_default():
+    assert LPIPS().names[0] == "diversity/lpips"
+    assert LPIPS("vgg").names == (
+        "diversity/lpips[vgg]",
+        "diversity/lpips[vgg]/within",
+        "diversity/lpips[vgg]/between",
+    )
+
+
+def test_pixel_cosine_is_the_mean_cosine_distance_over_pairs():
+    samples = prompt(num=40)  # more than one part
+    features = pixel_features(samples.images)
+    truth = 1 - (features @ features.T)[tuple(torch.triu_indices(40, 40, 1))].mean().item()
+    assert row(PixelCosine(), samples)[0] == pytest.approx(truth, rel=1e-10)
