@@ -53,12 +53,18 @@ class ImageFiles(Dataset[tuple[Tensor, int] | None]):
     def __getitem__(self, item: int) -> tuple[Tensor, int] | None:
         place, path = self.files[item]
         try:
-            with Image.open(path) as image:
-                pixels = np.array(crop_center(image.convert("RGB"), self.image_size))
-        except (OSError, SyntaxError, Image.DecompressionBombError):  # SyntaxError: Pillow's word for a broken PNG
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+        except (
+            OSError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ):  # all of them Pillow's, for broken files
             self.is_corrupt[item] = True
             self._check_corrupt()
             return None
+        pixels = np.array(crop_center(image, self.image_size))
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), place
 
     @property

@@ -131,15 +131,20 @@ def materialise_dataset(
 
     A card beside the manifest tells what it was made from and what was dropped.
     """
-    arguments = {"config": config, "split": split, "column": column, "revision": revision}
-    place = os.path.abspath(dataset) if Path(dataset).is_dir() else dataset
-    origin = {"dataset": place, "limit": limit, **arguments}
+    origin = {
+        "dataset": os.path.abspath(dataset) if Path(dataset).is_dir() else dataset,
+        "config": config,
+        "split": split,
+        "column": column,
+        "revision": revision,
+        "limit": limit,
+    }
     folder = Path(cache_dir or os.environ.get("GENDIV_CACHE") or "~/.cache/gendiv").expanduser() / "prompts"
     manifest = folder / f"{_sha256(json.dumps(origin))[:16]}.jsonl"
     card = manifest.with_suffix(".json")
     if manifest.exists() and card.exists():
         return _read_cached(manifest, card, max_words)
-    prompts = stream_prompts(dataset, **arguments)
+    prompts = stream_prompts(dataset, config=config, split=split, column=column, revision=revision)
     prompt_set = collect_prompts(prompts, name=dataset_name(dataset), source=dataset, limit=limit, max_words=max_words)
     facts = {"name": prompt_set.name, "origin": origin, "report": prompt_set.report._asdict()}
     _write_whole(card, json.dumps(facts, indent=2))

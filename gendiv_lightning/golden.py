@@ -21,12 +21,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from gendiv_lightning.generators.llamagen import pack_left, sample_image_tokens
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
+from gendiv_lightning.generators.llamagen import pack_left, sample_image_tokens
 from gendiv_lightning.models.llamagen_gpt import (
     GPT,
     GPT_SIZES,
@@ -38,15 +38,13 @@ from gendiv_lightning.models.llamagen_gpt import (
     rotate,
 )
 from gendiv_lightning.models.llamagen_vq import VQ_SIZES, VQConfig, VQModel, to_uint8
-from gendiv_lightning.sampling.noise import Noise
-from gendiv_lightning.sampling.sampler import TokenSampler
+from gendiv_lightning.sampling import Noise, TokenSampler
 
 # Whatever a case can get wrong: files, names, shapes, numbers, and the packages that only some kinds need.
 _BAD_CASE = (
     OSError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError,
     AssertionError, ImportError,
 )  # fmt: skip
-_SCALE = r"cfg(\d+(?:p\d+)?)"
 _NULL_POSITIONS = 120  # rows of the null condition in every released caption model
 
 Config = TypeVar("Config", GPTConfig, VQConfig)
@@ -77,7 +75,8 @@ class Case:
         self.spec: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         self.kind = _kind(self.spec.get("case", "manifest" if "models" in self.spec else path.stem))
         self.tensors = load_file(self.folder / self.spec["io_file"]) if "io_file" in self.spec else {}
-        self.names = sorted({*self.spec.get("tensors", {}), *self.tensors})
+        self.meanings: dict[str, str] = {name: t.get("what", "") for name, t in self.spec.get("tensors", {}).items()}
+        self.names = sorted({*self.meanings, *self.tensors})
         self.read: set[str] = set()
         self.errors: list[float] = []
         self.failures: list[str] = []
@@ -86,6 +85,8 @@ class Case:
         return name in self.names
 
     def __getitem__(self, name: str) -> Tensor:
+        if name not in self.tensors:
+            raise ValueError(f"there is no tensor {name!r} in {self.spec.get('io_file', 'the case')}")
         self.read.add(name)
         return self.tensors[name]
 
@@ -95,21 +96,20 @@ class Case:
 
     def number(self, name: str, pattern: str, default: float) -> float:
         """A number that the description of tensor `name` states, group 1 of `pattern`."""
-        found = re.search(pattern, self.spec["tensors"].get(name, {}).get("what", ""))
+        found = re.search(pattern, self.meanings.get(name, ""))
         return float(found[1]) if found else default
 
-    def scales(self, pattern: str) -> Iterator[tuple[str, float, int]]:
-        """Tensors named `pattern` with their guidance scale (group 1, "7p5" is 7.5) and interval (group 2, else -1)."""
+    def guided(self, what: str) -> Iterator[tuple[str, float, int]]:
+        """Tensors of `what` with guidance scale and interval (-1 is none): "greedy_cfg7p5_interval3" has 7.5 and 3."""
         for name in self.names:
-            if found := re.fullmatch(pattern, name):
-                yield name, float(found[1].replace("p", ".")), int((*found.groups(), None)[1] or -1)
+            if found := re.fullmatch(rf"{what}_cfg(\d+(?:p\d+)?)(?:_interval(\d+))?", name):
+                yield name, float(found[1].replace("p", ".")), int(found[2] or -1)
 
     def tolerance(self, suffix: str) -> float:
-        """The stated tolerance of the kind `suffix` ("atol", "rtol"); 0 where none is."""
-        stated = self.spec.get("tolerance", {})
-        return (
-            next((float(v) for k, v in stated.items() if k.endswith(suffix)), 0.0) if isinstance(stated, dict) else 0.0
-        )
+        """The stated tolerance whose name ends in `suffix` ("atol", "rtol"); 0 where none is."""
+        stated = self.spec.get("tolerance")
+        values = [v for k, v in stated.items() if k.endswith(suffix)] if isinstance(stated, dict) else []
+        return float(values[0]) if values else 0.0
 
     def compare(self, name: str, got: Tensor, where: Tensor | None = None) -> None:
         """Hold `got` against tensor `name`, if the case has it, within the case's tolerance, at the entries `where`."""
@@ -127,27 +127,26 @@ class Case:
             self.failures.append(f"{name}: shape {tuple(got.shape)}, not {tuple(expected.shape)}")
             return
         chosen = torch.ones_like(expected, dtype=torch.bool) if where is None else where.expand_as(expected)
-        difference = (got.double() - expected).abs().nan_to_num(nan=torch.inf)[chosen]
+        difference = (got.double() - expected).abs().nan_to_num(nan=torch.inf, posinf=torch.inf)[chosen]
         if not difference.numel():
             self.failures.append(f"{name}: no entry to compare")
             return
         self.errors.append(difference.max().item())
-        if wrong := int((difference > atol + rtol * expected.abs()[chosen]).sum()):
-            self.failures.append(f"{name}: {wrong} of {difference.numel()} off, by up to {self.errors[-1]:.2g}")
+        close = difference.isfinite() & (difference <= atol + rtol * expected.abs()[chosen])
+        if not close.all():
+            num_wrong, num_compared = int((~close).sum()), close.numel()
+            self.failures.append(f"{name}: {num_wrong} of {num_compared} off, by up to {self.errors[-1]:.2g}")
 
     def same(self, what: str, got: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
         """Hold two listings against each other, entry by entry."""
-        wrong = [
-            key for key in {**expected, **got} if key not in got or key not in expected or got[key] != expected[key]
-        ]
+        wrong = [key for key in {**expected, **got} if got.get(key) != expected.get(key)]
         self.errors.append(len(wrong))
         if wrong:
             self.failures.append(f"{what}: {len(wrong)} of {len(expected)} differ, first {wrong[0]!r}")
 
     def result(self, name: str) -> CaseResult:
         """The findings, once the check is through."""
-        described = {key: tensor.get("what", "") for key, tensor in self.spec.get("tensors", {}).items()}
-        aside = {key for key, what in described.items() if re.search("informational|diagnostic", what, re.IGNORECASE)}
+        aside = {key for key, what in self.meanings.items() if re.search("(?i)informational|diagnostic", what)}
         if unread := sorted({*self.names} - self.read - aside):
             self.failures.append(f"nothing checks {', '.join(unread)}")
         if not self.errors:
@@ -214,9 +213,8 @@ def _load(case: Case, model: nn.Module) -> None:
     for key, tensor in state.items():
         tensor.copy_(_recipe(key, tensor.shape, case.spec["recipe_seed"]))
     checks = case.spec["checks"]
-    case.same(
-        "sha256 of weights", {key: hashlib.sha256(state[key].numpy().tobytes()).hexdigest() for key in checks}, checks
-    )
+    digests = {key: hashlib.sha256(state[key].numpy().tobytes()).hexdigest() for key in checks}
+    case.same("sha256 of weights", digests, checks)
 
 
 def _recipe(key: str, shape: torch.Size, seed: int) -> Tensor:
@@ -244,7 +242,7 @@ def _check_gpt(case: Case) -> None:
     case.compare("prefill_logits_cond", prefill.logits[: len(tokens)])
     case.compare("prefill_logits_uncond", prefill.logits[len(tokens) :])
     _check_teacher_forcing(case, gpt, prefill, tokens)
-    for name, scale, interval in case.scales(rf"greedy_{_SCALE}(?:_interval(\d+))?"):
+    for name, scale, interval in case.guided("greedy"):
         case.exact(name, _greedy(gpt, prefill, scale, interval, case[name].shape))
     if "full_logits" in case:
         case.compare("full_logits", gpt(positions, mask, tokens))
@@ -272,15 +270,16 @@ def _check_teacher_forcing(case: Case, gpt: GPT, prefill: Prefill, tokens: Tenso
     conditional, null = _teacher_forced(gpt, prefill, tokens).chunk(2)
 
     def guided(scale: float) -> Tensor:
-        if scale > 1:
-            return _sampler(guidance=scale).guide(conditional, null)
+        sampler = _sampler(len(tokens), gpt.config.vocab_size, guidance=scale)
+        if sampler.is_guided:
+            return sampler.guide(conditional, null)
         return _teacher_forced(gpt, _first_rows(prefill, len(tokens)), tokens)
 
     case.compare("tf_logits_cond", conditional[..., columns])
     case.compare("tf_logits_uncond", null[..., columns])
-    for name, scale, _ in case.scales(rf"tf_logits_{_SCALE}"):
+    for name, scale, _ in case.guided("tf_logits"):
         case.compare(name, guided(scale)[..., columns])
-    for name, scale, _ in case.scales(rf"argmax_{_SCALE}"):
+    for name, scale, _ in case.guided("argmax"):
         case.exact(name, guided(scale).argmax(-1), where=_clear(case, "argmax_margin"))
 
 
@@ -295,26 +294,27 @@ def _teacher_forced(gpt: GPT, prefill: Prefill, tokens: Tensor) -> Tensor:
 
 def _greedy(gpt: GPT, prefill: Prefill, scale: float, interval: int, shape: torch.Size) -> Tensor:
     """Tokens (B, N) of the sampling loop without chance; the null rows stay away where there is no guidance."""
-    prefill = prefill if scale > 1 else _first_rows(prefill, shape[0])
-    sampler = _sampler(shape[0], guidance=scale)
-    return sample_image_tokens(gpt, prefill, sampler, num_tokens=shape[1], cfg_interval=interval).tokens
+    num_samples, num_tokens = shape
+    sampler = _sampler(num_samples, gpt.config.vocab_size, guidance=scale)
+    prefill = prefill if sampler.is_guided else _first_rows(prefill, num_samples)
+    return sample_image_tokens(gpt, prefill, sampler, cfg_interval=interval).tokens[:, :num_tokens]
 
 
 def _first_rows(prefill: Prefill, num_rows: int) -> Prefill:
     return Prefill(*(part[:num_rows] for part in prefill))
 
 
-def _sampler(num_samples: int = 1, **knobs: Any) -> TokenSampler:
+def _sampler(num_samples: int, codebook_size: int, **knobs: Any) -> TokenSampler:
     """A sampler that takes the most probable token."""
     path, execution = (Noise.of(0, role, [("golden", row) for row in range(num_samples)]) for role in ("path", "exec"))
-    return TokenSampler(path, execution.off(), **knobs)
+    return TokenSampler(path, execution.off(), codebook_size, **knobs)
 
 
 def _check_sampling(case: Case) -> None:
     for setting in case.spec["cases"]:
         i, logits = setting["i"], case[setting["source"]]
         knobs = {"temperature": setting["temperature"], "top_k": setting["top_k"] or None, "top_p": setting["top_p"]}
-        sampler = _sampler(len(logits), **knobs)
+        sampler = _sampler(*logits.shape, **knobs)
         filtered = sampler.filter_logits(logits)
         case.exact(f"keep_{i}", filtered > -torch.inf)
         case.compare(f"probs_{i}", filtered.softmax(-1))
@@ -374,14 +374,11 @@ def _listing(config: VQConfig) -> dict[str, Any]:
 def _check_pixels(case: Case) -> None:
     samples = case["samples"]
     case.exact("uint8", to_uint8(samples).permute(0, 2, 3, 1))
-    num_columns, padding = (
-        int(case.number("grid", rf"{word}\D*(\d+)", n)) for word, n in (("nrow", 8), ("padding", 2))
-    )
+    num_columns, padding = int(case.number("grid", r"nrow\D*(\d+)", 8)), int(case.number("grid", r"padding\D*(\d+)", 2))
     grid = make_grid(samples, nrow=num_columns, padding=padding, normalize=True, value_range=(-1, 1))
+    pixels = (255 * grid + 0.5).clamp(0, 255).byte().permute(1, 2, 0)
     levels = re.search(r"allow (\d+) level", str(case.spec.get("tolerance")))
-    case.exact(
-        "grid", (255 * grid + 0.5).clamp(0, 255).byte().permute(1, 2, 0), levels=float(levels[1]) if levels else 0.0
-    )
+    case.exact("grid", pixels, levels=float(levels[1]) if levels else 0.0)
 
 
 def _check_text(case: Case) -> None:
@@ -399,9 +396,13 @@ def _check_text_encoder(case: Case) -> None:
     model = T5EncoderModel(T5Config(**case.spec["config"])).eval()
     weights = case.weights()
     model.load_state_dict({**weights, "encoder.embed_tokens.weight": weights["shared.weight"]}, strict=True)
-    mask = case["attention_mask"]
-    states = model(input_ids=case["input_ids"], attention_mask=mask).last_hidden_state
-    case.compare("last_hidden_state", states, where=mask.bool()[..., None])
+    ids, valid = case["input_ids"], case["attention_mask"].bool()
+    states = model(input_ids=ids, attention_mask=valid.long()).last_hidden_state
+    case.compare("last_hidden_state", states, where=valid[..., None])
+    # The generator encodes captions one by one, without padding.
+    alone = [model(input_ids=row[mask][None]).last_hidden_state[0] for row, mask in zip(ids, valid, strict=True)]
+    states[valid] = torch.cat(alone)
+    case.compare("last_hidden_state", states, where=valid[..., None])
 
 
 def _check_manifest(case: Case) -> None:

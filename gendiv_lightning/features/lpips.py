@@ -38,7 +38,7 @@ class TinyPerceptualNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (N, 3, H, W) in [-1, 1] to activations (N, 16, H, W), (N, 32, H/2, ..), (N, 64, H/4, ..), (N, 64, H/8, ..)."""
+        """Images (N, 3, H, W) in [-1, 1] to activations of 16, 32, 64, 64 channels and 1, 1/2, 1/4, 1/8 of the size."""
         activations = []
         for stage in self.stages:
             images = stage(images)
@@ -155,6 +155,6 @@ def _backbone_weights(net: str) -> dict[str, Tensor]:
         path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
         raise FileNotFoundError(
             f"the backbone of net {net!r} cannot be had: it is not at {path}, and {weights.url} could not be read "
-            f"({error}). Put the file there, or give its place as `weights`; for images of the embedded world, and only "
-            "for them, net 'tiny' needs no download"
+            f"({error}). Put the file there, or give its place as `weights`; for images of the embedded world only, "
+            "net 'tiny' needs no download"
         ) from error

@@ -4,7 +4,7 @@ Where the distance is a squared Euclidean distance of features no pairs are visi
 scatter (sum of squared distances to the mean), which merge exactly and never cancel, and
     mean over pairs within a group       2 scatter / (n - 1)            = 2 n / (n - 1) (mean ||f||^2 - ||mean f||^2)
     mean over pairs of groups a and b    scatter_a / n_a + scatter_b / n_b + ||mean_a - mean_b||^2
-Any other distance gives its matrix of pairs to `group_means`. Both end in a (P, P) matrix of means, which `split` reads.
+Any other distance gives its matrix of pairs to `group_means`. Both end in a (P, P) matrix of means, read by `split`.
 
 Letters: N samples, P groups, D features.
 """
@@ -19,9 +19,9 @@ from torch import Tensor
 
 
 class Moments(NamedTuple):
-    """What the pairs of a group need to know: `count` rows, their `mean` (D,) and `scatter` (), float64."""
+    """What the pairs of a group need to know: `num_rows`, their `mean` (D,) and `scatter` (), float64."""
 
-    count: int
+    num_rows: int
     mean: Tensor
     scatter: Tensor
 
@@ -45,11 +45,10 @@ def moments(features: Tensor) -> Moments:
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
     """Moments of the rows of both. Source: Chan, Golub and LeVeque, "Updating Formulae" (1979)."""
-    count = a.count + b.count
+    num_rows = a.num_rows + b.num_rows
     step = b.mean - a.mean
-    return Moments(
-        count, a.mean + step * (b.count / count), a.scatter + b.scatter + (step @ step) * (a.count * b.count / count)
-    )
+    mean = a.mean + step * (b.num_rows / num_rows)
+    return Moments(num_rows, mean, a.scatter + b.scatter + (step @ step) * (a.num_rows * b.num_rows / num_rows))
 
 
 @dataclass
@@ -76,7 +75,7 @@ class PairDistances:
     def matrix(self) -> Tensor:
         """(P, P) unbiased mean distances of pairs of two groups, ordered by number; NaN for a row with itself."""
         ordered = [rows for _, rows in sorted(self.groups.items())]
-        counts = torch.tensor([rows.count for rows in ordered], dtype=torch.float64)
+        counts = torch.tensor([rows.num_rows for rows in ordered], dtype=torch.float64)
         scatters = torch.stack([rows.scatter for rows in ordered]).cpu()
         means = torch.stack([rows.mean for rows in ordered])
         spread = scatters / counts

@@ -9,7 +9,7 @@ KERNEL_SIZE = 11
 _SIGMA = 1.5
 _LUMINANCE = 0.01**2
 _CONTRAST = 0.03**2
-_CHUNK_VALUES = 2**20
+_CHUNK_VALUES = 2**19
 
 
 def ssim_matrix(images: Tensor) -> Tensor:
@@ -35,15 +35,18 @@ def ssim_matrix(images: Tensor) -> Tensor:
         )
     down, across = _window(height, images), _window(width, images).T
     mean = down @ images @ across
-    variance = (down @ images.square() @ across - mean.square()).clamp(min=0)
+    square = mean.square()
+    variance = (down @ images.square() @ across - square).clamp(min=0)
     similarity = torch.eye(num_images, dtype=images.dtype, device=images.device)
-    pairs = torch.triu_indices(num_images, num_images, 1, device=images.device)
-    for a, b in pairs.split(max(1, _CHUNK_VALUES // images[:1].numel()), dim=1):
-        means = mean[a] * mean[b]
-        covariance = down @ (images[a] * images[b]) @ across - means
-        luminance = (2 * means + _LUMINANCE) / (mean[a].square() + mean[b].square() + _LUMINANCE)
-        structure = (2 * covariance + _CONTRAST) / (variance[a] + variance[b] + _CONTRAST)
-        similarity[a, b] = similarity[b, a] = (luminance * structure).mean((1, 2, 3))
+    chunk = max(1, _CHUNK_VALUES // images[:1].numel())
+    for a in range(num_images):
+        for start in range(a + 1, num_images, chunk):
+            b = slice(start, start + chunk)
+            means = mean[a] * mean[b]  # from here on in place: time goes to memory, not to arithmetic
+            covariance = (down @ (images[a] * images[b]) @ across).sub_(means)
+            upper = means.mul_(2).add_(_LUMINANCE).mul_(covariance.mul_(2).add_(_CONTRAST))
+            lower = (square[a] + square[b]).add_(_LUMINANCE).mul_((variance[a] + variance[b]).add_(_CONTRAST))
+            similarity[a, b] = similarity[b, a] = upper.div_(lower).mean((1, 2, 3))
     return similarity
 
 

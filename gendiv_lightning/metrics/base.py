@@ -51,6 +51,9 @@ class PromptMetric(Metric, ABC):
     def measure(self, samples: PromptSamples) -> list[float]:
         """The row of one prompt, in the order of `names`."""
 
+    def load(self) -> None:
+        """Load what the metric needs, before anything expensive has happened; most need nothing."""
+
     def update(self, samples: PromptSamples) -> None:
         """Add all samples of one prompt."""
         num_samples = len(samples.images)

@@ -20,8 +20,8 @@ class CodebookUsage(Metric):
 
     A Poisson bootstrap streams: in each replicate a prompt counts as often as a Poisson(1) variate says, which is drawn
     from the prompt's `index` alone. So replicates add up over batches and ranks like the counts, in any order. Prompts
-    must have indices of their own, or the interval is wrong. Source: Chamandy et al., "Estimating Uncertainty for
-    Massive Data Streams" (2012).
+    must have indices of their own, or the interval is wrong; where usage is close to uniform it is too wide. Source:
+    Chamandy et al., "Estimating Uncertainty for Massive Data Streams" (2012).
 
     Args:
         codebook_size: number of entries K.

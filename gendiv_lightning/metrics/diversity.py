@@ -1,4 +1,4 @@
-"""Spread among the samples of one prompt: in perception, in pixels, in structure. A prompt's wordings are the groups."""
+"""Spread among the samples of one prompt: in perception, in pixels, in structure. A prompt's wordings are groups."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ class Probe(ABC):
         """Raise ValueError if the probe cannot work on a codebook of this size; called before weights are loaded."""
 
     @abstractmethod
-    def identity(self) -> dict[str, object]:
+    def identity(self, codebook_size: int) -> dict[str, object]:
         """All settings that can change a number, for the run's fingerprint."""
 
 

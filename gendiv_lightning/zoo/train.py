@@ -209,7 +209,7 @@ class PerceptualRecipe(Recipe):
         )
         shift = torch.randint(-2, 3, (2,), generator=generator).tolist()
         images = images.roll(shift, dims=(2, 3)).clamp(0, 1).to(self.device)
-        stage = self.model(images)[-1]
+        stage = self.model(2 * images - 1)[-1]
         losses, right = [], []
         for head, target in zip(self.heads, world.factors_of(indices).values(), strict=True):
             logits = head(stage.flatten(1))

@@ -123,7 +123,9 @@ def test_a_wrong_net_or_file_is_an_error_before_anything_loads():
         PerceptualFeatures("alex", "nowhere.pth")
 
 
-@pytest.mark.parametrize(("net", "smallest"), [("alex", 31), ("squeeze", 17), pytest.param("vgg", 16, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("net", "smallest"), [("alex", 31), ("squeeze", 17), pytest.param("vgg", 16, marks=pytest.mark.slow)]
+)
 def test_images_that_are_too_small_are_an_error(net, smallest, tmp_path):
     torch.save(as_torchvision(random_network(net)), tmp_path / "backbone.pth")
     features = PerceptualFeatures(net, str(tmp_path / "backbone.pth"))

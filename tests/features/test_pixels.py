@@ -31,7 +31,7 @@ def test_black_is_the_darkest_grey():
 @pytest.mark.parametrize(
     ("pictures", "words"),
     [
-        (torch.rand(2, 3, 8, 8), "uint8 .* float32"),
+        (torch.rand(2, 3, 8, 8), r"uint8 .* torch\.float32"),
         (torch.full((2, 3, 8, 8), float("nan")), "NaN"),
         (torch.zeros(2, 8, 8, dtype=torch.uint8), r"\(2, 8, 8\)"),
         (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "RGB"),

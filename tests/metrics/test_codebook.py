@@ -12,7 +12,7 @@ K = 50
 
 def prompt(index, num=4, length=16):
     generator = torch.Generator().manual_seed(1000 + index)
-    favourites = torch.rand(K, generator=generator) ** 4
+    favourites = torch.rand(K, generator=generator) / torch.arange(1, K + 1)
     tokens = torch.multinomial(favourites, num * length, replacement=True, generator=generator).view(num, length)
     return PromptSamples(torch.zeros(num, 3, 1, 1, dtype=torch.uint8), tokens, index=index)
 
@@ -63,9 +63,9 @@ def test_prompts_are_weighted_independently_with_mean_and_variance_one():
 
 
 def test_no_prompt_is_nan_and_one_prompt_has_no_interval():
-    empty = CodebookUsage(K)
-    empty.update_called = True
-    assert math.isnan(empty.compute()["codebook/coverage"].value)
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        empty = CodebookUsage(K).compute()
+    assert all(math.isnan(estimate.value) and estimate.num_prompts == 0 for estimate in empty.values())
     estimate = measured([prompt(0)]).compute()["codebook/entropy_bits"]
     assert estimate.value > 0
     assert math.isnan(estimate.low)

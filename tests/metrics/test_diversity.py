@@ -53,7 +53,8 @@ def row(metric, samples):
 def test_the_mean_over_all_subsamples_of_four_is_the_value_at_eight(make):
     metric, samples = make(), prompt()
     fours = [
-        row(metric, PromptSamples(samples.images[list(four)]))[0] for four in combinations(range(len(samples.images)), 4)
+        row(metric, PromptSamples(samples.images[list(four)]))[0]
+        for four in combinations(range(len(samples.images)), 4)
     ]
     assert math.fsum(fours) / 70 == pytest.approx(row(metric, samples)[0], rel=1e-6, abs=1e-10)
 

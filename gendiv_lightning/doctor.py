@@ -1,0 +1,36 @@
+"""`gendiv doctor`: is all in place here, and does it compute what it should?"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def doctor(golden: Path | None) -> int:
+    """Check reference values if a folder is given, else versions, devices and embedded weights. Returns the exit status."""
+    if golden is not None:
+        from gendiv_lightning.golden import check_folder
+
+        return check_folder(golden, lambda line: print_line(line))
+    return _environment()
+
+
+def print_line(line: str) -> None:
+    """A line on standard output, at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _environment() -> int:
+    from gendiv_lightning.callbacks.run_writer import environment
+    from gendiv_lightning.zoo.files import WEIGHTS
+
+    found = environment()
+    print_line(f"python {found['python']} on {found['platform']}")
+    print_line(f"devices: {', '.join(found['devices'])}")
+    for name, number in found["versions"].items():
+        print_line(f"{name} {number}")
+    wanted = ("llamagen_vq.safetensors", "llamagen_gpt.safetensors", "perceptual.safetensors", "t5/model.safetensors")
+    missing = [name for name in wanted if not (WEIGHTS / name).exists()]
+    print_line(f"embedded weights: {'missing: ' + ', '.join(missing) if missing else 'all there'}")
+    return 1 if missing else 0

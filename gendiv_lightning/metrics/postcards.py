@@ -1,0 +1,67 @@
+"""`PostcardTruth`: what only the embedded world can tell, since there a caption's free factors and their entropy are known."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from gendiv_lightning.batch import PromptSamples
+from gendiv_lightning.functional.entropy import chao_wang_jost_entropy
+from gendiv_lightning.metrics.base import PromptMetric
+from gendiv_lightning.zoo import world
+from gendiv_lightning.zoo.captions import parse
+
+
+class PostcardTruth(PromptMetric):
+    """Fidelity and true diversity of postcards, read by the exact oracle (`zoo.world.read`).
+
+    - `postcards/stated_right`: share of the factors that the caption states which the images show.
+    - `postcards/all_stated_right`: share of the images that show all of them.
+    - `postcards/coherence`: share of the images within `world.COHERENT_RMS` of a valid postcard.
+    - `postcards/free_entropy_bits`: entropy among a prompt's samples of each factor that the caption leaves free, summed over
+      these factors (Chao-Wang-Jost per prompt and factor: a few samples are enough for a factor of few values).
+    - `postcards/free_entropy_true_bits`: what it would be for a perfect generator, exactly.
+    - `postcards/free_entropy_share`: their ratio, prompt by prompt.
+
+    A caption that leaves nothing free has no free entropy, and its prompt is left out of the last three.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See above."""
+        numbers = ("stated_right", "all_stated_right", "coherence")
+        entropies = ("free_entropy_bits", "free_entropy_true_bits", "free_entropy_share")
+        return tuple(f"postcards/{name}" for name in (*numbers, *entropies))
+
+    @property
+    def method(self) -> str:
+        """Oracle and interval."""
+        return "exact oracle of the embedded world, mean over prompts, 95 % BCa bootstrap over prompts"
+
+    def measure(self, samples: PromptSamples) -> list[float]:
+        """Read the images, compare with the caption."""
+        stated = parse(samples.prompt)
+        images, distances = world.read(samples.images)
+        right = stated_right(images, stated)
+        coherence = (distances < world.COHERENT_RMS).double().mean().item()
+        free = [factor for factor, (group, _) in world.FACTORS.items() if group not in stated]
+        shown = world.factors_of(images)
+        measured = math.nan if not free or len(images) < 2 else sum(_entropy(shown[f]) for f in free)
+        true = sum(world.factor_entropy(f) for f in free) if free else math.nan
+        return [right.double().mean().item(), right.all(1).double().mean().item(), coherence, measured, true, measured / true]
+
+
+def stated_right(images: Tensor, stated: dict[str, int]) -> Tensor:
+    """Which stated factors the images (B,) show, (B, number of stated factors) bool; an absent thing's colour and place count too."""
+    shown = world.factors_of(images)
+    wanted = world.factors_of(
+        world.index_of(torch.tensor([[stated.get(group, 0) for group in world.GROUPS]]))
+    )
+    factors = [factor for factor, (group, _) in world.FACTORS.items() if group in stated]
+    return torch.stack([shown[factor] == wanted[factor] for factor in factors], dim=1)
+
+
+def _entropy(values: Tensor) -> float:
+    return float(chao_wang_jost_entropy(values.bincount()))

@@ -1,0 +1,26 @@
+"""Estimates as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from gendiv_lightning.functional.estimate import Estimate
+
+
+def format_estimates(estimates: Mapping[str, Estimate]) -> str:
+    """An aligned table: name, value, 95 % interval, prompts and samples; "n/a" where a number is not defined."""
+    header = ("metric", "value", "95 % interval", "prompts", "samples")
+    rows = [header, *(_row(name, estimate) for name, estimate in sorted(estimates.items()))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(text.ljust(width) if column == 0 else text.rjust(width) for column, (text, width) in enumerate(cells)).rstrip()
+        for row in rows
+        for cells in [list(zip(row, widths, strict=True))]
+    )
+
+
+def _row(name: str, estimate: Estimate) -> tuple[str, str, str, str, str]:
+    interval = "n/a" if math.isnan(estimate.low) else f"[{estimate.low:.4f}, {estimate.high:.4f}]"
+    value = "n/a" if math.isnan(estimate.value) else f"{estimate.value:.4f}"
+    return name, value, interval, str(estimate.num_prompts), str(estimate.num_samples)

@@ -1,0 +1,217 @@
+"""`RunFolder`: what a run leaves on disk, written whole or not at all, and read back. It knows no trainer.
+
+    runs/<name>/  config.yaml  fingerprint.json  environment.json  prompts.jsonl
+                  samples/*.parquet  metrics.json  per_prompt.parquet  usage.safetensors  grid.png
+
+A prompt is finished when the shard that holds its samples is there; the run is finished when `metrics.json` is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gendiv_lightning.batch import NoiseKey, Prompt, PromptBatch, SampleBatch, TokenSamples
+from gendiv_lightning.functional.estimate import Estimate
+
+
+def fingerprint_of(protocol: Mapping[str, Any]) -> str:
+    """Hash of everything that can change a number, as 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, force it to disk, and give it its name."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write(temporary)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=2) + "\n"))
+
+
+class RunFolder:
+    """The folder of one run."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.samples = self.path / "samples"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all of the run is there."""
+        return (self.path / "metrics.json").exists()
+
+    def start(self, protocol: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Make the folder, or check that it is the same run's.
+
+        Raises:
+            ValueError: it holds a run of another protocol; the keys that differ are named.
+        """
+        there = self.path / "fingerprint.json"
+        if there.exists():
+            before = json.loads(there.read_text())["protocol"]
+            differing = sorted(_differences(before, json.loads(json.dumps(protocol))))
+            if differing:
+                raise ValueError(
+                    f"{self.path} holds another run, which differs in: {'; '.join(differing)}. "
+                    "Give another --run_dir, or --overwrite to delete that run"
+                )
+        self.samples.mkdir(parents=True, exist_ok=True)
+        for leftover in [*self.path.glob(".*"), *self.samples.glob(".*")]:
+            leftover.unlink()
+        _write_json(there, {"fingerprint": fingerprint_of(protocol), "protocol": protocol})
+        _write_json(self.path / "environment.json", environment)
+
+    def delete(self) -> None:
+        """Remove the run, if it is one.
+
+        Raises:
+            ValueError: the folder is no run's.
+        """
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return
+        if not (self.path / "fingerprint.json").exists():
+            raise ValueError(f"--overwrite: {self.path} is not the folder of a run, nothing is deleted")
+        shutil.rmtree(self.path)
+
+    # --- samples ---
+
+    def write_samples(self, batch: SampleBatch, codebook_size: int) -> None:
+        """One Parquet shard with all rows of whole prompts."""
+        ids = [prompt.id for prompt in batch.batch.prompts]
+        digest = hashlib.sha256("".join(ids).encode()).hexdigest()[:8]
+        table = _to_table(batch, codebook_size)
+        path = self.samples / f"{min(batch.batch.indices):07d}-{digest}.parquet"
+        write_atomically(path, lambda p: pq.write_table(table, p, compression="zstd"))
+
+    def shards(self) -> list[Path]:
+        """All shards, in order of their first prompt."""
+        return sorted(self.samples.glob("*.parquet"))
+
+    def finished_prompts(self) -> frozenset[str]:
+        """Ids of the prompts whose samples are there."""
+        return frozenset(
+            prompt for shard in self.shards() for prompt in pq.read_table(shard, columns=["prompt_id"])["prompt_id"].to_pylist()
+        )
+
+    def read_samples(self, shards: list[Path] | None = None) -> Iterator[SampleBatch]:
+        """The shards as the batches that they were written from (prompts without their paraphrases' texts of other rows)."""
+        for shard in self.shards() if shards is None else shards:
+            yield _from_table(pq.read_table(shard))
+
+    # --- results ---
+
+    def write_per_prompt(self, table: pa.Table) -> None:
+        """`per_prompt.parquet`: a row of numbers a prompt."""
+        write_atomically(self.path / "per_prompt.parquet", lambda p: pq.write_table(table, p))
+
+    def write_metrics(self, estimates: Mapping[str, Estimate]) -> None:
+        """`metrics.json`, the last file, which marks the run as finished. NaN is written as null."""
+        flat = {name: _finite(estimate._asdict()) for name, estimate in sorted(estimates.items())}
+        _write_json(self.path / "metrics.json", flat)
+
+    def read_metrics(self) -> dict[str, Estimate]:
+        """`metrics.json`."""
+        flat = json.loads((self.path / "metrics.json").read_text())
+        return {name: Estimate(**{k: math.nan if v is None else v for k, v in e.items()}) for name, e in flat.items()}
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+
+def _differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in before.keys() | now.keys():
+            yield from _differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif before != now:
+        yield f"{key} ({before!r} there, {now!r} now)"
+
+
+def _png(image: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _unpng(png: bytes) -> Tensor:
+    with Image.open(io.BytesIO(png)) as image:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def _to_table(batch: SampleBatch, codebook_size: int) -> pa.Table:
+    from datasets import Features, List, Value
+    from datasets import Image as ImageFeature
+
+    token = "uint8" if codebook_size <= 1 << 8 else "uint16" if codebook_size <= 1 << 16 else "uint32"
+    features = Features(
+        {
+            "image": ImageFeature(),
+            "prompt": Value("string"),
+            "text": Value("string"),
+            "prompt_id": Value("string"),
+            "prompt_index": Value("int32"),
+            "paraphrase": Value("int16"),
+            "path": Value("int32"),
+            "sample": Value("int32"),
+            "seed": Value("int64"),
+            "source": Value("string"),
+            "tokens": List(Value(token)),
+            "entropy_bits": List(Value("float32")),
+            "log2_prob": List(Value("float32")),
+        }
+    )
+    prompts, keys, samples = batch.batch.prompts, batch.batch.keys, batch.samples
+    with ThreadPoolExecutor() as pool:  # zlib releases the interpreter lock
+        images = list(pool.map(_png, batch.images))
+    columns = {
+        "image": [{"bytes": png, "path": None} for png in images],
+        "prompt": [prompts[row].text for row in batch.batch.rows],
+        "text": batch.batch.texts,
+        "prompt_id": [key.prompt for key in keys],
+        "prompt_index": [batch.batch.indices[row] for row in batch.batch.rows],
+        "paraphrase": [key.paraphrase for key in keys],
+        "path": [key.path for key in keys],
+        "sample": [key.sample for key in keys],
+        "seed": [batch.batch.seed] * len(keys),
+        "source": [prompts[row].source for row in batch.batch.rows],
+        "tokens": list(samples.tokens.numpy().astype(token)),
+        "entropy_bits": list(samples.entropy.float().numpy()),
+        "log2_prob": list(samples.log_prob.float().numpy()),
+    }
+    return pa.table(columns, schema=features.arrow_schema)
+
+
+def _from_table(table: pa.Table) -> SampleBatch:
+    column = {name: table[name].to_pylist() for name in table.column_names}
+    firsts = {index: row for row, index in reversed(list(enumerate(column["prompt_index"])))}
+    indices = sorted(firsts)
+    prompts = tuple(
+        Prompt(column["prompt_id"][firsts[i]], column["prompt"][firsts[i]], source=column["source"][firsts[i]]) for i in indices
+    )
+    names = zip(column["prompt_id"], column["paraphrase"], column["path"], column["sample"], strict=True)
+    rows = tuple(indices.index(i) for i in column["prompt_index"])
+    batch = PromptBatch(column["seed"][0], prompts, tuple(indices), tuple(NoiseKey(*name) for name in names), rows)
+    samples = TokenSamples(
+        torch.tensor(column["tokens"]), torch.tensor(column["entropy_bits"]), torch.tensor(column["log2_prob"])
+    )
+    return SampleBatch(batch, samples, torch.stack([_unpng(image["bytes"]) for image in column["image"]]))

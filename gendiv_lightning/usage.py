@@ -1,0 +1,34 @@
+"""The usage file: how often a tokenizer or a generator uses each codebook entry, and where the counts come from."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_usage(path: Path, counts: Tensor, provenance: dict[str, Any]) -> None:
+    """Write counts (K,) as safetensors, with their provenance as JSON in the file's header; whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({"counts": counts.to(torch.int64).cpu()}, temporary, metadata={"provenance": json.dumps(provenance)})
+    temporary.replace(path)
+
+
+def read_usage(path: Path) -> tuple[Tensor, dict[str, Any]]:
+    """Counts (K,) int64 and their provenance.
+
+    Raises:
+        ValueError: it is no usage file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            counts, metadata = file.get_tensor("counts"), file.metadata() or {}
+    except Exception as error:  # noqa: BLE001  safetensors has an exception type of its own, made in Rust
+        raise ValueError(f"{path} is no usage file ({error}); `gendiv fit-free validate` writes one") from error
+    return counts, json.loads(metadata.get("provenance", "{}"))

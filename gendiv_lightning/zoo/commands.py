@@ -1,0 +1,34 @@
+"""`gendiv zoo train` and `gendiv zoo evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Train one embedded model and export it."""
+    from gendiv_lightning.zoo.files import WEIGHTS
+    from gendiv_lightning.zoo.train import train as run
+
+    run(
+        arguments.name,
+        num_steps=arguments.steps,
+        seed=arguments.seed,
+        work=arguments.work,
+        export=arguments.export or WEIGHTS,
+    )
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Print the gates; exit status 1 if one is missed."""
+    from gendiv_lightning.zoo.evaluate import all_right_by_kind, gates, sample_held_out, tiny_llamagen
+
+    rows = sample_held_out(tiny_llamagen(arguments.samples), arguments.prompts, arguments.samples)
+    found = gates(rows, coherence_bar=0.95)
+    for gate in found:
+        sys.stdout.write(f"{gate.name:32} {gate.value:.3f}  (>= {gate.bar:.2f})  {'pass' if gate.passed else 'MISSED'}\n")
+    for kind, share in all_right_by_kind(rows).items():
+        sys.stdout.write(f"all stated right, {kind:14} {share:.3f}\n")
+    return 0 if all(gate.passed for gate in found) else 1

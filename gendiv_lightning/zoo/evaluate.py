@@ -1,0 +1,102 @@
+"""The gates of an embedded generator: held-out captions, default sampling settings, read by the exact oracle."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+from tqdm import tqdm
+
+from gendiv_lightning.batch import NoiseKey, Prompt, PromptBatch, prompt_id
+from gendiv_lightning.functional.entropy import chao_wang_jost_entropy
+from gendiv_lightning.generators.base import Generator
+from gendiv_lightning.metrics.postcards import stated_right
+from gendiv_lightning.zoo import captions, world
+
+STATED = {"short": (1, 2), "medium": (3,), "long": (5,)}
+
+
+class Gate(NamedTuple):
+    """One figure against the bar that committed weights are held to."""
+
+    name: str
+    value: float
+    bar: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure reaches the bar."""
+        return self.value >= self.bar
+
+
+class Row(NamedTuple):
+    """All samples of one caption: kind by stated groups, meaning, images (N,) as the oracle reads them, distances (N,)."""
+
+    kind: str
+    stated: dict[str, int]
+    images: Tensor
+    distances: Tensor
+
+
+def sample_held_out(generator: Generator, num_prompts: int, num_samples: int, seed: int = 0) -> list[Row]:
+    """Write a caption for each held-out image (a third states 1 or 2 groups, a third 3, a third all 5), sample, read."""
+    rng, rows = random.Random(seed), []
+    for place, image in enumerate(tqdm(captions.held_out()[:num_prompts].tolist(), desc="captions", unit="caption")):
+        kind = list(STATED)[place % 3]
+        stated = captions.meaning(image, rng.choice(STATED[kind]), rng)
+        text = captions.wording(stated, rng.choice(("short", "medium", "long")), rng)
+        prompt = Prompt(prompt_id(text, f"held-out {place}"), text)
+        keys = tuple(NoiseKey(prompt.id, 0, s, s) for s in range(num_samples))
+        batch = PromptBatch(seed, (prompt,), (place,), keys, (0,) * num_samples)
+        rows.append(Row(kind, stated, *world.read(generator.sample(batch).images)))
+    return rows
+
+
+def gates(rows: list[Row], coherence_bar: float) -> list[Gate]:
+    """The gates: stated factors right .95, all of them .92, each free factor's entropy .9 of the truth, coherence."""
+    right = [stated_right(row.images, row.stated) for row in rows]
+    found = [Gate("stated factors right", _mean(lambda r: r.float().mean().item(), right), 0.95)]
+    found.append(Gate("all stated right", _mean(lambda r: r.all(1).float().mean().item(), right), 0.92))
+    for factor, (group, _) in world.FACTORS.items():
+        free = [world.factors_of(row.images)[factor] for row in rows if group not in row.stated]
+        entropy = _mean(lambda values: float(chao_wang_jost_entropy(values.bincount())), free)
+        found.append(Gate(f"free entropy, {factor}", entropy / world.factor_entropy(factor), 0.90))
+    coherent = [(row.distances < world.COHERENT_RMS).float().mean().item() for row in rows]
+    return [*found, Gate("coherence", _mean(float, coherent), coherence_bar)]
+
+
+def all_right_by_kind(rows: list[Row]) -> dict[str, float]:
+    """Share of images that show all that the caption states, by how much it states."""
+    return {
+        kind: _mean(lambda row: stated_right(row.images, row.stated).all(1).float().mean().item(), [r for r in rows if r.kind == kind])
+        for kind in STATED
+    }
+
+
+def _mean(number: Callable, items: list) -> float:
+    return sum(map(number, items)) / len(items) if items else math.nan
+
+
+def tiny_llamagen(batch_size: int = 64) -> Generator:
+    """The embedded LlamaGen at its default sampling settings, loaded."""
+    from gendiv_lightning.generators.llamagen import LlamaGen
+
+    generator = LlamaGen(**TINY_LLAMAGEN, batch_size=batch_size)  # type: ignore[arg-type]
+    generator.load()
+    return generator
+
+
+TINY_LLAMAGEN: dict[str, object] = {
+    "gpt_checkpoint": "zoo:llamagen_gpt.safetensors",
+    "vq_checkpoint": "zoo:llamagen_vq.safetensors",
+    "text_encoder": "zoo:t5",
+    "gpt": "tiny",
+    "vq": "tiny",
+    "image_size": 48,
+    "dtype": "float32",
+    "guidance_scale": 1.5,
+    "top_k": 0,
+}
