@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,17 +56,19 @@ class ImageFiles(Dataset[tuple[Tensor, int] | None]):
         try:
             with Image.open(path) as file:
                 image = file.convert("RGB")
-        except (
-            OSError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-        ):  # all of them Pillow's, for broken files
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow's words for a broken file
             self.is_corrupt[item] = True
             self._check_corrupt()
             return None
         pixels = np.array(crop_center(image, self.image_size))
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), place
+
+    def stack(self, items: list[tuple[Tensor, int] | None]) -> ImageBatch:
+        """The items that could be read, as a batch."""
+        read = [item for item in items if item is not None]
+        empty = torch.zeros(0, 3, self.image_size, self.image_size, dtype=torch.uint8)
+        images = torch.stack([image for image, _ in read]) if read else empty
+        return ImageBatch(images, torch.tensor([place for _, place in read], dtype=torch.int64))
 
     @property
     def corrupt(self) -> list[Path]:
@@ -144,11 +147,11 @@ class ImageFolderData(LightningDataModule):
         """This rank's images as `ImageBatch`, corrupt files left out."""
         self._dataset = ImageFiles(deal(list(enumerate(self.files())), self.trainer), self.image_size)
         return DataLoader(
-            self._dataset, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=self._stack
+            self._dataset, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=self._dataset.stack
         )
 
-    def _stack(self, items: list[tuple[Tensor, int] | None]) -> ImageBatch:
-        read = [item for item in items if item is not None]
-        empty = torch.zeros(0, 3, self.image_size, self.image_size, dtype=torch.uint8)
-        images = torch.stack([image for image, _ in read]) if read else empty
-        return ImageBatch(images, torch.tensor([place for _, place in read], dtype=torch.int64))
+    def teardown(self, stage: str) -> None:
+        """Name what was skipped."""
+        if self.corrupt:
+            names = ", ".join(str(path) for path in self.corrupt)
+            warnings.warn(f"{len(self.corrupt)} corrupt images were skipped: {names}", stacklevel=2)

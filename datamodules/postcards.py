@@ -46,8 +46,10 @@ class PostcardImages(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         """This rank's postcards as `ImageBatch`; an index is the postcard's place in the world."""
         shuffled = torch.randperm(NUM_IMAGES, generator=torch.Generator().manual_seed(self.seed))
-        mine = torch.tensor(deal(shuffled[: self.num_images].tolist(), self.trainer))
-        return DataLoader(mine.split(self.batch_size), batch_size=None, collate_fn=_render)  # type: ignore[arg-type]
+        mine = deal(shuffled[: self.num_images].tolist(), self.trainer)
+        starts = range(0, len(mine), self.batch_size)
+        batches = [torch.tensor(mine[start : start + self.batch_size]) for start in starts]
+        return DataLoader(batches, batch_size=None, collate_fn=_render)  # type: ignore[arg-type]
 
 
 def _render(indices: Tensor) -> ImageBatch:

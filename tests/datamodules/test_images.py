@@ -101,6 +101,8 @@ def test_corrupt_files_are_skipped_and_named(tmp_path, num_workers):
     assert indices.tolist() == [0, 2, 3]
     assert len(images) == 3
     assert [path.name for path in data.corrupt] == ["1.png", "4.png", "5.png"]
+    with pytest.warns(UserWarning, match=r"3 corrupt images were skipped: .*1\.png"):
+        data.teardown("validate")
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -149,6 +151,12 @@ def test_postcards_are_dealt_whole_to_two_ranks():
     whole = read_all(PostcardImages(num_images=9))[1].tolist()
     halves = [read_all(on_rank(PostcardImages(num_images=9, batch_size=2), rank, 2))[1].tolist() for rank in range(2)]
     assert halves == [whole[0::2], whole[1::2]]
+
+
+def test_a_rank_without_an_image_gets_an_empty_loader(tmp_path):
+    write_images(tmp_path, ["only.png"])
+    for data in (ImageFolderData(str(tmp_path), num_workers=0), PostcardImages(num_images=1)):
+        assert [len(list(on_rank(data, rank, 2).val_dataloader())) for rank in range(2)] == [1, 0]
 
 
 def test_more_postcards_than_the_world_has_are_an_error():
