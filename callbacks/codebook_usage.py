@@ -33,11 +33,17 @@ class WriteUsage(Callback):
             self.folder.start(self.provenance, {})
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Count the tokens of each image."""
-        for index, image, tokens in zip(batch.indices.tolist(), batch.images, outputs["tokens"], strict=True):
-            self.metric.update(PromptSamples(image[None], tokens[None], index=index))
+        for place, image, tokens in zip(batch.indices.tolist(), batch.images, outputs["tokens"], strict=True):
+            self.metric.update(PromptSamples(image[None], tokens[None], place=place))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Sum over ranks, write."""

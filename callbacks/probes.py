@@ -155,9 +155,13 @@ class CodebookSubset(ProbeCallback):
                 raise ValueError(f"tokens must be at least one entry, each once, got {_show(tokens)}")
         else:
             if tokens is not None or (size is None) == (ratio is None):
-                raise ValueError(f'select "{select}" takes either size or ratio, and no tokens; got {size=} {ratio=} {tokens=}')
+                raise ValueError(
+                    f'select "{select}" takes either size or ratio, and no tokens; got {size=} {ratio=} {tokens=}'
+                )
             if (usage is None) != (select == "random"):
-                raise ValueError(f'select "{select}" takes {"no" if select == "random" else "a"} usage file, got {usage!r}')
+                raise ValueError(
+                    f'select "{select}" takes {"no" if select == "random" else "a"} usage file, got {usage!r}'
+                )
         if ratio is not None and not 0 < ratio <= 1:
             raise ValueError(f"ratio is a share of the codebook in (0, 1], got {ratio}")
         if size is not None and size < 1:
@@ -184,7 +188,9 @@ class CodebookSubset(ProbeCallback):
         """The entries that may be drawn, (K,) bool."""
         chosen = self._chosen(codebook_size)
         if not len(chosen):
-            raise ValueError(f"CodebookSubset allows no entry: {self._amount(codebook_size)} of {codebook_size} entries")
+            raise ValueError(
+                f"CodebookSubset allows no entry: {self._amount(codebook_size)} of {codebook_size} entries"
+            )
         if not 0 <= int(chosen.min()) <= int(chosen.max()) < codebook_size:
             wrong = [t for t in chosen.tolist() if not 0 <= t < codebook_size]
             raise ValueError(f"tokens must be in 0..{codebook_size - 1}, got {_show(wrong)}")

@@ -35,7 +35,9 @@ def protocol_of(generator: Generator, data: PromptData, callbacks: list[Callback
         "generator": generator.identity(),
         "probes": sorted(probes, key=str),
         "data": data.identity(),
-        "metrics": sorted(name for callback in callbacks if isinstance(callback, Measure) for name in callback.identity()),
+        "metrics": sorted(
+            name for callback in callbacks if isinstance(callback, Measure) for name in callback.identity()
+        ),
         "versions": {name: version(name) for name in ("gendiv_lightning", "torch", "transformers")},
     }
 
@@ -92,7 +94,13 @@ class RunWriter(Callback):
         return [callback for callback in trainer.callbacks if isinstance(callback, Measure)]  # type: ignore[attr-defined]
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Store a batch of whole prompts."""
         self.folder.write_samples(outputs, pl_module.codebook_size)  # type: ignore[arg-type]
@@ -110,7 +118,12 @@ class RunWriter(Callback):
                 self._close(trainer, pl_module, measure, estimates, per_prompt)
 
     def _close(
-        self, trainer: Trainer, generator: LightningModule, measure: Measure, estimates: dict[str, Estimate], per_prompt: Any
+        self,
+        trainer: Trainer,
+        generator: LightningModule,
+        measure: Measure,
+        estimates: dict[str, Estimate],
+        per_prompt: Any,
     ) -> None:
         assert measure.usage is not None and isinstance(generator, Generator), "set up"
         provenance = {"what": "samples of this run", "generator": generator.identity()}
@@ -127,7 +140,9 @@ class RunWriter(Callback):
 def log_run(trainer: Trainer, estimates: dict[str, Estimate], first: list[SampleBatch], grid: Path) -> None:
     """Send the results to the loggers: scalars to all, a table of samples and the grid to W&B."""
     scalars = {name: estimate.value for name, estimate in estimates.items()}
-    scalars |= {f"{name}/low": e.low for name, e in estimates.items()} | {f"{name}/high": e.high for name, e in estimates.items()}
+    scalars |= {f"{name}/low": e.low for name, e in estimates.items()} | {
+        f"{name}/high": e.high for name, e in estimates.items()
+    }
     for logger in trainer.loggers:
         logger.log_metrics(scalars, step=0)
         if isinstance(logger, WandbLogger):

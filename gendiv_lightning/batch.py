@@ -86,9 +86,7 @@ class PromptBatch(NamedTuple):
     @property
     def texts(self) -> list[str]:
         """The wording that each row is conditioned on."""
-        return [
-            self.prompts[row].wording(key.paraphrase) for row, key in zip(self.rows, self.keys, strict=True)
-        ]
+        return [self.prompts[row].wording(key.paraphrase) for row, key in zip(self.rows, self.keys, strict=True)]
 
 
 class TokenSamples(NamedTuple):
@@ -127,7 +125,7 @@ class PromptSamples(NamedTuple):
         images: (N, 3, H, W) uint8.
         tokens: (N, L) integer tokens, if the generator has any.
         prompt: text of the base prompt.
-        index: place of the prompt in its set; it orders the rows whatever the rank they were measured on.
+        place: of the prompt in its set, its own for each prompt; it orders the rows whatever the rank they were measured on.
         paraphrase: (N,) wording number of each sample; None means one wording.
         path: (N,) path number of each sample; None means a path of its own for each.
     """
@@ -135,9 +133,17 @@ class PromptSamples(NamedTuple):
     images: Tensor
     tokens: Tensor | None = None
     prompt: str = ""
-    index: int = 0
+    place: int = 0
     paraphrase: Tensor | None = None
     path: Tensor | None = None
+
+    @property
+    def num_paths(self) -> int:
+        """Distinct (wording, path) among the samples."""
+        num_samples = len(self.images)
+        paraphrase = torch.zeros(num_samples) if self.paraphrase is None else self.paraphrase
+        path = torch.arange(num_samples) if self.path is None else self.path
+        return len({*zip(paraphrase.tolist(), path.tolist(), strict=True)})
 
 
 def split_by_prompt(batch: PromptBatch, images: Tensor, tokens: Tensor) -> list[PromptSamples]:

@@ -25,22 +25,34 @@ then:
 def build_parser() -> argparse.ArgumentParser:
     """The parser of everything but `fit-free`, which has Lightning's own."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("gendiv", description="Diversity of image generators, measured.", epilog=EPILOG, formatter_class=raw)
+    parser = argparse.ArgumentParser(
+        "gendiv", description="Diversity of image generators, measured.", epilog=EPILOG, formatter_class=raw
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    commands.add_parser("fit-free", help="predict: generate under probes and measure; validate: codebook usage", add_help=False)
+    commands.add_parser(
+        "fit-free", help="predict: generate under probes and measure; validate: codebook usage", add_help=False
+    )
 
     doctor = commands.add_parser("doctor", help="check the environment, the embedded weights, and reference values")
-    doctor.add_argument("--golden", type=Path, metavar="FOLDER", help="run every reference case of a folder; exit 1 if one fails")
+    doctor.add_argument(
+        "--golden", type=Path, metavar="FOLDER", help="run every reference case of a folder; exit 1 if one fails"
+    )
 
-    zoo = commands.add_parser("zoo", help="train and evaluate the embedded models").add_subparsers(dest="zoo", required=True)
+    zoo = commands.add_parser("zoo", help="train and evaluate the embedded models").add_subparsers(
+        dest="zoo", required=True
+    )
     train = zoo.add_parser("train", help="train one embedded model; interrupted, the same call goes on")
-    train.add_argument("name", choices=("tokenizer", "perceptual", "llamagen"), help="which; llamagen needs the tokenizer")
+    train.add_argument(
+        "name", choices=("tokenizer", "perceptual", "llamagen"), help="which; llamagen needs the tokenizer"
+    )
     train.add_argument("--steps", type=int, help="optimiser steps (default: the recipe's)")
     train.add_argument("--seed", type=int, default=0, help="root of all randomness (default: 0)")
     train.add_argument("--work", type=Path, default=Path("runs/zoo"), help="checkpoints and logs (default: runs/zoo)")
     train.add_argument("--export", type=Path, help="folder that gets the weights (default: the package's own)")
     evaluate = zoo.add_parser("evaluate", help="print the gates of the embedded models")
-    evaluate.add_argument("--prompts", type=int, default=1024, help="held-out images to write captions for (default and most: 1024)")
+    evaluate.add_argument(
+        "--prompts", type=int, default=1024, help="held-out images to write captions for (default and most: 1024)"
+    )
     evaluate.add_argument("--samples", type=int, default=8, help="images a caption (default: 8)")
     return parser
 

@@ -38,7 +38,12 @@ class FitFreeCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The run's own options."""
-        parser.add_argument("--run_dir", type=str | None, default=None, help="Folder of the run (default: runs/<config name>-<fingerprint>).")
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Folder of the run (default: runs/<config name>-<fingerprint>).",
+        )
         parser.add_argument("--overwrite", type=bool, default=False, help="Delete the run that is in the folder first.")
         parser.add_argument(
             "--wandb",

@@ -110,7 +110,9 @@ class RunFolder:
     def finished_prompts(self) -> frozenset[str]:
         """Ids of the prompts whose samples are there."""
         return frozenset(
-            prompt for shard in self.shards() for prompt in pq.read_table(shard, columns=["prompt_id"])["prompt_id"].to_pylist()
+            prompt
+            for shard in self.shards()
+            for prompt in pq.read_table(shard, columns=["prompt_id"])["prompt_id"].to_pylist()
         )
 
     def read_samples(self, shards: list[Path] | None = None) -> Iterator[SampleBatch]:
@@ -206,7 +208,8 @@ def _from_table(table: pa.Table) -> SampleBatch:
     firsts = {index: row for row, index in reversed(list(enumerate(column["prompt_index"])))}
     indices = sorted(firsts)
     prompts = tuple(
-        Prompt(column["prompt_id"][firsts[i]], column["prompt"][firsts[i]], source=column["source"][firsts[i]]) for i in indices
+        Prompt(column["prompt_id"][firsts[i]], column["prompt"][firsts[i]], source=column["source"][firsts[i]])
+        for i in indices
     )
     names = zip(column["prompt_id"], column["paraphrase"], column["path"], column["sample"], strict=True)
     rows = tuple(indices.index(i) for i in column["prompt_index"])

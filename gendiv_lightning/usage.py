@@ -29,6 +29,6 @@ def read_usage(path: Path) -> tuple[Tensor, dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             counts, metadata = file.get_tensor("counts"), file.metadata() or {}
-    except Exception as error:  # noqa: BLE001  safetensors has an exception type of its own, made in Rust
+    except Exception as error:
         raise ValueError(f"{path} is no usage file ({error}); `gendiv fit-free validate` writes one") from error
     return counts, json.loads(metadata.get("provenance", "{}"))

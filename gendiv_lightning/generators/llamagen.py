@@ -218,7 +218,9 @@ class LlamaGen(Generator):
         cut = [text for text, n in zip(texts, self.captions.num_tokens(texts), strict=True) if n > limit]
         if not cut:
             return []
-        return [f"{len(cut)} of {len(texts)} wordings are longer than {limit} tokens and are cut; the first: {cut[0]!r}"]
+        return [
+            f"{len(cut)} of {len(texts)} wordings are longer than {limit} tokens and are cut; the first: {cut[0]!r}"
+        ]
 
     def _label(self, text: str) -> int:
         if not text.strip().isdecimal() or int(text) >= self.gpt_config.num_classes:
@@ -269,12 +271,12 @@ class LlamaGen(Generator):
             both = self.gpt.prefill_labels(torch.stack(conditions.features))
             num = len(conditions.features)
             rows = torch.cat([conditions.rows, conditions.rows + num]) if guided else conditions.rows
-            return both[rows]
-        conditional = self.gpt.prefill_captions(*pack_left(conditions.features))[conditions.rows]
+            return both.take(rows)
+        conditional = self.gpt.prefill_captions(*pack_left(conditions.features)).take(conditions.rows)
         if not guided:
             return conditional
         null = join_prefills([self._null_prefill(len(feature)) for feature in conditions.features])
-        return join_prefills([conditional, null[conditions.rows]])
+        return join_prefills([conditional, null.take(conditions.rows)])
 
     def _null_prefill(self, num_valid: int) -> Prefill:
         if num_valid not in self._null_prefills:
@@ -289,7 +291,9 @@ class LlamaGen(Generator):
     def encode_images(self, images: Tensor) -> Tensor:
         """By the tokenizer's encoder."""
         if tuple(images.shape[2:]) != (self.image_size, self.image_size):
-            raise ValueError(f"images must be {self.image_size} pixels a side, as image_size says, got {tuple(images.shape)}")
+            raise ValueError(
+                f"images must be {self.image_size} pixels a side, as image_size says, got {tuple(images.shape)}"
+            )
         return self.vq.encode(from_uint8(images.to(self.device)))
 
 

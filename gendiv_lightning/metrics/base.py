@@ -56,27 +56,23 @@ class PromptMetric(Metric, ABC):
 
     def update(self, samples: PromptSamples) -> None:
         """Add all samples of one prompt."""
-        num_samples = len(samples.images)
-        paraphrase = samples.paraphrase if samples.paraphrase is not None else torch.zeros(num_samples)
-        path = samples.path if samples.path is not None else torch.arange(num_samples)
-        num_paths = len({*zip(paraphrase.tolist(), path.tolist(), strict=True)})
         self.rows.append(torch.tensor([self.measure(samples)], dtype=torch.float64, device=self.device))
-        self.order.append(torch.tensor([samples.index], device=self.device))
-        self.counts.append(torch.tensor([[num_paths, num_samples]], device=self.device))
+        self.order.append(torch.tensor([samples.place], device=self.device))
+        self.counts.append(torch.tensor([[samples.num_paths, len(samples.images)]], device=self.device))
 
     def per_prompt(self) -> tuple[Tensor, Tensor]:
         """Places of the prompts (P,) and their rows (P, number of names), sorted by place."""
         if not len(self.rows):
             return torch.zeros(0, dtype=torch.int64), torch.zeros(0, len(self.names), dtype=torch.float64)
         order, rows = dim_zero_cat(self.order).cpu(), dim_zero_cat(self.rows).cpu()
-        permutation = order.argsort()
+        permutation = order.argsort(stable=True)
         return order[permutation], rows[permutation]
 
     def compute(self) -> dict[str, Estimate]:
         """One `Estimate` a name."""
         _, rows = self.per_prompt()
         counts = dim_zero_cat(self.counts).cpu() if len(self.counts) else torch.zeros(0, 2, dtype=torch.int64)
-        counts = counts[dim_zero_cat(self.order).cpu().argsort()] if len(self.counts) else counts
+        counts = counts[dim_zero_cat(self.order).cpu().argsort(stable=True)] if len(self.counts) else counts
         estimates = {}
         for name, column in zip(self.names, rows.T, strict=True):
             defined = ~column.isnan()

@@ -19,8 +19,8 @@ class CodebookUsage(Metric):
     """Entropy, perplexity and coverage of the tokens' overall frequencies, with intervals over prompts.
 
     A Poisson bootstrap streams: in each replicate a prompt counts as often as a Poisson(1) variate says, which is drawn
-    from the prompt's `index` alone. So replicates add up over batches and ranks like the counts, in any order. Prompts
-    must have indices of their own, or the interval is wrong; where usage is close to uniform it is too wide. Source:
+    from the prompt's `place` alone. So replicates add up over batches and ranks like the counts, in any order. Prompts
+    must have places of their own, or the interval is wrong; where usage is close to uniform it is too wide. Source:
     Chamandy et al., "Estimating Uncertainty for Massive Data Streams" (2012).
 
     Args:
@@ -56,10 +56,10 @@ class CodebookUsage(Metric):
                 f"tokens must lie in 0..{self.codebook_size - 1} (codebook_size {self.codebook_size}); got "
                 f"{used[0]}..{used[-1]}: give the codebook size of the generator's tokenizer"
             )
-        weights = _prompt_weights(samples.index).to(self.device)
+        weights = _prompt_weights(samples.place).to(self.device)
         self.counts[used] += counts
         self.replicates[:, used] += (weights[:, None] * counts).to(self.replicates.dtype)
-        self.sizes += torch.tensor([1, _num_paths(samples), len(samples.tokens)], device=self.device)
+        self.sizes += torch.tensor([1, samples.num_paths, len(samples.tokens)], device=self.device)
 
     def compute(self) -> dict[str, Estimate]:
         """`codebook/entropy_bits` and three more; NaN without tokens, no interval for fewer than two prompts."""
@@ -95,12 +95,3 @@ def _prompt_weights(index: int) -> Tensor:
     """(R,) how often the prompt counts in each replicate."""
     generator = torch.Generator().manual_seed(index)
     return torch.poisson(torch.ones(NUM_REPLICATES), generator=generator).long()
-
-
-def _num_paths(samples: PromptSamples) -> int:
-    """Distinct (wording, path) of a prompt's samples; a path that is not named is a path of its own."""
-    assert samples.tokens is not None, "update has checked for tokens"
-    num_samples = len(samples.tokens)
-    paraphrase = torch.zeros(num_samples) if samples.paraphrase is None else samples.paraphrase.cpu()
-    path = torch.arange(num_samples) if samples.path is None else samples.path.cpu()
-    return torch.stack([paraphrase, path]).unique(dim=1).shape[1]

@@ -50,15 +50,20 @@ class PostcardTruth(PromptMetric):
         shown = world.factors_of(images)
         measured = math.nan if not free or len(images) < 2 else sum(_entropy(shown[f]) for f in free)
         true = sum(world.factor_entropy(f) for f in free) if free else math.nan
-        return [right.double().mean().item(), right.all(1).double().mean().item(), coherence, measured, true, measured / true]
+        return [
+            right.double().mean().item(),
+            right.all(1).double().mean().item(),
+            coherence,
+            measured,
+            true,
+            measured / true,
+        ]
 
 
 def stated_right(images: Tensor, stated: dict[str, int]) -> Tensor:
     """Which stated factors the images (B,) show, (B, number of stated factors) bool; an absent thing's colour and place count too."""
     shown = world.factors_of(images)
-    wanted = world.factors_of(
-        world.index_of(torch.tensor([[stated.get(group, 0) for group in world.GROUPS]]))
-    )
+    wanted = world.factors_of(world.index_of(torch.tensor([[stated.get(group, 0) for group in world.GROUPS]])))
     factors = [factor for factor, (group, _) in world.FACTORS.items() if group in stated]
     return torch.stack([shown[factor] == wanted[factor] for factor in factors], dim=1)
 

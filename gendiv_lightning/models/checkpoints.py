@@ -104,7 +104,9 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path, dt
         "missing": sorted(wanted.keys() - given.keys()),
         "unexpected": sorted(given.keys() - wanted.keys()),
         "of another shape": [
-            f"{key} {given[key]}, not {wanted[key]}" for key in sorted(wanted) if given.get(key, wanted[key]) != wanted[key]
+            f"{key} {given[key]}, not {wanted[key]}"
+            for key in sorted(wanted)
+            if given.get(key, wanted[key]) != wanted[key]
         ],
     }
     if any(problems.values()):

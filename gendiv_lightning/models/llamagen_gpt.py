@@ -230,7 +230,7 @@ class Prefill(NamedTuple):
     log_count: Tensor
     logits: Tensor
 
-    def __getitem__(self, rows: Tensor) -> Prefill:  # type: ignore[override]
+    def take(self, rows: Tensor) -> Prefill:
         """The rows asked for, with repetition if wanted."""
         return Prefill(self.values[rows], self.log_count[rows], self.logits[rows])
 
@@ -293,7 +293,9 @@ class GPT(nn.Module):
     def prefill_labels(self, labels: Tensor) -> Prefill:
         """Class labels (R,), each with its null condition: R conditional rows, then R null rows."""
         labels = torch.cat([labels, torch.full_like(labels, self.config.num_classes)])
-        return self.condition(self.cls_embedding(labels), torch.ones(len(labels), 1, dtype=torch.bool, device=labels.device))[0]
+        return self.condition(
+            self.cls_embedding(labels), torch.ones(len(labels), 1, dtype=torch.bool, device=labels.device)
+        )[0]
 
     def prefill_captions(self, features: Tensor, mask: Tensor) -> Prefill:
         """Caption features (R, T, caption_dim), left-padded with mask (R, T) bool."""

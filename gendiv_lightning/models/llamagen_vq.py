@@ -175,7 +175,9 @@ class Quantizer(nn.Module):
     def __init__(self, num_codes: int, dim: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_codes, dim)
-        self.register_buffer("codebook_used", torch.zeros(65536))  # an official training statistic, kept to load strictly
+        self.register_buffer(
+            "codebook_used", torch.zeros(65536)
+        )  # an official training statistic, kept to load strictly
 
     def codes(self) -> Tensor:
         """Unit-norm codebook (K, D)."""

@@ -14,7 +14,9 @@ def format_estimates(estimates: Mapping[str, Estimate]) -> str:
     rows = [header, *(_row(name, estimate) for name, estimate in sorted(estimates.items()))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     return "\n".join(
-        "  ".join(text.ljust(width) if column == 0 else text.rjust(width) for column, (text, width) in enumerate(cells)).rstrip()
+        "  ".join(
+            text.ljust(width) if column == 0 else text.rjust(width) for column, (text, width) in enumerate(cells)
+        ).rstrip()
         for row in rows
         for cells in [list(zip(row, widths, strict=True))]
     )

@@ -49,7 +49,11 @@ def _phrases(group: str, value: tuple[str, ...]) -> tuple[str, ...]:
     thing, colour, place = value
     if thing == "none":
         return ("no object", "nothing on the ground", "an empty ground below")
-    return (f"{colour} {thing} {place}", f"a {colour} {thing} on the {place}", f"a {thing} in {colour} at the {place} side")
+    return (
+        f"{colour} {thing} {place}",
+        f"a {colour} {thing} on the {place}",
+        f"a {thing} in {colour} at the {place} side",
+    )
 
 
 @lru_cache

@@ -28,7 +28,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
     rows = sample_held_out(tiny_llamagen(arguments.samples), arguments.prompts, arguments.samples)
     found = gates(rows, coherence_bar=0.95)
     for gate in found:
-        sys.stdout.write(f"{gate.name:32} {gate.value:.3f}  (>= {gate.bar:.2f})  {'pass' if gate.passed else 'MISSED'}\n")
+        sys.stdout.write(
+            f"{gate.name:32} {gate.value:.3f}  (>= {gate.bar:.2f})  {'pass' if gate.passed else 'MISSED'}\n"
+        )
     for kind, share in all_right_by_kind(rows).items():
         sys.stdout.write(f"all stated right, {kind:14} {share:.3f}\n")
     return 0 if all(gate.passed for gate in found) else 1

@@ -71,7 +71,10 @@ def gates(rows: list[Row], coherence_bar: float) -> list[Gate]:
 def all_right_by_kind(rows: list[Row]) -> dict[str, float]:
     """Share of images that show all that the caption states, by how much it states."""
     return {
-        kind: _mean(lambda row: stated_right(row.images, row.stated).all(1).float().mean().item(), [r for r in rows if r.kind == kind])
+        kind: _mean(
+            lambda row: stated_right(row.images, row.stated).all(1).float().mean().item(),
+            [r for r in rows if r.kind == kind],
+        )
         for kind in STATED
     }
 

@@ -118,7 +118,9 @@ class TokenizerRecipe(Recipe):
         dead = (step - self.last_used > 50).nonzero()[:, 0]
         if step % 50 == 0 and step < self.num_steps // 2 and len(dead):
             flat = latents.transpose(0, 1).flatten(1).T
-            self.model.quantize.embedding.weight[dead] = flat[torch.randint(len(flat), (len(dead),), generator=generator)]
+            self.model.quantize.embedding.weight[dead] = flat[
+                torch.randint(len(flat), (len(dead),), generator=generator)
+            ]
             self.last_used[dead] = step
 
     def export(self, folder: Path) -> None:
@@ -164,7 +166,9 @@ class LlamaGenRecipe(Recipe):
         images = self.images[picked]
         length = rng.choices(("short", "medium", "long"), (0.4, 0.4, 0.2))[0]
         texts = [
-            captions.wording(captions.meaning(image, rng.choices((1, 2, 3, 4, 5), (3, 3, 4, 2, 4))[0], rng), length, rng)
+            captions.wording(
+                captions.meaning(image, rng.choices((1, 2, 3, 4, 5), (3, 3, 4, 2, 4))[0], rng), length, rng
+            )
             for image in images.tolist()
         ]
         encoded = self.tokenizer(texts, padding=True, padding_side="left", return_tensors="pt").to(self.device)
@@ -249,7 +253,9 @@ def token_grids(path: Path) -> Tensor:
     return grids
 
 
-def train(name: str, *, num_steps: int | None, seed: int, work: Path, export: Path, precision: str = "bf16-mixed") -> None:
+def train(
+    name: str, *, num_steps: int | None, seed: int, work: Path, export: Path, precision: str = "bf16-mixed"
+) -> None:
     """Train one embedded model, or go on where the last call stopped, and export its weights and its log.
 
     Args:
@@ -263,7 +269,9 @@ def train(name: str, *, num_steps: int | None, seed: int, work: Path, export: Pa
     recipe_class, default_steps = RECIPES[name]
     torch.manual_seed(seed)
     recipe = recipe_class(num_steps or default_steps, seed, work)
-    checkpoint = ModelCheckpoint(work, filename=name, every_n_train_steps=200, save_top_k=1, enable_version_counter=False)
+    checkpoint = ModelCheckpoint(
+        work, filename=name, every_n_train_steps=200, save_top_k=1, enable_version_counter=False
+    )
     trainer = Trainer(
         max_steps=recipe.num_steps,
         max_epochs=1,

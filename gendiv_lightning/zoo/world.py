@@ -64,7 +64,12 @@ _RGB = {
     },
     "land": {"green": (0.12, 0.40, 0.20), "red": (0.66, 0.22, 0.16), "grey": (0.42, 0.42, 0.45)},
     "light": {"sun": (1.00, 0.92, 0.20), "moon": (0.90, 0.92, 1.00)},
-    "object": {"red": (0.90, 0.10, 0.12), "blue": (0.10, 0.18, 0.80), "lime": (0.65, 0.98, 0.10), "black": (0.02, 0.02, 0.02)},
+    "object": {
+        "red": (0.90, 0.10, 0.12),
+        "blue": (0.10, 0.18, 0.80),
+        "lime": (0.65, 0.98, 0.10),
+        "black": (0.02, 0.02, 0.02),
+    },
 }
 _HORIZON = 32.0
 _PLACE = {"left": 9.0, "centre": 24.0, "right": 39.0}
@@ -215,7 +220,9 @@ def _reduce(images: Tensor) -> Tensor:
 @lru_cache
 def _templates() -> tuple[Tensor, Tensor]:
     """All images at 12 x 12, (52500, 432), and their squared norms. The object, the last group, is put over 2,100 backgrounds."""
-    backgrounds = torch.cat([render(chunk) for chunk in torch.arange(0, NUM_IMAGES, len(OBJECT)).split(256)]).float() / 255
+    backgrounds = (
+        torch.cat([render(chunk) for chunk in torch.arange(0, NUM_IMAGES, len(OBJECT)).split(256)]).float() / 255
+    )
     colours, masks = _layers()[1][-1]
     pooled = {}
     templates = torch.empty(len(backgrounds), len(OBJECT), 3 * 12 * 12)

@@ -14,7 +14,7 @@ def prompt(index, num=4, length=16):
     generator = torch.Generator().manual_seed(1000 + index)
     favourites = torch.rand(K, generator=generator) / torch.arange(1, K + 1)
     tokens = torch.multinomial(favourites, num * length, replacement=True, generator=generator).view(num, length)
-    return PromptSamples(torch.zeros(num, 3, 1, 1, dtype=torch.uint8), tokens, index=index)
+    return PromptSamples(torch.zeros(num, 3, 1, 1, dtype=torch.uint8), tokens, place=index)
 
 
 def measured(prompts, codebook_size=K):

@@ -43,7 +43,7 @@ def prompt(index=0, num=8, *, paraphrases=1, spread=60):
     generator = torch.Generator().manual_seed(index)
     shared = torch.randint(0, 256 - spread, (3, 16, 16), generator=generator)
     images = (shared + torch.randint(0, spread, (num, 3, 16, 16), generator=generator)).to(torch.uint8)
-    return PromptSamples(images, index=index, paraphrase=torch.arange(num) % paraphrases)
+    return PromptSamples(images, place=index, paraphrase=torch.arange(num) % paraphrases)
 
 
 def row(metric, samples):
