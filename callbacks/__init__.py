@@ -1,8 +1,8 @@
 """What is done to a sampling loop (probes) and with its samples (measuring, storing): the classes that configs name."""
 
-from gendiv_lightning.callbacks.codebook_usage import WriteUsage
-from gendiv_lightning.callbacks.measure import Measure
-from gendiv_lightning.callbacks.probes import (
+from .codebook_usage import WriteUsage
+from .measure import Measure
+from .probes import (
     Argmax,
     CodebookSubset,
     FreezePath,
@@ -12,8 +12,8 @@ from gendiv_lightning.callbacks.probes import (
     TopK,
     TopP,
 )
-from gendiv_lightning.callbacks.progress import SamplesPerSecond
-from gendiv_lightning.callbacks.run_writer import RunWriter
+from .progress import SamplesPerSecond
+from .run_writer import RunWriter
 
 __all__ = [
     "Argmax",

@@ -16,10 +16,10 @@ from gendiv_lightning.usage import write_usage
 
 
 class WriteUsage(Callback):
-    """`usage.safetensors` in the run folder: counts of each codebook entry over a validation image set, with provenance.
+    """`usage.safetensors` in the run folder: counts of each codebook entry over a validation set, with provenance.
 
-    Each image counts once on any number of ranks. Entropy, perplexity and coverage go to `metrics.json`, with intervals over
-    images, and into the file.
+    Each image counts once on any number of ranks. Entropy, perplexity and coverage go to `metrics.json`, with intervals
+    over images, and into the file.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

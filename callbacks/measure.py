@@ -1,4 +1,4 @@
-"""`Measure`: feeds the samples of each prompt to metrics, on every rank. It computes nothing itself and writes nothing."""
+"""`Measure`: feeds the samples of each prompt to metrics, on every rank. It computes and writes nothing itself."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Measure(Callback):
         return [name for metric in self.metrics for name in getattr(metric, "names", (type(metric).__name__,))]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Add codebook usage, load backbones (rank zero first: it may have to download them), move to the rank's device."""
+        """Add codebook usage, load backbones (rank zero first: it may download them), move to the rank's device."""
         assert isinstance(pl_module, Generator), "samples are measured of generators"
         if self.usage is None:
             self.usage = CodebookUsage(pl_module.codebook_size)
@@ -48,7 +48,8 @@ class Measure(Callback):
         """Measure all prompts of a batch."""
         for samples in split_by_prompt(batch.batch, batch.images, batch.samples.tokens):
             for metric in self.metrics:
-                metric.update(samples)  # type: ignore[operator]
+                assert isinstance(metric, Metric), "metrics are all that is in the list"
+                metric.update(samples)
 
     def on_predict_batch_end(
         self,
@@ -67,9 +68,10 @@ class Measure(Callback):
         estimates: dict[str, Estimate] = {}
         columns: dict[str, Any] = {}
         for metric in self.metrics:
+            assert isinstance(metric, Metric), "metrics are all that is in the list"
             metric.sync_on_compute = False  # the rows are wanted too, in the same exchange
-            with metric.sync_context():  # type: ignore[operator]
-                estimates |= metric.compute()  # type: ignore[operator]
+            with metric.sync_context():
+                estimates |= metric.compute()
                 if isinstance(metric, PromptMetric):
                     order, rows = metric.per_prompt()
                     columns["prompt_index"] = order.numpy()

@@ -129,8 +129,9 @@ class CodebookSubset(ProbeCallback):
     """Allow a subset of the codebook only; it caps H(C) at log2 of its size.
 
     Args:
-        select: which entries are allowed: the "most_frequent" ones (the paper's), the "least_frequent", all but the most
-            frequent ("drop_most_frequent", the enhancement), as many "random" ones (the control), or an explicit "list".
+        select: which entries are allowed: the "most_frequent" ones (the paper's), the "least_frequent", all but the
+            most frequent ("drop_most_frequent", the enhancement), as many "random" ones (the control), or an explicit
+            "list".
         size: how many entries (to drop, for "drop_most_frequent"). Give this or `ratio`.
         ratio: the same as a share of the codebook, in (0, 1].
         tokens: the entries of a "list".

@@ -1,4 +1,4 @@
-"""`RunWriter`: keeps the run folder. It starts or resumes the run, stores samples as they come, and closes with the results."""
+"""`RunWriter`: keeps the run folder. It starts or resumes the run, stores samples as they come, closes with the results."""
 
 from __future__ import annotations
 
@@ -106,8 +106,9 @@ class RunWriter(Callback):
         self.folder.write_samples(outputs, pl_module.codebook_size)  # type: ignore[arg-type]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the run, once all ranks are done: results, picture, loggers. Here and not at the end of the predict loop,
-        since a rank without work never enters the loop.
+        """Close the run, once all ranks are done: results, picture, loggers.
+
+        Here and not at the end of the predict loop, since a rank without work never enters the loop.
         """
         trainer.strategy.barrier("all samples are stored")
         estimates: dict[str, Estimate] = {}
@@ -125,7 +126,8 @@ class RunWriter(Callback):
         estimates: dict[str, Estimate],
         per_prompt: Any,
     ) -> None:
-        assert measure.usage is not None and isinstance(generator, Generator), "set up"
+        assert measure.usage is not None, "`setup` made it"
+        assert isinstance(generator, Generator), "samples are written of generators"
         provenance = {"what": "samples of this run", "generator": generator.identity()}
         write_usage(self.folder.path / "usage.safetensors", measure.usage.counts, provenance)
         first = [batch for _, batch in zip(range(GRID_PROMPTS), self.folder.read_samples(), strict=False)]

@@ -1,4 +1,4 @@
-"""The records that travel: prompts in, noise keys along, samples out. Plain named tuples, so that Lightning can move them."""
+"""The records that travel: prompts in, noise keys along, samples out. Plain named tuples: Lightning can move them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def prompt_id(text: str, prompt_set: str) -> str:
 
 
 class NoiseKey(NamedTuple):
-    """Name of one sample. Its path noise is keyed by (prompt, paraphrase, path), its execution noise by (prompt, paraphrase, sample)."""
+    """Name of one sample.
+
+    Its path noise is keyed by (prompt, paraphrase, path), its execution noise by (prompt, paraphrase, sample).
+    """
 
     prompt: str
     paraphrase: int
@@ -125,7 +128,7 @@ class PromptSamples(NamedTuple):
         images: (N, 3, H, W) uint8.
         tokens: (N, L) integer tokens, if the generator has any.
         prompt: text of the base prompt.
-        place: of the prompt in its set, its own for each prompt; it orders the rows whatever the rank they were measured on.
+        place: of the prompt in its set, its own for each prompt; it orders the rows, whatever rank measured them.
         paraphrase: (N,) wording number of each sample; None means one wording.
         path: (N,) path number of each sample; None means a path of its own for each.
     """

@@ -12,7 +12,7 @@ Where does the diversity of an image generator come from? Take a generator apart
 
 start here, offline, on a CPU, in about a minute:
   gendiv fit-free predict --config configs/tiny/llamagen.yaml          samples, a grid, metrics, in runs/
-  gendiv fit-free predict --config configs/tiny/llamagen_argmax.yaml   the same noise, argmax probe: diversity falls to 0
+  gendiv fit-free predict --config configs/tiny/llamagen_argmax.yaml   same noise, argmax probe: diversity falls to 0
 
 then:
   gendiv fit-free predict --help             every value of a config can be set on the command line

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def doctor(golden: Path | None) -> int:
-    """Check reference values if a folder is given, else versions, devices and embedded weights. Returns the exit status."""
+    """Check a folder's reference values, or versions, devices and embedded weights. Returns the exit status."""
     if golden is not None:
         from gendiv_lightning.golden import check_folder
 

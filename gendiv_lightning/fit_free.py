@@ -1,4 +1,4 @@
-"""`gendiv fit-free predict | validate`: Lightning's command line without fit. It names the run folder and the loggers."""
+"""`gendiv fit-free predict | validate`: Lightning's command line without fit. It names run folder and loggers."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class FitFreeCLI(LightningCLI):
         self.config = parser.parse_args(sys.argv[2:] if args is None else args)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Name the run, now that generator, data and callbacks are there, and give it its folder, loggers and writer."""
+        """Name the run, now that generator, data and callbacks are there; give it its folder, loggers and writer."""
         config = self.config[self.subcommand]
         assert isinstance(self.model, Generator), "the parser takes generators only"
         self.model.locate()
@@ -125,7 +125,7 @@ class FitFreeCLI(LightningCLI):
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run `gendiv fit-free` on `args`, or on the command line. What the user got wrong ends as one line, not as a traceback."""
+    """Run `gendiv fit-free` on `args` or the command line. A user's mistake ends as one line, not as a traceback."""
     _quieten()
     try:
         FitFreeCLI(

@@ -116,7 +116,7 @@ class RunFolder:
         )
 
     def read_samples(self, shards: list[Path] | None = None) -> Iterator[SampleBatch]:
-        """The shards as the batches that they were written from (prompts without their paraphrases' texts of other rows)."""
+        """The shards as the batches they were written from (but of paraphrases only the texts that rows use)."""
         for shard in self.shards() if shards is None else shards:
             yield _from_table(pq.read_table(shard))
 
@@ -134,7 +134,11 @@ class RunFolder:
     def read_metrics(self) -> dict[str, Estimate]:
         """`metrics.json`."""
         flat = json.loads((self.path / "metrics.json").read_text())
-        return {name: Estimate(**{k: math.nan if v is None else v for k, v in e.items()}) for name, e in flat.items()}
+        return {name: Estimate(**_nan_for_null(values)) for name, values in flat.items()}
+
+
+def _nan_for_null(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: math.nan if v is None else v for k, v in values.items()}
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

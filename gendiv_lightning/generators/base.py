@@ -42,7 +42,7 @@ class Generator(LightningModule, ABC):
 
     @abstractmethod
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
-        """Warnings about wordings (those that will be cut, say); ValueError if one cannot be a condition. Loads no weights."""
+        """Warnings about wordings (such as being cut); ValueError if one cannot be a condition. Loads no weights."""
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """LlamaGen (Sun et al. 2024, arXiv 2406.06525): captions or class labels to raster-order tokens to images.
 
-Read `sample_image_tokens` first: it is the sampling loop. The networks are in `models/llamagen_gpt.py` and `models/llamagen_vq.py`.
+Read `sample_image_tokens` first: it is the sampling loop. The networks are in `models/llamagen_gpt.py` and
+`models/llamagen_vq.py`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ class Conditions(NamedTuple):
 
 
 def pack_left(features: Sequence[Tensor], num_positions: int | None = None) -> tuple[Tensor, Tensor]:
-    """Features (n_i, D) side by side at the right end of (R, T, D), and the mask (R, T) of what is valid; T is the largest n_i."""
+    """Features (n_i, D), each at the right end of its row of (R, T, D), and the mask (R, T) of what is valid.
+
+    T is the largest n_i if `num_positions` does not say.
+    """
     num_positions = num_positions or max(len(f) for f in features)
     packed = features[0].new_zeros(len(features), num_positions, features[0].shape[1])
     mask = torch.zeros(len(features), num_positions, dtype=torch.bool, device=packed.device)
@@ -78,7 +82,7 @@ def sample_image_tokens(
         gpt: the transformer.
         prefill: the conditions' B rows; under guidance followed by their B null rows.
         sampler: decides each token, step i being image token i.
-        cfg_interval: guidance stops after token cfg_interval + 1, and the null rows are no longer run; -1 guides all tokens.
+        cfg_interval: guidance stops after token cfg_interval + 1, null rows are then no longer run; -1 guides all tokens.
         decode: `gpt.decode`, or a compiled form of it.
         slots_at_a_time: attended cache slots grow by so many; more than 1 keeps the shapes of a compiled `decode` few.
     """
@@ -107,13 +111,15 @@ class LlamaGen(Generator):
     Prompts of a class-to-image model are class numbers, "207".
 
     Args:
-        gpt_checkpoint: transformer weights: a path, `OWNER/REPO:FILE` on the Hub, or `zoo:FILE`. Official files load unchanged.
+        gpt_checkpoint: transformer weights: a path, `OWNER/REPO:FILE` on the Hub, or `zoo:FILE`. Official files load
+            unchanged.
         vq_checkpoint: tokenizer weights, likewise.
-        text_encoder: T5 encoder of a text-to-image model: a folder, `OWNER/REPO`, or `zoo:FOLDER`. Unused by class-to-image.
+        text_encoder: T5 encoder of a text-to-image model: a folder, `OWNER/REPO`, or `zoo:FOLDER`. Unused by
+            class-to-image.
         gpt: size of the transformer; "tiny" is the embedded one.
         vq: size of the tokenizer; "tiny" is the embedded one.
         model_type: "t2i" is conditioned on captions, "c2i" on class labels.
-        image_size: pixels a side, 256, 384 or 512; the embedded model has 48. The files do not tell it: it must be right.
+        image_size: pixels a side, 256, 384 or 512 (48 for the embedded model). The files do not tell it: it must be right.
         dtype: of the transformer and the text encoder; the tokenizer is always float32.
         guidance_scale: classifier-free guidance; 1 and below is off. (Official text-to-image: 7.5.)
         cfg_interval: guidance stops after token cfg_interval + 1; -1 guides all tokens.
@@ -266,7 +272,10 @@ class LlamaGen(Generator):
         )
 
     def prefill(self, conditions: Conditions, guided: bool) -> Prefill:
-        """Run each distinct condition once and spread it over its rows; null conditions depend on the length alone and are kept."""
+        """Run each distinct condition once and spread it over its rows.
+
+        Null conditions depend on the length alone and are kept.
+        """
         if self.captions is None:
             both = self.gpt.prefill_labels(torch.stack(conditions.features))
             num = len(conditions.features)

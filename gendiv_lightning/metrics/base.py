@@ -17,8 +17,8 @@ from gendiv_lightning.functional.estimate import Estimate
 class PromptMetric(Metric, ABC):
     """A torchmetrics metric with one row of numbers a prompt and one `Estimate` a number.
 
-    State is one small float64 row a prompt, so it merges exactly over ranks, and the interval is a bootstrap over prompts.
-    Rows are ordered by the prompt's place in its set: the result does not depend on who measured which prompt.
+    State is one small float64 row a prompt, so it merges exactly over ranks, and the interval is a bootstrap over
+    prompts. Rows are ordered by the prompt's place in its set: the result does not depend on who measured which prompt.
 
     A metric is a subclass that lists its `names` and computes a row in `measure`; NaN in a row means "not defined for
     this prompt" (one sample, no free factor) and leaves the prompt out of that number.

@@ -1,4 +1,4 @@
-"""Captions to T5 features, each encoded once and kept on disk. It knows the encoder and its tokenizer, not the transformer."""
+"""Captions to T5 features, each encoded once and kept on disk. It knows encoder and tokenizer, not the transformer."""
 
 from __future__ import annotations
 

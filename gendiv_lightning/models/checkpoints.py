@@ -30,7 +30,7 @@ class MissingWeightsError(ValueError):
 
 
 def resolve(name: str, key: str, *, advice: str = "") -> Path:
-    """The local file or folder that a name of weights stands for; downloads it if it is on the Hub and not in its cache.
+    """The local file or folder that a name of weights stands for; one on the Hub, but not in its cache, is downloaded.
 
     Args:
         name: a path, `zoo:FILE` (an embedded model's), `OWNER/REPO:FILE` (one file on the Hugging Face Hub) or
@@ -79,7 +79,7 @@ def _from_hub(repo: str, file: str | None) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or PyTorch file under official names: wrappers opened, compile and DDP prefixes stripped."""
+    """Tensors of a .safetensors or PyTorch file, official names: wrappers opened, compile and DDP prefixes stripped."""
     if path.suffix == ".safetensors":
         state: Mapping[str, object] = load_file(path)
     else:
@@ -93,7 +93,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
-    """Put a checkpoint's tensors into a module (which may be on the meta device), cast to `dtype`; every key must match.
+    """Put a checkpoint's tensors into a module (meta device allowed), cast to `dtype`; every key must match.
 
     Raises:
         ValueError: keys or shapes differ; they are listed.

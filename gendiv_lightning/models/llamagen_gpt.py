@@ -1,11 +1,15 @@
-"""LlamaGen's transformer (Sun et al. 2024, arXiv 2406.06525), with the official state-dict names. It knows no text, no chance and no file.
+"""LlamaGen's transformer (Sun et al. 2024, arXiv 2406.06525), with the official state-dict names.
+
+It knows no text, no chance and no file.
 
 R rows, T condition positions, n of them valid (left-padded), N image tokens, H heads, d head size, K codebook entries.
 
-The rotary table of the official model is zero, not the identity, on condition positions. So their queries and keys vanish, and
+The rotary table of the official model is zero, not the identity, on condition positions. So their queries and keys
+vanish, and
 1. a condition position attends evenly: its attention output is the running mean of the values before it;
-2. to an image token the n valid condition positions are one key with score log(n) and the mean of their values as value.
-The condition is therefore run once, without attention, and costs one cache slot a layer and head, however long the caption is.
+2. to an image token the n valid condition positions are one key with score log(n) and their mean value as value.
+The condition is therefore run once, without attention, and costs one cache slot a layer and head, however long the
+caption is.
 """
 
 from __future__ import annotations
@@ -190,19 +194,24 @@ class Block(nn.Module):
 
 
 class CaptionEmbedder(nn.Module):
-    """Caption features to condition positions, and the fixed features that stand for "no caption" (a buffer, never trained)."""
+    """Caption features to condition positions; a buffer, never trained, of the features that stand for "no caption"."""
+
+    uncond_embedding: Tensor
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.cap_proj = nn.Module()
-        self.cap_proj.fc1 = nn.Linear(config.caption_dim, config.dim, bias=False)
-        self.cap_proj.fc2 = nn.Linear(config.dim, config.dim, bias=False)
-        # Its values come from a checkpoint: as the official random draw was never saved anywhere else, none can be made up here.
+        self.cap_proj = nn.ModuleDict(
+            {
+                "fc1": nn.Linear(config.caption_dim, config.dim, bias=False),
+                "fc2": nn.Linear(config.dim, config.dim, bias=False),
+            }
+        )
+        # Its values come from a checkpoint: the official random draw was saved nowhere else, none can be made up here.
         self.register_buffer("uncond_embedding", torch.zeros(config.cls_token_num, config.caption_dim))
 
     def forward(self, features: Tensor) -> Tensor:
         """(R, T, caption_dim) to (R, T, dim)."""
-        return self.cap_proj.fc2(F.gelu(self.cap_proj.fc1(features), approximate="tanh"))
+        return self.cap_proj["fc2"](F.gelu(self.cap_proj["fc1"](features), approximate="tanh"))
 
 
 class LabelEmbedder(nn.Module):
@@ -241,7 +250,9 @@ def join_prefills(parts: Sequence[Prefill]) -> Prefill:
 
 
 class Cache:
-    """Static key and value cache of all layers, with room for S = N slots a row: slot 0 is the condition, slot i + 1 image token i.
+    """Static key and value cache of all layers, with room for S = N slots a row.
+
+    Slot 0 is the condition, slot i + 1 image token i.
 
     Attributes:
         keys: (layers, R, kv heads, S, d), stored rotated; zero in slot 0, whose score is `bias` alone.
@@ -265,6 +276,7 @@ class Cache:
 class GPT(nn.Module):
     """The transformer. `prefill` runs conditions, `decode` one image token, `forward` all image tokens at once."""
 
+    layers: Sequence[Block]
     rotary: Tensor
 
     def __init__(self, config: GPTConfig) -> None:
@@ -272,7 +284,8 @@ class GPT(nn.Module):
         self.config = config
         self.cls_embedding = CaptionEmbedder(config) if config.model_type == "t2i" else LabelEmbedder(config)
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        # For its type a ModuleList's members are any modules.
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))  # type: ignore[assignment]
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
         table = rotary_table(math.isqrt(config.block_size), config.head_dim, config.rope_base)
@@ -304,7 +317,8 @@ class GPT(nn.Module):
     def null_features(self, num_valid: Tensor) -> tuple[Tensor, Tensor]:
         """Features and mask of "no caption" for captions of `num_valid` (R,) tokens.
 
-        The null condition has the caption's own mask: it is the last n of the T fixed rows, so it depends on the caption's length.
+        The null condition has the caption's own mask: it is the last n of the T fixed rows, so it depends on the
+        caption's length.
         """
         assert isinstance(self.cls_embedding, CaptionEmbedder), "only caption models have null features"
         num_positions = self.config.cls_token_num
@@ -331,7 +345,7 @@ class GPT(nn.Module):
         return self.logits(x[:, -1])
 
     def forward(self, positions: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
-        """Logits (R, N', K) that predict each of the image tokens (R, N') from the condition and the tokens before it."""
+        """Logits (R, N', K) that predict each image token of (R, N') from the condition and the tokens before it."""
         prefill, states = self.condition(positions, mask)
         num_inputs = tokens.shape[1] - 1
         x = self.tok_embeddings(tokens[:, :-1])

@@ -1,9 +1,10 @@
-"""LlamaGen's image tokenizer (a VQGAN with unit-norm codes), with the official state-dict names. Always run in float32."""
+"""LlamaGen's image tokenizer (a VQGAN with unit-norm codes), official state-dict names. Always run in float32."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,10 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class VQConfig:
-    """Sizes of a tokenizer; defaults are VQ-16's. `ch_mult` multiplies `base_channels` level by level, halving the size between."""
+    """Sizes of a tokenizer; defaults are VQ-16's.
+
+    `ch_mult` multiplies `base_channels` level by level; the size halves between levels.
+    """
 
     base_channels: int = 128
     ch_mult: Sequence[int] = (1, 1, 2, 2, 4)
@@ -99,7 +103,7 @@ class Level(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, num_blocks: int, attention: bool) -> None:
         super().__init__()
         channels = [in_channels] + [out_channels] * num_blocks
-        self.res = nn.ModuleList(ResnetBlock(*pair) for pair in zip(channels, channels[1:], strict=False))
+        self.res = nn.ModuleList(ResnetBlock(*pair) for pair in pairwise(channels))
         self.attn = nn.ModuleList(AttnBlock(out_channels) for _ in range(num_blocks if attention else 0))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,7 +141,7 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for level in self.conv_blocks:
             x = level(x)
-            x = level.downsample(x) if "downsample" in level._modules else x
+            x = level.get_submodule("downsample")(x) if "downsample" in level._modules else x
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
@@ -163,7 +167,7 @@ class Decoder(nn.Module):
         z = self.mid(self.conv_in(z))
         for level in self.conv_blocks:
             z = level(z)
-            z = level.upsample(z) if "upsample" in level._modules else z
+            z = level.get_submodule("upsample")(z) if "upsample" in level._modules else z
         return self.conv_out(F.silu(self.norm_out(z)))
 
 

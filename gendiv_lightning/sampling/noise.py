@@ -1,7 +1,7 @@
-"""`Noise`: uniforms that depend on (seed, role, key, step, position) and on nothing else, whatever the batch or the device.
+"""`Noise`: uniforms that depend on (seed, role, key, step, position) and nothing else, whatever the batch or device.
 
-Each row's key is a hash of its name; numbers come from SplitMix64 (Steele, Lea & Flood 2014, OOPSLA) used as a counter-based
-generator: number c of a row is the finaliser applied to key + (c + 1) * gamma, all modulo 2^64.
+Each row's key is a hash of its name; numbers come from SplitMix64 (Steele, Lea & Flood 2014, OOPSLA) used as a
+counter-based generator: number c of a row is the finaliser applied to key + (c + 1) * gamma, all modulo 2^64.
 """
 
 from __future__ import annotations

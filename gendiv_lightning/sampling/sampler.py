@@ -1,6 +1,7 @@
-"""`TokenSampler`: every decision that a sampling loop leaves to chance, for autoregressive, masked and diffusion models alike.
+"""`TokenSampler`: every decision a sampling loop leaves to chance, for autoregressive, masked and diffusion models.
 
-B rows, P positions asked about, K codebook entries. Loops ask; probes change the sampler before the loop; observers watch.
+B rows, P positions asked about, K codebook entries. Loops ask; probes change the sampler before the loop; observers
+watch.
 - autoregressive: `draw_tokens` at each position, in raster order, so there is no path;
 - masked: `draw_tokens` everywhere, then `choose_positions(draw.confidence, count=...)` for those that stay;
 - diffusion: `choose_positions(log p(change))`, then `draw_tokens` for the token given the change.
@@ -135,8 +136,9 @@ class TokenSampler:
         Args:
             log_weights: weight of each position; inf is chosen for certain, -inf is not.
             step: step of the loop.
-            count: exactly so many a row, a number or (B,): the largest log-weights plus `noise_scale` times Gumbel noise
-                (without replacement, Gumbel-top-k; Kool et al. 2019). None: each on its own, with probability exp(log_weights).
+            count: exactly so many a row, a number or (B,): the largest log-weights plus `noise_scale` times Gumbel
+                noise (without replacement, Gumbel-top-k; Kool et al. 2019). None: each on its own, with probability
+                exp(log_weights).
             noise_scale: how much the Gumbel noise counts.
         """
         if count is None:
@@ -172,7 +174,7 @@ class Probe(ABC):
         """The samples that a prompt gets; most probes leave them as they are."""
         return plan
 
-    def check(self, codebook_size: int) -> None:
+    def check(self, codebook_size: int) -> None:  # noqa: B027 (optional: most probes work on any codebook)
         """Raise ValueError if the probe cannot work on a codebook of this size; called before weights are loaded."""
 
     @abstractmethod

@@ -1,6 +1,6 @@
 """The grammar of postcards: a meaning (groups stated) to wordings, and a wording back to its meaning.
 
-A wording is a list of phrases, joined by commas or "and"; each phrase states one group or is filler that states nothing.
+A wording is a list of phrases, joined by commas or "and"; each phrase states one group, or is filler and states none.
 Its length class is that of its words (short <= 12 < medium <= 40 < long), so one meaning has wordings of every length.
 """
 
@@ -67,7 +67,7 @@ def _meaning_of_phrase() -> dict[str, tuple[str, int]]:
 
 
 def wording(stated: dict[str, int], length: str, rng: random.Random) -> str:
-    """One wording of a meaning, of the length class asked for: phrases, their order, openers and fillers drawn by `rng`.
+    """One wording of a meaning, in the length class asked for; `rng` draws phrases, their order, openers and fillers.
 
     Args:
         stated: number of the value (see `world.GROUPS`) of each group that the caption states; at least one.
@@ -128,8 +128,9 @@ def meaning(image: int, num_stated: int, rng: random.Random) -> dict[str, int]:
 
 
 def prompts(num_prompts: int, paraphrases_per_length: int = 3, seed: int = 0) -> list[Prompt]:
-    """Prompts on held-out images: one, two, three and five groups stated in turn, with paraphrases of each length class."""
-    rng, made = random.Random(seed), []
+    """Prompts on held-out images: one, two, three, five groups stated in turn, with paraphrases of each length class."""
+    rng = random.Random(seed)
+    made: list[Prompt] = []
     for image in held_out()[:num_prompts].tolist():
         stated = meaning(image, (1, 2, 3, 5)[len(made) % 4], rng)
         text = wording(stated, "medium", rng)

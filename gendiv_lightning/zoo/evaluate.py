@@ -33,7 +33,7 @@ class Gate(NamedTuple):
 
 
 class Row(NamedTuple):
-    """All samples of one caption: kind by stated groups, meaning, images (N,) as the oracle reads them, distances (N,)."""
+    """All samples of a caption: kind by stated groups, meaning, images (N,) as the oracle reads them, distances (N,)."""
 
     kind: str
     stated: dict[str, int]
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 
 def sample_held_out(generator: Generator, num_prompts: int, num_samples: int, seed: int = 0) -> list[Row]:
-    """Write a caption for each held-out image (a third states 1 or 2 groups, a third 3, a third all 5), sample, read."""
+    """Write a caption for each held-out image (a third state 1 or 2 groups, a third 3, a third all 5), sample, read."""
     rng, rows = random.Random(seed), []
     for place, image in enumerate(tqdm(captions.held_out()[:num_prompts].tolist(), desc="captions", unit="caption")):
         kind = list(STATED)[place % 3]

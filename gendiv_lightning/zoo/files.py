@@ -1,9 +1,10 @@
-"""Where the embedded models' files are, and their sizes. Weights are fp16 safetensors under the names of the real models."""
+"""Where the embedded models' files are, and their sizes. Weights are fp16 safetensors with the real models' names."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -28,7 +29,7 @@ TINY_GPT = GPTConfig(
     caption_dim=64,
     model_type="t2i",
 )
-TINY_T5 = {
+TINY_T5: dict[str, Any] = {
     "d_model": 64,
     "d_kv": 16,
     "d_ff": 128,

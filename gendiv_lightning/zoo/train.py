@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from gendiv_lightning.models.llamagen_gpt import GPT
+from gendiv_lightning.models.llamagen_gpt import GPT, CaptionEmbedder
 from gendiv_lightning.models.llamagen_vq import VQModel, from_uint8
 from gendiv_lightning.zoo import captions, world
 from gendiv_lightning.zoo.files import (
@@ -78,7 +78,8 @@ class Recipe(LightningModule, ABC):
 
     def train_dataloader(self) -> Iterable[Any]:
         """Numbers of steps."""
-        return DataLoader(range(self.num_steps), batch_size=None)
+        # Anything with a length and numbered items will do, whatever the loader's type says.
+        return DataLoader(range(self.num_steps), batch_size=None)  # type: ignore[arg-type]
 
 
 class TokenizerRecipe(Recipe):
@@ -143,8 +144,10 @@ class LlamaGenRecipe(Recipe):
         self.text_encoder = T5EncoderModel(T5Config(vocab_size=num_words(), **TINY_T5))
         self.gpt = GPT(TINY_GPT)
         self.apply(self._initialise)
-        null = torch.randn(self.gpt.cls_embedding.uncond_embedding.shape, generator=seeded(seed, -1))
-        self.gpt.cls_embedding.uncond_embedding.copy_(null / TINY_GPT.caption_dim**0.5)
+        embedder = self.gpt.cls_embedding
+        assert isinstance(embedder, CaptionEmbedder), "the embedded model is conditioned on captions"
+        null = torch.randn(embedder.uncond_embedding.shape, generator=seeded(seed, -1))
+        embedder.uncond_embedding.copy_(null / TINY_GPT.caption_dim**0.5)
         self.grids = torch.empty(0)
         allowed = torch.ones(world.NUM_IMAGES, dtype=torch.bool)
         allowed[captions.held_out()] = False

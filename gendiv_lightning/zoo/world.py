@@ -1,4 +1,4 @@
-"""The postcard world: a renderer, its 52,500 images, an exact oracle and exact entropies. It knows no words (see `captions`).
+"""The postcard world: a renderer, 52,500 images, an exact oracle and exact entropies. It knows no words (see `captions`).
 
 An image is one value of each of five groups; images are uniform and independent over groups:
 sky (6) x ground (5) x land (10) x light (7) x object (25) = 52,500. A group is one or more factors (nine in all).
@@ -123,7 +123,7 @@ def conditional_entropy(stated: dict[str, int]) -> float:
     return sum(math.log2(len(values)) for group, values in GROUPS.items() if group not in stated)
 
 
-# --- drawing: coverage masks in [0, 1], anti-aliased over one pixel -----------------------------------------------------------
+# --- drawing: coverage masks in [0, 1], anti-aliased over one pixel ---
 
 
 def _pixels() -> tuple[Tensor, Tensor]:
@@ -181,7 +181,7 @@ def _object_mask(kind: str, place: str) -> Tensor:
 
 @lru_cache
 def _layers() -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """The skies (6, 3, S, S), and in painting order colours (V, 3) and masks (V, 1, S, S) of the other groups' values."""
+    """The skies (6, 3, S, S); in painting order colours (V, 3), masks (V, 1, S, S) of the other groups' values."""
     rows, _ = _pixels()
     shading = 1.06 - 0.12 * rows / SIZE
     skies = torch.stack([torch.tensor(_RGB["sky"][name])[:, None, None] * shading for name in SKY]).clamp(0, 1)
@@ -210,7 +210,7 @@ def render(indices: Tensor) -> Tensor:
     return (255 * image).round().to(torch.uint8)
 
 
-# --- the oracle ---------------------------------------------------------------------------------------------------------------
+# --- the oracle ---
 
 
 def _reduce(images: Tensor) -> Tensor:
@@ -219,7 +219,10 @@ def _reduce(images: Tensor) -> Tensor:
 
 @lru_cache
 def _templates() -> tuple[Tensor, Tensor]:
-    """All images at 12 x 12, (52500, 432), and their squared norms. The object, the last group, is put over 2,100 backgrounds."""
+    """All images at 12 x 12, (52500, 432), and their squared norms.
+
+    The object, the last group, is put over 2,100 backgrounds.
+    """
     backgrounds = (
         torch.cat([render(chunk) for chunk in torch.arange(0, NUM_IMAGES, len(OBJECT)).split(256)]).float() / 255
     )
