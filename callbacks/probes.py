@@ -184,7 +184,7 @@ class CodebookSubset(ProbeCallback):
         digest = hashlib.sha256(allowed.numpy().tobytes()).hexdigest()
         return {"probe": "CodebookSubset", "select": self.select, "size": int(allowed.sum()), "sha256": digest}
 
-    @lru_cache(maxsize=1)  # noqa: B019  one mask per probe; a run has a handful of probes
+    @lru_cache(maxsize=16)  # noqa: B019  shared by all probes; a run has a handful of them
     def allowed(self, codebook_size: int) -> Tensor:
         """The entries that may be drawn, (K,) bool."""
         chosen = self._chosen(codebook_size)

@@ -1,4 +1,4 @@
-"""`RunWriter`: keeps the run folder. It starts or resumes the run, stores samples as they come, closes with the results."""
+"""`RunWriter`: keeps the run folder. It starts or resumes a run, stores samples as they come, closes with results."""
 
 from __future__ import annotations
 

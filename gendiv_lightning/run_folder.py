@@ -116,7 +116,7 @@ class RunFolder:
         )
 
     def read_samples(self, shards: list[Path] | None = None) -> Iterator[SampleBatch]:
-        """The shards as the batches they were written from (but of paraphrases only the texts that rows use)."""
+        """The shards as the batches that they were written from, but that prompts come without their paraphrases."""
         for shard in self.shards() if shards is None else shards:
             yield _from_table(pq.read_table(shard))
 

@@ -96,7 +96,16 @@ class Generator(LightningModule, ABC):
             return {"tokens": self.encode_images(batch.images)}
 
     def setup(self, stage: str) -> None:
-        """Find the weights before anything expensive happens."""
+        """Find the weights before anything expensive happens.
+
+        Raises:
+            ValueError: a weight file is missing, or the trainer would cast the tokenizer too.
+        """
+        if self.trainer.precision != "32-true":
+            raise ValueError(
+                f"trainer.precision must stay 32-true, got {self.trainer.precision}: the generator's own dtype (--model.dtype) "
+                "casts what may be cast, and leaves the tokenizer in float32"
+            )
         self.locate()
 
     def configure_model(self) -> None:

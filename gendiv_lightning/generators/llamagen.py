@@ -56,7 +56,7 @@ class Conditions(NamedTuple):
 def pack_left(features: Sequence[Tensor], num_positions: int | None = None) -> tuple[Tensor, Tensor]:
     """Features (n_i, D), each at the right end of its row of (R, T, D), and the mask (R, T) of what is valid.
 
-    T is the largest n_i if `num_positions` does not say.
+    T is `num_positions`, by default the largest n_i.
     """
     num_positions = num_positions or max(len(f) for f in features)
     packed = features[0].new_zeros(len(features), num_positions, features[0].shape[1])
@@ -82,7 +82,7 @@ def sample_image_tokens(
         gpt: the transformer.
         prefill: the conditions' B rows; under guidance followed by their B null rows.
         sampler: decides each token, step i being image token i.
-        cfg_interval: guidance stops after token cfg_interval + 1, null rows are then no longer run; -1 guides all tokens.
+        cfg_interval: guidance, and with it the null rows, stops after token cfg_interval + 1; -1 guides all tokens.
         decode: `gpt.decode`, or a compiled form of it.
         slots_at_a_time: attended cache slots grow by so many; more than 1 keeps the shapes of a compiled `decode` few.
     """
@@ -119,7 +119,7 @@ class LlamaGen(Generator):
         gpt: size of the transformer; "tiny" is the embedded one.
         vq: size of the tokenizer; "tiny" is the embedded one.
         model_type: "t2i" is conditioned on captions, "c2i" on class labels.
-        image_size: pixels a side, 256, 384 or 512 (48 for the embedded model). The files do not tell it: it must be right.
+        image_size: pixels a side, 256, 384 or 512; 48 for the embedded model. No file tells it: it must be right.
         dtype: of the transformer and the text encoder; the tokenizer is always float32.
         guidance_scale: classifier-free guidance; 1 and below is off. (Official text-to-image: 7.5.)
         cfg_interval: guidance stops after token cfg_interval + 1; -1 guides all tokens.
@@ -164,9 +164,14 @@ class LlamaGen(Generator):
             self.gpt_config = GPTConfig(
                 **GPT_SIZES[gpt], model_type=model_type, block_size=side**2, cls_token_num=num_positions
             )
+        if self.gpt_config.vocab_size != self.vq_config.codebook_size:
+            raise ValueError(
+                f"gpt and vq must share a codebook, got {gpt} ({self.gpt_config.vocab_size} tokens) and {vq} "
+                f"({self.vq_config.codebook_size})"
+            )
         _check_settings(temperature, top_k, top_p, batch_size)
-        _check_official(gpt_checkpoint, "gpt_checkpoint", gpt, model_type, image_size)
-        _check_official(vq_checkpoint, "vq_checkpoint", vq, model_type, image_size)
+        _check_official(gpt_checkpoint, "gpt_checkpoint", gpt, vq, model_type, image_size)
+        _check_official(vq_checkpoint, "vq_checkpoint", vq, vq, model_type, image_size)
         self.gpt_checkpoint, self.vq_checkpoint, self.text_encoder = gpt_checkpoint, vq_checkpoint, text_encoder
         self.gpt_name, self.image_size, self.dtype_name = gpt, image_size, dtype
         self.guidance_scale, self.cfg_interval = guidance_scale, cfg_interval
@@ -317,13 +322,14 @@ def _check_settings(temperature: float, top_k: int, top_p: float, batch_size: in
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
 
-def _check_official(checkpoint: str, key: str, size: str, model_type: str, image_size: int) -> None:
+def _check_official(checkpoint: str, key: str, size: str, vq: str, model_type: str, image_size: int) -> None:
     file = checkpoint.replace(":", "/").rsplit("/", 1)[-1]
     if file not in OFFICIAL_FILES:
         return
     kind, name, image_sizes = OFFICIAL_FILES[file]
-    if kind != model_type or name != size or image_size not in image_sizes:
+    is_other_grid = key == "gpt_checkpoint" and vq != "VQ-16"  # on which all transformers were trained
+    if kind != model_type or name != size or image_size not in image_sizes or is_other_grid:
         raise ValueError(
             f"{key}: {file} is {kind}, {name}, for images of {' or '.join(map(str, image_sizes))} pixels; the settings "
-            f"say {model_type}, {size}, {image_size} pixels, which would load without an error and sample garbage"
+            f"say {model_type}, {size}, {vq}, {image_size} pixels, which would load without an error and sample garbage"
         )

@@ -1,4 +1,4 @@
-"""`PostcardTruth`: what only the embedded world tells, where a caption's free factors and their entropy are known."""
+"""`PostcardTruth`: what only the embedded world tells: a caption's free factors and their entropy are known."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class PostcardTruth(PromptMetric):
     - `postcards/stated_right`: share of the factors that the caption states which the images show.
     - `postcards/all_stated_right`: share of the images that show all of them.
     - `postcards/coherence`: share of the images within `world.COHERENT_RMS` of a valid postcard.
-    - `postcards/free_entropy_bits`: entropy among a prompt's samples of each factor that the caption leaves free, summed
-      over these factors (Chao-Wang-Jost per prompt and factor: a few samples are enough for a factor of few values).
+    - `postcards/free_entropy_bits`: entropy among a prompt's samples of each factor that the caption leaves free,
+      summed over these factors (Chao-Wang-Jost per prompt and factor: few samples are enough for few values).
     - `postcards/free_entropy_true_bits`: what it would be for a perfect generator, exactly.
     - `postcards/free_entropy_share`: their ratio, prompt by prompt.
 

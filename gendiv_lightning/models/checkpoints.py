@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
+import pickle
 import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 _WRAPPERS = ("model", "module", "state_dict")
 _PREFIX = re.compile(r"^(?:_orig_mod\.|module\.)+")
+_HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?::(?P<file>[\w./-]+))?")
+_WEIGHT_FILE = re.compile(r"\.(?:pt|pth|ckpt|bin|safetensors)$")
 # Left behind by training or by generation; no parameters.
 _EXTRAS = re.compile(r"freqs_cis$|causal_mask$|kv_cache\.[kv]_cache$")
 
@@ -47,49 +52,74 @@ def resolve(name: str, key: str, *, advice: str = "") -> Path:
         path = Path(name).expanduser()
     if path.exists():
         return path
-    if not (match := re.fullmatch(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<file>[\w./-]+))?", name)) or path.suffix:
+    if not (match := _HUB_NAME.fullmatch(name)) or _WEIGHT_FILE.search(match["repo"]):
         raise MissingWeightsError(f"{key}: there is no file {name!r}. {advice}".rstrip())
     repo, file = match["repo"], match["file"]
     try:
         return _from_hub(repo, file)
-    except (OSError, ValueError) as error:  # everything that huggingface_hub raises is one of these
+    except (OSError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         what = f"the file {file!r} of the Hub repository {repo!r}" if file else f"the Hub repository {repo!r}"
         local = f"{file or repo.split('/')[1]}"
         raise MissingWeightsError(
-            f"{key}: {what} is neither in the Hub's local cache nor could it be downloaded ({type(error).__name__}).\n"
+            f"{key}: {what} is neither in the Hub's local cache nor could it be downloaded ({reason}).\n"
             f"  to get it:   hf download {repo} {file or ''}".rstrip()
             + f"\n  or, with a copy on this machine:   --model.{key} /path/to/{local}\n{advice}".rstrip()
         ) from error
 
 
 def _from_hub(repo: str, file: str | None) -> Path:
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import hf_hub_download, model_info, snapshot_download
+    from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
-    if file:
-        try:
-            return Path(hf_hub_download(repo, file, local_files_only=True))
-        except LocalEntryNotFoundError:
-            return Path(hf_hub_download(repo, file, etag_timeout=5))
-    patterns = ["*.json", "*.model", "*.safetensors", "*.txt"]
+    def fetch(local_files_only: bool) -> Path:
+        if file:
+            return Path(hf_hub_download(repo, file, local_files_only=local_files_only))
+        patterns = ["*.json", "*.model", "*.safetensors", "*.txt"]
+        return Path(snapshot_download(repo, allow_patterns=patterns, local_files_only=local_files_only))
+
     try:
-        return Path(snapshot_download(repo, allow_patterns=patterns, local_files_only=True))
+        path = fetch(local_files_only=True)
+        if file or _is_whole(path):
+            return path
     except LocalEntryNotFoundError:
-        return Path(snapshot_download(repo, allow_patterns=patterns, etag_timeout=5))
+        pass
+    try:
+        model_info(repo, timeout=5)  # without a network this fails in seconds, a download in minutes
+        return fetch(local_files_only=False)
+    except HTTPError as error:  # an OSError in some versions only
+        raise ConnectionError(f"{type(error).__name__}: {error}") from error
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether all weights of a Hub repository are there; an interrupted download leaves a part of them."""
+    index = folder / "model.safetensors.index.json"
+    files = json.loads(index.read_text())["weight_map"].values() if index.exists() else ["model.safetensors"]
+    return all((folder / file).exists() for file in files)
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or PyTorch file, official names: wrappers opened, compile and DDP prefixes stripped."""
-    if path.suffix == ".safetensors":
-        state: Mapping[str, object] = load_file(path)
-    else:
-        # Official training checkpoints hold their command-line arguments too.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        wrapper = next((key for key in _WRAPPERS if isinstance(state.get(key), Mapping)), None)
-        state = state[wrapper] if wrapper else state  # type: ignore[assignment]
+    """Tensors of a .safetensors or PyTorch file, official names: wrappers opened, compile and DDP prefixes stripped.
+
+    Raises:
+        ValueError: it is no file of weights, is damaged, or holds objects that could run code.
+    """
+    try:
+        state: object = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+    except (pickle.UnpicklingError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read as weights; fetch it again from its source ({error})") from error
+    if not isinstance(state, Mapping):
+        raise ValueError(f"{path} must hold a dictionary of tensors, got a {type(state).__name__}")
+    wrapper = next((key for key in _WRAPPERS if isinstance(state.get(key), Mapping)), None)
+    state = state[wrapper] if wrapper else state
     tensors = {_PREFIX.sub("", key): value for key, value in state.items() if isinstance(value, Tensor)}
     return {key: value for key, value in tensors.items() if not _EXTRAS.search(key)}
+
+
+def _unpickle(path: Path) -> object:
+    # Official training checkpoints hold their command-line arguments too.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
@@ -128,7 +158,7 @@ def sha256(path: Path) -> str:
     Remembered in the cache folder by path, size and time of change: a checkpoint of gigabytes is hashed once.
     """
     if path.is_dir():
-        files = sorted(f for f in path.iterdir() if f.suffix in (".safetensors", ".json", ".model"))
+        files = sorted(f for f in path.iterdir() if f.suffix in (".safetensors", ".bin", ".json", ".model"))
         return hashlib.sha256("".join(f"{f.name} {sha256(f)}\n" for f in files).encode()).hexdigest()
     if re.fullmatch(r"[0-9a-f]{64}", path.resolve().name):  # the Hub's cache names large files by their hash
         return path.resolve().name

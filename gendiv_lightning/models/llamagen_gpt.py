@@ -194,7 +194,7 @@ class Block(nn.Module):
 
 
 class CaptionEmbedder(nn.Module):
-    """Caption features to condition positions; a buffer, never trained, of the features that stand for "no caption"."""
+    """Caption features to condition positions; the fixed features of "no caption" are a buffer, never trained."""
 
     uncond_embedding: Tensor
 

@@ -128,7 +128,7 @@ def meaning(image: int, num_stated: int, rng: random.Random) -> dict[str, int]:
 
 
 def prompts(num_prompts: int, paraphrases_per_length: int = 3, seed: int = 0) -> list[Prompt]:
-    """Prompts on held-out images: one, two, three, five groups stated in turn, with paraphrases of each length class."""
+    """Prompts on held-out images: 1, 2, 3 and 5 groups stated in turn, with paraphrases of each length class."""
     rng = random.Random(seed)
     made: list[Prompt] = []
     for image in held_out()[:num_prompts].tolist():

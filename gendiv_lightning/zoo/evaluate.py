@@ -33,7 +33,7 @@ class Gate(NamedTuple):
 
 
 class Row(NamedTuple):
-    """All samples of a caption: kind by stated groups, meaning, images (N,) as the oracle reads them, distances (N,)."""
+    """A caption's samples: kind by stated groups, meaning, images (N,) as the oracle reads them, distances (N,)."""
 
     kind: str
     stated: dict[str, int]

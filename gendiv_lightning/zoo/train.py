@@ -132,7 +132,7 @@ class TokenizerRecipe(Recipe):
 class LlamaGenRecipe(Recipe):
     """The transformer and its text encoder, end to end: next-token cross-entropy, a tenth of the captions dropped."""
 
-    batch_size = 192
+    batch_size = 128
     learning_rate = 1.5e-3
 
     def __init__(self, num_steps: int, seed: int, work: Path) -> None:
@@ -232,7 +232,7 @@ class PerceptualRecipe(Recipe):
 RECIPES: dict[str, tuple[type[Recipe], int]] = {
     "tokenizer": (TokenizerRecipe, 900),
     "perceptual": (PerceptualRecipe, 1500),
-    "llamagen": (LlamaGenRecipe, 6000),
+    "llamagen": (LlamaGenRecipe, 2400),
 }
 
 

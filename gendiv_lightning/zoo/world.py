@@ -1,4 +1,4 @@
-"""The postcard world: a renderer, 52,500 images, an exact oracle and exact entropies. It knows no words (see `captions`).
+"""The postcard world: a renderer, 52,500 images, an exact oracle, exact entropies. It knows no words (see `captions`).
 
 An image is one value of each of five groups; images are uniform and independent over groups:
 sky (6) x ground (5) x land (10) x light (7) x object (25) = 52,500. A group is one or more factors (nine in all).
