@@ -46,7 +46,7 @@ class Measure(Callback):
 
     def add(self, batch: SampleBatch) -> None:
         """Measure all prompts of a batch."""
-        for samples in split_by_prompt(batch.batch, batch.images, batch.samples.tokens):
+        for samples in split_by_prompt(batch):
             for metric in self.metrics:
                 assert isinstance(metric, Metric), "metrics are all that is in the list"
                 metric.update(samples)

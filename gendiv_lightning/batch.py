@@ -149,15 +149,16 @@ class PromptSamples(NamedTuple):
         return len({*zip(paraphrase.tolist(), path.tolist(), strict=True)})
 
 
-def split_by_prompt(batch: PromptBatch, images: Tensor, tokens: Tensor) -> list[PromptSamples]:
+def split_by_prompt(sampled: SampleBatch) -> list[PromptSamples]:
     """The rows of a batch, a `PromptSamples` a prompt."""
+    batch, images, tokens = sampled.batch, sampled.images, sampled.samples.tokens
     rows = torch.tensor(batch.rows)
     paraphrase = torch.tensor([key.paraphrase for key in batch.keys])
     path = torch.tensor([key.path for key in batch.keys])
     return [
-        PromptSamples(images[mine], tokens[mine], prompt.text, index, paraphrase[mine], path[mine])
-        for place, (prompt, index) in enumerate(zip(batch.prompts, batch.indices, strict=True))
-        for mine in [rows == place]
+        PromptSamples(images[mine], tokens[mine], prompt.text, place, paraphrase[mine], path[mine])
+        for number, (prompt, place) in enumerate(zip(batch.prompts, batch.indices, strict=True))
+        for mine in [rows == number]
     ]
 
 

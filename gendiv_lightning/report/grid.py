@@ -13,9 +13,7 @@ _MARGIN, _PADDING, _CAPTION, _CELL = 8, 2, 18, 96
 
 def draw_grid(batches: Sequence[SampleBatch], num_prompts: int, num_samples: int) -> Image.Image:
     """The first samples of the first prompts; images are brought to 96 pixels, or kept if they are larger."""
-    prompts = [
-        samples for batch in batches for samples in split_by_prompt(batch.batch, batch.images, batch.samples.tokens)
-    ]
+    prompts = [samples for batch in batches for samples in split_by_prompt(batch)]
     prompts = sorted(prompts, key=lambda samples: samples.place)[:num_prompts]
     num_columns = min(num_samples, max((len(samples.images) for samples in prompts), default=1))
     cell = max([_CELL, *(samples.images.shape[-1] for samples in prompts)])

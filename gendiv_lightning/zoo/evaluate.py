@@ -7,10 +7,11 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gendiv_lightning.batch import NoiseKey, Prompt, PromptBatch, prompt_id
+from gendiv_lightning.batch import NoiseKey, Prompt, PromptBatch, prompt_id, split_by_prompt
 from gendiv_lightning.functional.entropy import chao_wang_jost_entropy
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.metrics.postcards import stated_right
@@ -42,17 +43,25 @@ class Row(NamedTuple):
 
 
 def sample_held_out(generator: Generator, num_prompts: int, num_samples: int, seed: int = 0) -> list[Row]:
-    """Write a caption for each held-out image (a third state 1 or 2 groups, a third 3, a third all 5), sample, read."""
-    rng, rows = random.Random(seed), []
-    for place, image in enumerate(tqdm(captions.held_out()[:num_prompts].tolist(), desc="captions", unit="caption")):
-        kind = list(STATED)[place % 3]
-        stated = captions.meaning(image, rng.choice(STATED[kind]), rng)
-        text = captions.wording(stated, rng.choice(("short", "medium", "long")), rng)
-        prompt = Prompt(prompt_id(text, f"held-out {place}"), text)
-        keys = tuple(NoiseKey(prompt.id, 0, s, s) for s in range(num_samples))
-        batch = PromptBatch(seed, (prompt,), (place,), keys, (0,) * num_samples)
-        rows.append(Row(kind, stated, *world.read(generator.sample(batch).images)))
+    """Write a caption for each held-out image (a third states 1 or 2 groups, a third 3, a third all 5), sample, read."""
+    rng, kinds, meanings, prompts = random.Random(seed), [], [], []
+    for place, image in enumerate(captions.held_out()[:num_prompts].tolist()):
+        kinds.append(list(STATED)[place % 3])
+        meanings.append(captions.meaning(image, rng.choice(STATED[kinds[-1]]), rng))
+        text = captions.wording(meanings[-1], rng.choice(("short", "medium", "long")), rng)
+        prompts.append(Prompt(prompt_id(text, f"held-out {place}"), text))
+    rows = []
+    for places in tqdm(torch.arange(num_prompts).split(16), desc="captions", unit="16 captions", leave=False):
+        batch = _batch([prompts[place] for place in places], places.tolist(), num_samples, seed)
+        for samples in split_by_prompt(generator.sample(batch)):
+            rows.append(Row(kinds[samples.place], meanings[samples.place], *world.read(samples.images)))
     return rows
+
+
+def _batch(prompts: list[Prompt], places: list[int], num_samples: int, seed: int) -> PromptBatch:
+    keys = tuple(NoiseKey(prompt.id, 0, s, s) for prompt in prompts for s in range(num_samples))
+    rows = tuple(row for row in range(len(prompts)) for _ in range(num_samples))
+    return PromptBatch(seed, tuple(prompts), tuple(places), keys, rows)
 
 
 def gates(rows: list[Row], coherence_bar: float) -> list[Gate]:
