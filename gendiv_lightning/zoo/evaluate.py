@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
 
 def sample_held_out(generator: Generator, num_prompts: int, num_samples: int, seed: int = 0) -> list[Row]:
-    """Write a caption for each held-out image (a third states 1 or 2 groups, a third 3, a third all 5), sample, read."""
+    """Caption each held-out image (a third state 1 or 2 groups, a third 3, a third all 5), sample, read."""
     rng, kinds, meanings, prompts = random.Random(seed), [], [], []
     for place, image in enumerate(captions.held_out()[:num_prompts].tolist()):
         kinds.append(list(STATED)[place % 3])

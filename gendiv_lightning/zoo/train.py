@@ -44,9 +44,9 @@ class Recipe(LightningModule, ABC):
     learning_rate: float
     weight_decay: float = 0.01
 
-    def __init__(self, num_steps: int, seed: int, work: Path) -> None:
+    def __init__(self, num_steps: int, seed: int, work: Path, weights: Path = WEIGHTS) -> None:
         super().__init__()
-        self.num_steps, self.seed, self.work = num_steps, seed, work
+        self.num_steps, self.seed, self.work, self.weights = num_steps, seed, work, weights
 
     @abstractmethod
     def loss(self, step: int) -> dict[str, Tensor]:
@@ -89,8 +89,8 @@ class TokenizerRecipe(Recipe):
     learning_rate = 2e-3
     last_used: Tensor
 
-    def __init__(self, num_steps: int, seed: int, work: Path) -> None:
-        super().__init__(num_steps, seed, work)
+    def __init__(self, num_steps: int, seed: int, work: Path, weights: Path = WEIGHTS) -> None:
+        super().__init__(num_steps, seed, work, weights)
         self.model = VQModel(TINY_VQ)
         nn.init.normal_(self.model.quantize.embedding.weight)
         self.register_buffer("last_used", torch.zeros(TINY_VQ.codebook_size))
@@ -135,12 +135,12 @@ class LlamaGenRecipe(Recipe):
     batch_size = 128
     learning_rate = 1.5e-3
 
-    def __init__(self, num_steps: int, seed: int, work: Path) -> None:
-        super().__init__(num_steps, seed, work)
+    def __init__(self, num_steps: int, seed: int, work: Path, weights: Path = WEIGHTS) -> None:
+        super().__init__(num_steps, seed, work, weights)
         from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-        write_tokenizer(WEIGHTS / "t5")
-        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(WEIGHTS / "t5")
+        write_tokenizer(work / "t5")
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "t5")
         self.text_encoder = T5EncoderModel(T5Config(vocab_size=num_words(), **TINY_T5))
         self.gpt = GPT(TINY_GPT)
         self.apply(self._initialise)
@@ -160,7 +160,7 @@ class LlamaGenRecipe(Recipe):
 
     def setup(self, stage: str) -> None:
         """Token grids of all images, encoded once and kept beside the checkpoints."""
-        self.grids = token_grids(self.work / "grids.safetensors")
+        self.grids = token_grids(self.work / "grids.safetensors", self.weights)
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """Captions of one length class a step: batches pad little."""
@@ -187,6 +187,7 @@ class LlamaGenRecipe(Recipe):
     def export(self, folder: Path) -> None:
         """The transformer under official names, the encoder in the Hugging Face layout."""
         save_half(self.gpt.state_dict(), folder / "llamagen_gpt.safetensors")
+        write_tokenizer(folder / "t5")
         self.text_encoder.half().save_pretrained(folder / "t5")
         self.text_encoder.float()
 
@@ -197,8 +198,8 @@ class PerceptualRecipe(Recipe):
     batch_size = 64
     learning_rate = 2e-3
 
-    def __init__(self, num_steps: int, seed: int, work: Path) -> None:
-        super().__init__(num_steps, seed, work)
+    def __init__(self, num_steps: int, seed: int, work: Path, weights: Path = WEIGHTS) -> None:
+        super().__init__(num_steps, seed, work, weights)
         from gendiv_lightning.features.lpips import TinyPerceptualNet
 
         self.model = TinyPerceptualNet()
@@ -236,19 +237,19 @@ RECIPES: dict[str, tuple[type[Recipe], int]] = {
 }
 
 
-def load_tokenizer() -> VQModel:
+def load_tokenizer(weights: Path) -> VQModel:
     """The trained tokenizer, float32, in evaluation mode."""
     model = VQModel(TINY_VQ).eval()
-    load_float(model, WEIGHTS / "llamagen_vq.safetensors")
+    load_float(model, weights / "llamagen_vq.safetensors")
     return model
 
 
 @torch.no_grad()
-def token_grids(path: Path) -> Tensor:
+def token_grids(path: Path, weights: Path) -> Tensor:
     """Tokens (52500, 36) of all images, read from `path` or made and written there."""
     if path.exists():
         return load_file(path)["tokens"].long()
-    model = load_tokenizer()
+    model = load_tokenizer(weights)
     chunks = torch.arange(world.NUM_IMAGES).split(500)
     grids = torch.cat([model.encode(from_uint8(world.render(chunk))) for chunk in chunks])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -271,7 +272,7 @@ def train(
     """
     recipe_class, default_steps = RECIPES[name]
     torch.manual_seed(seed)
-    recipe = recipe_class(num_steps or default_steps, seed, work)
+    recipe = recipe_class(num_steps or default_steps, seed, work, export)
     checkpoint = ModelCheckpoint(
         work, filename=name, every_n_train_steps=200, save_top_k=1, enable_version_counter=False
     )
