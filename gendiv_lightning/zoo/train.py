@@ -273,14 +273,13 @@ def train(
     recipe_class, default_steps = RECIPES[name]
     torch.manual_seed(seed)
     recipe = recipe_class(num_steps or default_steps, seed, work, export)
-    checkpoint = ModelCheckpoint(
-        work, filename=name, every_n_train_steps=200, save_top_k=1, enable_version_counter=False
-    )
+    every = max(1, min(200, recipe.num_steps // 10))
+    checkpoint = ModelCheckpoint(work, filename=name, every_n_train_steps=every, enable_version_counter=False)
     trainer = Trainer(
         max_steps=recipe.num_steps,
         max_epochs=1,
         precision=precision,  # type: ignore[arg-type]
-        logger=CSVLogger(work, name=name, version=""),
+        logger=CSVLogger(work, name=name),  # a version each time it is started: nothing of the log is lost
         callbacks=[checkpoint],
         log_every_n_steps=20,
         gradient_clip_val=1.0,
@@ -289,3 +288,12 @@ def train(
     last = work / f"{name}.ckpt"
     trainer.fit(recipe, ckpt_path=str(last) if last.exists() else None)
     recipe.export(export)
+    _export_log(work / name, export / "logs" / f"{name}.csv")
+
+
+def _export_log(versions: Path, path: Path) -> None:
+    """Join the logs of all starts into one; where a resumed training repeated steps, both lines stand."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    order = sorted(versions.glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.removeprefix("version_")))
+    lines = [line for file in order for line in file.read_text().splitlines()]
+    path.write_text("".join(f"{line}\n" for line in dict.fromkeys(lines)))
