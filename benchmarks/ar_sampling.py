@@ -2,9 +2,9 @@
 
     python benchmarks/ar_sampling.py --tokens 64
 
-The plain loop is the usual way to sample from this model (Sun et al. 2024, arXiv 2406.06525, the published code), in our
-own words: captions keep their T positions in the cache, every step attends to all cache slots under a boolean mask in
-the math kernel, keys and values go through `repeat_interleave(1)`, the probabilities of every step are cloned.
+The plain loop does the steps of the published code (Sun et al. 2024, arXiv 2406.06525), in our words: captions keep
+their T positions in the cache; every step attends to all slots under a boolean mask, in the math kernel, after keys and
+values were copied by `repeat_interleave(1)`; the probabilities of every step are cloned; `multinomial` draws tokens.
 Before anything is timed both must give the same logits for the same tokens (1e-3) and the same greedy tokens.
 
 B images, R = 2B rows under guidance, T condition positions, N image tokens, S cache slots, K codebook entries.
@@ -13,22 +13,32 @@ B images, R = 2B rows under guidance, T condition positions, N image tokens, S c
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
 import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from gendiv_lightning.callbacks.probes import Argmax, CodebookSubset, FreezePath
 from gendiv_lightning.generators.llamagen import DTYPES, pack_left, sample_image_tokens
-from gendiv_lightning.models.llamagen_gpt import GPT, GPT_SIZES, Attention, Cache, GPTConfig, Prefill, rotary_table
+from gendiv_lightning.models.llamagen_gpt import (
+    GPT,
+    GPT_SIZES,
+    Attention,
+    Cache,
+    GPTConfig,
+    Prefill,
+    RMSNorm,
+    rotary_table,
+)
 from gendiv_lightning.sampling import Noise, TokenSampler, apply_probes
-from gendiv_lightning.sampling.sampler import invert_cdf
 
 TOLERANCE = 1e-3
 TOP_K = 1000
@@ -43,26 +53,17 @@ PROBES = {
 # --- weights and captions ---
 
 
-def random_gpt(size: str, num_tokens: int, device: str) -> GPT:
-    """A float32 text-to-image transformer of `num_tokens` image tokens with normal weights of standard deviation 0.02."""
-    config = GPTConfig(
-        **GPT_SIZES[size], model_type="t2i", block_size=num_tokens, cls_token_num=NUM_CONDITIONS, class_dropout_prob=0.1
-    )
-    with torch.device(device):
-        gpt = GPT(config).eval()
+def random_gpt(size: str, num_tokens: int, dtype: torch.dtype, device: str) -> GPT:
+    """A text-to-image transformer with normal weights of standard deviation 0.02; the rotary table is float32."""
+    config = GPTConfig(**GPT_SIZES[size], model_type="t2i", block_size=num_tokens, cls_token_num=NUM_CONDITIONS)
+    with torch.device("meta"):
+        gpt = GPT(config).to(dtype)
+    gpt.to_empty(device=device)
     for parameter in gpt.parameters():
-        if parameter.dim() == 2:
-            nn.init.normal_(parameter, std=0.02)
-    nn.init.normal_(gpt.get_buffer("cls_embedding.uncond_embedding"), std=config.caption_dim**-0.5)
-    return gpt
-
-
-def cast(gpt: GPT, dtype: torch.dtype) -> GPT:
-    """The same weights in another dtype; the rotary table stays float32."""
-    config = gpt.config
-    gpt = gpt.to(dtype)
-    gpt.rotary = rotary_table(int(config.block_size**0.5), config.head_dim, config.rope_base).to(gpt.rotary.device)
-    return gpt
+        parameter.fill_(1.0) if parameter.dim() == 1 else parameter.normal_(std=0.02)
+    gpt.get_buffer("cls_embedding.uncond_embedding").normal_(std=config.caption_dim**-0.5)
+    gpt.rotary = rotary_table(math.isqrt(num_tokens), config.head_dim, config.rope_base).to(device)
+    return gpt.eval()
 
 
 def random_captions(gpt: GPT, batch: int, scale: float) -> list[Tensor]:
@@ -124,7 +125,7 @@ class PlainLoop:
         self.visible = torch.ones(rows, num_slots, num_slots, dtype=torch.bool, device=self.mask.device).tril()
         self.visible[:, :, :num_conditions] &= self.mask[:, None]
         self.visible |= torch.eye(num_slots, dtype=torch.bool, device=self.mask.device)
-        table = rotary_table(int(config.block_size**0.5), config.head_dim, config.rope_base).to(self.mask.device)
+        table = self.gpt.rotary
         self.table = torch.cat([table.new_zeros(num_conditions, *table.shape[1:]), table])
 
     def attend(self, attention: Attention, x: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -185,7 +186,7 @@ class PlainLoop:
         return self.keys.nbytes + self.values.nbytes
 
 
-def plain_norm(norm: nn.Module, x: Tensor) -> Tensor:
+def plain_norm(norm: RMSNorm, x: Tensor) -> Tensor:
     """Root-mean-square norm, operation by operation."""
     scaled = x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + norm.eps)
     return scaled.to(x.dtype) * norm.weight
@@ -206,16 +207,12 @@ def plain_filter(logits: Tensor) -> Tensor:
     return logits
 
 
-Loop = Ours | PlainLoop
-LOOPS: dict[str, type[Loop]] = {"gendiv": Ours, "plain loop": PlainLoop}
-
-
-def make_loops(args: argparse.Namespace, num_tokens: int, dtype: torch.dtype) -> dict[str, Loop]:
-    """Both loops on weights and captions that depend on the arguments alone."""
+def make_loops(args: argparse.Namespace, num_tokens: int, dtype: torch.dtype) -> tuple[Ours, PlainLoop]:
+    """Both loops on the same weights and captions, which depend on the arguments alone."""
     torch.manual_seed(0)
-    gpt = cast(random_gpt(args.size, num_tokens, args.device), dtype)
+    gpt = random_gpt(args.size, num_tokens, dtype, args.device)
     captions = random_captions(gpt, args.batch, args.scale)
-    return {name: loop(gpt, captions, args.batch, args.scale) for name, loop in LOOPS.items()}
+    return Ours(gpt, captions, args.batch, args.scale), PlainLoop(gpt, captions, args.batch, args.scale)
 
 
 # --- what is measured ---
@@ -223,20 +220,20 @@ def make_loops(args: argparse.Namespace, num_tokens: int, dtype: torch.dtype) ->
 
 def check_agreement(args: argparse.Namespace, num_tokens: int = 16) -> None:
     """End with an error unless both loops compute the same model: float32, teacher-forced logits and greedy tokens."""
-    ours, plain = make_loops(args, num_tokens, torch.float32).values()
+    ours, plain = make_loops(args, num_tokens, torch.float32)
     tokens = ours.sample(greedy=True)
     rows = tokens.repeat(2, 1) if args.scale > 1 else tokens
     difference = (ours.teacher_forced(rows) - plain.teacher_forced(rows)).abs().max().item()
     num_same = int((tokens == plain.sample(greedy=True)).sum())
-    print(f"agreement in float32: logits differ by {difference:.1e}, {num_same} of {tokens.numel()} greedy tokens equal")
+    print(f"float32: logits differ by {difference:.1e}, {num_same} of {tokens.numel()} greedy tokens are equal")
     if difference > TOLERANCE or num_same < tokens.numel():
         raise SystemExit(f"the loops are not the same model: at most {TOLERANCE} and all tokens were expected")
 
 
 @torch.inference_mode()
-def peak_memory(args: argparse.Namespace, name: str) -> float:
+def peak_memory(args: argparse.Namespace, place: int) -> float:
     """MiB that one call of a loop adds to what weights and captions take: allocated on a GPU, resident on the CPU."""
-    loop = make_loops(args, args.tokens, DTYPES[args.dtype])[name]
+    loop = make_loops(args, args.tokens, DTYPES[args.dtype])[place]
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -248,10 +245,13 @@ def peak_memory(args: argparse.Namespace, name: str) -> float:
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit / MIB
 
 
-def peak_memories(args: argparse.Namespace) -> dict[str, float]:
-    """`peak_memory` of each loop, each in a process of its own, since a process never forgets its peak."""
+def peak_memories(args: argparse.Namespace) -> list[float]:
+    """`peak_memory` of both loops, each in a process of its own, since a process never forgets its peak.
+
+    To be called before this process has a model, as on Linux a new process starts from its parent's peak.
+    """
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return {name: pool.apply(peak_memory, (args, name)) for name in LOOPS}
+        return [pool.apply(peak_memory, (args, place)) for place in range(2)]
 
 
 def best_seconds(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -267,30 +267,30 @@ def best_seconds(functions: dict[str, Callable[[], object]], repeats: int) -> di
     return best
 
 
-def parts(ours: Ours, batch: int, repeats: int) -> dict[str, float]:
-    """Seconds of each part of one step of our loop."""
+def step_parts(ours: Ours, batch: int, repeats: int = 20) -> dict[str, float]:
+    """Seconds of the parts of our loop, a step with half of the cache filled and logits of standard deviation 3."""
     config, sampler, prefill = ours.gpt.config, ours.sampler, ours.prefill()
-    rows = torch.randint(0, config.vocab_size, (len(prefill.logits), config.block_size), device=prefill.logits.device)
-    forward = best_seconds({"forward": lambda: ours.teacher_forced(rows)}, 1)["forward"] / (config.block_size - 1)
-    # Guided logits of rows that differ: the first B rows against themselves in reverse order.
-    logits = sampler.guide(prefill.logits[:batch], prefill.logits[:batch].flip(0))[:, None]
-    filtered, draw = sampler.filter_logits(logits), sampler.draw_tokens(logits, 0)
+    device, half = prefill.logits.device, config.block_size // 2
+    cache, position = Cache(prefill, config.block_size), torch.tensor([half], device=device)
+    tokens = torch.randint(0, config.vocab_size, (len(prefill.logits),), device=device)
+    logits = 3 * torch.randn(batch, 1, config.vocab_size, device=device)
+    draw = sampler.draw_tokens(logits, 0)
     probed = {name: apply_probes(sampler, probes) for name, probes in PROBES.items()}
     seconds = best_seconds(
         {
-            "guidance": lambda: sampler.guide(prefill.logits[:batch], prefill.logits[:batch]),
+            "prefill (once)": ours.prefill,
+            "forward": lambda: ours.gpt.decode(tokens, position, half + 2, cache),
+            "guidance": lambda: sampler.guide(logits, logits),
             "filter": lambda: sampler.filter_logits(logits),
             "noise": lambda: sampler.exec.uniform(0, 1),
-            "draw": lambda: invert_cdf(filtered.log_softmax(-1).exp(), sampler.exec.uniform(0, 1)),
-            "recording": lambda: (draw.entropy, draw.log_prob),
-            "all": lambda: sampler.draw_tokens(logits, 0),
-            **{name: lambda s=s: s.draw_tokens(logits, 0) for name, s in probed.items()},
+            "draw": partial(sampler.draw_tokens, logits, 0),
+            "recording of entropy and log_prob": lambda: (draw.entropy, draw.log_prob),
+            **{name: partial(sampler.draw_tokens, logits, 0) for name, sampler in probed.items()},
         },
         repeats,
     )
-    seconds["draw"] -= seconds["noise"]
-    whole = seconds.pop("all")
-    return {"forward": forward, **seconds, **{name: seconds[name] - whole for name in PROBES}}
+    extra = {name: seconds[name] - seconds["draw"] for name in PROBES}
+    return {**seconds, "draw": seconds["draw"] - seconds["filter"] - seconds["noise"], **extra}
 
 
 def arguments() -> argparse.Namespace:
@@ -317,15 +317,16 @@ def main() -> None:
     where = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{args.size}, {args.batch} captions, guidance {args.scale}, {args.tokens} tokens, {args.dtype}, {where}")
     check_agreement(args)
-    loops = make_loops(args, args.tokens, DTYPES[args.dtype])
-    seconds = best_seconds({name: loop.sample for name, loop in loops.items()}, args.repeats)
+    ours, plain = make_loops(args, args.tokens, DTYPES[args.dtype])
+    seconds = best_seconds({"gendiv": ours.sample, "plain loop": plain.sample}, args.repeats)
+    cache = [ours.cache_bytes(), plain.cache_bytes()]
     print("\n| loop | image tokens/s | ratio | peak memory above the weights | of which keys and values |")
     print("|---|---|---|---|---|")
-    for name, loop in loops.items():
-        speed, ratio = args.batch * args.tokens / seconds[name], seconds["plain loop"] / seconds[name]
-        print(f"| {name} | {speed:.1f} | {ratio:.2f} | {memory[name]:.0f} MiB | {loop.cache_bytes() / MIB:.0f} MiB |")
+    for (name, best), peak, num_bytes in zip(seconds.items(), memory, cache, strict=True):
+        speed, ratio = args.batch * args.tokens / best, seconds["plain loop"] / best
+        print(f"| {name} | {speed:.1f} | {ratio:.2f} | {peak:.0f} MiB | {num_bytes / MIB:.0f} MiB |")
     print("\n| part of a step of ours | ms |\n|---|---|")
-    for name, value in parts(loops["gendiv"], args.batch, 20).items():
+    for name, value in step_parts(ours, args.batch).items():
         extra = "extra with " if name in PROBES else ""
         print(f"| {extra}{name} | {value * 1e3:{'+' if extra else ''}.2f} |")
 

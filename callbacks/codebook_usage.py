@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from gendiv_lightning.batch import ImageBatch, PromptSamples
+from gendiv_lightning.datamodules import ImageFolderData, PostcardImages
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.metrics.codebook import CodebookUsage
 from gendiv_lightning.report.tables import format_estimates
-from gendiv_lightning.run_folder import RunFolder
+from gendiv_lightning.run_folder import RunFolder, environment, to_plain
 from gendiv_lightning.usage import write_usage
+
+
+def usage_protocol(generator: Generator, data: LightningDataModule) -> dict[str, Any]:
+    """Everything that can change the counts, as plain values; its hash is the run's fingerprint."""
+    assert isinstance(data, ImageFolderData | PostcardImages), "codebook usage is counted on images"
+    return {"what": "validation images", "generator": generator.identity(), "data": data.identity()}
 
 
 class WriteUsage(Callback):
@@ -23,14 +30,23 @@ class WriteUsage(Callback):
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start counting."""
+        """Start counting.
+
+        Raises:
+            ValueError: the trainer would leave images out, or the folder holds another run.
+        """
         assert isinstance(pl_module, Generator), "codebook usage is of a generator's tokenizer"
+        if trainer.limit_val_batches != 1.0:
+            raise ValueError(
+                f"trainer.limit_val_batches must stay 1.0, got {trainer.limit_val_batches}: to count fewer images "
+                "limit the data (--data.limit of a folder, --data.num_images of postcards)"
+            )
+        pl_module.locate()
         self.metric = CodebookUsage(pl_module.codebook_size).to(trainer.strategy.root_device)
         self.folder = RunFolder(trainer.default_root_dir)
         if trainer.is_global_zero:
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            self.provenance = {"what": "validation images", "generator": pl_module.identity(), "data": data.identity()}
-            self.folder.start(self.provenance, {})
+            self.protocol = usage_protocol(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+            self.folder.start(self.protocol, environment())
 
     def on_validation_batch_end(
         self,
@@ -47,12 +63,11 @@ class WriteUsage(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Sum over ranks, write."""
-        self.metric.sync_on_compute = False
+        estimates = self.metric.compute()
         with self.metric.sync_context():
-            estimates, counts = self.metric.compute(), self.metric.counts.clone()
+            counts = self.metric.counts.clone()
         if trainer.is_global_zero:
-            summary = {name: estimate._asdict() for name, estimate in estimates.items()}
             path = self.folder.path / "usage.safetensors"
-            write_usage(path, counts, {**self.provenance, "estimates": summary})
+            write_usage(path, counts, {**self.protocol, "estimates": to_plain(estimates)})
             self.folder.write_metrics(estimates)
             rank_zero_info(f"\n{format_estimates(estimates)}\n\nUsage file: {path}")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as pa
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 from torchmetrics import Metric
 
 from gendiv_lightning.batch import SampleBatch, split_by_prompt
@@ -23,32 +22,39 @@ class Measure(Callback):
         metrics: such as `gendiv_lightning.metrics.LPIPS`; each is updated with all samples of one prompt at a time.
     """
 
-    def __init__(self, metrics: list[Metric]) -> None:
-        self.metrics = torch.nn.ModuleList(metrics)
-        self.usage: CodebookUsage | None = None
+    usage: CodebookUsage
 
-    def identity(self) -> list[str]:
-        """Names of the numbers, which name their backbones."""
-        return [name for metric in self.metrics for name in getattr(metric, "names", (type(metric).__name__,))]
+    def __init__(self, metrics: list[Metric]) -> None:
+        self.metrics = metrics
+
+    def identity(self) -> list[dict[str, object]]:
+        """All that can change a number of each metric."""
+        return [
+            metric.identity() if isinstance(metric, PromptMetric) else {"names": [type(metric).__name__]}
+            for metric in self.metrics
+        ]
+
+    def load(self) -> None:
+        """Load backbones; raises OSError for one that cannot be had."""
+        for metric in self.metrics:
+            if isinstance(metric, PromptMetric):
+                metric.load()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Add codebook usage, load backbones (rank zero first: it may download them), move to the rank's device."""
+        """Start from nothing, load backbones (rank zero first: it may download them), move to the rank's device."""
         assert isinstance(pl_module, Generator), "samples are measured of generators"
-        if self.usage is None:
-            self.usage = CodebookUsage(pl_module.codebook_size)
-            self.metrics.append(self.usage)
         for is_turn in (trainer.is_global_zero, not trainer.is_global_zero):
-            for metric in self.metrics if is_turn else []:
-                if isinstance(metric, PromptMetric):
-                    metric.load()
+            if is_turn:
+                self.load()
             trainer.strategy.barrier("backbones are loaded")
-        self.metrics.to(trainer.strategy.root_device)
+        self.usage = CodebookUsage(pl_module.codebook_size)
+        for metric in (*self.metrics, self.usage):
+            metric.to(trainer.strategy.root_device).reset()
 
     def add(self, batch: SampleBatch) -> None:
         """Measure all prompts of a batch."""
         for samples in split_by_prompt(batch):
-            for metric in self.metrics:
-                assert isinstance(metric, Metric), "metrics are all that is in the list"
+            for metric in (*self.metrics, self.usage):
                 metric.update(samples)
 
     def on_predict_batch_end(
@@ -63,17 +69,14 @@ class Measure(Callback):
         """Measure what was just sampled."""
         self.add(outputs)
 
-    def compute(self) -> tuple[dict[str, Estimate], pa.Table]:
-        """Estimates, and a row of numbers a prompt, over all ranks: every rank must call it."""
+    def compute(self) -> tuple[dict[str, Estimate], dict[str, Tensor]]:
+        """Estimates, and columns (P,) of numbers by the prompts' places, over all ranks: every rank must call it."""
         estimates: dict[str, Estimate] = {}
-        columns: dict[str, Any] = {}
-        for metric in self.metrics:
-            assert isinstance(metric, Metric), "metrics are all that is in the list"
-            metric.sync_on_compute = False  # the rows are wanted too, in the same exchange
-            with metric.sync_context():
-                estimates |= metric.compute()
-                if isinstance(metric, PromptMetric):
-                    order, rows = metric.per_prompt()
-                    columns["prompt_index"] = order.numpy()
-                    columns |= {name: column.numpy() for name, column in zip(metric.names, rows.T, strict=True)}
-        return estimates, pa.table(columns)
+        columns: dict[str, Tensor] = {}
+        for metric in (*self.metrics, self.usage):
+            estimates |= metric.compute()
+            if isinstance(metric, PromptMetric):
+                with metric.sync_context():
+                    _, rows = metric.per_prompt()
+                columns |= dict(zip(metric.names, rows.T, strict=True))
+        return estimates, columns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from functools import lru_cache
+from inspect import signature
 from typing import Literal
 
 import torch
@@ -29,8 +30,9 @@ class ProbeCallback(Probe, Callback):
         self.check(pl_module.codebook_size)
 
     def identity(self, codebook_size: int) -> dict[str, object]:
-        """Name and arguments."""
-        return {"probe": type(self).__name__, **vars(self)}
+        """Name and arguments; a trainer adds attributes of its own, so `vars` would not do."""
+        arguments = {name: getattr(self, name) for name in signature(type(self)).parameters}
+        return {"probe": type(self).__name__, **arguments}
 
 
 class Argmax(ProbeCallback):

@@ -6,16 +6,37 @@ import time
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+_FORMAT = "{desc} {percentage:3.0f}% |{bar:30}| {n_fmt}/{total_fmt} batches [{elapsed}<{remaining}{postfix}]"
 
 
-class SamplesPerSecond(TQDMProgressBar):
-    """Lightning's bar over batches of prompts, with the samples a second over all ranks."""
+class SamplesPerSecond(ProgressBar):
+    """A bar over rank zero's batches, on standard error, with the images a second over all ranks.
+
+    Other ranks are taken to be as fast as rank zero, so that none waits for a bar.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_enabled = True
+
+    def enable(self) -> None:
+        """Show the bar."""
+        self.is_enabled = True
+
+    def disable(self) -> None:
+        """Show nothing; Lightning calls it on all ranks but zero."""
+        self.is_enabled = False
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        super().on_predict_start(trainer, pl_module)
-        self.started, self.num_samples = time.monotonic(), 0
+        self._start("Sampling", sum(trainer.num_predict_batches))
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._start("Encoding", sum(trainer.num_val_batches))
 
     def on_predict_batch_end(
         self,
@@ -26,8 +47,35 @@ class SamplesPerSecond(TQDMProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Count samples; other ranks are taken to be as fast as this one."""
-        super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
-        self.num_samples += len(outputs.images) * trainer.world_size
-        rate = self.num_samples / (time.monotonic() - self.started)
-        self.predict_progress_bar.set_postfix_str(f"{rate:.1f} samples/s")
+        """Count samples."""
+        self._advance(len(outputs.images) * trainer.world_size, "samples")
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count images."""
+        self._advance(len(batch.images) * trainer.world_size, "images")
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()
+
+    def _start(self, what: str, num_batches: float) -> None:
+        self.bar = tqdm(desc=what, total=num_batches, bar_format=_FORMAT, disable=not self.is_enabled)
+        self.started, self.num_images = time.monotonic(), 0
+
+    def _advance(self, num_images: int, unit: str) -> None:
+        self.num_images += num_images
+        rate = self.num_images / (time.monotonic() - self.started)
+        self.bar.set_postfix_str(f"{rate:.1f} {unit}/s", refresh=False)
+        self.bar.update()

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import platform
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
+import pyarrow as pa
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from tqdm import tqdm
 
-from gendiv_lightning.batch import NoiseKey, SampleBatch
-from gendiv_lightning.datamodules.prompts import PromptData, choose_wordings, write_manifest
+from gendiv_lightning.batch import NoiseKey, SampleBatch, SamplePlan
+from gendiv_lightning.datamodules.prompts import PromptData, check_plan, choose_wordings, write_manifest
 from gendiv_lightning.functional.estimate import Estimate
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.report.grid import draw_grid
 from gendiv_lightning.report.tables import format_estimates
-from gendiv_lightning.run_folder import RunFolder, write_atomically
-from gendiv_lightning.sampling import Probe
+from gendiv_lightning.run_folder import RunFolder, environment, write_atomically
+from gendiv_lightning.sampling import Probe, plan_samples
 from gendiv_lightning.usage import write_usage
 
 from .measure import Measure
@@ -35,22 +35,33 @@ def protocol_of(generator: Generator, data: PromptData, callbacks: list[Callback
         "generator": generator.identity(),
         "probes": sorted(probes, key=str),
         "data": data.identity(),
-        "metrics": sorted(
-            name for callback in callbacks if isinstance(callback, Measure) for name in callback.identity()
-        ),
+        "metrics": sorted(_measure_of(callbacks).identity(), key=str),
         "versions": {name: version(name) for name in ("gendiv_lightning", "torch", "transformers")},
     }
 
 
-def environment() -> dict[str, Any]:
-    """Machine and versions: where the numbers were made, for the reader; nothing is compared by it."""
-    packages = ("torch", "torchvision", "lightning", "torchmetrics", "transformers", "datasets", "lpips", "numpy")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["CPU"],
-        "versions": {name: version(name) for name in packages},
-    }
+def check_run(generator: Generator, data: PromptData, callbacks: list[Callback]) -> list[str]:
+    """All that can be found wrong without weights; warnings about wordings are returned.
+
+    Raises:
+        ValueError: probes contradict each other, a prompt lacks wordings, or a wording cannot be a condition.
+        OSError: a metric's backbone cannot be had.
+    """
+    probes = [callback for callback in callbacks if isinstance(callback, Probe)]
+    generator.sampler(0, [NoiseKey("", 0, 0, 0)], probes)
+    plan = plan_samples(SamplePlan(data.num_samples), probes)
+    check_plan(plan)
+    prompts = data.prompt_set().prompts
+    wordings = sorted({prompt.wording(n) for prompt in prompts for n in choose_wordings(prompt, plan)})
+    _measure_of(callbacks).load()
+    return generator.check_prompts(wordings)
+
+
+def _measure_of(callbacks: list[Callback]) -> Measure:
+    measures = [callback for callback in callbacks if isinstance(callback, Measure)]
+    if len(measures) != 1:
+        raise ValueError(f"a run has one Measure among trainer.callbacks, with all metrics in it; got {len(measures)}")
+    return measures[0]
 
 
 class RunWriter(Callback):
@@ -62,19 +73,15 @@ class RunWriter(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check, start or resume."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data, callbacks = trainer.datamodule, trainer.callbacks  # type: ignore[attr-defined]
         assert isinstance(pl_module, Generator), "a run is of a generator"
         assert isinstance(data, PromptData), "a run is over a prompt set"
-        self.folder = RunFolder(trainer.default_root_dir)
-        probes = [callback for callback in trainer.callbacks if isinstance(callback, Probe)]  # type: ignore[attr-defined]
-        pl_module.sampler(0, [NoiseKey("", 0, 0, 0)], probes)
-        prompts = data.prompt_set().prompts
-        plan = data.plan()
-        wordings = sorted({prompt.wording(n) for prompt in prompts for n in choose_wordings(prompt, plan)})
-        for warning in pl_module.check_prompts(wordings):
+        pl_module.locate()
+        self.folder, self.measure = RunFolder(trainer.default_root_dir), _measure_of(callbacks)
+        for warning in check_run(pl_module, data, callbacks):
             rank_zero_warn(warning)
         if trainer.is_global_zero:
-            self.folder.start(protocol_of(pl_module, data, trainer.callbacks), environment())  # type: ignore[attr-defined]
+            self.folder.start(protocol_of(pl_module, data, callbacks), environment())
             write_manifest(data.prompt_set(), self.folder.path / "prompts.jsonl")
         trainer.strategy.barrier("the run folder is there")
         self._resume(trainer, data)
@@ -84,14 +91,11 @@ class RunWriter(Callback):
         data.finished = self.folder.finished_prompts()
         shards = self.folder.shards()
         if shards:
-            rank_zero_info(f"Resuming: {len(data.finished)} prompts are finished in {self.folder.path}")
-        for batch in self.folder.read_samples(shards[trainer.global_rank :: trainer.world_size]):
-            for measure in self._measures(trainer):
-                measure.add(batch)
-
-    @staticmethod
-    def _measures(trainer: Trainer) -> list[Measure]:
-        return [callback for callback in trainer.callbacks if isinstance(callback, Measure)]  # type: ignore[attr-defined]
+            rank_zero_info(f"Going on with {self.folder.path}: {len(data.finished)} prompts are finished")
+        mine = shards[trainer.global_rank :: trainer.world_size]
+        bar = tqdm(mine, desc="Measuring stored samples", unit="shard", delay=2, disable=not trainer.is_global_zero)
+        for batch in self.folder.read_samples(bar):
+            self.measure.add(batch)
 
     def on_predict_batch_end(
         self,
@@ -111,26 +115,24 @@ class RunWriter(Callback):
         Here and not at the end of the predict loop, since a rank without work never enters the loop.
         """
         trainer.strategy.barrier("all samples are stored")
-        estimates: dict[str, Estimate] = {}
-        for measure in self._measures(trainer):
-            new, per_prompt = measure.compute()
-            estimates |= new
-            if trainer.is_global_zero:
-                self._close(trainer, pl_module, measure, estimates, per_prompt)
+        prompts = trainer.datamodule.prompt_set().prompts  # type: ignore[attr-defined]
+        num_missing = len(prompts) - len(self.folder.finished_prompts())
+        if num_missing:
+            rank_zero_warn(f"{num_missing} prompts are not sampled yet: start the run again to finish it")
+            return
+        estimates, columns = self.measure.compute()
+        if trainer.is_global_zero:
+            assert isinstance(pl_module, Generator), "a run is of a generator"
+            names = {"prompt_id": [prompt.id for prompt in prompts], "prompt": [prompt.text for prompt in prompts]}
+            table = pa.table({**names, **{name: column.numpy() for name, column in columns.items()}})
+            self._close(trainer, pl_module, estimates, table)
 
     def _close(
-        self,
-        trainer: Trainer,
-        generator: LightningModule,
-        measure: Measure,
-        estimates: dict[str, Estimate],
-        per_prompt: Any,
+        self, trainer: Trainer, generator: Generator, estimates: dict[str, Estimate], per_prompt: pa.Table
     ) -> None:
-        assert measure.usage is not None, "`setup` made it"
-        assert isinstance(generator, Generator), "samples are written of generators"
         provenance = {"what": "samples of this run", "generator": generator.identity()}
-        write_usage(self.folder.path / "usage.safetensors", measure.usage.counts, provenance)
-        first = [batch for _, batch in zip(range(GRID_PROMPTS), self.folder.read_samples(), strict=False)]
+        write_usage(self.folder.path / "usage.safetensors", self.measure.usage.counts, provenance)
+        first = list(self.folder.read_samples(self.folder.shards()[:GRID_PROMPTS]))
         grid = draw_grid(first, GRID_PROMPTS, GRID_SAMPLES)
         write_atomically(self.folder.path / "grid.png", lambda path: grid.save(path, "PNG"))
         log_run(trainer, estimates, first, self.folder.path / "grid.png")
@@ -140,23 +142,27 @@ class RunWriter(Callback):
 
 
 def log_run(trainer: Trainer, estimates: dict[str, Estimate], first: list[SampleBatch], grid: Path) -> None:
-    """Send the results to the loggers: scalars to all, a table of samples and the grid to W&B."""
+    """Send the results to the loggers: scalars to all, the grid and a table of its prompts' samples to W&B."""
     scalars = {name: estimate.value for name, estimate in estimates.items()}
-    scalars |= {f"{name}/low": e.low for name, e in estimates.items()} | {
-        f"{name}/high": e.high for name, e in estimates.items()
-    }
+    scalars |= {f"{name}/low": e.low for name, e in estimates.items()}
+    scalars |= {f"{name}/high": e.high for name, e in estimates.items()}
     for logger in trainer.loggers:
         logger.log_metrics(scalars, step=0)
+        logger.save()
         if isinstance(logger, WandbLogger):
             import wandb
 
-            table = wandb.Table(columns=["prompt", "wording", "paraphrase", "path", "sample", "image"])
-            for batch in first:
-                for row, key, text, image in zip(
-                    batch.batch.rows, batch.batch.keys, batch.batch.texts, batch.images, strict=True
-                ):
-                    picture = wandb.Image(image.permute(1, 2, 0).numpy())
-                    table.add_data(batch.batch.prompts[row].text, text, key.paraphrase, key.path, key.sample, picture)
-            logger.experiment.log({"samples": table, "grid": wandb.Image(str(grid))})
-        if isinstance(logger, CSVLogger):
-            logger.save()
+            logger.experiment.log({"samples": _table(first), "grid": wandb.Image(str(grid))})
+
+
+def _table(batches: list[SampleBatch]) -> Any:
+    import wandb
+
+    table = wandb.Table(columns=["prompt", "wording", "paraphrase", "path", "sample", "image"])
+    shown = sorted(place for sampled in batches for place in sampled.batch.indices)[:GRID_PROMPTS]
+    for batch, _, images in batches:
+        for row, key, text, image in zip(batch.rows, batch.keys, batch.texts, images, strict=True):
+            if batch.indices[row] in shown:
+                picture = wandb.Image(image.permute(1, 2, 0).numpy())
+                table.add_data(batch.prompts[row].text, text, key.paraphrase, key.path, key.sample, picture)
+    return table

@@ -151,7 +151,8 @@ class PromptSamples(NamedTuple):
 
 def split_by_prompt(sampled: SampleBatch) -> list[PromptSamples]:
     """The rows of a batch, a `PromptSamples` a prompt."""
-    batch, images, tokens = sampled.batch, sampled.images, sampled.samples.tokens
+    batch, tokens = sampled.batch, sampled.samples.tokens
+    images = sampled.images.contiguous()  # the memory layout would show in a metric's last digits
     rows = torch.tensor(batch.rows)
     paraphrase = torch.tensor([key.paraphrase for key in batch.keys])
     path = torch.tensor([key.path for key in batch.keys])

@@ -22,7 +22,7 @@ def print_line(line: str) -> None:
 
 
 def _environment() -> int:
-    from gendiv_lightning.callbacks.run_writer import environment
+    from gendiv_lightning.run_folder import environment
     from gendiv_lightning.zoo.files import WEIGHTS
 
     found = environment()

@@ -1,24 +1,34 @@
-"""`gendiv fit-free predict | validate`: Lightning's command line without fit. It names run folder and loggers."""
+"""`gendiv fit-free predict | validate`: Lightning's command line without fit. It names the run and its loggers."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import sys
 import warnings
+from argparse import ArgumentError, RawDescriptionHelpFormatter
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from gendiv_lightning.callbacks import RunWriter, SamplesPerSecond
-from gendiv_lightning.callbacks.run_writer import protocol_of
+from gendiv_lightning.callbacks import RunWriter, SamplesPerSecond, WriteUsage
+from gendiv_lightning.callbacks.codebook_usage import usage_protocol
+from gendiv_lightning.callbacks.run_writer import check_run, protocol_of
+from gendiv_lightning.datamodules import ImageFolderData, PostcardImages, PromptData
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.run_folder import RunFolder, fingerprint_of, write_atomically
 
-EXAMPLES = """
+DESCRIPTION = """
+Without training: predict generates under probes and measures, validate counts how a tokenizer uses its codebook.
+
 examples:
   gendiv fit-free predict --config configs/tiny/llamagen.yaml
   gendiv fit-free predict --config configs/tiny/llamagen_argmax.yaml --data.num_samples 16 --run_dir runs/mine
@@ -29,6 +39,31 @@ examples:
 
 class FitFreeCLI(LightningCLI):
     """Predict and validate of a `Generator`; every value of the config can be overridden on the command line."""
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        super().__init__(
+            Generator,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=False,
+            auto_configure_optimizers=False,
+            trainer_defaults={
+                "use_distributed_sampler": False,  # prompts are dealt to ranks by the data module, whole and once
+                "enable_checkpointing": False,
+                "enable_model_summary": False,
+            },
+            parser_kwargs={
+                "prog": "gendiv fit-free",
+                "description": DESCRIPTION,
+                "formatter_class": RawDescriptionHelpFormatter,
+                "exit_on_error": False,
+                "predict": {"description": "Generate under probes, measure, log.", "exit_on_error": False},
+                "validate": {"description": "Count codebook usage on images.", "exit_on_error": False},
+            },
+            args=args,
+        )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -58,96 +93,152 @@ class FitFreeCLI(LightningCLI):
         self.config = parser.parse_args(sys.argv[2:] if args is None else args)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Name the run, now that generator, data and callbacks are there; give it its folder, loggers and writer."""
+        """Name the run, now that generator, data and callbacks are there, and give it its folder and callbacks."""
         config = self.config[self.subcommand]
         assert isinstance(self.model, Generator), "the parser takes generators only"
         self.model.locate()
-        callbacks = list(self._get(self.config_init, "trainer.callbacks") or [])
-        fingerprint = (
-            fingerprint_of(protocol_of(self.model, self.datamodule, callbacks))
-            if self.subcommand == "predict"
-            else fingerprint_of({"generator": self.model.identity(), "data": self.datamodule.identity()})
-        )
+        _hide_loading_bars()
+        self.callbacks = list(self._get(self.config_init, "trainer.callbacks") or [])
+        self.protocol = self._protocol(self.model)
+        fingerprint = fingerprint_of(self.protocol)
         self.folder = RunFolder(config.run_dir or Path("runs") / f"{self._config_name()}-{fingerprint[:8]}")
+        # The id makes a resumed run the same W&B run; a run folder of another name is another run.
+        self.wandb_id = hashlib.sha256(f"{fingerprint} {self.folder.path.name}".encode()).hexdigest()[:16]
+        own = [] if config.trainer.enable_progress_bar is False else [SamplesPerSecond()]
+        kwargs["callbacks"] = [*self.callbacks, *own, *([RunWriter()] if self.subcommand == "predict" else [])]
         kwargs["default_root_dir"] = str(self.folder.path)
-        if self.subcommand == "predict":
-            kwargs["callbacks"] = [*callbacks, SamplesPerSecond(), RunWriter()]
-        if not self._get(self.config_init, "trainer.logger"):
-            kwargs["logger"] = self._loggers(config, fingerprint)
+        kwargs["logger"] = self._get(self.config_init, "trainer.logger") or False
         return super().instantiate_trainer(**kwargs)
+
+    def _protocol(self, generator: Generator) -> dict[str, Any]:
+        data = type(self.datamodule).__name__
+        if self.subcommand == "predict":
+            if not isinstance(self.datamodule, PromptData):
+                raise ValueError(f"predict samples prompts: data must be PromptData, got {data}")
+            return protocol_of(generator, self.datamodule, self.callbacks)
+        if not isinstance(self.datamodule, ImageFolderData | PostcardImages):
+            raise ValueError(f"validate counts images: data must be ImageFolderData or PostcardImages, got {data}")
+        if not any(isinstance(callback, WriteUsage) for callback in self.callbacks):
+            raise ValueError(
+                "validate wants WriteUsage among trainer.callbacks, see configs/tiny/llamagen_codebook.yaml"
+            )
+        return usage_protocol(generator, self.datamodule)
 
     def _config_name(self) -> str:
         files = self.config[self.subcommand].get("config") or []
         path = Path(str(files[0])) if files else Path(type(self.model).__name__.lower())
         return path.stem if path.parent.name in ("", ".", "configs") else f"{path.parent.name}-{path.stem}"
 
-    def _loggers(self, config: Any, fingerprint: str) -> Any:
-        if self.subcommand == "validate":
-            return False
-        csv = CSVLogger(self.folder.path, name="log", version="")
-        if config.wandb == "disabled":
-            return [csv]
-        # The id makes a resumed run the same W&B run; a run folder of another name is another run.
-        name = hashlib.sha256(f"{fingerprint} {self.folder.path.name}".encode()).hexdigest()[:16]
-        wandb = WandbLogger(
-            name=self.folder.path.name,
-            save_dir=self.folder.path,
-            id=name,
-            project=config.wandb_project,
-            offline=config.wandb == "offline",
-            resume="allow",
-        )
-        return [csv, wandb]
-
     def predict(self, **kwargs: Any) -> None:
         """Run what is not finished, keep nothing in memory."""
-        if self.folder.is_finished and not self.config.predict.overwrite:
-            sys.stderr.write(f"{self.folder.path} is finished, nothing to do. Run it again with --overwrite true.\n")
-            return
-        self._prepare("predict")
-        self.trainer.predict(return_predictions=False, **kwargs)
+        self._run(lambda: self.trainer.predict(return_predictions=False, **kwargs))
 
     def validate(self, **kwargs: Any) -> None:
         """Count the codebook usage of a validation image set."""
-        self._prepare("validate")
-        self.trainer.validate(verbose=False, **kwargs)
+        self._run(lambda: self.trainer.validate(verbose=False, **kwargs))
 
-    def _prepare(self, subcommand: str) -> None:
-        if not self.trainer.is_global_zero:
-            return
-        if self.config[subcommand].overwrite:
-            self.folder.delete()
+    def _run(self, run: Callable[[], object]) -> None:
+        """Check all that can be checked here: other ranks are not started yet, and a former run not deleted."""
+        overwrite = self.config[self.subcommand].overwrite
+        if not overwrite:
+            self.folder.check(self.protocol)
+            if self.folder.is_finished:
+                _say(f"{self.folder.path} is finished, nothing to do. Run it again with --overwrite true.")
+                return
+        with ExitStack() as stack:
+            if self.trainer.is_global_zero:
+                if self.subcommand == "predict":
+                    check_run(self.model, self.datamodule, self.callbacks)
+                if overwrite:
+                    self.folder.delete()
+                self._open(stack)
+            run()
+
+    def _open(self, stack: ExitStack) -> None:
+        """Write the resolved config, which is itself a config, and start the loggers."""
+        resolved = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]
+        text = f"# gendiv fit-free {self.subcommand} --config THIS_FILE\n{yaml.safe_dump(resolved, sort_keys=False)}"
         self.folder.path.mkdir(parents=True, exist_ok=True)
-        text = self.parser.dump(self.config)
         write_atomically(self.folder.path / "config.yaml", lambda path: path.write_text(text))
-        for logger in self.trainer.loggers:
-            logger.log_hyperparams(self.config[subcommand].as_dict())
+        if self.subcommand == "predict" and resolved["trainer"]["logger"] is None:
+            self.trainer.loggers = self._loggers(stack)
+            for logger in self.trainer.loggers:
+                logger.log_hyperparams(resolved)
+
+    def _loggers(self, stack: ExitStack) -> list[Logger]:
+        config = self.config[self.subcommand]
+        csv = CSVLogger(self.folder.path, name="log", version="")
+        if config.wandb == "disabled":
+            return [csv]
+        import wandb
+
+        offline = config.wandb == "offline"
+        try:
+            run = wandb.init(
+                id=self.wandb_id,
+                name=self.folder.path.name,
+                project=config.wandb_project,
+                dir=self.folder.path,
+                mode=config.wandb,
+                resume=None if offline else "allow",
+                settings=wandb.Settings(silent=offline, console="off"),
+            )
+        except wandb.Error as error:
+            raise ValueError(f"Weights & Biases: {error} Or keep the run here: --wandb offline") from error
+        if offline:
+            stack.callback(_say, f"W&B run, to be sent when you like: wandb sync {Path(run.dir).parent}")
+        stack.push(lambda error, *_: run.finish(exit_code=int(error is not None)))
+        return [csv, WandbLogger(experiment=run)]
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run `gendiv fit-free` on `args` or the command line. A user's mistake ends as one line, not as a traceback."""
+    """Run `gendiv fit-free` on `args`, or on the command line. What the user got wrong ends as a line, no traceback."""
     _quieten()
     try:
-        FitFreeCLI(
-            Generator,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=None,
-            seed_everything_default=False,
-            auto_configure_optimizers=False,
-            trainer_defaults={
-                "use_distributed_sampler": False,  # prompts are dealt to ranks by the data module, whole and once
-                "enable_checkpointing": False,
-                "enable_model_summary": False,
-            },
-            parser_kwargs={"description": "Generate under probes, measure, log." + EXAMPLES},
-            args=args,
-        )
-    except (ValueError, OSError) as error:
-        sys.exit(f"gendiv: {error}")
+        FitFreeCLI(args)
+    except (ValueError, OSError, ArgumentError, MisconfigurationException) as error:
+        hint = " (all options: gendiv fit-free predict --help)" if isinstance(error, ArgumentError) else ""
+        sys.exit(f"gendiv: {explain(error)}{hint}")
+
+
+_WRAPPING = re.compile(
+    r"""\s*(?:Parser\ key\ "(?P<key>[^"]+)" | Problem\ with\ given\ class_path\ '(?P<cls>[^']+)' | Does\ not\ validate
+    | -\ Expected\ a\ path)""",
+    re.VERBOSE,
+)
+
+
+def explain(error: BaseException) -> str:
+    """What went wrong, and at which key, without the layers of unions and subclasses that jsonargparse wraps it in."""
+    keys, name = [], ""
+    while (wrapping := _WRAPPING.match(str(error))) and (inner := error.__cause__ or error.__context__):
+        if wrapping["key"] and wrapping["key"] not in keys:
+            keys.append(wrapping["key"])
+        name = (wrapping["cls"] or name).rsplit(".", 1)[-1]
+        error = inner
+    where = ".".join(keys) + (f" ({name})" if name else "")
+    return f"{where}: {error}" if where else str(error)
+
+
+_CHATTER = ("GPU available", "TPU available", "HPU available", "💡 Tip")
 
 
 def _quieten() -> None:
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.INFO)
+    """Leave to the user what is about the run; what libraries tell about themselves goes."""
+    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    log.addFilter(lambda record: not record.getMessage().startswith(_CHATTER))
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero")
+    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message="The ``compute`` method of metric")  # of a rank without prompts
+
+
+def _hide_loading_bars() -> None:
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # hides the Hub's download bars too: call it when all is there
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

@@ -1,7 +1,7 @@
 """`RunFolder`: what a run leaves on disk, written whole or not at all, and read back. It knows no trainer.
 
     runs/<name>/  config.yaml  fingerprint.json  environment.json  prompts.jsonl
-                  samples/*.parquet  metrics.json  per_prompt.parquet  usage.safetensors  grid.png
+                  samples/*.parquet  metrics.json  per_prompt.parquet  usage.safetensors  grid.png  log/  wandb/
 
 A prompt is finished when the shard that holds its samples is there; the run is finished when `metrics.json` is.
 """
@@ -13,9 +13,11 @@ import io
 import json
 import math
 import os
+import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,44 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gendiv_lightning.batch import NoiseKey, Prompt, PromptBatch, SampleBatch, TokenSamples
+from gendiv_lightning.batch import (
+    NoiseKey,
+    Paraphrase,
+    Prompt,
+    PromptBatch,
+    SampleBatch,
+    TokenSamples,
+    length_class,
+)
 from gendiv_lightning.functional.estimate import Estimate
+
+FILES = (  # in the order in which a run is deleted: at no time does a part of it look like the whole
+    "metrics.json",
+    "per_prompt.parquet",
+    "usage.safetensors",
+    "grid.png",
+    "prompts.jsonl",
+    "environment.json",
+    "config.yaml",
+    "fingerprint.json",
+)
+FOLDERS = ("samples", "log", "wandb")
 
 
 def fingerprint_of(protocol: Mapping[str, Any]) -> str:
     """Hash of everything that can change a number, as 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()
+
+
+def environment() -> dict[str, Any]:
+    """Machine and versions: where the numbers were made, for the reader; nothing is compared by it."""
+    packages = ("torch", "torchvision", "lightning", "torchmetrics", "transformers", "datasets", "lpips", "numpy")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["CPU"],
+        "versions": {name: version(name) for name in packages},
+    }
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -60,29 +93,39 @@ class RunFolder:
         """Whether all of the run is there."""
         return (self.path / "metrics.json").exists()
 
+    def check(self, protocol: Mapping[str, Any]) -> None:
+        """Raises ValueError if the folder holds a run of another protocol, and names the keys that differ."""
+        there = self.path / "fingerprint.json"
+        if not there.exists():
+            if self.shards():
+                raise ValueError(
+                    f"{self.path} holds samples, and no fingerprint.json says whose: give another --run_dir"
+                )
+            return
+        before = json.loads(there.read_text())["protocol"]
+        differing = sorted(_differences(before, json.loads(json.dumps(protocol))))
+        if differing:
+            raise ValueError(
+                f"{self.path} holds another run, which differs in: {'; '.join(differing)}. "
+                "Give another --run_dir, or --overwrite true to delete that run"
+            )
+
     def start(self, protocol: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-        """Make the folder, or check that it is the same run's.
+        """Make the folder, or go on with the run that is there; files that a killed process left half-written go.
 
         Raises:
-            ValueError: it holds a run of another protocol; the keys that differ are named.
+            ValueError: the folder holds a run of another protocol.
         """
-        there = self.path / "fingerprint.json"
-        if there.exists():
-            before = json.loads(there.read_text())["protocol"]
-            differing = sorted(_differences(before, json.loads(json.dumps(protocol))))
-            if differing:
-                raise ValueError(
-                    f"{self.path} holds another run, which differs in: {'; '.join(differing)}. "
-                    "Give another --run_dir, or --overwrite to delete that run"
-                )
-        self.samples.mkdir(parents=True, exist_ok=True)
-        for leftover in [*self.path.glob(".*"), *self.samples.glob(".*")]:
-            leftover.unlink()
-        _write_json(there, {"fingerprint": fingerprint_of(protocol), "protocol": protocol})
+        self.check(protocol)
+        self.path.mkdir(parents=True, exist_ok=True)
+        for leftovers in (*(self.path.glob(f".{name}.*") for name in FILES), self.samples.glob(".*.parquet.*")):
+            for leftover in leftovers:
+                leftover.unlink()
+        _write_json(self.path / "fingerprint.json", {"fingerprint": fingerprint_of(protocol), "protocol": protocol})
         _write_json(self.path / "environment.json", environment)
 
     def delete(self) -> None:
-        """Remove the run, if it is one.
+        """Remove the run that is in the folder, and nothing else that may be there.
 
         Raises:
             ValueError: the folder is no run's.
@@ -91,7 +134,11 @@ class RunFolder:
             return
         if not (self.path / "fingerprint.json").exists():
             raise ValueError(f"--overwrite: {self.path} is not the folder of a run, nothing is deleted")
-        shutil.rmtree(self.path)
+        (self.path / "metrics.json").unlink(missing_ok=True)
+        for folder in FOLDERS:
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+        for name in FILES:
+            (self.path / name).unlink(missing_ok=True)
 
     # --- samples ---
 
@@ -100,6 +147,7 @@ class RunFolder:
         ids = [prompt.id for prompt in batch.batch.prompts]
         digest = hashlib.sha256("".join(ids).encode()).hexdigest()[:8]
         table = _to_table(batch, codebook_size)
+        self.samples.mkdir(exist_ok=True)
         path = self.samples / f"{min(batch.batch.indices):07d}-{digest}.parquet"
         write_atomically(path, lambda p: pq.write_table(table, p, compression="zstd"))
 
@@ -108,17 +156,26 @@ class RunFolder:
         return sorted(self.samples.glob("*.parquet"))
 
     def finished_prompts(self) -> frozenset[str]:
-        """Ids of the prompts whose samples are there."""
-        return frozenset(
-            prompt
-            for shard in self.shards()
-            for prompt in pq.read_table(shard, columns=["prompt_id"])["prompt_id"].to_pylist()
-        )
+        """Ids of the prompts whose samples are there.
 
-    def read_samples(self, shards: list[Path] | None = None) -> Iterator[SampleBatch]:
-        """The shards as the batches that they were written from, but that prompts come without their paraphrases."""
+        Raises:
+            ValueError: a prompt is in two shards, or a shard cannot be read.
+        """
+        shard_of: dict[str, Path] = {}
+        for shard in self.shards():
+            for prompt in set(_read(shard, ["prompt_id"])["prompt_id"].to_pylist()):
+                if prompt in shard_of:
+                    raise ValueError(
+                        f"prompt {prompt} is both in {shard_of[prompt]} and in {shard.name}: two processes wrote this "
+                        "run at once; delete one of the two shards"
+                    )
+                shard_of[prompt] = shard
+        return frozenset(shard_of)
+
+    def read_samples(self, shards: Iterable[Path] | None = None) -> Iterator[SampleBatch]:
+        """The shards as the batches that they were written from, but that wordings without a sample come empty."""
         for shard in self.shards() if shards is None else shards:
-            yield _from_table(pq.read_table(shard))
+            yield _from_table(_read(shard))
 
     # --- results ---
 
@@ -128,8 +185,7 @@ class RunFolder:
 
     def write_metrics(self, estimates: Mapping[str, Estimate]) -> None:
         """`metrics.json`, the last file, which marks the run as finished. NaN is written as null."""
-        flat = {name: _finite(estimate._asdict()) for name, estimate in sorted(estimates.items())}
-        _write_json(self.path / "metrics.json", flat)
+        _write_json(self.path / "metrics.json", to_plain(estimates))
 
     def read_metrics(self) -> dict[str, Estimate]:
         """`metrics.json`."""
@@ -141,8 +197,21 @@ def _nan_for_null(values: dict[str, Any]) -> dict[str, Any]:
     return {k: math.nan if v is None else v for k, v in values.items()}
 
 
+def to_plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
+    """Estimates as `metrics.json` has them, sorted by name, with None for NaN."""
+    return {name: _finite(estimate._asdict()) for name, estimate in sorted(estimates.items())}
+
+
 def _finite(values: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+
+def _read(shard: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        with pq.ParquetFile(shard) as file:
+            return file.read(columns)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{shard} is damaged ({error}): delete it, and its prompts are sampled again") from error
 
 
 def _differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
@@ -207,14 +276,19 @@ def _to_table(batch: SampleBatch, codebook_size: int) -> pa.Table:
     return pa.table(columns, schema=features.arrow_schema)
 
 
+def _to_prompt(column: dict[str, list[Any]], row: int) -> Prompt:
+    prompt = column["prompt_id"][row]
+    names = zip(column["prompt_id"], column["paraphrase"], column["text"], strict=True)
+    wordings = {paraphrase: text for owner, paraphrase, text in names if owner == prompt}
+    texts = [wordings.get(number, "") for number in range(1, max(wordings) + 1)]
+    paraphrases = tuple(Paraphrase(text, length_class(text)) for text in texts)
+    return Prompt(prompt, column["prompt"][row], paraphrases, column["source"][row])
+
+
 def _from_table(table: pa.Table) -> SampleBatch:
     column = {name: table[name].to_pylist() for name in table.column_names}
-    firsts = {index: row for row, index in reversed(list(enumerate(column["prompt_index"])))}
-    indices = sorted(firsts)
-    prompts = tuple(
-        Prompt(column["prompt_id"][firsts[i]], column["prompt"][firsts[i]], source=column["source"][firsts[i]])
-        for i in indices
-    )
+    indices = sorted(set(column["prompt_index"]))
+    prompts = tuple(_to_prompt(column, column["prompt_index"].index(index)) for index in indices)
     names = zip(column["prompt_id"], column["paraphrase"], column["path"], column["sample"], strict=True)
     rows = tuple(indices.index(i) for i in column["prompt_index"])
     batch = PromptBatch(column["seed"][0], prompts, tuple(indices), tuple(NoiseKey(*name) for name in names), rows)

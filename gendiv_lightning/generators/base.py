@@ -87,8 +87,8 @@ class Generator(LightningModule, ABC):
     def predict_step(self, batch: PromptBatch, batch_idx: int = 0) -> SampleBatch:
         """`sample`, under the probes and before the observers among the trainer's callbacks."""
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-        probes = [callback for callback in callbacks if isinstance(callback, Probe)]
-        return self.sample(batch, probes, tuple(callback for callback in callbacks if isinstance(callback, Observer)))
+        observers = tuple(callback for callback in callbacks if isinstance(callback, Observer))
+        return self.sample(batch, self._probes(), observers)
 
     def validation_step(self, batch: ImageBatch, batch_idx: int = 0) -> dict[str, Tensor]:
         """Tokens (B, L) of a batch of images, under the key "tokens"."""
@@ -99,14 +99,18 @@ class Generator(LightningModule, ABC):
         """Find the weights before anything expensive happens.
 
         Raises:
-            ValueError: a weight file is missing, or the trainer would cast the tokenizer too.
+            ValueError: a weight file is missing, probes contradict each other, or the trainer would cast the tokenizer.
         """
         if self.trainer.precision != "32-true":
             raise ValueError(
                 f"trainer.precision must stay 32-true, got {self.trainer.precision}: the generator's own dtype (--model.dtype) "
                 "casts what may be cast, and leaves the tokenizer in float32"
             )
+        self.sampler(0, (), self._probes())
         self.locate()
+
+    def _probes(self) -> list[Probe]:
+        return [callback for callback in self.trainer.callbacks if isinstance(callback, Probe)]  # type: ignore[attr-defined]
 
     def configure_model(self) -> None:
         """Called by Lightning once callbacks and data have had their say: load the weights."""

@@ -245,14 +245,17 @@ class LlamaGen(Generator):
         """Load transformer and tokenizer; the text encoder is loaded when a caption is new to the cache."""
         if not self._files:
             self.locate()
-        path = self._files["gpt_checkpoint"]
         with torch.device("meta"):
-            self.gpt, self.vq = GPT(self.gpt_config), VQModel(self.vq_config)
-        load_strictly(self.gpt, read_checkpoint(path), path, DTYPES[self.dtype_name])
+            gpt, vq = GPT(self.gpt_config), VQModel(self.vq_config)
+        path = self._files["gpt_checkpoint"]
+        load_strictly(gpt, read_checkpoint(path), path, DTYPES[self.dtype_name])
         # Not part of a checkpoint, and float32 whatever the weights are.
-        self.gpt.rotary = rotary_table(self.grid[0], self.gpt_config.head_dim, self.gpt_config.rope_base)
+        gpt.rotary = rotary_table(self.grid[0], self.gpt_config.head_dim, self.gpt_config.rope_base)
         path = self._files["vq_checkpoint"]
-        load_strictly(self.vq, read_checkpoint(path), path, torch.float32)
+        load_strictly(vq, read_checkpoint(path), path, torch.float32)
+        # Not before both are whole: Lightning moves what it finds here when it closes after an error.
+        self.gpt, self.vq = gpt, vq
+        self._null_prefills.clear()
         self._decode = torch.compile(self.gpt.decode, dynamic=False) if self.compile_decode else self.gpt.decode
 
     # --- prompts to images ---
@@ -299,16 +302,16 @@ class LlamaGen(Generator):
         return self._null_prefills[num_valid]
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """By the tokenizer's decoder, eight images at a time."""
-        return torch.cat([to_uint8(self.vq.decode(part, *self.grid)) for part in tokens.split(8)])
+        """By the tokenizer's decoder, one by one: the last digits, and so some pixels, would tell an image's batch."""
+        return torch.cat([to_uint8(self.vq.decode(image, *self.grid)) for image in tokens.split(1)])
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """By the tokenizer's encoder."""
+        """By the tokenizer's encoder, one by one, for the same reason: counts are exact on any number of ranks."""
         if tuple(images.shape[2:]) != (self.image_size, self.image_size):
             raise ValueError(
                 f"images must be {self.image_size} pixels a side, as image_size says, got {tuple(images.shape)}"
             )
-        return self.vq.encode(from_uint8(images.to(self.device)))
+        return torch.cat([self.vq.encode(from_uint8(image.to(self.device))) for image in images.split(1)])
 
 
 def _check_settings(temperature: float, top_k: int, top_p: float, batch_size: int) -> None:

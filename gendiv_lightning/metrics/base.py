@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,10 @@ class PromptMetric(Metric, ABC):
     def measure(self, samples: PromptSamples) -> list[float]:
         """The row of one prompt, in the order of `names`."""
 
+    def identity(self) -> dict[str, object]:
+        """All that can change a number, for the run's fingerprint; a metric with weights adds their hash."""
+        return {"names": list(self.names), "method": self.method}
+
     def load(self) -> None:
         """Load what the metric needs, before anything expensive has happened; most need nothing."""
 
@@ -59,6 +64,14 @@ class PromptMetric(Metric, ABC):
         self.rows.append(torch.tensor([self.measure(samples)], dtype=torch.float64, device=self.device))
         self.order.append(torch.tensor([samples.place], device=self.device))
         self.counts.append(torch.tensor([[samples.num_paths, len(samples.images)]], device=self.device))
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gather the rows of all ranks; one that measured no prompt takes part with no rows of the same shape."""
+        if not len(self.rows):
+            self.rows = [torch.zeros(0, len(self.names), dtype=torch.float64, device=self.device)]
+            self.order = [torch.zeros(0, dtype=torch.int64, device=self.device)]
+            self.counts = [torch.zeros(0, 2, dtype=torch.int64, device=self.device)]
+        super().sync(*args, **kwargs)
 
     def per_prompt(self) -> tuple[Tensor, Tensor]:
         """Places of the prompts (P,) and their rows (P, number of names), sorted by place."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gendiv_lightning.batch import PromptSamples
-from gendiv_lightning.features.lpips import Net, PerceptualFeatures
+from gendiv_lightning.features.lpips import TINY_WEIGHTS, Net, PerceptualFeatures
 from gendiv_lightning.features.pixels import check_images, pixel_features, split_images
 from gendiv_lightning.functional.pairwise import PairDistances, group_means, split
 from gendiv_lightning.functional.ssim import ssim_matrix
 from gendiv_lightning.metrics.base import PromptMetric
+from gendiv_lightning.models.checkpoints import sha256
 
 
 class DiversityMetric(PromptMetric):
@@ -63,6 +65,15 @@ class LPIPS(DiversityMetric):
     def method(self) -> str:
         """Network and estimator."""
         return f"LPIPS v0.1 ({self.features.net}), closed form over all pairs; BCa bootstrap over prompts"
+
+    def identity(self) -> dict[str, object]:
+        """With the hash of a weight file; torchvision's backbones are known by their names."""
+        file = self.features.weights or (TINY_WEIGHTS if self.features.net == "tiny" else None)
+        return {**super().identity(), "weights": sha256(Path(file)) if file else None}
+
+    def load(self) -> None:
+        """Load the backbone."""
+        self.features.load()
 
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
         """See `DiversityMetric`."""

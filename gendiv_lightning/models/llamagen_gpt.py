@@ -104,9 +104,10 @@ def rotary_table(grid: int, head_dim: int, base: float = 10000.0) -> Tensor:
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
     """Turn each pair (x[2j], x[2j+1]) by angle j. x (..., positions, heads, d), table (positions, d / 2, 2)."""
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = table[:, None].unbind(-1)
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x.dtype)
+    # One complex product: on a CPU several times faster than strided real ones.
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    turned = torch.view_as_real(pairs * torch.view_as_complex(table)[:, None])
+    return turned.flatten(-2).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -134,8 +135,9 @@ class Attention(nn.Module):
     def project(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries, rotated keys and values: x (R, P, dim) to (R, heads, P, d) each."""
         heads = self.wqkv(x).unflatten(-1, (-1, self.head_dim))
-        q, k, v = heads.split([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=-2)
-        return rotate(q, table).transpose(1, 2), rotate(k, table).transpose(1, 2), v.transpose(1, 2)
+        turned, v = heads.split([self.num_heads + self.num_kv_heads, self.num_kv_heads], dim=-2)
+        q, k = rotate(turned, table).transpose(1, 2).split([self.num_heads, self.num_kv_heads], dim=1)
+        return q, k, v.transpose(1, 2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         """Attention with an additive bias (broadcast to (R, H, P, S)), heads joined and projected: (R, P, dim)."""
@@ -332,14 +334,12 @@ class GPT(nn.Module):
         """
         slot = position + 1
         cache.bias.index_fill_(3, slot, 0.0)
-        bias = cache.bias[..., :length]
+        bias, attended = cache.bias[..., :length], (cache.keys[..., :length, :], cache.values[..., :length, :])
         x, table = self.tok_embeddings(tokens)[:, None], self.rotary[position]
-        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
+        for layer, keys, values in zip(self.layers, *attended, strict=True):
 
             def store(k: Tensor, v: Tensor, keys: Tensor = keys, values: Tensor = values) -> tuple[Tensor, Tensor]:
-                keys.index_copy_(2, slot, k)
-                values.index_copy_(2, slot, v)
-                return keys[:, :, :length], values[:, :, :length]
+                return keys.index_copy_(2, slot, k), values.index_copy_(2, slot, v)
 
             x = layer.image(x, table, store, bias)
         return self.logits(x[:, -1])

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from gendiv_lightning.models.llamagen_gpt import GPT, CaptionEmbedder
@@ -83,35 +85,52 @@ class Recipe(LightningModule, ABC):
 
 
 class TokenizerRecipe(Recipe):
-    """The tokenizer: reconstruction, codebook and commitment losses; dead codes restart from latents of the batch."""
+    """The tokenizer: reconstruction, codebook and commitment losses; dead codes restart from latents of the batch.
+
+    Args:
+        local: go on from the exported tokenizer, with one loss more: where two images look the same, their latents must be
+            the same. Attention and group norm see the whole image, and without it a token may flip with something far away.
+    """
 
     batch_size = 64
     learning_rate = 2e-3
     last_used: Tensor
 
-    def __init__(self, num_steps: int, seed: int, work: Path, weights: Path = WEIGHTS) -> None:
+    def __init__(
+        self, num_steps: int, seed: int, work: Path, weights: Path = WEIGHTS, *, local: bool = False
+    ) -> None:
         super().__init__(num_steps, seed, work, weights)
-        self.model = VQModel(TINY_VQ)
-        nn.init.normal_(self.model.quantize.embedding.weight)
+        self.local = local
+        if local:
+            self.model, self.learning_rate = load_tokenizer(weights).train(), 1e-3
+        else:
+            self.model = VQModel(TINY_VQ)
+            nn.init.normal_(self.model.quantize.embedding.weight)
         self.register_buffer("last_used", torch.zeros(TINY_VQ.codebook_size))
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """Images drawn uniformly from the world."""
+        """Images drawn uniformly from the world, in pairs that differ in one group."""
         generator = seeded(self.seed, step)
-        indices = torch.randint(world.NUM_IMAGES, (self.batch_size,), generator=generator)
-        images = from_uint8(world.render(indices)).to(self.device)
+        indices = torch.randint(world.NUM_IMAGES, (self.batch_size // 2,), generator=generator)
+        pixels = world.render(torch.cat([indices, _change_one_group(indices, generator)]))
+        images = from_uint8(pixels).to(self.device)
         latents = F.normalize(self.model.latents(images).float(), dim=1)
         tokens = self.model.quantize.nearest(latents)
-        self._restart_dead_codes(latents, tokens, step, generator)
+        if not self.local:
+            self._restart_dead_codes(latents, tokens, step, generator)
         codes = self.model.quantize.lookup(tokens, *latents.shape[2:])
         reconstruction = self.model.decode_codes(latents + (codes - latents).detach()).float()
         mse = F.mse_loss(reconstruction, images)
         codebook = (codes - latents.detach()).square().sum(1).mean()
         commitment = (codes.detach() - latents).square().sum(1).mean()
-        loss = 10 * mse + F.l1_loss(reconstruction, images) + codebook + 0.25 * commitment
+        one, other = latents.chunk(2)
+        same = _same_cells(*pixels.chunk(2)).to(self.device)
+        shift = ((one - other).square().sum(1) * same).sum() / same.sum()
+        loss = 10 * mse + F.l1_loss(reconstruction, images) + codebook + 0.25 * commitment + 5 * self.local * shift
         psnr = -10 * (mse.detach() / 4).log10()
         used = (step - self.last_used < 100).float().sum()
-        return {"loss": loss, "psnr": psnr, "codebook": codebook.detach(), "codes_used": used}
+        figures = {"psnr": psnr, "codebook": codebook, "codes_used": used, "shift": shift}
+        return {"loss": loss, **{name: figure.detach() for name, figure in figures.items()}}
 
     @torch.no_grad()
     def _restart_dead_codes(self, latents: Tensor, tokens: Tensor, step: int, generator: torch.Generator) -> None:
@@ -127,6 +146,20 @@ class TokenizerRecipe(Recipe):
     def export(self, folder: Path) -> None:
         """Official key names, without the training statistic's 65536 zeros made larger than they are."""
         save_half(self.model.state_dict(), folder / "llamagen_vq.safetensors")
+
+
+def _change_one_group(indices: Tensor, generator: torch.Generator) -> Tensor:
+    values = world.values_of(indices)
+    group = torch.randint(len(world.GROUPS), (len(indices), 1), generator=generator)
+    size = world.GROUP_SIZES[group]
+    step = 1 + (torch.rand(group.shape, generator=generator) * (size - 1)).long()
+    return world.index_of(values.scatter(1, group, (values.gather(1, group) + step) % size))
+
+
+def _same_cells(one: Tensor, other: Tensor) -> Tensor:
+    """Which cells of 8 x 8 pixels, and 4 pixels around them, are the same in two images: (B, 6, 6)."""
+    differs = ((one.int() - other.int()).abs().amax(1) > 1).float()[:, None]
+    return F.max_pool2d(differs, 16, stride=8, padding=4)[:, 0] == 0
 
 
 class LlamaGenRecipe(Recipe):
@@ -167,7 +200,7 @@ class LlamaGenRecipe(Recipe):
         rng = random.Random(self.seed * 1_000_003 + step)
         picked = torch.randint(len(self.images), (self.batch_size,), generator=seeded(self.seed, step))
         images = self.images[picked]
-        length = rng.choices(("short", "medium", "long"), (0.4, 0.4, 0.2))[0]
+        length = rng.choices(("short", "medium", "long"), (0.5, 0.35, 0.15))[0]
         texts = [
             captions.wording(
                 captions.meaning(image, rng.choices((1, 2, 3, 4, 5), (3, 3, 4, 2, 4))[0], rng), length, rng
@@ -181,7 +214,8 @@ class LlamaGenRecipe(Recipe):
         dropped = torch.rand(len(texts), generator=seeded(self.seed, step + 500_000_000)) < 0.1
         features = torch.where(dropped[:, None, None].to(self.device), null[:, -features.shape[1] :], features.float())
         tokens = self.grids[images].to(self.device)
-        logits = self.gpt(self.gpt.cls_embedding(features), mask, tokens)
+        with sdpa_kernel(SDPBackend.MATH):  # on a CPU the fused kernel is several times slower for 36 positions
+            logits = self.gpt(self.gpt.cls_embedding(features), mask, tokens)
         return {"loss": F.cross_entropy(logits.flatten(0, 1), tokens.flatten())}
 
     def export(self, folder: Path) -> None:
@@ -230,10 +264,11 @@ class PerceptualRecipe(Recipe):
         save_half(self.model.state_dict(), folder / "perceptual.safetensors")
 
 
-RECIPES: dict[str, tuple[type[Recipe], int]] = {
+RECIPES: dict[str, tuple[Callable[..., Recipe], int]] = {
     "tokenizer": (TokenizerRecipe, 900),
+    "tokenizer-local": (partial(TokenizerRecipe, local=True), 400),
     "perceptual": (PerceptualRecipe, 1500),
-    "llamagen": (LlamaGenRecipe, 2400),
+    "llamagen": (LlamaGenRecipe, 2800),
 }
 
 

@@ -1,0 +1,342 @@
+"""Probes: what each one changes, what it refuses, and that several of them go together."""
+
+import itertools
+import json
+from dataclasses import fields
+
+import pytest
+import torch
+
+from gendiv_lightning.batch import SamplePlan
+from gendiv_lightning.callbacks import (
+    Argmax,
+    CodebookSubset,
+    FreezePath,
+    Guidance,
+    Paraphrase,
+    Temperature,
+    TopK,
+    TopP,
+)
+from gendiv_lightning.sampling import Noise, TokenSampler, apply_probes, plan_samples
+from gendiv_lightning.usage import read_usage, write_usage
+
+COUNTS = torch.tensor([5, 0, 40, 5, 100, 1, 0, 30])  # by frequency: 4, 2, 7, 0, 3, 5, 1, 6
+
+
+def make_sampler(codebook_size=8):
+    names = [("p", 0, row) for row in range(3)]
+    return TokenSampler(Noise.of(0, "path", names), Noise.of(0, "exec", names), codebook_size)
+
+
+@pytest.fixture
+def usage(tmp_path):
+    write_usage(tmp_path / "usage.safetensors", COUNTS, {"source": "made up"})
+    return str(tmp_path / "usage.safetensors")
+
+
+def chosen(probe, codebook_size=8):
+    return probe.allowed(codebook_size).nonzero()[:, 0].tolist()
+
+
+# --- codebook subsets ---
+
+
+def test_the_usage_file_gives_back_counts_and_provenance(usage, tmp_path):
+    counts, provenance = read_usage(tmp_path / "usage.safetensors")
+    assert torch.equal(counts, COUNTS)
+    assert provenance == {"source": "made up"}
+
+
+@pytest.mark.parametrize(
+    ("select", "amount", "expected"),
+    [
+        ("most_frequent", {"size": 1}, [4]),
+        ("most_frequent", {"size": 4}, [0, 2, 4, 7]),  # of the equally frequent 0 and 3 the first
+        ("most_frequent", {"ratio": 0.25}, [2, 4]),
+        ("most_frequent", {"ratio": 1.0}, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ("least_frequent", {"size": 1}, [6]),
+        ("least_frequent", {"size": 3}, [1, 5, 6]),
+        ("least_frequent", {"ratio": 0.5}, [1, 3, 5, 6]),
+        ("drop_most_frequent", {"size": 1}, [0, 1, 2, 3, 5, 6, 7]),
+        ("drop_most_frequent", {"ratio": 0.5}, [1, 3, 5, 6]),
+        ("drop_most_frequent", {"size": 7}, [6]),
+    ],
+)
+def test_selections_by_frequency(usage, select, amount, expected):
+    assert chosen(CodebookSubset(select, usage=usage, **amount)) == expected
+
+
+def test_of_equally_frequent_entries_the_lower_number_comes_first(tmp_path):
+    write_usage(tmp_path / "usage.safetensors", torch.ones(4096), {})
+    probe = CodebookSubset("most_frequent", size=100, usage=str(tmp_path / "usage.safetensors"))
+    assert chosen(probe, 4096) == list(range(100))
+
+
+def test_most_frequent_and_the_rest_divide_the_codebook(usage):
+    for size in range(1, 8):
+        most = CodebookSubset("most_frequent", size=size, usage=usage).allowed(8)
+        assert torch.equal(most, ~CodebookSubset("drop_most_frequent", size=size, usage=usage).allowed(8))
+        assert torch.equal(most, ~CodebookSubset("least_frequent", size=8 - size, usage=usage).allowed(8))
+
+
+@pytest.mark.parametrize("amount", [{"size": 100}, {"ratio": 100 / 4096}])
+def test_a_random_subset_has_the_size_asked_for_and_follows_its_seed(amount):
+    first, again, other = (CodebookSubset("random", seed=seed, **amount).allowed(4096) for seed in (0, 0, 1))
+    assert first.sum() == other.sum() == 100
+    assert torch.equal(first, again)
+    assert (first & other).sum() < 15  # 2.4 expected
+
+
+def test_random_subsets_take_every_entry_equally_often():
+    counts = sum(CodebookSubset("random", size=4, seed=seed).allowed(16).long() for seed in range(1000))
+    assert counts.sum() == 4000
+    assert (counts - 250).abs().max() < 4 * (1000 * 0.25 * 0.75) ** 0.5
+
+
+def test_a_list_is_taken_as_it_is():
+    assert chosen(CodebookSubset("list", tokens=[7, 0, 3])) == [0, 3, 7]
+    assert chosen(CodebookSubset("list", tokens=[0])) == [0]
+
+
+def test_a_subset_is_put_on_the_sampler(usage):
+    probe = CodebookSubset("most_frequent", size=2, usage=usage)
+    assert apply_probes(make_sampler(), [probe]).allowed.nonzero()[:, 0].tolist() == [2, 4]
+
+
+def test_several_subset_probes_keep_apart(usage):
+    probes = [CodebookSubset("most_frequent", size=size, usage=usage) for size in (1, 2, 3)]
+    for _ in range(2):
+        assert [len(chosen(probe)) for probe in probes] == [1, 2, 3]
+        assert [len(chosen(CodebookSubset("random", size=3), size)) for size in (8, 16)] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"select": "list"}, "list"),
+        ({"select": "list", "tokens": []}, "at least one entry"),
+        ({"select": "list", "tokens": [1, 2, 1]}, "each once"),
+        ({"select": "list", "tokens": [1], "size": 1}, "neither size"),
+        ({"select": "list", "tokens": [1], "ratio": 0.5}, "neither size"),
+        ({"select": "list", "tokens": [1], "usage": "u"}, "usage"),
+        ({"select": "random"}, "either size or ratio"),
+        ({"select": "random", "size": 2, "ratio": 0.5}, "either size or ratio"),
+        ({"select": "random", "size": 2, "tokens": [1]}, "no tokens"),
+        ({"select": "random", "size": 2, "usage": "u"}, "no usage file"),
+        ({"select": "most_frequent", "size": 2}, "a usage file"),
+        ({"select": "least_frequent", "ratio": 0.5}, "a usage file"),
+        ({"select": "most_frequent", "usage": "u"}, "either size or ratio"),
+        ({"select": "random", "size": 0}, "size must be at least 1"),
+        ({"select": "random", "size": -1}, "size must be at least 1"),
+        ({"select": "random", "ratio": 0.0}, r"\(0, 1\]"),
+        ({"select": "random", "ratio": 1.5}, r"\(0, 1\]"),
+        ({"select": "random", "ratio": float("nan")}, r"\(0, 1\]"),
+    ],
+)
+def test_a_subset_that_cannot_be_is_refused_when_it_is_made(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        CodebookSubset(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"select": "list", "tokens": [1, 8]}, r"0\.\.7, got \[8\]"),
+        ({"select": "list", "tokens": [-1, 1]}, r"0\.\.7, got \[-1\]"),
+        ({"select": "random", "size": 9}, "at most 8"),
+        ({"select": "random", "ratio": 0.01}, "no entry"),
+        ({"select": "most_frequent", "ratio": 0.01, "usage": "FILE"}, "no entry"),
+        ({"select": "least_frequent", "ratio": 0.01, "usage": "FILE"}, "no entry"),
+        ({"select": "drop_most_frequent", "size": 8, "usage": "FILE"}, "no entry"),
+        ({"select": "drop_most_frequent", "ratio": 1.0, "usage": "FILE"}, "no entry"),
+        ({"select": "drop_most_frequent", "size": 9, "usage": "FILE"}, "at most 8"),
+        (
+            {"select": "most_frequent", "size": 1, "usage": "runs/none/usage.safetensors"},
+            "no file .*gendiv fit-free validate",
+        ),
+        (
+            {"select": "most_frequent", "size": 1, "usage": "none/usage.safetensors"},
+            "no file .*gendiv fit-free validate",
+        ),
+    ],
+)
+def test_a_subset_that_does_not_fit_the_codebook_is_refused_by_the_check(usage, arguments, message):
+    arguments = {key: usage if value == "FILE" else value for key, value in arguments.items()}
+    with pytest.raises(ValueError, match=message):
+        CodebookSubset(**arguments).check(8)
+
+
+def test_counts_of_another_codebook_are_refused(usage):
+    with pytest.raises(ValueError, match="counts 8 entries, the generator's codebook has 16"):
+        CodebookSubset("most_frequent", size=1, usage=usage).check(16)
+
+
+def test_a_file_without_counts_is_refused(tmp_path):
+    (tmp_path / "usage.safetensors").write_text("no safetensors")
+    with pytest.raises(ValueError, match="no usage file"):
+        CodebookSubset("most_frequent", size=1, usage=str(tmp_path / "usage.safetensors")).check(8)
+
+
+# --- the other knobs ---
+
+
+@pytest.mark.parametrize(
+    ("probe", "field", "value"),
+    [
+        (Temperature(0.5), "temperature", 0.5),
+        (TopK(5), "top_k", 5),
+        (TopP(0.9), "top_p", 0.9),
+        (Guidance(3.0), "guidance", 3.0),
+    ],
+)
+def test_a_knob_sets_its_field(probe, field, value):
+    assert getattr(apply_probes(make_sampler(), [probe]), field) == value
+
+
+@pytest.mark.parametrize(
+    ("probe", "arguments"),
+    [(Temperature, [-0.1]), (TopK, [0]), (TopK, [-1]), (TopP, [-0.1]), (TopP, [1.1]), (Paraphrase, [0])],
+)
+def test_a_value_out_of_range_is_refused_when_the_probe_is_made(probe, arguments):
+    with pytest.raises(ValueError, match=str(arguments[0])):
+        probe(*arguments)
+
+
+def test_argmax_switches_execution_noise_off_and_nothing_else():
+    sampler = make_sampler()
+    changed = apply_probes(sampler, [Argmax()])
+    assert changed.exec.is_off
+    assert changed.path is sampler.path
+    assert not sampler.exec.is_off
+
+
+def test_freeze_path_shares_path_noise_and_nothing_else():
+    sampler = make_sampler()
+    changed = apply_probes(sampler, [FreezePath()])
+    assert len(changed.path.keys.unique()) == 1
+    assert changed.exec is sampler.exec
+
+
+def test_paraphrase_changes_the_plan_and_no_sampler():
+    plan = plan_samples(SamplePlan(num_samples=8), [Argmax(), Paraphrase(2, "long")])
+    assert plan == SamplePlan(8, 2, "long")
+    sampler = make_sampler()
+    assert apply_probes(sampler, [Paraphrase()]) == sampler
+
+
+def test_other_probes_leave_the_plan_as_it_is():
+    plan = SamplePlan(num_samples=8)
+    assert plan_samples(plan, [Argmax(), FreezePath(), TopK(2), CodebookSubset("list", tokens=[1])]) == plan
+
+
+# --- together ---
+
+
+@pytest.mark.parametrize(
+    ("probes", "field"),
+    [
+        ([Temperature(0.5), Temperature(0.7)], "temperature"),
+        ([TopK(3), Argmax(), TopK(4)], "top_k"),
+        ([TopP(0.5), TopP(0.6)], "top_p"),
+        ([Guidance(2.0), Guidance(3.0)], "guidance"),
+        ([Argmax(), Argmax()], "exec"),
+        ([FreezePath(), FreezePath()], "path"),
+    ],
+)
+def test_two_probes_of_one_field_are_refused(probes, field):
+    name = type(probes[0]).__name__
+    with pytest.raises(ValueError, match=f"{name} and {name} both set '{field}'"):
+        apply_probes(make_sampler(), probes)
+
+
+def test_two_paraphrase_probes_are_refused():
+    with pytest.raises(ValueError, match="two Paraphrase probes"):
+        plan_samples(SamplePlan(), [Paraphrase(2), Paraphrase(2)])
+
+
+def test_subsets_are_intersected():
+    probes = [CodebookSubset("list", tokens=tokens) for tokens in ([0, 1, 2, 3], [2, 3, 4], [3, 7])]
+    for order in itertools.permutations(probes):
+        assert apply_probes(make_sampler(), order).allowed.nonzero()[:, 0].tolist() == [3]
+
+
+def test_subsets_with_nothing_in_common_are_refused():
+    with pytest.raises(ValueError, match="no codebook entry in common"):
+        apply_probes(make_sampler(), [CodebookSubset("list", tokens=[0, 1]), CodebookSubset("list", tokens=[2])])
+
+
+def same_sampler(first, second):
+    values = [(getattr(first, field.name), getattr(second, field.name)) for field in fields(first)]
+    return all(
+        torch.equal(a.keys, b.keys) and a.is_off == b.is_off
+        if isinstance(a, Noise)
+        else torch.equal(a, b)
+        if isinstance(a, torch.Tensor)
+        else a == b
+        for a, b in values
+    )
+
+
+def test_probes_commute_and_each_one_keeps_its_effect():
+    probes = [Argmax(), FreezePath(), CodebookSubset("list", tokens=[1, 2]), TopK(1), TopP(0.9), Guidance(3.0)]
+    expected = apply_probes(make_sampler(), probes)
+    assert (expected.exec.is_off, expected.top_k, expected.top_p, expected.guidance) == (True, 1, 0.9, 3.0)
+    assert expected.allowed.sum() == 2
+    assert len(expected.path.keys.unique()) == 1
+    for order in itertools.permutations(probes):
+        assert same_sampler(apply_probes(make_sampler(), order), expected)
+
+
+# --- identity ---
+
+
+def make_probes(usage):
+    return [
+        Argmax(),
+        FreezePath(),
+        Paraphrase(2),
+        Paraphrase(4),
+        Paraphrase(2, "long"),
+        Temperature(0.5),
+        Temperature(0.6),
+        TopK(5),
+        TopK(6),
+        TopP(0.5),
+        TopP(0.6),
+        Guidance(2.0),
+        Guidance(3.0),
+        CodebookSubset("list", tokens=[1, 2]),
+        CodebookSubset("list", tokens=[1, 3]),
+        CodebookSubset("random", size=3, seed=0),
+        CodebookSubset("random", size=3, seed=1),
+        CodebookSubset("most_frequent", size=3, usage=usage),
+        CodebookSubset("most_frequent", size=4, usage=usage),
+        CodebookSubset("drop_most_frequent", size=3, usage=usage),
+    ]
+
+
+def test_identities_tell_probes_apart_and_are_the_same_for_the_same_probe(usage):
+    first, again = ([json.dumps(p.identity(8), sort_keys=True) for p in make_probes(usage)] for _ in range(2))
+    assert first == again
+    assert len(set(first)) == len(first)
+
+
+def test_an_identity_does_not_change_when_the_probe_is_used():
+    for probe in (Argmax(), TopK(3), CodebookSubset("list", tokens=[1])):
+        before = probe.identity(8)
+        probe.check(8)
+        apply_probes(make_sampler(), [probe])
+        assert probe.identity(8) == before
+
+
+def test_the_identity_of_a_subset_is_what_it_selects_not_where_the_counts_lie(usage, tmp_path):
+    write_usage(tmp_path / "doubled.safetensors", 2 * COUNTS, {})
+    write_usage(tmp_path / "others.safetensors", COUNTS.flip(0), {})
+    identities = [
+        CodebookSubset("most_frequent", size=3, usage=str(file)).identity(8)
+        for file in (usage, tmp_path / "doubled.safetensors", tmp_path / "others.safetensors")
+    ]
+    assert identities[0] == identities[1] != identities[2]
+    by_ratio = CodebookSubset("most_frequent", ratio=3 / 8, usage=usage).identity(8)
+    assert by_ratio == identities[0]

@@ -1,0 +1,99 @@
+"""No test reaches the network or the user's cache. The models are tiny and random: no trained weights are needed."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from gendiv_lightning.batch import NoiseKey, Prompt, PromptBatch
+from gendiv_lightning.generators import LlamaGen
+from gendiv_lightning.models.llamagen_gpt import GPT, GPT_SIZES, GPTConfig
+from gendiv_lightning.models.llamagen_vq import VQ_SIZES, VQConfig, VQModel
+from gendiv_lightning.zoo.files import TINY_GPT, TINY_T5, TINY_VQ, num_words, write_tokenizer
+
+SMALL_GPT = {"n_layer": 2, "n_head": 2, "dim": 32}
+SMALL_VQ = VQConfig(base_channels=32, ch_mult=(1, 1, 1, 1, 1), num_res_blocks=1, z_channels=32)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENDIV_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def write_random_weights(module: torch.nn.Module, path: Path, seed: int) -> None:
+    """Random weights in the official wrapper; peaked enough for samples to differ from the mode and from each other."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in module.state_dict().items():
+        if tensor.ndim > 1:
+            scale = {"output.weight": 2.0, "tok_embeddings.weight": 8.0}.get(name, 1.0)
+            tensor.normal_(std=scale / tensor[0].numel() ** 0.5, generator=generator)
+    torch.save({"model": module.state_dict()}, path)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> Path:
+    """Folder of random weights: gpt.pt, vq.pt, t5 of a tiny t2i model, c2i_gpt.pt and c2i_vq.pt of a small c2i one."""
+    from transformers import T5Config, T5EncoderModel
+
+    folder = tmp_path_factory.mktemp("weights")
+    write_random_weights(GPT(TINY_GPT), folder / "gpt.pt", 0)
+    write_random_weights(VQModel(TINY_VQ), folder / "vq.pt", 1)
+    write_random_weights(GPT(GPTConfig(**SMALL_GPT, block_size=16)), folder / "c2i_gpt.pt", 2)
+    write_random_weights(VQModel(SMALL_VQ), folder / "c2i_vq.pt", 3)
+    write_tokenizer(folder / "t5")
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        T5EncoderModel(T5Config(vocab_size=num_words(), **TINY_T5)).save_pretrained(folder / "t5")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_t2i(weights) -> Callable[..., LlamaGen]:
+    """A tiny text-to-image LlamaGen, 36 tokens, K = 256; not loaded yet."""
+
+    def make(**settings) -> LlamaGen:
+        files = {name: str(weights / file) for name, file in T2I_FILES.items()}
+        defaults = {"dtype": "float32", "guidance_scale": 2.0, "top_k": 0, "batch_size": 8}
+        return LlamaGen(**files, gpt="tiny", vq="tiny", image_size=48, **{**defaults, **settings})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_c2i(weights) -> Callable[..., LlamaGen]:
+    """A small class-to-image LlamaGen, 16 tokens, K = 16384; not loaded yet."""
+
+    def make(**settings) -> LlamaGen:
+        files = {name: str(weights / f"c2i_{file}") for name, file in T2I_FILES.items() if name != "text_encoder"}
+        defaults = {"dtype": "float32", "guidance_scale": 2.0, "top_k": 0, "batch_size": 8, "image_size": 64}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(GPT_SIZES, "GPT-B", SMALL_GPT)
+            patch.setitem(VQ_SIZES, "VQ-16", SMALL_VQ)
+            return LlamaGen(**files, gpt="GPT-B", vq="VQ-16", model_type="c2i", **{**defaults, **settings})
+
+    return make
+
+
+T2I_FILES = {"gpt_checkpoint": "gpt.pt", "vq_checkpoint": "vq.pt", "text_encoder": "t5"}
+
+
+@pytest.fixture(scope="session")
+def make_batch() -> Callable[..., PromptBatch]:
+    """Whole prompts of some texts and `num_samples` rows of each."""
+
+    def make(*texts: str, num_samples: int = 1, seed: int = 0) -> PromptBatch:
+        prompts = tuple(Prompt(f"id of {text}", text) for text in texts)
+        named = [
+            (row, NoiseKey(p.id, 0, path=s, sample=s)) for row, p in enumerate(prompts) for s in range(num_samples)
+        ]
+        rows, keys = zip(*named, strict=True)
+        return PromptBatch(seed, prompts, tuple(range(len(prompts))), keys, rows)
+
+    return make

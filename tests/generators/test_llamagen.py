@@ -1,0 +1,287 @@
+"""LlamaGen's own: guidance and its interval, captions and labels, and the statistics of draws by teacher forcing."""
+
+import math
+
+import pytest
+import torch
+
+from gendiv_lightning.callbacks import Argmax, CodebookSubset, Temperature, TopK, TopP
+from gendiv_lightning.generators.llamagen import pack_left, sample_image_tokens
+from gendiv_lightning.models.checkpoints import MissingWeightsError
+from gendiv_lightning.models.llamagen_gpt import GPT, rotary_table
+from gendiv_lightning.models.llamagen_vq import from_uint8, to_uint8
+
+TEXTS = ("a red circle", "a large blue square on a green ground", "a")
+
+
+@pytest.fixture(scope="module")
+def generator(make_t2i):
+    generator = make_t2i()
+    generator.load()
+    return generator
+
+
+@pytest.fixture(scope="module")
+def labelled(make_c2i):
+    generator = make_c2i()
+    generator.load()
+    return generator
+
+
+@pytest.fixture(scope="module")
+def batch(make_batch):
+    return make_batch(*TEXTS, num_samples=2)
+
+
+def guided_logits(generator, texts, tokens, scale, cfg_interval=-1):
+    """Logits (B, L, K) of whole sequences in one pass; conditional and null rows apart, combined as in the paper."""
+    gpt, conditions = generator.gpt, generator.encode_prompts(texts)
+    features, mask = pack_left([conditions.features[row] for row in conditions.rows], gpt.config.cls_token_num)
+    with torch.inference_mode():
+        conditional = gpt(gpt.cls_embedding(features), mask, tokens)
+        null, null_mask = gpt.null_features(mask.sum(1))
+        unconditional = gpt(gpt.cls_embedding(null), null_mask, tokens)
+    guided = (1 - scale) * unconditional + scale * conditional
+    if cfg_interval >= 0:
+        guided[:, cfg_interval + 2 :] = conditional[:, cfg_interval + 2 :]
+    return guided
+
+
+def assert_statistics_follow(samples, logits):
+    log_probs = logits.double().log_softmax(-1) / math.log(2)
+    entropy = -(log_probs.exp2() * log_probs.clamp(min=-1e4)).sum(-1)
+    log_prob = log_probs.gather(-1, samples.tokens[..., None])[..., 0]
+    torch.testing.assert_close(samples.entropy.double(), entropy, atol=1e-4, rtol=0)
+    torch.testing.assert_close(samples.log_prob.double(), log_prob, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0, 6.0])
+def test_entropies_and_log_probabilities_are_those_of_teacher_forcing(make_t2i, batch, scale):
+    generator = make_t2i(guidance_scale=scale)
+    generator.load()
+    samples = generator.sample(batch).samples
+    assert_statistics_follow(samples, guided_logits(generator, batch.texts, samples.tokens, scale))
+
+
+@pytest.mark.parametrize("cfg_interval", [0, 3, 33, 34, 35, 99])
+def test_guidance_stops_after_its_interval(make_t2i, batch, cfg_interval):
+    generator = make_t2i(guidance_scale=4.0, cfg_interval=cfg_interval)
+    generator.load()
+    samples = generator.sample(batch).samples
+    logits = guided_logits(generator, batch.texts, samples.tokens, 4.0, cfg_interval)
+    assert_statistics_follow(samples, logits)
+
+
+def test_statistics_are_those_of_the_filtered_distribution(generator, batch):
+    allowed = list(range(0, 256, 2))
+    probes = [CodebookSubset("list", tokens=allowed), Temperature(0.8), TopK(40), TopP(0.9)]
+    samples = generator.sample(batch, probes).samples
+    logits = guided_logits(generator, batch.texts, samples.tokens, 2.0)
+    sampler = generator.sampler(batch.seed, batch.keys, probes)
+    assert_statistics_follow(samples, sampler.filter_logits(logits))
+    assert (samples.entropy <= math.log2(40)).all()
+
+
+def test_argmax_takes_the_mode_of_the_guided_logits(generator, batch):
+    samples = generator.sample(batch, [Argmax()]).samples
+    assert torch.equal(samples.tokens, guided_logits(generator, batch.texts, samples.tokens, 2.0).argmax(-1))
+    assert torch.equal(samples.tokens[0::2], samples.tokens[1::2])
+
+
+def test_the_caption_decides_the_sample(generator, batch):
+    samples = generator.sample(batch, [Argmax()]).samples
+    assert len(samples.tokens.unique(dim=0)) == len(TEXTS)
+
+
+@pytest.mark.parametrize("make", ["generator", "labelled"])
+@pytest.mark.parametrize(("scale", "factor"), [(0.5, 1), (1.0, 1), (1.5, 2)])
+def test_null_rows_are_run_only_under_guidance(request, make, scale, factor, make_batch, monkeypatch):
+    generator, rows = request.getfixturevalue(make), []
+    decode = generator.gpt.decode
+
+    def count(tokens, *rest):
+        rows.append(len(tokens))
+        return decode(tokens, *rest)
+
+    monkeypatch.setattr(generator, "_decode", count)
+    monkeypatch.setattr(generator, "guidance_scale", scale)
+    texts = TEXTS if make == "generator" else ("1", "2", "3")
+    generator.sample(make_batch(*texts))
+    assert rows == [factor * 3] * (generator.gpt_config.block_size - 1)
+
+
+def test_null_rows_stop_with_the_interval(generator, make_batch, monkeypatch):
+    rows, decode = [], generator.gpt.decode
+    monkeypatch.setattr(generator, "_decode", lambda tokens, *rest: rows.append(len(tokens)) or decode(tokens, *rest))
+    monkeypatch.setattr(generator, "cfg_interval", 3)
+    generator.sample(make_batch(*TEXTS))
+    assert rows == [6] * 5 + [3] * 30  # tokens 0 to 4 are guided; the logits of token 5 are the last with null rows
+
+
+def test_a_caption_is_run_once_however_many_samples_it_has(generator, make_batch, monkeypatch):
+    rows, prefill = [], generator.gpt.prefill_captions
+    monkeypatch.setattr(generator.gpt, "prefill_captions", lambda f, mask: rows.append(len(f)) or prefill(f, mask))
+    generator._null_prefills.clear()
+    batch = make_batch(TEXTS[0], TEXTS[2], num_samples=4)
+    generator.sample(batch)
+    assert sorted(rows) == [1, 1, 2]  # two captions together, and a null row for each length
+    generator.sample(batch)
+    assert sorted(rows) == [1, 1, 2, 2]
+
+
+def test_attending_in_strides_changes_nothing(generator, batch):
+    with torch.inference_mode():
+        prefill = generator.prefill(generator.encode_prompts(batch.texts), guided=True)
+        samples = [
+            sample_image_tokens(generator.gpt, prefill, generator.sampler(0, batch.keys), slots_at_a_time=slots).tokens
+            for slots in (1, 5, 64)
+        ]
+    assert torch.equal(samples[0], samples[1])
+    assert torch.equal(samples[0], samples[2])
+
+
+def test_bfloat16_samples(make_t2i, batch):
+    generator = make_t2i(dtype="bfloat16")
+    generator.load()
+    assert generator.gpt.output.weight.dtype == torch.bfloat16
+    assert generator.gpt.rotary.dtype == generator.vq.decoder.conv_in.weight.dtype == torch.float32
+    samples = generator.sample(batch).samples
+    assert not torch.stack(samples[1:]).isnan().any()
+    assert len(samples.tokens.unique(dim=0)) == len(batch.keys)
+
+
+def test_loading_again_forgets_what_the_old_weights_left(make_t2i, batch, weights, tmp_path):
+    other = {
+        key: 1.5 * value if "w2" in key else value for key, value in torch.load(weights / "gpt.pt")["model"].items()
+    }
+    torch.save(other, tmp_path / "other.pt")
+    generator, fresh = make_t2i(), make_t2i()
+    generator.load()
+    generator.sample(batch)
+    for one in (generator, fresh):
+        one.gpt_checkpoint = str(tmp_path / "other.pt")
+        one.locate()
+        one.load()
+    assert torch.equal(generator.sample(batch).samples.tokens, fresh.sample(batch).samples.tokens)
+
+
+def test_features_are_packed_to_the_right():
+    features = [torch.full((n, 2), float(n)) for n in (1, 3)]
+    packed, mask = pack_left(features)
+    assert packed[..., 0].tolist() == [[0, 0, 1], [3, 3, 3]]
+    assert mask.tolist() == [[False, False, True], [True, True, True]]
+    wide, wide_mask = pack_left(features, 5)
+    assert torch.equal(wide[:, 2:], packed)
+    assert torch.equal(wide_mask[:, 2:], mask)
+    assert not wide[:, :2].any()
+
+
+# --- prompts ---
+
+
+def test_captions_that_will_be_cut_are_reported_and_no_weights_are_loaded(make_t2i):
+    generator = make_t2i()
+    generator.locate()
+    long = "a red circle " * 30
+    assert generator.check_prompts(["a circle", ""]) == []
+    (warning,) = generator.check_prompts(["a circle", long])
+    assert warning.startswith("1 of 2 wordings are longer than 64 tokens and are cut; the first: 'a red circle")
+    assert not hasattr(generator, "gpt")
+
+
+def test_a_caption_that_is_cut_still_samples(generator, make_batch):
+    assert generator.sample(make_batch("a red circle " * 30)).samples.tokens.shape == (1, 36)
+    assert generator.sample(make_batch("")).samples.tokens.shape == (1, 36)
+
+
+@pytest.mark.parametrize("text", ["a dog", "", "1000", "-1", "1.0", "²", "1 2"])
+def test_a_prompt_that_is_no_class_is_refused(make_c2i, text):
+    generator = make_c2i()
+    generator.locate()
+    with pytest.raises(ValueError, match="class numbers from 0 to 999, got"):
+        generator.check_prompts(["3", text])
+
+
+def test_class_labels_are_numbers(labelled, make_batch):
+    assert labelled.check_prompts(["0", " 207 ", "999"]) == []
+    conditions = labelled.encode_prompts(["207", "3", "207"])
+    assert [f.item() for f in conditions.features] == [207, 3]
+    assert conditions.rows.tolist() == [0, 1, 0]
+    samples = labelled.sample(make_batch("207", "3"), [Argmax()]).samples
+    assert not torch.equal(samples.tokens[0], samples.tokens[1])
+
+
+def test_class_samples_follow_teacher_forcing_too(labelled, make_batch):
+    batch = make_batch("207", "3", num_samples=2)
+    samples = labelled.sample(batch).samples
+    labels = torch.tensor([207, 207, 3, 3])
+    mask = torch.ones(4, 1, dtype=torch.bool)
+    with torch.inference_mode():
+        conditional, null = (
+            labelled.gpt(labelled.gpt.cls_embedding(x), mask, samples.tokens)
+            for x in (labels, torch.full_like(labels, 1000))
+        )
+    assert_statistics_follow(samples, 2 * conditional - null)
+
+
+# --- images ---
+
+
+def test_pixels_survive_the_way_to_floats_and_back():
+    pixels = torch.arange(256, dtype=torch.uint8)
+    assert (to_uint8(from_uint8(pixels)).int() - pixels.int()).abs().max() <= 1
+    assert to_uint8(torch.tensor([-9.0, -1.0, 1.0, 9.0])).tolist() == [0, 0, 255, 255]
+
+
+def test_images_are_decoded_the_same_one_by_one(generator):
+    tokens = torch.randint(256, (11, 36), generator=torch.Generator().manual_seed(0))
+    together = generator.decode_tokens(tokens)
+    assert together.shape == (11, 3, 48, 48)
+    alone = torch.cat([generator.decode_tokens(row[None]) for row in tokens])
+    assert (together.int() - alone.int()).abs().max() <= 1
+
+
+# --- settings ---
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": 50}, "image_size must be a multiple of 8, got 50"),
+        ({"image_size": 0}, "image_size must be a multiple"),
+        ({"image_size": 56}, "the tiny transformer is t2i at 48 pixels, got t2i at 56"),
+        ({"model_type": "c2i"}, "the tiny transformer is t2i"),
+        ({"vq": "VQ-16", "image_size": 96}, "must share a codebook"),
+        ({"gpt": "GPT-B"}, "must share a codebook"),
+        ({"temperature": -1.0}, "temperature must be at least 0"),
+        ({"top_k": -1}, "top_k must be at least 1, or 0"),
+        ({"top_p": 1.5}, r"top_p is a probability in \[0, 1\]"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_loaded(settings, message):
+    from gendiv_lightning.generators import LlamaGen
+
+    with pytest.raises(ValueError, match=message):
+        LlamaGen(**{"gpt": "tiny", "vq": "tiny", "image_size": 48, **settings})
+
+
+@pytest.mark.parametrize("key", ["gpt_checkpoint", "vq_checkpoint", "text_encoder"])
+def test_missing_weights_are_named_by_their_setting_and_the_tiny_config_offered(make_t2i, key):
+    generator = make_t2i()
+    setattr(generator, key, "owner/repo:file.pt" if key != "text_encoder" else "owner/repo")
+    with pytest.raises(MissingWeightsError, match=rf"{key}: (?s:.*)--config configs/tiny/llamagen_argmax\.yaml"):
+        generator.locate()
+
+
+def test_the_wrong_file_is_refused_with_its_keys(make_t2i, weights):
+    generator = make_t2i()
+    generator.gpt_checkpoint = str(weights / "vq.pt")
+    with pytest.raises(ValueError, match=r"missing \(.*unexpected \("):
+        generator.load()
+
+
+def test_the_rotary_table_is_made_for_the_grid(labelled):
+    assert torch.equal(labelled.gpt.rotary, rotary_table(4, 16))
+    assert isinstance(labelled.gpt, GPT)
+    assert not any(tensor.is_meta for tensor in [*labelled.parameters(), *labelled.buffers()])

@@ -1,0 +1,79 @@
+"""How the tests start runs: the embedded configs with random weights, in this process or in one of their own."""
+
+import json
+import os
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from gendiv_lightning import fit_free
+from gendiv_lightning.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "configs" / "tiny"
+
+
+def arguments(weights: Path, folder: Path, *more: str, config: str = "llamagen", limit: int = 3) -> list[str]:
+    """What follows `gendiv fit-free predict`: a few prompts with 4 samples each, no W&B; `more` wins."""
+    return [
+        *("--config", str(TINY / f"{config}.yaml"), "--run_dir", str(folder), *tiny_weights(weights)),
+        *("--data.path", str(ROOT / "gendiv_lightning/zoo/postcards.jsonl"), "--data.limit", str(limit)),
+        *("--data.num_samples", "4", "--data.prompts_per_batch", "1", "--wandb", "disabled", *more),
+    ]
+
+
+def tiny_weights(weights: Path) -> list[str]:
+    """The options that put the random weights in the place of the embedded ones."""
+    files = {"gpt_checkpoint": "gpt.pt", "vq_checkpoint": "vq.pt", "text_encoder": "t5"}
+    return [word for key, file in files.items() for word in (f"--model.{key}", str(weights / file))]
+
+
+def predict(weights: Path, folder: Path, *more: str, **settings) -> RunFolder:
+    """A run in this process."""
+    fit_free.main(["predict", *arguments(weights, folder, *more, **settings)])
+    return RunFolder(folder)
+
+
+def gendiv(*words: str) -> list[str]:
+    """The installed command."""
+    return [str(Path(sysconfig.get_path("scripts")) / "gendiv"), *words]
+
+
+def run(line: list[str], timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """A command line to its end, with one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(line, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+
+
+def samples_of(folder: RunFolder) -> dict[tuple, tuple]:
+    """Tokens and image bytes of each sample by its name; a sample that is there twice is an error."""
+    found = {}
+    for sampled in folder.read_samples():
+        for key, tokens, image in zip(sampled.batch.keys, sampled.samples.tokens, sampled.images, strict=True):
+            assert key not in found, f"{key} is there twice"
+            found[key] = (tuple(tokens.tolist()), image.numpy().tobytes())
+    return found
+
+
+def metrics_of(folder: RunFolder) -> dict[str, dict]:
+    """`metrics.json` as it stands there; NaN and infinity are no JSON."""
+    return json.loads((folder.path / "metrics.json").read_text(), parse_constant=_not_json)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def error_of(*words: str) -> str:
+    """The one message that `gendiv fit-free` ends with."""
+    with pytest.raises(SystemExit) as stopped:
+        fit_free.main(list(words))
+    assert isinstance(stopped.value.code, str), "a message makes the exit status 1"
+    return stopped.value.code
+
+
+def _not_json(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")

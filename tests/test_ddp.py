@@ -1,0 +1,70 @@
+"""One rank and two give the same samples and the same numbers; processes talk over gloo, on the CPU."""
+
+import pytest
+from running import TINY, arguments, gendiv, metrics_of, predict, run, samples_of, tiny_weights
+
+from gendiv_lightning import fit_free
+from gendiv_lightning.run_folder import RunFolder
+from gendiv_lightning.usage import read_usage
+
+RANKS = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+
+
+def predict_on_two_ranks(weights, folder, *more, **settings):
+    ended = run(gendiv("fit-free", "predict", *arguments(weights, folder, *RANKS, *more, **settings)))
+    assert ended.returncode == 0, ended.stderr
+    assert "2 processes" in ended.stderr
+    return RunFolder(folder)
+
+
+def assert_same_run(two, one):
+    assert samples_of(two) == samples_of(one)
+    there, wanted = metrics_of(two), metrics_of(one)
+    assert there.keys() == wanted.keys()
+    for name, estimate in wanted.items():
+        assert there[name] == pytest.approx(estimate, abs=1e-6), name
+
+
+def test_two_ranks_finish_what_one_began_with_the_same_results(weights, tmp_path):
+    """One prompt of four is done, so that the ranks have two and one left."""
+    with pytest.warns(UserWarning, match="3 prompts are not sampled yet"):
+        predict(weights, tmp_path / "two", "--trainer.limit_predict_batches", "1", limit=4)
+    two = predict_on_two_ranks(weights, tmp_path / "two", limit=4)
+    assert_same_run(two, predict(weights, tmp_path / "one", limit=4))
+    assert len(two.shards()) == 4
+
+
+def test_a_rank_without_a_prompt_does_not_hang(weights, tmp_path):
+    two = predict_on_two_ranks(weights, tmp_path / "two", limit=1)
+    assert_same_run(two, predict(weights, tmp_path / "one", limit=1))
+
+
+@pytest.mark.slow
+def test_batches_of_two_ranks_hold_the_same_samples(weights, tmp_path):
+    """Prompts are dealt in turn, so no batch of the two ranks is one of the single rank's."""
+    more = ("--data.prompts_per_batch", "3", "--data.num_samples", "3")
+    two = predict_on_two_ranks(weights, tmp_path / "two", *more, limit=9)
+    assert_same_run(two, predict(weights, tmp_path / "one", *more, limit=9))
+    assert len(samples_of(two)) == 27
+
+
+def test_codebook_usage_of_images_is_the_same_on_two_ranks(weights, tmp_path):
+    line = ["validate", "--config", str(TINY / "llamagen_codebook.yaml"), *tiny_weights(weights)]
+    line += ["--data.num_images", "35", "--data.batch_size", "8"]
+    ended = run(gendiv("fit-free", *line, *RANKS, "--run_dir", str(tmp_path / "two")))
+    assert ended.returncode == 0, ended.stderr
+    fit_free.main([*line, "--run_dir", str(tmp_path / "one")])
+    two, one = (read_usage(tmp_path / name / "usage.safetensors") for name in ("two", "one"))
+    assert two[0].equal(one[0])
+    assert two[1] == one[1]
+    assert metrics_of(RunFolder(tmp_path / "two")) == metrics_of(RunFolder(tmp_path / "one"))
+
+
+@pytest.mark.slow
+def test_an_error_of_all_ranks_ends_the_run(weights, tmp_path):
+    (tmp_path / "gpt.pt").write_text("no weights at all")
+    more = (*RANKS, "--model.gpt_checkpoint", str(tmp_path / "gpt.pt"))
+    ended = run(gendiv("fit-free", "predict", *arguments(weights, tmp_path / "run", *more)), timeout=120)
+    assert ended.returncode != 0
+    assert "gpt.pt cannot be read as weights" in ended.stderr
+    assert "Traceback" not in ended.stderr
