@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import sys
 import warnings
@@ -13,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -98,6 +100,8 @@ class FitFreeCLI(LightningCLI):
         assert isinstance(self.model, Generator), "the parser takes generators only"
         self.model.locate()
         _hide_loading_bars()
+        if self.model.identity().get("embedded"):
+            _use_one_thread()
         self.callbacks = list(self._get(self.config_init, "trainer.callbacks") or [])
         self.protocol = self._protocol(self.model)
         fingerprint = fingerprint_of(self.protocol)
@@ -186,7 +190,7 @@ class FitFreeCLI(LightningCLI):
         except wandb.Error as error:
             raise ValueError(f"Weights & Biases: {error} Or keep the run here: --wandb offline") from error
         if offline:
-            stack.callback(_say, f"W&B run, to be sent when you like: wandb sync {Path(run.dir).parent}")
+            stack.callback(_say, f"W&B run, to be sent at any time: wandb sync {Path(run.dir).parent}")
         stack.push(lambda error, *_: run.finish(exit_code=int(error is not None)))
         return [csv, WandbLogger(experiment=run)]
 
@@ -220,13 +224,9 @@ def explain(error: BaseException) -> str:
     return f"{where}: {error}" if where else str(error)
 
 
-_CHATTER = ("GPU available", "TPU available", "HPU available", "💡 Tip")
-
-
 def _quieten() -> None:
     """Leave to the user what is about the run; what libraries tell about themselves goes."""
-    log = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    log.addFilter(lambda record: not record.getMessage().startswith(_CHATTER))
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_about_the_run)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero")
@@ -234,10 +234,20 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message="The ``compute`` method of metric")  # of a rank without prompts
 
 
+def _is_about_the_run(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(("GPU available", "TPU available", "HPU available", "💡 Tip"))
+
+
 def _hide_loading_bars() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # hides the Hub's download bars too: call it when all is there
+
+
+def _use_one_thread() -> None:
+    """The embedded models gain nothing from more, and their last digits then tell neither the machine nor the ranks."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the other ranks; Lightning does not set threads where this is set
+    torch.set_num_threads(1)
 
 
 def _say(line: str) -> None:

@@ -16,6 +16,8 @@ from gendiv_lightning.models.llamagen_gpt import GPT, GPT_SIZES, GPTConfig
 from gendiv_lightning.models.llamagen_vq import VQ_SIZES, VQConfig, VQModel
 from gendiv_lightning.zoo.files import TINY_GPT, TINY_T5, TINY_VQ, num_words, write_tokenizer
 
+torch.set_num_threads(1)  # models this small gain nothing from more, and lose much on a busy machine
+
 SMALL_GPT = {"n_layer": 2, "n_head": 2, "dim": 32}
 SMALL_VQ = VQConfig(base_channels=32, ch_mult=(1, 1, 1, 1, 1), num_res_blocks=1, z_channels=32)
 

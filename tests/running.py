@@ -42,8 +42,8 @@ def gendiv(*words: str) -> list[str]:
 
 
 def run(line: list[str], timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    """A command line to its end, with one thread."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    """A command line to its end, with as many threads as it likes."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return subprocess.run(line, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
 
 

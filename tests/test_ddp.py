@@ -43,7 +43,8 @@ def test_a_rank_without_a_prompt_does_not_hang(weights, tmp_path):
 def test_batches_of_two_ranks_hold_the_same_samples(weights, tmp_path):
     """Prompts are dealt in turn, so no batch of the two ranks is one of the single rank's."""
     more = ("--data.prompts_per_batch", "3", "--data.num_samples", "3")
-    two = predict_on_two_ranks(weights, tmp_path / "two", *more, limit=9)
+    two = predict_on_two_ranks(weights, tmp_path / "two", *more, "--wandb", "offline", limit=9)
+    assert len(list(two.path.glob("wandb/offline-run-*"))) == 1
     assert_same_run(two, predict(weights, tmp_path / "one", *more, limit=9))
     assert len(samples_of(two)) == 27
 

@@ -1,7 +1,6 @@
 """Runs from end to end: the folder they leave, how they go on, what they refuse."""
 
 import json
-import os
 import signal
 import subprocess
 import time
@@ -169,7 +168,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_was_not(weights, tmp_path):
     slow = ("--model.batch_size", "1")
     line = gendiv("fit-free", "predict", *arguments(weights, tmp_path / "killed", *slow, limit=6))
     killed = RunFolder(tmp_path / "killed")
-    with subprocess.Popen(line, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(line, stderr=subprocess.DEVNULL) as process:
         wait_for_shard(process, killed)
         process.send_signal(signal.SIGKILL)
     assert 1 <= len(killed.shards()) < 6

@@ -189,13 +189,15 @@ def apply_probes(sampler: TokenSampler, probes: Iterable[Probe]) -> TokenSampler
     Raises:
         ValueError: two probes set the same field, or subsets have nothing in common.
     """
+    # Numbers that no probe can set: a field counts as set even if it is set to what it was.
+    untouched = replace(sampler, temperature=math.nan, top_k=1 << 62, top_p=math.nan, guidance=math.nan)
     changes: dict[str, object] = {}
     owners: dict[str, str] = {}
     for probe in probes:
-        changed, name = probe.apply(sampler), type(probe).__name__
+        changed, name = probe.apply(untouched), type(probe).__name__
         for field in fields(sampler):
             value = getattr(changed, field.name)
-            if value is getattr(sampler, field.name):
+            if value is getattr(untouched, field.name):
                 continue
             if field.name == "allowed" and "allowed" in changes:
                 value = value & changes["allowed"]

@@ -268,7 +268,7 @@ RECIPES: dict[str, tuple[Callable[..., Recipe], int]] = {
     "tokenizer": (TokenizerRecipe, 900),
     "tokenizer-local": (partial(TokenizerRecipe, local=True), 400),
     "perceptual": (PerceptualRecipe, 1500),
-    "llamagen": (LlamaGenRecipe, 2800),
+    "llamagen": (LlamaGenRecipe, 5000),
 }
 
 
