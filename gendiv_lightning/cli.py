@@ -43,7 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     train = zoo.add_parser("train", help="train one embedded model; interrupted, the same call goes on")
     train.add_argument(
-        "name", choices=("tokenizer", "tokenizer-local", "perceptual", "llamagen"), help="which; llamagen needs the tokenizer"
+        "name",
+        choices=("tokenizer", "tokenizer-local", "perceptual", "llamagen"),
+        help="which; llamagen needs the tokenizer",
     )
     train.add_argument("--steps", type=int, help="optimiser steps (default: the recipe's)")
     train.add_argument("--seed", type=int, default=0, help="root of all randomness (default: 0)")

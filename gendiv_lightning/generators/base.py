@@ -103,8 +103,8 @@ class Generator(LightningModule, ABC):
         """
         if self.trainer.precision != "32-true":
             raise ValueError(
-                f"trainer.precision must stay 32-true, got {self.trainer.precision}: the generator's own dtype (--model.dtype) "
-                "casts what may be cast, and leaves the tokenizer in float32"
+                f"trainer.precision must stay 32-true, got {self.trainer.precision}: the generator's own dtype "
+                "(--model.dtype) casts what may be cast, and leaves the tokenizer in float32"
             )
         self.sampler(0, (), self._probes())
         self.locate()

@@ -88,17 +88,16 @@ class TokenizerRecipe(Recipe):
     """The tokenizer: reconstruction, codebook and commitment losses; dead codes restart from latents of the batch.
 
     Args:
-        local: go on from the exported tokenizer, with one loss more: where two images look the same, their latents must be
-            the same. Attention and group norm see the whole image, and without it a token may flip with something far away.
+        local: go on from the exported tokenizer, with one loss more: where two images look the same, their latents must
+            be the same. Attention and group norm see the whole image, and without it a token may flip with something
+            far away.
     """
 
     batch_size = 64
     learning_rate = 2e-3
     last_used: Tensor
 
-    def __init__(
-        self, num_steps: int, seed: int, work: Path, weights: Path = WEIGHTS, *, local: bool = False
-    ) -> None:
+    def __init__(self, num_steps: int, seed: int, work: Path, weights: Path = WEIGHTS, *, local: bool = False) -> None:
         super().__init__(num_steps, seed, work, weights)
         self.local = local
         if local:

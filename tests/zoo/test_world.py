@@ -85,7 +85,7 @@ def test_every_phrase_of_the_grammar_means_one_thing():
 
 
 def test_a_caption_outside_the_grammar_is_an_error():
-    with pytest.raises(ValueError, match="no phrase|not a phrase"):
+    with pytest.raises(ValueError, match=r"no phrase|not a phrase"):
         captions.parse("a postcard of a zebra")
 
 
