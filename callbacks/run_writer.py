@@ -40,6 +40,15 @@ def protocol_of(generator: Generator, data: PromptData, callbacks: list[Callback
     }
 
 
+def check_probes(generator: Generator, callbacks: list[Callback]) -> list[Probe]:
+    """The probes among callbacks; ValueError if one cannot work on the generator's codebook, or two contradict."""
+    probes = [callback for callback in callbacks if isinstance(callback, Probe)]
+    for probe in probes:
+        probe.check(generator.codebook_size)
+    generator.sampler(0, [NoiseKey("", 0, 0, 0)], probes)
+    return probes
+
+
 def check_run(generator: Generator, data: PromptData, callbacks: list[Callback]) -> list[str]:
     """All that can be found wrong without weights; warnings about wordings are returned.
 
@@ -47,8 +56,7 @@ def check_run(generator: Generator, data: PromptData, callbacks: list[Callback])
         ValueError: probes contradict each other, a prompt lacks wordings, or a wording cannot be a condition.
         OSError: a metric's backbone cannot be had.
     """
-    probes = [callback for callback in callbacks if isinstance(callback, Probe)]
-    generator.sampler(0, [NoiseKey("", 0, 0, 0)], probes)
+    probes = check_probes(generator, callbacks)
     plan = plan_samples(SamplePlan(data.num_samples), probes)
     check_plan(plan)
     prompts = data.prompt_set().prompts

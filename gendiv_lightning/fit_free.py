@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from gendiv_lightning.callbacks import RunWriter, SamplesPerSecond, WriteUsage
 from gendiv_lightning.callbacks.codebook_usage import usage_protocol
-from gendiv_lightning.callbacks.run_writer import check_run, protocol_of
+from gendiv_lightning.callbacks.run_writer import check_probes, check_run, protocol_of
 from gendiv_lightning.datamodules import ImageFolderData, PostcardImages, PromptData
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.run_folder import RunFolder, fingerprint_of, write_atomically
@@ -98,11 +98,12 @@ class FitFreeCLI(LightningCLI):
         """Name the run, now that generator, data and callbacks are there, and give it its folder and callbacks."""
         config = self.config[self.subcommand]
         assert isinstance(self.model, Generator), "the parser takes generators only"
+        self.callbacks = list(self._get(self.config_init, "trainer.callbacks") or [])
+        check_probes(self.model, self.callbacks)  # before weights are looked for: they may have to be downloaded
         self.model.locate()
         _hide_loading_bars()
         if self.model.identity().get("embedded"):
             _use_one_thread()
-        self.callbacks = list(self._get(self.config_init, "trainer.callbacks") or [])
         self.protocol = self._protocol(self.model)
         fingerprint = fingerprint_of(self.protocol)
         self.folder = RunFolder(config.run_dir or Path("runs") / f"{self._config_name()}-{fingerprint[:8]}")

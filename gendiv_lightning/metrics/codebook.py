@@ -66,29 +66,32 @@ class CodebookUsage(Metric):
         sizes = self.sizes.tolist()
         replicates = _statistics(self.replicates.cpu())
         return {
-            name: _estimate(value.item(), replicates[name][0], sizes, method)
-            for name, (value, method) in _statistics(self.counts.cpu()).items()
+            name: _estimate(value.item(), replicates[name][0], most, sizes, method)
+            for name, (value, most, method) in _statistics(self.counts.cpu()).items()
         }
 
 
-def _statistics(counts: Tensor) -> dict[str, tuple[Tensor, str]]:
-    """Each number of counts (..., K), shape (...), and its estimator in words."""
-    entropy = chao_wang_jost_entropy(counts)
+def _statistics(counts: Tensor) -> dict[str, tuple[Tensor, float, str]]:
+    """Each number of counts (..., K), shape (...), the most that it can be, and its estimator in words."""
+    entropy, num_entries = chao_wang_jost_entropy(counts), counts.shape[-1]
+    bits = math.log2(num_entries)
     return {
-        "codebook/entropy_bits": (entropy, "Chao-Wang-Jost (2013)"),
-        "codebook/entropy_plugin_bits": (plugin_entropy(counts), "plug-in, biased low"),
-        "codebook/perplexity": (entropy.exp2(), "2^H with the Chao-Wang-Jost (2013) entropy"),
-        "codebook/coverage": (coverage(counts), "share of entries seen, grows with the number of tokens"),
+        "codebook/entropy_bits": (entropy, bits, "Chao-Wang-Jost (2013)"),
+        "codebook/entropy_plugin_bits": (plugin_entropy(counts), bits, "plug-in, biased low"),
+        "codebook/perplexity": (entropy.exp2(), num_entries, "2^H with the Chao-Wang-Jost (2013) entropy"),
+        "codebook/coverage": (coverage(counts), 1, "share of entries seen, grows with the number of tokens"),
     }
 
 
-def _estimate(value: float, replicates: Tensor, sizes: list[int], method: str) -> Estimate:
-    """Value +- 1.96 standard deviations of the replicates; those that drew no prompt at all are left out."""
+def _estimate(value: float, replicates: Tensor, most: float, sizes: list[int], method: str) -> Estimate:
+    """Value +- 1.96 standard deviations of the replicates, in [0, most]; replicates without a prompt are left out."""
     num_prompts, num_paths, num_samples = sizes
     replicates = replicates[~replicates.isnan()]
     half = 1.96 * replicates.std().item() if num_prompts > 1 else math.nan
     method = f"{method}; +- 1.96 standard deviations of a Poisson bootstrap over prompts ({NUM_REPLICATES} replicates)"
-    return Estimate(value, value - half, value + half, num_prompts, num_paths, num_samples, method)
+    # In this order a NaN stays one. The estimate itself may exceed `most`.
+    low, high = max(value - half, 0.0), max(min(value + half, most), value)
+    return Estimate(value, low, high, num_prompts, num_paths, num_samples, method)
 
 
 def _prompt_weights(index: int) -> Tensor:
