@@ -389,7 +389,11 @@ def test_a_file_that_is_no_checkpoint_is_named(weights, tmp_path):
 
 @pytest.mark.usefixtures("_nothing_loads")
 @pytest.mark.parametrize("config", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
-def test_a_real_config_without_its_weights_says_how_to_get_them(config, tmp_path):
+def test_a_real_config_without_its_weights_says_how_to_get_them(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    usage = tmp_path / "runs" / "llamagen_codebook" / "usage.safetensors"  # what llamagen_subset.yaml reads
+    usage.parent.mkdir(parents=True)
+    write_usage(usage, torch.ones(16384), {})
     command = "validate" if "codebook" in config else "predict"
     words = ["--config", str(ROOT / "configs" / config), "--run_dir", str(tmp_path / "run")]
     if "paraphrase" in config:
