@@ -6,7 +6,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torchmetrics import Metric
 
 from gendiv_lightning.batch import SampleBatch, split_by_prompt
 from gendiv_lightning.functional.estimate import Estimate
@@ -24,21 +23,17 @@ class Measure(Callback):
 
     usage: CodebookUsage
 
-    def __init__(self, metrics: list[Metric]) -> None:
+    def __init__(self, metrics: list[PromptMetric]) -> None:
         self.metrics = metrics
 
     def identity(self) -> list[dict[str, object]]:
         """All that can change a number of each metric."""
-        return [
-            metric.identity() if isinstance(metric, PromptMetric) else {"names": [type(metric).__name__]}
-            for metric in self.metrics
-        ]
+        return [metric.identity() for metric in self.metrics]
 
     def load(self) -> None:
         """Load backbones; raises OSError for one that cannot be had."""
         for metric in self.metrics:
-            if isinstance(metric, PromptMetric):
-                metric.load()
+            metric.load()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start from nothing, load backbones (rank zero first: it may download them), move to the rank's device."""
@@ -69,14 +64,19 @@ class Measure(Callback):
         """Measure what was just sampled."""
         self.add(outputs)
 
-    def compute(self) -> tuple[dict[str, Estimate], dict[str, Tensor]]:
-        """Estimates, and columns (P,) of numbers by the prompts' places, over all ranks: every rank must call it."""
+    def compute(self) -> tuple[dict[str, Estimate], dict[str, Tensor], Tensor]:
+        """Estimates, columns (P,) of numbers by the prompts' places, and counts (K,) of the codebook entries.
+
+        All three over all ranks: every rank must call it.
+        """
         estimates: dict[str, Estimate] = {}
         columns: dict[str, Tensor] = {}
-        for metric in (*self.metrics, self.usage):
+        for metric in self.metrics:
             estimates |= metric.compute()
-            if isinstance(metric, PromptMetric):
-                with metric.sync_context():
-                    _, rows = metric.per_prompt()
-                columns |= dict(zip(metric.names, rows.T, strict=True))
-        return estimates, columns
+            with metric.sync_context():
+                _, rows = metric.per_prompt()
+            columns |= dict(zip(metric.names, rows.T, strict=True))
+        estimates |= self.usage.compute()
+        with self.usage.sync_context():
+            counts = self.usage.counts.clone()
+        return estimates, columns, counts

@@ -15,7 +15,7 @@ from torch import Tensor
 from gendiv_lightning.batch import SamplePlan
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.models.checkpoints import resolve
-from gendiv_lightning.sampling import Noise, Probe, TokenSampler
+from gendiv_lightning.sampling import Noise, Probe, TokenSampler, check_settings
 from gendiv_lightning.usage import read_usage
 
 Selection = Literal["most_frequent", "least_frequent", "drop_most_frequent", "random", "list"]
@@ -50,6 +50,10 @@ class FreezePath(ProbeCallback):
         """Share path noise."""
         return replace(sampler, path=sampler.path.shared())
 
+    def plan(self, plan: SamplePlan) -> SamplePlan:
+        """All samples of a wording have path 0, by which they are counted."""
+        return replace(plan, one_path=True)
+
 
 class Paraphrase(ProbeCallback):
     """Spread the samples of a prompt over paraphrases of it: the prompt path.
@@ -81,8 +85,7 @@ class Temperature(ProbeCallback):
     """Divide the logits by `temperature` >= 0; for a mode instead of a draw use `Argmax`."""
 
     def __init__(self, temperature: float) -> None:
-        if temperature < 0:
-            raise ValueError(f"temperature must be at least 0, got {temperature}")
+        check_settings(temperature=temperature)
         self.temperature = temperature
 
     def apply(self, sampler: TokenSampler) -> TokenSampler:
@@ -107,8 +110,7 @@ class TopP(ProbeCallback):
     """Keep the most probable tokens that hold `top_p` of the probability, in [0, 1]."""
 
     def __init__(self, top_p: float) -> None:
-        if not 0 <= top_p <= 1:
-            raise ValueError(f"top_p is a probability in [0, 1], got {top_p}")
+        check_settings(top_p=top_p)
         self.top_p = top_p
 
     def apply(self, sampler: TokenSampler) -> TokenSampler:
@@ -120,6 +122,7 @@ class Guidance(ProbeCallback):
     """Classifier-free guidance by `guidance_scale`; 1 and below switch it off."""
 
     def __init__(self, guidance_scale: float) -> None:
+        check_settings(guidance=guidance_scale)
         self.guidance_scale = guidance_scale
 
     def apply(self, sampler: TokenSampler) -> TokenSampler:

@@ -24,6 +24,8 @@ from gendiv_lightning.usage import write_usage
 
 from .measure import Measure
 
+# What cleans and splits captions, samples tokens and measures images.
+VERSIONS = ("gendiv_lightning", "torch", "transformers", "tokenizers", "ftfy", "beautifulsoup4", "torchvision", "lpips")
 GRID_PROMPTS = 8
 GRID_SAMPLES = 8
 
@@ -36,13 +38,13 @@ def protocol_of(generator: Generator, data: PromptData, callbacks: list[Callback
         "probes": sorted(probes, key=str),
         "data": data.identity(),
         "metrics": sorted(_measure_of(callbacks).identity(), key=str),
-        "versions": {name: version(name) for name in ("gendiv_lightning", "torch", "transformers")},
+        "versions": {name: version(name) for name in VERSIONS},
     }
 
 
 def check_probes(generator: Generator, callbacks: list[Callback]) -> list[Probe]:
     """The probes among callbacks; ValueError if one cannot work on the generator's codebook, or two contradict."""
-    probes = [callback for callback in callbacks if isinstance(callback, Probe)]
+    probes: list[Probe] = [callback for callback in callbacks if isinstance(callback, Probe)]
     for probe in probes:
         probe.check(generator.codebook_size)
     generator.sampler(0, [NoiseKey("", 0, 0, 0)], probes)
@@ -61,7 +63,10 @@ def check_run(generator: Generator, data: PromptData, callbacks: list[Callback])
     check_plan(plan)
     prompts = data.prompt_set().prompts
     wordings = sorted({prompt.wording(n) for prompt in prompts for n in choose_wordings(prompt, plan)})
-    _measure_of(callbacks).load()
+    measure = _measure_of(callbacks)
+    measure.load()
+    for metric in measure.metrics:
+        metric.check_prompts([prompt.text for prompt in prompts])
     return generator.check_prompts(wordings)
 
 
@@ -128,18 +133,16 @@ class RunWriter(Callback):
         if num_missing:
             rank_zero_warn(f"{num_missing} prompts are not sampled yet: start the run again to finish it")
             return
-        estimates, columns = self.measure.compute()
+        estimates, columns, counts = self.measure.compute()
         if trainer.is_global_zero:
             assert isinstance(pl_module, Generator), "a run is of a generator"
             names = {"prompt_id": [prompt.id for prompt in prompts], "prompt": [prompt.text for prompt in prompts]}
             table = pa.table({**names, **{name: column.numpy() for name, column in columns.items()}})
-            self._close(trainer, pl_module, estimates, table)
+            provenance = {"what": "samples of this run", "generator": pl_module.identity()}
+            write_usage(self.folder.path / "usage.safetensors", counts, provenance)
+            self._close(trainer, estimates, table)
 
-    def _close(
-        self, trainer: Trainer, generator: Generator, estimates: dict[str, Estimate], per_prompt: pa.Table
-    ) -> None:
-        provenance = {"what": "samples of this run", "generator": generator.identity()}
-        write_usage(self.folder.path / "usage.safetensors", self.measure.usage.counts, provenance)
+    def _close(self, trainer: Trainer, estimates: dict[str, Estimate], per_prompt: pa.Table) -> None:
         first = list(self.folder.read_samples(self.folder.shards()[:GRID_PROMPTS]))
         grid = draw_grid(first, GRID_PROMPTS, GRID_SAMPLES)
         write_atomically(self.folder.path / "grid.png", lambda path: grid.save(path, "PNG"))

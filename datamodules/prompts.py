@@ -72,7 +72,8 @@ def plan_rows(prompt: Prompt, plan: SamplePlan) -> list[NoiseKey]:
     """
     check_plan(plan)
     wordings = choose_wordings(prompt, plan)
-    return [NoiseKey(prompt.id, wordings[s % len(wordings)], path=s, sample=s) for s in range(plan.num_samples)]
+    numbers = range(plan.num_samples)
+    return [NoiseKey(prompt.id, wordings[s % len(wordings)], path=0 if plan.one_path else s, sample=s) for s in numbers]
 
 
 class PromptData(LightningDataModule):

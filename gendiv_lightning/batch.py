@@ -62,11 +62,13 @@ class SamplePlan:
         num_samples: images per prompt, over all of its wordings.
         num_paraphrases: wordings to spread the samples over; 0 uses the base prompt alone.
         length: length class of these paraphrases; "mixed" draws evenly from the three, "any" takes them in order.
+        one_path: all samples of a wording follow one path, number 0; else each has a path of its own.
     """
 
     num_samples: int = 8
     num_paraphrases: int = 0
     length: str = "any"
+    one_path: bool = False
 
 
 class PromptBatch(NamedTuple):
@@ -97,8 +99,8 @@ class TokenSamples(NamedTuple):
 
     Attributes:
         tokens: (B, L) int64, in the tokenizer's raster order.
-        entropy: (B, L) float32, bits: entropy of the distribution that each token was drawn from (after guidance,
-            subset, temperature, top-k and top-p).
+        entropy: (B, L) float32, bits: entropy of each token's predictive distribution, after guidance, subset,
+            temperature, top-k and top-p. Tokens are drawn from it; with execution noise off they are its mode.
         log_prob: (B, L) float32, bits (<= 0): log2-probability of the token under that distribution.
     """
 

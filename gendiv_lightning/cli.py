@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from gendiv_lightning import __version__
+
 EPILOG = """
 Where does the diversity of an image generator come from? Take a generator apart with three probes on its sampling loop
 (codebook subset, argmax, paraphrase), and measure what is left.
@@ -28,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "gendiv", description="Diversity of image generators, measured.", epilog=EPILOG, formatter_class=raw
     )
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser(
         "fit-free", help="predict: generate under probes and measure; validate: codebook usage", add_help=False
@@ -50,7 +53,11 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--steps", type=int, help="optimiser steps (default: the recipe's)")
     train.add_argument("--seed", type=int, default=0, help="root of all randomness (default: 0)")
     train.add_argument("--work", type=Path, default=Path("runs/zoo"), help="checkpoints and logs (default: runs/zoo)")
-    train.add_argument("--export", type=Path, help="folder that gets the weights (default: the package's own)")
+    train.add_argument(
+        "--export",
+        type=Path,
+        help="folder that gets the weights (default: WORK/weights)",
+    )
     evaluate = zoo.add_parser("evaluate", help="print the gates of the embedded models")
     evaluate.add_argument(
         "--prompts", type=int, default=1024, help="held-out images to write captions for (default and most: 1024)"
@@ -66,11 +73,14 @@ def main(argv: list[str] | None = None) -> None:
         from gendiv_lightning.fit_free import main as fit_free
 
         return fit_free(None if argv is None else arguments[1:])
-    parsed = build_parser().parse_args(arguments)
+    parsed = build_parser().parse_args(arguments or ["--help"])
     if parsed.command == "doctor":
         from gendiv_lightning.doctor import doctor
 
         sys.exit(doctor(parsed.golden))
     from gendiv_lightning.zoo import commands
 
-    sys.exit(commands.train(parsed) if parsed.zoo == "train" else commands.evaluate(parsed))
+    try:
+        sys.exit(commands.train(parsed) if parsed.zoo == "train" else commands.evaluate(parsed))
+    except ValueError as error:
+        sys.exit(f"gendiv: {error}")

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from gendiv_lightning.generators.llamagen import pack_left, sample_image_tokens
+from gendiv_lightning.models.checkpoints import load_strictly, read_checkpoint
 from gendiv_lightning.models.llamagen_gpt import (
     GPT,
     GPT_SIZES,
@@ -207,7 +208,8 @@ def _config(config_class: type[Config], values: Mapping[str, Any]) -> Config:
 
 def _load(case: Case, model: nn.Module) -> None:
     if "recipe_seed" not in case.spec:
-        model.load_state_dict(case.weights(), strict=True)
+        path = case.folder / case.spec["weights_file"]
+        load_strictly(model, read_checkpoint(path), path, torch.float32)
         return
     state = model.state_dict()
     for key, tensor in state.items():

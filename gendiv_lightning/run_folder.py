@@ -132,7 +132,8 @@ class RunFolder:
         """
         if not self.path.exists() or not any(self.path.iterdir()):
             return
-        if not (self.path / "fingerprint.json").exists():
+        there = {path.name for path in self.path.iterdir()}
+        if not (self.path / "fingerprint.json").exists() and not there <= {*FILES, *FOLDERS}:
             raise ValueError(f"--overwrite: {self.path} is not the folder of a run, nothing is deleted")
         (self.path / "metrics.json").unlink(missing_ok=True)
         for folder in FOLDERS:

@@ -21,12 +21,15 @@ class Generator(LightningModule, ABC):
     Attributes:
         codebook_size: K, entries that a token can take.
         grid: (h, w) tokens of an image.
-        batch_size: rows (images) that are sampled together; changes speed and memory, not samples.
+        batch_size: rows (images) that are sampled together.
+        pads_batches: fill up every micro-batch to `batch_size` rows. In half precision a row's logits depend on the
+            number of rows, and with them some tokens; in float32 samples do not depend on the batch.
     """
 
     codebook_size: int
     grid: tuple[int, int]
     batch_size: int
+    pads_batches: bool = False
 
     @abstractmethod
     def locate(self) -> None:
@@ -77,11 +80,14 @@ class Generator(LightningModule, ABC):
         """Sample and decode all rows of a batch, `batch_size` at a time; the result is on the CPU."""
         texts, samples, images = batch.texts, [], []
         for start in range(0, len(texts), self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            sampler = replace(self.sampler(batch.seed, batch.keys[rows], probes), observers=observers)
-            part = self.sample_tokens(self.encode_prompts(texts[rows]), sampler)
-            images.append(self.decode_tokens(part.tokens).cpu())
-            samples.append([x.cpu() for x in part])
+            rows = list(range(start, min(start + self.batch_size, len(texts))))
+            filled = rows + rows[-1:] * (self.batch_size - len(rows) if self.pads_batches else 0)
+            sampler = replace(
+                self.sampler(batch.seed, [batch.keys[row] for row in filled], probes), observers=observers
+            )
+            part = self.sample_tokens(self.encode_prompts([texts[row] for row in filled]), sampler)
+            samples.append([x[: len(rows)].cpu() for x in part])
+            images.append(self.decode_tokens(part.tokens[: len(rows)]).cpu())
         return SampleBatch(batch, TokenSamples(*map(torch.cat, zip(*samples, strict=True))), torch.cat(images))
 
     def predict_step(self, batch: PromptBatch, batch_idx: int = 0) -> SampleBatch:
@@ -101,6 +107,8 @@ class Generator(LightningModule, ABC):
         Raises:
             ValueError: a weight file is missing, probes contradict each other, or the trainer would cast the tokenizer.
         """
+        if self.trainer.strategy.root_device.type == "mps":
+            raise ValueError("noise and distributions need float64, which MPS has not: --trainer.accelerator cpu")
         if self.trainer.precision != "32-true":
             raise ValueError(
                 f"trainer.precision must stay 32-true, got {self.trainer.precision}: the generator's own dtype "

@@ -19,7 +19,7 @@ from gendiv_lightning.models.caption_features import CaptionFeatures
 from gendiv_lightning.models.checkpoints import load_strictly, read_checkpoint, resolve, sha256
 from gendiv_lightning.models.llamagen_gpt import GPT, GPT_SIZES, Cache, GPTConfig, Prefill, join_prefills, rotary_table
 from gendiv_lightning.models.llamagen_vq import VQ_SIZES, VQConfig, VQModel, from_uint8, to_uint8
-from gendiv_lightning.sampling import TokenSampler
+from gendiv_lightning.sampling import TokenSampler, check_settings
 from gendiv_lightning.zoo.files import TINY_GPT, TINY_VQ
 
 # What an official file is cannot be read from its shapes: (kind, transformer, image sizes).
@@ -126,8 +126,9 @@ class LlamaGen(Generator):
         temperature: divides the logits.
         top_k: tokens kept (official: 1000); 0 keeps all.
         top_p: probability mass kept; 1 keeps all.
-        compile: compile the decoding step with torch.compile; pays off from some hundred images on.
-        batch_size: images sampled together; changes speed and memory, not samples.
+        compile: compile the decoding step with torch.compile, which takes minutes at the start.
+        batch_size: images sampled together. In float32 it changes speed and memory, not samples; in half precision it
+            is part of the run's fingerprint, since a row's logits depend on the number of rows.
     """
 
     def __init__(
@@ -169,14 +170,18 @@ class LlamaGen(Generator):
                 f"gpt and vq must share a codebook, got {gpt} ({self.gpt_config.vocab_size} tokens) and {vq} "
                 f"({self.vq_config.codebook_size})"
             )
-        _check_settings(temperature, top_k, top_p, batch_size)
+        check_settings(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance_scale)
+        if batch_size < 1 or cfg_interval < -1:
+            raise ValueError(
+                f"batch_size must be at least 1, cfg_interval at least -1, got {batch_size}, {cfg_interval}"
+            )
         _check_official(gpt_checkpoint, "gpt_checkpoint", gpt, vq, model_type, image_size)
         _check_official(vq_checkpoint, "vq_checkpoint", vq, vq, model_type, image_size)
         self.gpt_checkpoint, self.vq_checkpoint, self.text_encoder = gpt_checkpoint, vq_checkpoint, text_encoder
         self.gpt_name, self.image_size, self.dtype_name = gpt, image_size, dtype
         self.guidance_scale, self.cfg_interval = guidance_scale, cfg_interval
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
-        self.compile_decode, self.batch_size = compile, batch_size
+        self.compile_decode, self.batch_size, self.pads_batches = compile, batch_size, dtype != "float32"
         self.codebook_size, self.grid = self.gpt_config.vocab_size, (side, side)
         self.captions: CaptionFeatures | None = None
         self._files: dict[str, Path] = {}
@@ -208,6 +213,7 @@ class LlamaGen(Generator):
             "cfg_interval": self.cfg_interval,
             **self.settings(),
             **weights,
+            **({"batch_size": self.batch_size, "compile": self.compile_decode} if self.pads_batches else {}),
         }
 
     def settings(self) -> dict[str, object]:
@@ -276,20 +282,22 @@ class LlamaGen(Generator):
             sampler,
             cfg_interval=self.cfg_interval,
             decode=self._decode,
-            slots_at_a_time=64 if self.compile_decode else 1,
+            # Four shapes to compile an image, whatever its size: the compiler keeps eight.
+            slots_at_a_time=max(64, -(-self.gpt_config.block_size // 4)) if self.compile_decode else 1,
         )
 
     def prefill(self, conditions: Conditions, guided: bool) -> Prefill:
-        """Run each distinct condition once and spread it over its rows.
+        """Run each distinct condition once, alone, and spread it over its rows.
 
-        Null conditions depend on the length alone and are kept.
+        Alone, so that it does not depend on its batch. Null conditions depend on the length alone and are kept.
         """
         if self.captions is None:
             both = self.gpt.prefill_labels(torch.stack(conditions.features))
             num = len(conditions.features)
             rows = torch.cat([conditions.rows, conditions.rows + num]) if guided else conditions.rows
             return both.take(rows)
-        conditional = self.gpt.prefill_captions(*pack_left(conditions.features)).take(conditions.rows)
+        prefills = [self.gpt.prefill_captions(*pack_left([feature])) for feature in conditions.features]
+        conditional = join_prefills(prefills).take(conditions.rows)
         if not guided:
             return conditional
         null = join_prefills([self._null_prefill(len(feature)) for feature in conditions.features])
@@ -312,17 +320,6 @@ class LlamaGen(Generator):
                 f"images must be {self.image_size} pixels a side, as image_size says, got {tuple(images.shape)}"
             )
         return torch.cat([self.vq.encode(from_uint8(image.to(self.device))) for image in images.split(1)])
-
-
-def _check_settings(temperature: float, top_k: int, top_p: float, batch_size: int) -> None:
-    if temperature < 0:
-        raise ValueError(f"temperature must be at least 0, got {temperature}")
-    if top_k < 0:
-        raise ValueError(f"top_k must be at least 1, or 0 for all, got {top_k}")
-    if not 0 <= top_p <= 1:
-        raise ValueError(f"top_p is a probability in [0, 1], got {top_p}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
 
 
 def _check_official(checkpoint: str, key: str, size: str, vq: str, model_type: str, image_size: int) -> None:

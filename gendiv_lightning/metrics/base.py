@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,6 +59,9 @@ class PromptMetric(Metric, ABC):
 
     def load(self) -> None:
         """Load what the metric needs, before anything expensive has happened; most need nothing."""
+
+    def check_prompts(self, texts: Sequence[str]) -> None:
+        """Raise ValueError if the metric cannot measure a prompt, before anything expensive has happened."""
 
     def update(self, samples: PromptSamples) -> None:
         """Add all samples of one prompt."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -39,6 +40,17 @@ class PostcardTruth(PromptMetric):
     def method(self) -> str:
         """Oracle and interval."""
         return "exact oracle of the embedded world, mean over prompts, 95 % BCa bootstrap over prompts"
+
+    def check_prompts(self, texts: Sequence[str]) -> None:
+        """Prompts outside the grammar of postcards have no truth."""
+        for text in texts:
+            try:
+                parse(text)
+            except ValueError as error:
+                raise ValueError(
+                    f"PostcardTruth measures prompts of the embedded world only: {error}. Leave it out of the "
+                    "metrics, or use the words of gendiv_lightning/zoo/postcards.jsonl"
+                ) from error
 
     def measure(self, samples: PromptSamples) -> list[float]:
         """Read the images, compare with the caption."""

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -68,11 +68,21 @@ class CaptionFeatures:
             temporary.replace(path)
         return load_file(path)["features"].to(device)
 
+    def _load_encoder(self) -> T5EncoderModel:
+        from transformers import T5EncoderModel
+
+        loaded: Any = T5EncoderModel.from_pretrained(self.folder, dtype=self.dtype, output_loading_info=True)
+        encoder, report = loaded
+        # transformers draws what is missing at random, and the features would be cached for good.
+        if report["missing_keys"] or report["mismatched_keys"]:
+            lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+            raise ValueError(f"{self.folder} is no whole T5 encoder: {len(lacking)} tensors lack, such as {lacking[0]}")
+        return encoder.eval()
+
     @torch.inference_mode()
     def _compute(self, caption: str, device: torch.device) -> Tensor:
         if self._encoder is None:
-            from transformers import T5EncoderModel
-
-            self._encoder = T5EncoderModel.from_pretrained(self.folder, dtype=self.dtype).eval().to(device)
+            self._encoder = self._load_encoder()
+            self._encoder.to(device)  # type: ignore[arg-type]
         ids = self.tokenizer(caption, max_length=self.max_tokens, truncation=True, return_tensors="pt").input_ids
         return self._encoder(input_ids=ids.to(device)).last_hidden_state[0]

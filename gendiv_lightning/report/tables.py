@@ -9,9 +9,11 @@ from gendiv_lightning.functional.estimate import Estimate
 
 
 def format_estimates(estimates: Mapping[str, Estimate]) -> str:
-    """An aligned table: name, value, 95 % interval, prompts and samples; "n/a" where a number is not defined."""
+    """An aligned table: name, value, 95 % interval, prompts, samples; what no prompt defines is left out."""
     header = ("metric", "value", "95 % interval", "prompts", "samples")
-    rows = [header, *(_row(name, estimate) for name, estimate in sorted(estimates.items()))]
+    defined = {name: estimate for name, estimate in estimates.items() if estimate.num_prompts}
+    # In the order in which they were measured: diversity, and what it costs right below it.
+    rows = [header, *(_row(name, estimate) for name, estimate in defined.items())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     return "\n".join(
         "  ".join(

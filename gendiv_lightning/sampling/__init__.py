@@ -1,6 +1,14 @@
 """Everything that a sampling loop decides by chance, as a function of keyed noise."""
 
 from gendiv_lightning.sampling.noise import Noise
-from gendiv_lightning.sampling.sampler import Draw, Observer, Probe, TokenSampler, apply_probes, plan_samples
+from gendiv_lightning.sampling.sampler import (
+    Draw,
+    Observer,
+    Probe,
+    TokenSampler,
+    apply_probes,
+    check_settings,
+    plan_samples,
+)
 
-__all__ = ["Draw", "Noise", "Observer", "Probe", "TokenSampler", "apply_probes", "plan_samples"]
+__all__ = ["Draw", "Noise", "Observer", "Probe", "TokenSampler", "apply_probes", "check_settings", "plan_samples"]

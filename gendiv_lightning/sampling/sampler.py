@@ -149,7 +149,21 @@ class TokenSampler:
         if not self.path.is_off:
             scores = scores - noise_scale * (-self.path.uniform(step, log_weights.shape[1]).log()).log()
         ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        return ranks < torch.as_tensor(count, device=ranks.device).reshape(-1, 1)
+        return (ranks < torch.as_tensor(count, device=ranks.device).reshape(-1, 1)) & (scores > -torch.inf)
+
+
+def check_settings(
+    *, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0, guidance: float = 1.0
+) -> None:
+    """Raise ValueError for a number that no sampler can work with; where numbers are typed in, before a model loads."""
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise ValueError(f"temperature must be a number of at least 0, got {temperature}")
+    if top_k is not None and top_k < 0:
+        raise ValueError(f"top_k must be at least 1, or 0 for all, got {top_k}")
+    if not 0 <= top_p <= 1:
+        raise ValueError(f"top_p is a probability in [0, 1], got {top_p}")
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance_scale must be a number, got {guidance}")
 
 
 def invert_cdf(probs: Tensor, uniforms: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import sys
 
 def train(arguments: argparse.Namespace) -> int:
     """Train one embedded model and export it."""
-    from gendiv_lightning.zoo.files import WEIGHTS
     from gendiv_lightning.zoo.train import train as run
 
     run(
@@ -16,16 +15,19 @@ def train(arguments: argparse.Namespace) -> int:
         num_steps=arguments.steps,
         seed=arguments.seed,
         work=arguments.work,
-        export=arguments.export or WEIGHTS,
+        export=arguments.export or arguments.work / "weights",
     )
     return 0
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Print the gates; exit status 1 if one is missed."""
+    from gendiv_lightning.zoo.captions import NUM_HELD_OUT
     from gendiv_lightning.zoo.evaluate import all_right_by_kind, gates, sample_held_out, tiny_llamagen
 
-    rows = sample_held_out(tiny_llamagen(arguments.samples), arguments.prompts, arguments.samples)
+    if not 1 <= arguments.prompts <= NUM_HELD_OUT or arguments.samples < 2:
+        raise ValueError(f"--prompts must be in 1..{NUM_HELD_OUT}, --samples at least 2")
+    rows = sample_held_out(tiny_llamagen(), arguments.prompts, arguments.samples)
     found = gates(rows, coherence_bar=0.95)
     for gate in found:
         sys.stdout.write(

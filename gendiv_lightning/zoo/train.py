@@ -23,8 +23,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
+from gendiv_lightning.models.checkpoints import sha256
 from gendiv_lightning.models.llamagen_gpt import GPT, CaptionEmbedder
 from gendiv_lightning.models.llamagen_vq import VQModel, from_uint8
+from gendiv_lightning.run_folder import write_atomically
 from gendiv_lightning.zoo import captions, world
 from gendiv_lightning.zoo.files import (
     TINY_GPT,
@@ -192,7 +194,8 @@ class LlamaGenRecipe(Recipe):
 
     def setup(self, stage: str) -> None:
         """Token grids of all images, encoded once and kept beside the checkpoints."""
-        self.grids = token_grids(self.work / "grids.safetensors", self.weights)
+        tokenizer = sha256(self.weights / "llamagen_vq.safetensors")[:8]
+        self.grids = token_grids(self.work / f"grids-{tokenizer}.safetensors", self.weights)
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """Captions of one length class a step: batches pad little."""
@@ -287,7 +290,7 @@ def token_grids(path: Path, weights: Path) -> Tensor:
     chunks = torch.arange(world.NUM_IMAGES).split(500)
     grids = torch.cat([model.encode(from_uint8(world.render(chunk))) for chunk in chunks])
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({"tokens": grids.short()}, path)
+    write_atomically(path, lambda p: save_file({"tokens": grids.short()}, p))
     return grids
 
 
@@ -306,7 +309,9 @@ def train(
     """
     recipe_class, default_steps = RECIPES[name]
     torch.manual_seed(seed)
-    recipe = recipe_class(num_steps or default_steps, seed, work, export)
+    # A model that another one is trained on is the newly trained one, or else the package's.
+    weights = export if (export / "llamagen_vq.safetensors").exists() else WEIGHTS
+    recipe = recipe_class(num_steps or default_steps, seed, work, weights)
     every = max(1, min(200, recipe.num_steps // 10))
     checkpoint = ModelCheckpoint(work, filename=name, every_n_train_steps=every, enable_version_counter=False)
     trainer = Trainer(

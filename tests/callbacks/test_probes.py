@@ -7,7 +7,8 @@ from dataclasses import fields
 import pytest
 import torch
 
-from gendiv_lightning.batch import SamplePlan
+from gendiv_lightning.batch import Paraphrase as Wording
+from gendiv_lightning.batch import Prompt, SamplePlan
 from gendiv_lightning.callbacks import (
     Argmax,
     CodebookSubset,
@@ -18,6 +19,7 @@ from gendiv_lightning.callbacks import (
     TopK,
     TopP,
 )
+from gendiv_lightning.datamodules.prompts import plan_rows
 from gendiv_lightning.sampling import Noise, TokenSampler, apply_probes, plan_samples
 from gendiv_lightning.usage import read_usage, write_usage
 
@@ -227,7 +229,15 @@ def test_paraphrase_changes_the_plan_and_no_sampler():
 
 def test_other_probes_leave_the_plan_as_it_is():
     plan = SamplePlan(num_samples=8)
-    assert plan_samples(plan, [Argmax(), FreezePath(), TopK(2), CodebookSubset("list", tokens=[1])]) == plan
+    assert plan_samples(plan, [Argmax(), TopK(2), CodebookSubset("list", tokens=[1])]) == plan
+
+
+def test_freezepath_gives_all_samples_of_a_wording_path_zero():
+    assert plan_samples(SamplePlan(), [FreezePath()]).one_path
+    prompt = Prompt("p", "a house", (Wording("a hut", "short"), Wording("a home", "short")))
+    plan = SamplePlan(4, 2, one_path=True)
+    assert {key.path for key in plan_rows(prompt, plan)} == {0}
+    assert [key.sample for key in plan_rows(prompt, plan)] == [0, 1, 2, 3]
 
 
 # --- together ---
