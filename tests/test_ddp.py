@@ -1,6 +1,7 @@
 """One rank and two give the same samples and the same numbers; processes talk over gloo, on the CPU."""
 
 import pytest
+import torch
 from running import TINY, arguments, gendiv, metrics_of, predict, run, samples_of, tiny_weights
 
 from gendiv_lightning import fit_free
@@ -23,6 +24,8 @@ def assert_same_run(two, one):
     assert there.keys() == wanted.keys()
     for name, estimate in wanted.items():
         assert there[name] == pytest.approx(estimate, abs=1e-6), name
+    usage = [read_usage(folder.path / "usage.safetensors")[0] for folder in (two, one)]
+    assert torch.equal(*usage)
 
 
 def test_two_ranks_finish_what_one_began_with_the_same_results(weights, tmp_path):
