@@ -291,13 +291,14 @@ def test_the_rotary_table_is_made_for_the_grid(labelled):
 
 
 def test_in_bfloat16_a_sample_does_not_depend_on_its_batch_either(make_t2i, make_batch):
-    """At a width where the number of rows does change a row's logits: micro-batches are filled up."""
+    """Conditions are run alone, and micro-batches are filled up: a row's logits must not tell how many rows there are."""
     generator = make_t2i(dtype="bfloat16", batch_size=8)
     generator.load()
     torch.manual_seed(0)
     gpt = GPT(replace(generator.gpt_config, dim=512, n_layer=4, n_head=8, multiple_of=256)).bfloat16().eval()
     gpt.rotary = rotary_table(6, 64)
     generator.gpt, generator._decode = gpt, gpt.decode
-    together = generator.sample(make_batch(*TEXTS, num_samples=2)).samples.tokens
-    alone = torch.cat([generator.sample(make_batch(text, num_samples=2)).samples.tokens for text in TEXTS])
-    assert torch.equal(together, alone)
+    together = generator.sample(make_batch(*TEXTS)).samples
+    alone = [generator.sample(make_batch(text)).samples for text in TEXTS]
+    assert torch.equal(together.tokens, torch.cat([samples.tokens for samples in alone]))
+    assert torch.equal(together.log_prob, torch.cat([samples.log_prob for samples in alone]))
