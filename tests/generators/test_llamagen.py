@@ -291,7 +291,7 @@ def test_the_rotary_table_is_made_for_the_grid(labelled):
 
 
 def test_in_bfloat16_a_sample_does_not_depend_on_its_batch_either(make_t2i, make_batch):
-    """Conditions are run alone, and micro-batches are filled up: a row's logits must not tell how many rows there are."""
+    """Conditions are run alone and micro-batches filled up: logits must not tell how many rows there are."""
     generator = make_t2i(dtype="bfloat16", batch_size=8)
     generator.load()
     torch.manual_seed(0)
