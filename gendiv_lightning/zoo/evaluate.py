@@ -109,6 +109,7 @@ TINY_LLAMAGEN: dict[str, object] = {
     "vq": "tiny",
     "image_size": 48,
     "dtype": "float32",
-    "guidance_scale": 1.5,
+    "guidance_scale": 1.25,
+    "temperature": 0.9,
     "top_k": 0,
 }
