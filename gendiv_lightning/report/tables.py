@@ -12,6 +12,8 @@ def format_estimates(estimates: Mapping[str, Estimate]) -> str:
     """An aligned table: name, value, 95 % interval, prompts, samples; what no prompt defines is left out."""
     header = ("metric", "value", "95 % interval", "prompts", "samples")
     defined = {name: estimate for name, estimate in estimates.items() if estimate.num_prompts}
+    # With one wording a prompt, "within" is the total again.
+    defined = {name: e for name, e in defined.items() if name.replace("/within", "/between") in defined}
     # In the order in which they were measured: diversity, and what it costs right below it.
     rows = [header, *(_row(name, estimate) for name, estimate in defined.items())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
