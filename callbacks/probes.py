@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from inspect import signature
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -183,6 +185,20 @@ class CodebookSubset(ProbeCallback):
         """Out of range, empty, or counts of another codebook: ValueError."""
         self.allowed(codebook_size)
 
+    def check_generator(self, identity: Mapping[str, object]) -> None:
+        """Counts of another tokenizer would select entries at random: ValueError."""
+        if self.usage is None:
+            return
+        counted = read_usage(self._usage_file())[1].get("generator", {}).get("vq_checkpoint")
+        if counted is not None and counted != identity.get("vq_checkpoint"):
+            raise ValueError(
+                f"{self.usage} counts the codes of another tokenizer than this generator's (sha256 {counted[:12]}..., not "
+                f"{str(identity.get('vq_checkpoint'))[:12]}...). {_USAGE_ADVICE}"
+            )
+
+    def _usage_file(self) -> Path:
+        return resolve(str(self.usage), "CodebookSubset.usage", advice=_USAGE_ADVICE)
+
     def identity(self, codebook_size: int) -> dict[str, object]:
         """The subset itself, by its hash: where the counts lie does not matter, what they select does."""
         allowed = self.allowed(codebook_size)
@@ -211,7 +227,7 @@ class CodebookSubset(ProbeCallback):
         if self.select == "random":
             uniforms = Noise.of(self.seed, "subset", [()]).uniform(0, codebook_size)[0]
             return uniforms.argsort()[:amount]
-        counts, _ = read_usage(resolve(str(self.usage), "CodebookSubset.usage", advice=_USAGE_ADVICE))
+        counts, _ = read_usage(self._usage_file())
         if len(counts) != codebook_size:
             raise ValueError(f"{self.usage} counts {len(counts)} entries, the generator's codebook has {codebook_size}")
         order = counts.argsort(descending=True, stable=True)  # equally frequent: the lower number first

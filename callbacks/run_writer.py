@@ -59,6 +59,8 @@ def check_run(generator: Generator, data: PromptData, callbacks: list[Callback])
         OSError: a metric's backbone cannot be had.
     """
     probes = check_probes(generator, callbacks)
+    for probe in probes:
+        probe.check_generator(generator.identity())
     plan = plan_samples(SamplePlan(data.num_samples), probes)
     check_plan(plan)
     prompts = data.prompt_set().prompts

@@ -31,4 +31,8 @@ def read_usage(path: Path) -> tuple[Tensor, dict[str, Any]]:
             counts, metadata = file.get_tensor("counts"), file.metadata() or {}
     except Exception as error:
         raise ValueError(f"{path} is no usage file ({error}); `gendiv fit-free validate` writes one") from error
+    if counts.dim() != 1 or counts.is_floating_point() or (counts < 0).any():
+        raise ValueError(
+            f"{path} is no usage file: its counts must be one number of at least 0 for each codebook entry"
+        )
     return counts, json.loads(metadata.get("provenance", "{}"))

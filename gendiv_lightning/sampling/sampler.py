@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -191,6 +191,9 @@ class Probe(ABC):
 
     def check(self, codebook_size: int) -> None:  # noqa: B027 (optional: most probes work on any codebook)
         """Raise ValueError if the probe cannot work on a codebook of this size; called before weights are loaded."""
+
+    def check_generator(self, identity: Mapping[str, object]) -> None:  # noqa: B027 (optional: most probes have no files)
+        """Raise ValueError if a file of the probe's belongs to another generator than the one of this identity."""
 
     @abstractmethod
     def identity(self, codebook_size: int) -> dict[str, object]:

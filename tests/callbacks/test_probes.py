@@ -350,3 +350,22 @@ def test_the_identity_of_a_subset_is_what_it_selects_not_where_the_counts_lie(us
     assert identities[0] == identities[1] != identities[2]
     by_ratio = CodebookSubset("most_frequent", ratio=3 / 8, usage=usage).identity(8)
     assert by_ratio == identities[0]
+
+
+def test_counts_of_another_tokenizer_are_refused(tmp_path):
+    path = tmp_path / "usage.safetensors"
+    write_usage(path, torch.arange(8), {"generator": {"vq_checkpoint": "a" * 64}})
+    probe = CodebookSubset("most_frequent", size=2, usage=str(path))
+    probe.check_generator({"vq_checkpoint": "a" * 64})
+    with pytest.raises(ValueError, match="another tokenizer"):
+        probe.check_generator({"vq_checkpoint": "b" * 64})
+    Argmax().check_generator({"vq_checkpoint": "b" * 64})
+
+
+@pytest.mark.parametrize("counts", [torch.ones(4, 1, dtype=torch.int64), torch.ones(4) / 2, torch.tensor([1, -1])])
+def test_counts_that_are_no_counts_are_refused(tmp_path, counts):
+    from safetensors.torch import save_file
+
+    save_file({"counts": counts}, tmp_path / "usage.safetensors")
+    with pytest.raises(ValueError, match="no usage file"):
+        read_usage(tmp_path / "usage.safetensors")
