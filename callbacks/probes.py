@@ -192,7 +192,7 @@ class CodebookSubset(ProbeCallback):
         counted = read_usage(self._usage_file())[1].get("generator", {}).get("vq_checkpoint")
         if counted is not None and counted != identity.get("vq_checkpoint"):
             raise ValueError(
-                f"{self.usage} counts the codes of another tokenizer than this generator's (sha256 {counted[:12]}..., not "
+                f"{self.usage} counts another tokenizer's codes than this generator's (sha256 {counted[:12]}..., not "
                 f"{str(identity.get('vq_checkpoint'))[:12]}...). {_USAGE_ADVICE}"
             )
 
