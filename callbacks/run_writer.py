@@ -14,11 +14,12 @@ from tqdm import tqdm
 
 from gendiv_lightning.batch import NoiseKey, SampleBatch, SamplePlan
 from gendiv_lightning.datamodules.prompts import PromptData, check_plan, choose_wordings, write_manifest
+from gendiv_lightning.disk import write_atomically
 from gendiv_lightning.functional.estimate import Estimate
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.report.grid import draw_grid
 from gendiv_lightning.report.tables import format_estimates
-from gendiv_lightning.run_folder import RunFolder, environment, write_atomically
+from gendiv_lightning.run_folder import RunFolder, environment
 from gendiv_lightning.sampling import Probe, plan_samples
 from gendiv_lightning.usage import write_usage
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gendiv_lightning.batch import Prompt, prompt_id
+from gendiv_lightning.disk import cache_folder, write_atomically
 
 from .prompt_files import dataset_name, read_prompts, stream_prompts
 
@@ -96,7 +96,8 @@ def write_manifest(prompt_set: PromptSet, path: str | Path) -> None:
         )
         for prompt in prompt_set.prompts
     ]
-    _write_whole(Path(path), "".join(f"{line}\n" for line in lines))
+    text = "".join(f"{line}\n" for line in lines)
+    write_atomically(Path(path), lambda unfinished: unfinished.write_bytes(text.encode()))
 
 
 def read_manifest(path: str | Path) -> tuple[Prompt, ...]:
@@ -139,7 +140,7 @@ def materialise_dataset(
         "revision": revision,
         "limit": limit,
     }
-    folder = Path(cache_dir or os.environ.get("GENDIV_CACHE") or "~/.cache/gendiv").expanduser() / "prompts"
+    folder = (Path(cache_dir).expanduser() if cache_dir else cache_folder()) / "prompts"
     manifest = folder / f"{_sha256(json.dumps(origin))[:16]}.jsonl"
     card = manifest.with_suffix(".json")
     if manifest.exists() and card.exists():
@@ -147,7 +148,7 @@ def materialise_dataset(
     prompts = stream_prompts(dataset, config=config, split=split, column=column, revision=revision)
     prompt_set = collect_prompts(prompts, name=dataset_name(dataset), source=dataset, limit=limit, max_words=max_words)
     facts = {"name": prompt_set.name, "origin": origin, "report": prompt_set.report._asdict()}
-    _write_whole(card, json.dumps(facts, indent=2))
+    write_atomically(card, lambda path: path.write_text(json.dumps(facts, indent=2), encoding="utf-8"))
     write_manifest(prompt_set, manifest)
     return prompt_set
 
@@ -166,13 +167,3 @@ def _hash_prompts(prompts: Iterable[Prompt]) -> str:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with unfinished.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)

@@ -25,8 +25,9 @@ from gendiv_lightning.callbacks import RunWriter, SamplesPerSecond, WriteUsage
 from gendiv_lightning.callbacks.codebook_usage import usage_protocol
 from gendiv_lightning.callbacks.run_writer import check_probes, check_run, protocol_of
 from gendiv_lightning.datamodules import ImageFolderData, PostcardImages, PromptData
+from gendiv_lightning.disk import write_atomically
 from gendiv_lightning.generators.base import Generator
-from gendiv_lightning.run_folder import RunFolder, fingerprint_of, write_atomically
+from gendiv_lightning.run_folder import RunFolder, fingerprint_of
 
 DESCRIPTION = """
 Without training: predict generates under probes and measures, validate counts how a tokenizer uses its codebook.

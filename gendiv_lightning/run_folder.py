@@ -12,10 +12,9 @@ import hashlib
 import io
 import json
 import math
-import os
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +36,7 @@ from gendiv_lightning.batch import (
     TokenSamples,
     length_class,
 )
+from gendiv_lightning.disk import write_atomically
 from gendiv_lightning.functional.estimate import Estimate
 
 FILES = (  # in the order in which a run is deleted: at no time does a part of it look like the whole
@@ -66,15 +66,6 @@ def environment() -> dict[str, Any]:
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["CPU"],
         "versions": {name: version(name) for name in packages},
     }
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, force it to disk, and give it its name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    write(temporary)
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gendiv_lightning.disk import write_atomically
+
 
 def write_usage(path: Path, counts: Tensor, provenance: dict[str, Any]) -> None:
     """Write counts (K,) as safetensors, with their provenance as JSON in the file's header; whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({"counts": counts.to(torch.int64).cpu()}, temporary, metadata={"provenance": json.dumps(provenance)})
-    temporary.replace(path)
+    tensors, metadata = {"counts": counts.to(torch.int64).cpu()}, {"provenance": json.dumps(provenance)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
 
 def read_usage(path: Path) -> tuple[Tensor, dict[str, Any]]:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import what stands above it, and its own package; never what stands on its line or below.
 LAYERS = [
-    ["batch", "functional"],
+    ["batch", "disk", "functional"],
     ["sampling"],
     ["usage", "run_folder", "models", "features", "zoo.world"],
     ["zoo.captions"],

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from gendiv_lightning.batch import NoiseKey, Paraphrase, Prompt, PromptBatch, SampleBatch, TokenSamples
+from gendiv_lightning.disk import write_atomically
 from gendiv_lightning.functional.estimate import Estimate
-from gendiv_lightning.run_folder import RunFolder, environment, fingerprint_of, write_atomically
+from gendiv_lightning.run_folder import RunFolder, environment, fingerprint_of
 
 PROTOCOL = {"generator": {"gpt": "tiny", "guidance": 1.5}, "probes": [], "data": {"seed": 0}}
 

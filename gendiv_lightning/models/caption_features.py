@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gendiv_lightning.disk import cache_folder, write_atomically
 from gendiv_lightning.models.caption_cleaning import clean_caption
-from gendiv_lightning.models.checkpoints import cache_folder, sha256
+from gendiv_lightning.models.checkpoints import sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, T5EncoderModel
@@ -62,10 +62,8 @@ class CaptionFeatures:
         digest = hashlib.sha256(caption.encode()).hexdigest()
         path = self._cache / digest[:2] / f"{digest}.safetensors"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}")
-            save_file({"features": self._compute(caption, device).cpu()}, temporary)
-            temporary.replace(path)
+            features = self._compute(caption, device).cpu()
+            write_atomically(path, lambda temporary: save_file({"features": features}, temporary))
         return load_file(path)["features"].to(device)
 
     def _load_encoder(self) -> T5EncoderModel:

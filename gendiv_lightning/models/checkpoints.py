@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -17,17 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from gendiv_lightning.disk import cache_folder, write_atomically
+
 _WRAPPERS = ("model", "module", "state_dict")
 _PREFIX = re.compile(r"^(?:_orig_mod\.|module\.)+")
 _HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?::(?P<file>[\w./-]+))?")
 _WEIGHT_FILE = re.compile(r"\.(?:pt|pth|ckpt|bin|safetensors)$")
 # Left behind by training or by generation; no parameters.
 _EXTRAS = re.compile(r"freqs_cis$|causal_mask$|kv_cache\.[kv]_cache$")
-
-
-def cache_folder() -> Path:
-    """Folder of what can be computed again: `$GENDIV_CACHE`, or `~/.cache/gendiv`."""
-    return Path(os.environ.get("GENDIV_CACHE") or Path.home() / ".cache" / "gendiv")
 
 
 class MissingWeightsError(ValueError):
@@ -173,8 +169,5 @@ def sha256(path: Path) -> str:
             hasher.update(chunk)
         digest = hasher.hexdigest()
     if stat.st_size > 1 << 26:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        temporary = note.with_suffix(f".{os.getpid()}")
-        temporary.write_text(digest)
-        temporary.replace(note)
+        write_atomically(note, lambda temporary: temporary.write_text(digest))
     return digest

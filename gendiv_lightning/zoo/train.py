@@ -23,10 +23,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
+from gendiv_lightning.disk import write_atomically
 from gendiv_lightning.models.checkpoints import sha256
 from gendiv_lightning.models.llamagen_gpt import GPT, CaptionEmbedder
 from gendiv_lightning.models.llamagen_vq import VQModel, from_uint8
-from gendiv_lightning.run_folder import write_atomically
 from gendiv_lightning.zoo import captions, world
 from gendiv_lightning.zoo.files import (
     TINY_GPT,

@@ -1,0 +1,23 @@
+"""Files that are whole or absent, and the folder of what can be computed again."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path` (its folder is made), force it to disk, and give it its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # several machines may share the disk
+    write(temporary)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def cache_folder() -> Path:
+    """Folder of what can be computed again: `$GENDIV_CACHE`, or `~/.cache/gendiv`."""
+    return Path(os.environ.get("GENDIV_CACHE") or Path.home() / ".cache" / "gendiv")
