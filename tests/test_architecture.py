@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["batch", "disk", "functional"],
     ["sampling"],
-    ["usage", "run_folder", "models", "features", "zoo.world"],
+    ["usage", "run_folder", "models", "zoo.world"],
+    ["features"],
     ["zoo.captions"],
     ["zoo.files"],
     ["generators", "metrics"],

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gendiv_lightning.features.pixels import check_images, split_images
+from gendiv_lightning.models.checkpoints import load_strictly, read_checkpoint
 
 Net = Literal["alex", "vgg", "squeeze", "tiny"]
 TINY_WEIGHTS = Path(__file__).parents[1] / "zoo" / "weights" / "perceptual.safetensors"
@@ -119,15 +120,13 @@ def _embed_stage(activations: Tensor, weights: Tensor) -> Tensor:
 
 
 def _tiny_network(weights: str | None) -> TinyPerceptualNet:
-    from safetensors.torch import load_file
-
     path = Path(weights or TINY_WEIGHTS)
     if not path.is_file():
         raise FileNotFoundError(
             f"the weights of net 'tiny' are not at {path}: reinstall the package, which ships them, or give `weights`"
         )
     network = TinyPerceptualNet()
-    network.load_state_dict(load_file(path))
+    load_strictly(network, read_checkpoint(path), path, torch.float32)
     return network
 
 
@@ -135,13 +134,16 @@ def _lpips_network(net: str, weights: str | None) -> nn.Module:
     """`lpips.LPIPS` with the linear weights that its package ships and torchvision's weights in the backbone."""
     import lpips
 
-    backbone = _backbone_weights(net) if weights is None else torch.load(weights, map_location="cpu", weights_only=True)
+    backbone = _backbone_weights(net) if weights is None else read_checkpoint(Path(weights))
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # its random backbone is replaced below
         warnings.simplefilter("ignore")
         network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
     # lpips cuts torchvision's `features` into slices but keeps their numbers: slice2.3.weight is features.3.weight
     sources = {name: f"features.{name.split('.', 1)[1]}" for name in network.net.state_dict()}
-    network.net.load_state_dict({name: backbone[source] for name, source in sources.items() if source in backbone})
+    lacking = sorted(source for source in sources.values() if source not in backbone)
+    if lacking:
+        raise ValueError(f"{weights} is no backbone of net {net!r}: {len(lacking)} tensors lack, such as {lacking[0]}")
+    network.net.load_state_dict({name: backbone[source] for name, source in sources.items()})
     return network
 
 

@@ -132,3 +132,12 @@ def test_images_that_are_too_small_are_an_error(net, smallest, tmp_path):
     assert len(features(images(1, smallest))) == 1
     with pytest.raises(ValueError, match=f"at least {smallest} pixels"):
         features(images(1, smallest - 1))
+
+
+@pytest.mark.parametrize("net", ["alex", "tiny"])
+def test_a_file_that_is_no_backbone_is_named(net, tmp_path):
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pt")
+    (tmp_path / "broken.pt").write_text("not a checkpoint")
+    for name in ("other.pt", "broken.pt"):
+        with pytest.raises(ValueError, match=name):
+            PerceptualFeatures(net, str(tmp_path / name)).load()
