@@ -226,17 +226,19 @@ class LlamaGen(Generator):
         }
 
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
-        """Captions longer than the encoder reads; labels that are no class."""
+        """Captions longer than the encoder reads, or empty once cleaned; labels that are no class."""
         if self.captions is None:
             for text in texts:
                 self._label(text)
             return []
-        limit = self.gpt_config.cls_token_num
-        cut = [text for text, n in zip(texts, self.captions.num_tokens(texts), strict=True) if n > limit]
-        if not cut:
-            return []
+        limit, lengths = self.gpt_config.cls_token_num, self.captions.num_tokens(texts)
+        cut = [text for text, n in zip(texts, lengths, strict=True) if n > limit]
+        empty = [text for text, n in zip(texts, lengths, strict=True) if n == 1]  # </s> alone
+        found = {f"are longer than {limit} tokens and are cut": cut, "are empty after the official cleaning": empty}
         return [
-            f"{len(cut)} of {len(texts)} wordings are longer than {limit} tokens and are cut; the first: {cut[0]!r}"
+            f"{len(some)} of {len(texts)} wordings {what}; the first: {some[0]!r}"
+            for what, some in found.items()
+            if some
         ]
 
     def _label(self, text: str) -> int:

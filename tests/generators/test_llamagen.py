@@ -184,7 +184,7 @@ def test_captions_that_will_be_cut_are_reported_and_no_weights_are_loaded(make_t
     generator = make_t2i()
     generator.locate()
     long = "a red circle " * 30
-    assert generator.check_prompts(["a circle", ""]) == []
+    assert generator.check_prompts(["a circle", "a"]) == []
     (warning,) = generator.check_prompts(["a circle", long])
     assert warning.startswith("1 of 2 wordings are longer than 64 tokens and are cut; the first: 'a red circle")
     assert not hasattr(generator, "gpt")
@@ -302,3 +302,9 @@ def test_in_bfloat16_a_sample_does_not_depend_on_its_batch_either(make_t2i, make
     alone = [generator.sample(make_batch(text)).samples for text in TEXTS]
     assert torch.equal(together.tokens, torch.cat([samples.tokens for samples in alone]))
     assert torch.equal(together.log_prob, torch.cat([samples.log_prob for samples in alone]))
+
+
+def test_wordings_that_are_empty_once_cleaned_are_reported(generator):
+    assert generator.check_prompts(["a", "free download"]) == [
+        "1 of 2 wordings are empty after the official cleaning; the first: 'free download'"
+    ]
