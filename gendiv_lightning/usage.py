@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -29,7 +29,7 @@ def read_usage(path: Path) -> tuple[Tensor, dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             counts, metadata = file.get_tensor("counts"), file.metadata() or {}
-    except Exception as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} is no usage file ({error}); `gendiv fit-free validate` writes one") from error
     if counts.dim() != 1 or counts.is_floating_point() or (counts < 0).any():
         raise ValueError(
