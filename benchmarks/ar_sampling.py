@@ -87,8 +87,8 @@ class Ours:
         self.sampler = TokenSampler(path, execution, gpt.config.vocab_size, top_k=TOP_K, guidance=scale)
 
     def prefill(self) -> Prefill:
-        """All captions at once, without the positions that none of them uses."""
-        return self.gpt.prefill_captions(*pack_left(self.captions))
+        """Each caption alone, as the generator does it: a condition then does not depend on its batch."""
+        return join_prefills([self.gpt.prefill_captions(*pack_left([caption])) for caption in self.captions])
 
     def sample(self, greedy: bool = False) -> Tensor:
         """Tokens (B, N)."""

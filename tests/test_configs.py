@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 from running import ROOT
@@ -11,6 +12,7 @@ from gendiv_lightning.callbacks import Measure, WriteUsage
 from gendiv_lightning.datamodules import ImageFolderData, PostcardImages, PromptData
 from gendiv_lightning.fit_free import FitFreeCLI
 from gendiv_lightning.generators import LlamaGen
+from gendiv_lightning.zoo.evaluate import TINY_LLAMAGEN
 
 EXPERIMENTS = sorted((ROOT / "configs").glob("*.yaml")) + sorted((ROOT / "configs/tiny").glob("*.yaml"))
 FRAGMENTS = sorted((ROOT / "configs/generators").glob("*.yaml"))
@@ -77,3 +79,8 @@ def test_a_generator_fragment_fits_into_a_config(path):
 def test_the_real_and_the_embedded_experiments_are_the_same_ones():
     real, tiny = ({path.name for path in EXPERIMENTS if path.parent.name == name} for name in ("configs", "tiny"))
     assert real == tiny
+
+
+def test_the_gates_are_those_of_the_settings_that_the_embedded_configs_have():
+    settings = yaml.safe_load((ROOT / "configs/generators/tiny_llamagen.yaml").read_text())["init_args"]
+    assert {name: value for name, value in settings.items() if name != "batch_size"} == TINY_LLAMAGEN

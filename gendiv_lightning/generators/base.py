@@ -22,8 +22,8 @@ class Generator(LightningModule, ABC):
         codebook_size: K, entries that a token can take.
         grid: (h, w) tokens of an image.
         batch_size: rows (images) that are sampled together.
-        pads_batches: fill up every micro-batch to `batch_size` rows. In half precision a row's logits depend on the
-            number of rows, and with them some tokens; in float32 samples do not depend on the batch.
+        pads_batches: fill up every micro-batch to `batch_size` rows. In half precision a row's logits can depend on
+            the number of rows, and with them some tokens; in float32 samples do not depend on the batch.
     """
 
     codebook_size: int

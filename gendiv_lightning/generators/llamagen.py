@@ -126,9 +126,9 @@ class LlamaGen(Generator):
         temperature: divides the logits.
         top_k: tokens kept (official: 1000); 0 keeps all.
         top_p: probability mass kept; 1 keeps all.
-        compile: compile the decoding step with torch.compile, which takes minutes at the start.
+        compile: compile the decoding step with torch.compile; the first image waits for the compiler.
         batch_size: images sampled together. In float32 it changes speed and memory, not samples; in half precision it
-            is part of the run's fingerprint, since a row's logits depend on the number of rows.
+            is part of the run's fingerprint, since a row's logits can depend on the number of rows.
     """
 
     def __init__(

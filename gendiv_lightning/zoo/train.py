@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from gendiv_lightning.disk import write_atomically
+from gendiv_lightning.features.lpips import TinyPerceptualNet
 from gendiv_lightning.models.checkpoints import sha256
 from gendiv_lightning.models.llamagen_gpt import GPT, CaptionEmbedder
 from gendiv_lightning.models.llamagen_vq import VQModel, from_uint8
@@ -59,6 +61,22 @@ class Recipe(LightningModule, ABC):
     @abstractmethod
     def export(self, folder: Path) -> None:
         """Write the trained weights for use."""
+
+    def identity(self) -> dict[str, object]:
+        """What a checkpoint must have in common with the training that goes on from it."""
+        return {"seed": self.seed}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember whose checkpoint it is."""
+        checkpoint["recipe"] = self.identity()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another training's checkpoint: going on from it would give neither of the two."""
+        if checkpoint["recipe"] != self.identity():
+            raise ValueError(
+                f"{self.work} holds a training of {checkpoint['recipe']}, this one is of {self.identity()}: "
+                "give another --work, or delete that checkpoint"
+            )
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """A step; the data loader only counts, the data come from the step's number."""
@@ -192,10 +210,13 @@ class LlamaGenRecipe(Recipe):
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=0.05 if isinstance(module, nn.Linear) else 0.3)
 
+    def identity(self) -> dict[str, object]:
+        """Seed and tokenizer."""
+        return {"seed": self.seed, "tokenizer": sha256(self.weights / "llamagen_vq.safetensors")[:8]}
+
     def setup(self, stage: str) -> None:
         """Token grids of all images, encoded once and kept beside the checkpoints."""
-        tokenizer = sha256(self.weights / "llamagen_vq.safetensors")[:8]
-        self.grids = token_grids(self.work / f"grids-{tokenizer}.safetensors", self.weights)
+        self.grids = token_grids(self.work / f"grids-{self.identity()['tokenizer']}.safetensors", self.weights)
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """Captions of one length class a step: batches pad little."""
@@ -236,8 +257,6 @@ class PerceptualRecipe(Recipe):
 
     def __init__(self, num_steps: int, seed: int, work: Path, weights: Path = WEIGHTS) -> None:
         super().__init__(num_steps, seed, work, weights)
-        from gendiv_lightning.features.lpips import TinyPerceptualNet
-
         self.model = TinyPerceptualNet()
         sizes = [len(world.factor_names(factor)) for factor in world.FACTORS]
         self.heads = nn.ModuleList(nn.Linear(64 * 36, size) for size in sizes)
@@ -287,9 +306,8 @@ def token_grids(path: Path, weights: Path) -> Tensor:
     if path.exists():
         return load_file(path)["tokens"].long()
     model = load_tokenizer(weights)
-    chunks = torch.arange(world.NUM_IMAGES).split(500)
+    chunks = tqdm(torch.arange(world.NUM_IMAGES).split(500), desc="Encoding all postcards", unit="500 images")
     grids = torch.cat([model.encode(from_uint8(world.render(chunk))) for chunk in chunks])
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda p: save_file({"tokens": grids.short()}, p))
     return grids
 

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 
+import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -57,7 +58,6 @@ def test_a_csv_of_one_column_is_delimited_by_tabs_so_commas_stay_in_the_prompt(t
 
 
 def test_a_prompt_that_begins_with_a_quote_is_read_as_pandas_reads_it(tmp_path):
-    pandas = pytest.importorskip("pandas")
     path = tmp_path / "parti.tsv"
     path.write_text('Prompt\tCategory\n"G I G G L E" painted on a wall\tArts\na 12" record\tArts\n')
     assert (

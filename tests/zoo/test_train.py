@@ -8,8 +8,8 @@ from gendiv_lightning.zoo import train as zoo_train
 from gendiv_lightning.zoo.train import PerceptualRecipe, token_grids, train
 
 
-def _train(folder, num_steps=20):
-    train("perceptual", num_steps=num_steps, seed=0, work=folder / "work", export=folder, precision="32-true")
+def _train(folder, num_steps=20, seed=0):
+    train("perceptual", num_steps=num_steps, seed=seed, work=folder / "work", export=folder, precision="32-true")
     return load_file(folder / "perceptual.safetensors")
 
 
@@ -50,3 +50,9 @@ def test_token_grids_are_read_back_from_where_they_were_written(tmp_path, monkey
     zoo_train.save_file({"tokens": grids.short()}, tmp_path / "grids.safetensors")
     monkeypatch.setattr(zoo_train, "load_tokenizer", lambda weights: pytest.fail("encoded again"))
     assert token_grids(tmp_path / "grids.safetensors", tmp_path).equal(grids)
+
+
+def test_a_training_does_not_go_on_from_the_checkpoint_of_another(tmp_path):
+    _train(tmp_path)
+    with pytest.raises(ValueError, match="give another --work"):
+        _train(tmp_path, seed=1)
