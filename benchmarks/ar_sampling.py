@@ -36,6 +36,7 @@ from gendiv_lightning.models.llamagen_gpt import (
     GPTConfig,
     Prefill,
     RMSNorm,
+    join_prefills,
     rotary_table,
 )
 from gendiv_lightning.sampling import Noise, TokenSampler, apply_probes
