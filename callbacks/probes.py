@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from inspect import signature
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -43,6 +43,19 @@ class Argmax(ProbeCallback):
     def apply(self, sampler: TokenSampler) -> TokenSampler:
         """Switch execution noise off."""
         return replace(sampler, exec=sampler.exec.off())
+
+
+class PosteriorArgmax(ProbeCallback):
+    """No noise at all: every decision takes its mode, the sampler's structural ones too. One sample a wording is left.
+
+    In VQ-Diffusion this is the literal argmax of the reverse transition: "stay masked" is by far its most probable
+    outcome, so all tokens stay masked until the last steps and are then revealed at once. That is why `Argmax` acts on
+    the token given the change, and leaves the changes to the path noise.
+    """
+
+    def apply(self, sampler: TokenSampler) -> TokenSampler:
+        """Switch path and execution noise off."""
+        return replace(sampler, path=sampler.path.off(), exec=sampler.exec.off())
 
 
 class FreezePath(ProbeCallback):
@@ -189,11 +202,12 @@ class CodebookSubset(ProbeCallback):
         """Counts of another tokenizer would select entries at random: ValueError."""
         if self.usage is None:
             return
-        counted = read_usage(self._usage_file())[1].get("generator", {}).get("vq_checkpoint")
-        if counted is not None and counted != identity.get("vq_checkpoint"):
+        counted = _tokenizer_hash(read_usage(self._usage_file())[1].get("generator", {}))
+        own = _tokenizer_hash(identity)
+        if counted is not None and counted != own:
             raise ValueError(
                 f"{self.usage} counts another tokenizer's codes than this generator's (sha256 {counted[:12]}..., not "
-                f"{str(identity.get('vq_checkpoint'))[:12]}...). {_USAGE_ADVICE}"
+                f"{str(own)[:12]}...). {_USAGE_ADVICE}"
             )
 
     def _usage_file(self) -> Path:
@@ -225,7 +239,7 @@ class CodebookSubset(ProbeCallback):
         if amount > codebook_size:
             raise ValueError(f"size must be at most {codebook_size}, the generator's codebook, got {amount}")
         if self.select == "random":
-            uniforms = Noise.of(self.seed, "subset", [()]).uniform(0, codebook_size)[0]
+            uniforms = Noise.of(self.seed, "subset", [()]).uniform_grid(0, codebook_size)[0]
             return uniforms.argsort()[:amount]
         counts, _ = read_usage(self._usage_file())
         if len(counts) != codebook_size:
@@ -239,8 +253,13 @@ class CodebookSubset(ProbeCallback):
         return self.size if self.size is not None else round((self.ratio or 0) * codebook_size)
 
 
+def _tokenizer_hash(identity: Mapping[str, Any]) -> str | None:
+    """Of the tokenizer of images, by the names that the families have for it."""
+    return identity.get("vq_checkpoint") or identity.get("vqvae")
+
+
 _USAGE_ADVICE = (
-    "It is written by `gendiv fit-free validate --config configs/llamagen_codebook.yaml` (or configs/tiny/...); every "
+    "It is written by `gendiv fit-free validate --config configs/FAMILY_codebook.yaml` (or configs/tiny/...); every "
     "run's folder holds one of its own samples too."
 )
 

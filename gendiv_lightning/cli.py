@@ -47,8 +47,17 @@ def build_parser() -> argparse.ArgumentParser:
     train = zoo.add_parser("train", help="train one embedded model; interrupted, the same call goes on")
     train.add_argument(
         "name",
-        choices=("tokenizer", "tokenizer-local", "perceptual", "llamagen"),
-        help="which; llamagen needs the tokenizer",
+        choices=(
+            "tokenizer",
+            "tokenizer-local",
+            "perceptual",
+            "clip",
+            "llamagen",
+            "amused-tokenizer",
+            "amused",
+            "vq-diffusion",
+        ),
+        help="which; the generators need tokenizer and tokenizer-local, amused and vq-diffusion need clip too",
     )
     train.add_argument("--steps", type=int, help="optimiser steps (default: the recipe's)")
     train.add_argument("--seed", type=int, default=0, help="root of all randomness (default: 0)")
@@ -59,6 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="folder that gets the weights (default: WORK/weights)",
     )
     evaluate = zoo.add_parser("evaluate", help="print the gates of the embedded models")
+    evaluate.add_argument(
+        "family", nargs="?", choices=("llamagen", "amused", "vq-diffusion", "all"), default="all", help="default: all"
+    )
     evaluate.add_argument(
         "--prompts", type=int, default=1024, help="held-out images to write captions for (default and most: 1024)"
     )

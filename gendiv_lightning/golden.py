@@ -320,7 +320,8 @@ def _check_sampling(case: Case) -> None:
         filtered = sampler.filter_logits(logits)
         case.exact(f"keep_{i}", filtered > -torch.inf)
         case.compare(f"probs_{i}", filtered.softmax(-1))
-        case.exact(f"greedy_{i}", sampler.draw_tokens(logits[:, None], step=0).tokens[:, 0])
+        rows = torch.arange(len(logits))
+        case.exact(f"greedy_{i}", sampler.draw_tokens(logits, 0, rows, torch.zeros_like(rows)).tokens)
 
 
 def _clear(case: Case, margin: str) -> Tensor | None:

@@ -1,5 +1,7 @@
 """Generators: one family a file."""
 
+from gendiv_lightning.generators.amused import Amused
 from gendiv_lightning.generators.llamagen import LlamaGen
+from gendiv_lightning.generators.vq_diffusion import VQDiffusion
 
-__all__ = ["LlamaGen"]
+__all__ = ["Amused", "LlamaGen", "VQDiffusion"]

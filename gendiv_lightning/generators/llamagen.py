@@ -16,10 +16,10 @@ from torch import Tensor
 from gendiv_lightning.batch import TokenSamples
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.models.caption_features import CaptionFeatures
-from gendiv_lightning.models.checkpoints import load_strictly, read_checkpoint, resolve, sha256
+from gendiv_lightning.models.checkpoints import DTYPES, load_strictly, read_checkpoint, resolve, sha256
 from gendiv_lightning.models.llamagen_gpt import GPT, GPT_SIZES, Cache, GPTConfig, Prefill, join_prefills, rotary_table
 from gendiv_lightning.models.llamagen_vq import VQ_SIZES, VQConfig, VQModel, from_uint8, to_uint8
-from gendiv_lightning.sampling import TokenSampler, check_settings
+from gendiv_lightning.sampling import TokenGrid, TokenSampler, check_settings
 from gendiv_lightning.zoo.files import TINY_GPT, TINY_VQ
 
 # What an official file is cannot be read from its shapes: (kind, transformer, image sizes).
@@ -37,7 +37,6 @@ OFFICIAL_FILES: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "vq_ds16_c2i.pt": ("c2i", "VQ-16", (256, 384, 512)),
     "vq_ds8_c2i.pt": ("c2i", "VQ-8", (256, 384, 512)),
 }
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ADVICE = "  or, to run now on the embedded model:   gendiv fit-free predict --config configs/tiny/llamagen_argmax.yaml"
 
 
@@ -89,20 +88,21 @@ def sample_image_tokens(
     num_tokens, guided, decode = gpt.config.block_size, sampler.is_guided, decode or gpt.decode
     num_rows = len(prefill.logits) // 2 if guided else len(prefill.logits)
     positions = torch.arange(num_tokens, device=prefill.logits.device)
-    cache, logits, draws = Cache(prefill, num_tokens), prefill.logits, []
+    cache, logits, grid = Cache(prefill, num_tokens), prefill.logits, TokenGrid(sampler, num_tokens)
+    rows = torch.arange(num_rows, device=positions.device)
     for i in range(num_tokens):
         if guided and 0 <= cfg_interval < i - 1:
             guided, logits = False, logits[:num_rows]
             cache.keep_rows(num_rows)
         if guided:
             logits = sampler.guide(*logits.split(num_rows))
-        draw = sampler.draw_tokens(logits[:, None], step=i)
-        draws.append((draw.tokens, draw.entropy, draw.log_prob))
+        draw = sampler.draw_tokens(logits, i, rows, positions[i].expand(num_rows))
+        grid.write(draw)
         if i + 1 < num_tokens:
-            tokens = draw.tokens[:, 0].repeat(2) if guided else draw.tokens[:, 0]
+            tokens = draw.tokens.repeat(2) if guided else draw.tokens
             length = min(num_tokens, -(-(i + 2) // slots_at_a_time) * slots_at_a_time)
             logits = decode(tokens, positions[i : i + 1], length, cache)
-    return TokenSamples(*(torch.cat(parts, dim=1) for parts in zip(*draws, strict=True)))
+    return grid.samples()
 
 
 class LlamaGen(Generator):

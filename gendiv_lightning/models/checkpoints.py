@@ -7,7 +7,7 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,10 +18,13 @@ from torch import Tensor, nn
 
 from gendiv_lightning.disk import cache_folder, write_atomically
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _WRAPPERS = ("model", "module", "state_dict")
 _PREFIX = re.compile(r"^(?:_orig_mod\.|module\.)+")
 _HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?::(?P<file>[\w./-]+))?")
 _WEIGHT_FILE = re.compile(r"\.(?:pt|pth|ckpt|bin|safetensors)$")
+# Copies of the same weights that are not loaded.
+_VARIANTS = ["*.fp16.*", "*.non_ema.*", "*flax*", "*onnx*", "*safety_checker*"]
 # Left behind by training or by generation; no parameters.
 _EXTRAS = re.compile(r"freqs_cis$|causal_mask$|kv_cache\.[kv]_cache$")
 
@@ -30,7 +33,7 @@ class MissingWeightsError(ValueError):
     """Weights that are neither here nor to be had; its text says what is missing and the ways out."""
 
 
-def resolve(name: str, key: str, *, advice: str = "") -> Path:
+def resolve(name: str, key: str, *, advice: str = "", parts: Sequence[str] = ()) -> Path:
     """The local file or folder that a name of weights stands for; one on the Hub, but not in its cache, is downloaded.
 
     Args:
@@ -38,6 +41,7 @@ def resolve(name: str, key: str, *, advice: str = "") -> Path:
             `OWNER/REPO` (all of a repository but alternative weight formats).
         key: the configuration key that holds the name, for the error.
         advice: what else the user can do, for the error.
+        parts: the folders with weights of a repository that is a pipeline.
 
     Raises:
         MissingWeightsError: it cannot be found.
@@ -52,7 +56,7 @@ def resolve(name: str, key: str, *, advice: str = "") -> Path:
         raise MissingWeightsError(f"{key}: there is no file {name!r}. {advice}".rstrip())
     repo, file = match["repo"], match["file"]
     try:
-        return _from_hub(repo, file)
+        return _from_hub(repo, file, parts)
     except (OSError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         what = f"the file {file!r} of the Hub repository {repo!r}" if file else f"the Hub repository {repo!r}"
@@ -64,31 +68,40 @@ def resolve(name: str, key: str, *, advice: str = "") -> Path:
         ) from error
 
 
-def _from_hub(repo: str, file: str | None) -> Path:
+def _from_hub(repo: str, file: str | None, parts: Sequence[str]) -> Path:
     from huggingface_hub import hf_hub_download, model_info, snapshot_download
     from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
-    def fetch(local_files_only: bool) -> Path:
+    def fetch(local_files_only: bool, *more: str) -> Path:
         if file:
             return Path(hf_hub_download(repo, file, local_files_only=local_files_only))
-        patterns = ["*.json", "*.model", "*.safetensors", "*.txt"]
-        return Path(snapshot_download(repo, allow_patterns=patterns, local_files_only=local_files_only))
+        patterns = ["*.json", "*.model", "*.safetensors", "*.txt", *more]
+        return Path(
+            snapshot_download(
+                repo, allow_patterns=patterns, ignore_patterns=_VARIANTS, local_files_only=local_files_only
+            )
+        )
 
     try:
         path = fetch(local_files_only=True)
-        if file or _is_whole(path):
+        if file or _is_whole(path, parts):
             return path
     except LocalEntryNotFoundError:
         pass
     try:
         model_info(repo, timeout=5)  # without a network this fails in seconds, a download in minutes
-        return fetch(local_files_only=False)
+        path = fetch(local_files_only=False)
+        if file or _is_whole(path, parts):
+            return path
+        return fetch(False, "*.bin")  # an older repository
     except HTTPError as error:  # an OSError in some versions only
         raise ConnectionError(f"{type(error).__name__}: {error}") from error
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_whole(folder: Path, parts: Sequence[str]) -> bool:
     """Whether all weights of a Hub repository are there; an interrupted download leaves a part of them."""
+    if parts:
+        return all(any((folder / part).glob("*.safetensors")) or any((folder / part).glob("*.bin")) for part in parts)
     index = folder / "model.safetensors.index.json"
     files = json.loads(index.read_text())["weight_map"].values() if index.exists() else ["model.safetensors"]
     return all((folder / file).exists() for file in files)

@@ -5,10 +5,21 @@ from gendiv_lightning.sampling.sampler import (
     Draw,
     Observer,
     Probe,
+    TokenGrid,
     TokenSampler,
     apply_probes,
     check_settings,
     plan_samples,
 )
 
-__all__ = ["Draw", "Noise", "Observer", "Probe", "TokenSampler", "apply_probes", "check_settings", "plan_samples"]
+__all__ = [
+    "Draw",
+    "Noise",
+    "Observer",
+    "Probe",
+    "TokenGrid",
+    "TokenSampler",
+    "apply_probes",
+    "check_settings",
+    "plan_samples",
+]

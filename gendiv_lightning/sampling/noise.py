@@ -74,9 +74,15 @@ class Noise:
         """No noise: decisions take their mode."""
         return replace(self, is_off=True)
 
-    def uniform(self, step: int, num_positions: int) -> Tensor:
-        """Uniforms (B, num_positions) float64 in the open interval (0, 1), for one step of a loop."""
+    def uniform(self, step: int, rows: Tensor, positions: Tensor) -> Tensor:
+        """Uniforms (N,) float64 in the open interval (0, 1) of N places, by row and position, for a step of a loop."""
+        return self._uniform(step, self.keys[rows], positions)
+
+    def uniform_grid(self, step: int, num_positions: int) -> Tensor:
+        """Those of all rows at the first `num_positions` positions: (B, num_positions)."""
+        return self._uniform(step, self.keys[:, None], torch.arange(num_positions, device=self.keys.device))
+
+    def _uniform(self, step: int, keys: Tensor, positions: Tensor) -> Tensor:
         assert not self.is_off, f"the {self.role} noise is off, nothing may be drawn from it"
-        positions = torch.arange(1, num_positions + 1, device=self.keys.device) + (step << 32)
-        bits = _finalise(self.keys[:, None] + positions * _GAMMA)
+        bits = _finalise(keys + (positions + 1 + (step << 32)) * _GAMMA)
         return (_shift(bits, 12).double() + 0.5) * 2.0**-52

@@ -1,9 +1,9 @@
 """`TokenSampler`: every decision a sampling loop leaves to chance, for autoregressive, masked and diffusion models.
 
-B rows, P positions asked about, K codebook entries. Loops ask; probes change the sampler before the loop; observers
-watch.
+B rows, L positions of an image, K codebook entries; N of the B x L places are asked about at a time. Loops ask; probes
+change the sampler before the loop; `TokenGrid` keeps what was decided and tells the observers.
 - autoregressive: `draw_tokens` at each position, in raster order, so there is no path;
-- masked: `draw_tokens` everywhere, then `choose_positions(draw.confidence, count=...)` for those that stay;
+- masked: `draw_tokens` wherever a token is unknown, then `choose_positions(confidence, count=...)` for those that stay;
 - diffusion: `choose_positions(log p(change))`, then `draw_tokens` for the token given the change.
 """
 
@@ -13,51 +13,65 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from gendiv_lightning.batch import SamplePlan
+from gendiv_lightning.batch import SamplePlan, TokenSamples
 from gendiv_lightning.sampling.noise import Noise
 
 
 @dataclass(frozen=True)
 class Draw:
-    """The tokens of one decision, and what they were drawn from.
+    """Tokens of one decision, and what they were drawn from.
 
     Attributes:
         step: step of the loop.
-        tokens: (B, P) int64.
-        log_probs: (B, P, K) float32, nats: the distribution, after guidance, subset, temperature, top-k and top-p.
+        rows: (N,) int64, images.
+        positions: (N,) int64, places in their images, in raster order.
+        tokens: (N,) int64.
+        logits: (N, K) float32, unnormalised: after guidance, subset, temperature, top-k and top-p.
     """
 
     step: int
+    rows: Tensor
+    positions: Tensor
     tokens: Tensor
-    log_probs: Tensor
+    logits: Tensor
+
+    def take(self, places: Tensor) -> Draw:
+        """Some of the N, by number or by a mask."""
+        return Draw(self.step, *(x[places] for x in (self.rows, self.positions, self.tokens, self.logits)))
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """The distributions (N, K), nats."""
+        return self.logits.log_softmax(-1)
 
     @property
     def confidence(self) -> Tensor:
-        """Log-probability of the drawn tokens (B, P), nats."""
-        return self.log_probs.gather(-1, self.tokens[..., None])[..., 0]
+        """Log-probability of the drawn tokens (N,), nats."""
+        return self.logits.gather(-1, self.tokens[:, None])[:, 0] - self.logits.logsumexp(-1)
 
     @property
     def log_prob(self) -> Tensor:
-        """Log2-probability of the drawn tokens (B, P), bits."""
-        return self.confidence / math.log(2)
+        """Log2-probability of the drawn tokens (N,), bits."""
+        return self.log_probs.gather(-1, self.tokens[:, None])[:, 0] / math.log(2)
 
     @property
     def entropy(self) -> Tensor:
-        """Entropy (B, P) of the distributions, bits."""
+        """Entropy (N,) of the distributions, bits."""
         # Softmax of log-probabilities is their exp, and several times faster where top-k or a subset left many at -inf.
         return torch.special.entr(self.log_probs.softmax(-1)).sum(-1) / math.log(2)
 
 
 class Observer(ABC):
-    """Watches the draws of a loop; changes nothing."""
+    """Watches which tokens a loop writes; changes nothing."""
 
     @abstractmethod
     def observe(self, draw: Draw) -> None:
-        """Called once a draw, in the order of the loop."""
+        """Called whenever tokens are written, in the order of the loop."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,7 @@ class TokenSampler:
         top_k: entries kept, ties with the k-th too; None or 0 keeps all.
         top_p: an entry is dropped when the more probable ones already hold more than this probability; 1 keeps all.
         guidance: scale s of classifier-free guidance; guidance is on if s > 1.
-        observers: told of every draw.
+        observers: told of every token that is written.
     """
 
     path: Noise
@@ -116,18 +130,17 @@ class TokenSampler:
             logits = logits.masked_fill(dropped.scatter(-1, order, dropped), -torch.inf)
         return logits
 
-    def draw_tokens(self, logits: Tensor, step: int) -> Draw:
-        """Draw a token a position: logits (B, P, K), one uniform each, by inverse CDF; the mode when `exec` is off."""
-        logits = self.filter_logits(logits)
-        log_probs = logits.log_softmax(-1)
+    def draw_tokens(self, logits: Tensor, step: int, rows: Tensor, positions: Tensor) -> Draw:
+        """Filter logits (N, K) and draw a token for each of N places, `rows` and `positions` (N,)."""
+        return self.draw_filtered(self.filter_logits(logits), step, rows, positions)
+
+    def draw_filtered(self, logits: Tensor, step: int, rows: Tensor, positions: Tensor) -> Draw:
+        """Draw from logits as they are: one uniform a place, by inverse CDF; the mode when `exec` is off."""
         if self.exec.is_off:
             tokens = logits.argmax(-1)
         else:
-            tokens = invert_cdf(logits.softmax(-1), self.exec.uniform(step, logits.shape[-2]))
-        draw = Draw(step, tokens, log_probs)
-        for observer in self.observers:
-            observer.observe(draw)
-        return draw
+            tokens = invert_cdf(logits.softmax(-1), self.exec.uniform(step, rows, positions))
+        return Draw(step, rows, positions, tokens, logits)
 
     def choose_positions(
         self, log_weights: Tensor, step: int, *, count: int | Tensor | None = None, noise_scale: float = 1.0
@@ -143,13 +156,40 @@ class TokenSampler:
             noise_scale: how much the Gumbel noise counts.
         """
         if count is None:
-            u = 0.5 if self.path.is_off else self.path.uniform(step, log_weights.shape[1])
+            u = 0.5 if self.path.is_off else self.path.uniform_grid(step, log_weights.shape[1])
             return log_weights.double().exp() > u
         scores = log_weights.double()
         if not self.path.is_off:
-            scores = scores - noise_scale * (-self.path.uniform(step, log_weights.shape[1]).log()).log()
+            scores = scores - noise_scale * (-self.path.uniform_grid(step, log_weights.shape[1]).log()).log()
         ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         return (ranks < torch.as_tensor(count, device=ranks.device).reshape(-1, 1)) & (scores > -torch.inf)
+
+
+class TokenGrid:
+    """The tokens of B images while they are decided, with the statistics of each token's last draw.
+
+    Attributes:
+        tokens: (B, L) int64; `blank` where nothing is decided yet.
+    """
+
+    def __init__(self, sampler: TokenSampler, num_tokens: int, blank: int = -1) -> None:
+        self.observers = sampler.observers
+        num_rows, device = len(sampler.exec.keys), sampler.exec.keys.device
+        self.tokens = torch.full((num_rows, num_tokens), blank, device=device)
+        self._entropy = torch.zeros(num_rows, num_tokens, device=device)
+        self._log_prob = torch.zeros(num_rows, num_tokens, device=device)
+
+    def write(self, draw: Draw) -> None:
+        """Put tokens in their places, and tell the observers."""
+        places = draw.rows, draw.positions
+        self.tokens[places] = draw.tokens
+        self._entropy[places], self._log_prob[places] = draw.entropy, draw.log_prob
+        for observer in self.observers:
+            observer.observe(draw)
+
+    def samples(self) -> TokenSamples:
+        """Tokens, entropies and log-probabilities (B, L)."""
+        return TokenSamples(self.tokens, self._entropy, self._log_prob)
 
 
 def check_settings(

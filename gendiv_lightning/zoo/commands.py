@@ -23,12 +23,20 @@ def train(arguments: argparse.Namespace) -> int:
 def evaluate(arguments: argparse.Namespace) -> int:
     """Print the gates; exit status 1 if one is missed."""
     from gendiv_lightning.zoo.captions import NUM_HELD_OUT
-    from gendiv_lightning.zoo.evaluate import all_right_by_kind, gates, sample_held_out, tiny_llamagen
+    from gendiv_lightning.zoo.evaluate import FAMILIES
 
     if not 1 <= arguments.prompts <= NUM_HELD_OUT or arguments.samples < 2:
         raise ValueError(f"--prompts must be in 1..{NUM_HELD_OUT}, --samples at least 2")
-    rows = sample_held_out(tiny_llamagen(), arguments.prompts, arguments.samples)
-    found = gates(rows, coherence_bar=0.95)
+    names = list(FAMILIES) if arguments.family == "all" else [arguments.family]
+    return max(_evaluate(name, arguments.prompts, arguments.samples) for name in names)
+
+
+def _evaluate(name: str, num_prompts: int, num_samples: int) -> int:
+    from gendiv_lightning.zoo.evaluate import FAMILIES, all_right_by_kind, gates, sample_held_out
+
+    rows = sample_held_out(FAMILIES[name].load(), num_prompts, num_samples)
+    found = gates(rows, FAMILIES[name].coherence_bar)
+    sys.stdout.write(f"{name}: {num_prompts} held-out captions x {num_samples} samples\n")
     for gate in found:
         sys.stdout.write(
             f"{gate.name:32} {gate.value:.3f}  (>= {gate.bar:.2f})  {'pass' if gate.passed else 'MISSED'}\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -92,24 +93,59 @@ def _mean(number: Callable, items: list) -> float:
     return sum(map(number, items)) / len(items) if items else math.nan
 
 
-def tiny_llamagen(batch_size: int = 64) -> Generator:
-    """The embedded LlamaGen at its default sampling settings, loaded."""
-    from gendiv_lightning.generators.llamagen import LlamaGen
+class Family(NamedTuple):
+    """An embedded generator at its default sampling settings, and the coherence that its family is held to."""
 
-    generator = LlamaGen(**TINY_LLAMAGEN, batch_size=batch_size)  # type: ignore[arg-type]
-    generator.load()
-    return generator
+    class_path: str
+    settings: dict[str, Any]
+    coherence_bar: float
+
+    def load(self, batch_size: int = 64) -> Generator:
+        """The generator, its weights loaded."""
+        module, name = self.class_path.rsplit(".", 1)
+        generator = getattr(import_module(module), name)(**self.settings, batch_size=batch_size)
+        generator.load()
+        return generator
 
 
-TINY_LLAMAGEN: dict[str, object] = {
-    "gpt_checkpoint": "zoo:llamagen_gpt.safetensors",
-    "vq_checkpoint": "zoo:llamagen_vq.safetensors",
-    "text_encoder": "zoo:t5",
-    "gpt": "tiny",
-    "vq": "tiny",
-    "image_size": 48,
-    "dtype": "float32",
-    "guidance_scale": 1.25,
-    "temperature": 0.9,
-    "top_k": 0,
+FAMILIES = {
+    "llamagen": Family(
+        "gendiv_lightning.generators.LlamaGen",
+        {
+            "gpt_checkpoint": "zoo:llamagen_gpt.safetensors",
+            "vq_checkpoint": "zoo:llamagen_vq.safetensors",
+            "text_encoder": "zoo:t5",
+            "gpt": "tiny",
+            "vq": "tiny",
+            "image_size": 48,
+            "dtype": "float32",
+            "guidance_scale": 1.25,
+            "temperature": 0.9,
+            "top_k": 0,
+        },
+        0.95,
+    ),
+    "amused": Family(
+        "gendiv_lightning.generators.Amused",
+        {
+            "checkpoint": "zoo:amused",
+            "size": "tiny",
+            "dtype": "float32",
+            "num_steps": 18,
+            "mask_temperature": (6.0, 0.0),
+            "guidance_scale": 2.0,
+        },
+        0.90,
+    ),
+    "vq-diffusion": Family(
+        "gendiv_lightning.generators.VQDiffusion",
+        {
+            "checkpoint": "zoo:vq_diffusion",
+            "size": "tiny",
+            "dtype": "float32",
+            "num_steps": 36,
+            "guidance_scale": 2.0,
+        },
+        0.85,
+    ),
 }

@@ -1,0 +1,120 @@
+"""aMUSEd (Patil et al. 2024, arXiv 2401.01808): a masked image model over diffusers' `UVit2DModel` and `VQModel`.
+
+The sampling loop is `sampling/masked.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gendiv_lightning.batch import TokenSamples
+from gendiv_lightning.generators.pipeline import Conditions, PipelineGenerator, Size
+from gendiv_lightning.models.pipeline_folder import PipelineFolder
+from gendiv_lightning.sampling import TokenSampler
+from gendiv_lightning.sampling.masked import MaskSchedule, sample_masked
+
+SIZES = {"amused-256": Size(8192, 16, 256), "amused-512": Size(8192, 32, 512), "tiny": Size(256, 6, 48)}
+
+
+class Amused(PipelineGenerator):
+    """aMUSEd under probes, text-to-image at 256 or 512 pixels.
+
+    Path is which tokens stay at each step, execution is which token each unknown position gets.
+
+    Args:
+        checkpoint: `amused/amused-256`, `amused/amused-512`, a folder of the same layout, or `zoo:amused`.
+        size: which of the models it is; its configuration files are held against it. "tiny" is the embedded one.
+        dtype: of transformer and text encoder; the tokenizer of images is always float32.
+        num_steps: steps of the loop (official: 12).
+        mask_schedule: how fast the unknown tokens get fewer (official: cosine).
+        mask_temperature: scale of the Gumbel noise on the confidences at the first and the last step: the path noise
+            (official: 2 to 0).
+        guidance_scale: classifier-free guidance; 1 and below is off (official: 10).
+        temperature: divides the logits of tokens (official: 1).
+        top_k: tokens kept; 0 keeps all.
+        top_p: probability mass kept; 1 keeps all.
+        aesthetic_score: micro-condition (official: 6).
+        crop: micro-condition, top-left corner (official: 0, 0).
+        batch_size: images sampled together. In float32 it changes speed and memory, not samples; in half precision it
+            is part of the run's fingerprint, since a row's logits can depend on the number of rows.
+    """
+
+    pixel_range = (0.0, 1.0)
+    advice = "  or, to run now on the embedded model:   gendiv fit-free predict --config configs/tiny/amused.yaml"
+
+    def __init__(
+        self,
+        checkpoint: str = "amused/amused-256",
+        size: Literal["amused-256", "amused-512", "tiny"] = "amused-256",
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        num_steps: int = 12,
+        mask_schedule: Literal["cosine", "linear"] = "cosine",
+        mask_temperature: tuple[float, float] = (2.0, 0.0),
+        guidance_scale: float = 10.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        aesthetic_score: float = 6.0,
+        crop: tuple[int, int] = (0, 0),
+        batch_size: int = 16,
+    ) -> None:
+        super().__init__(
+            checkpoint=checkpoint,
+            size=SIZES[size],
+            embedded=size == "tiny",
+            dtype=dtype,
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            batch_size=batch_size,
+        )
+        self.schedule = MaskSchedule(num_steps, mask_schedule, mask_temperature)
+        self.micro_conditions = (*[float(self.size.pixels)] * 2, *map(float, crop), float(aesthetic_score))
+
+    def check_folder(self, folder: PipelineFolder) -> None:
+        """Codebook and grid of the transformer."""
+        wanted = {"codebook_size": self.codebook_size, "sample_size": self.size.side}
+        folder.check("transformer", wanted, "checkpoint")
+        self.mask = int(folder.config("scheduler")["mask_token_id"])
+
+    def identity(self) -> dict[str, object]:
+        """Hashes of the parts and sampling settings."""
+        schedule = {"num_steps": self.schedule.num_steps, "mask_schedule": self.schedule.kind}
+        return {
+            **super().identity(),
+            **schedule,
+            "mask_temperature": list(self.schedule.temperature),
+            "micro_conditions": list(self.micro_conditions),
+        }
+
+    def load(self) -> None:
+        """Load all parts."""
+        from diffusers import UVit2DModel
+        from transformers import CLIPTextModelWithProjection
+
+        self.load_pipeline(CLIPTextModelWithProjection, UVit2DModel)
+
+    def encode_text(self, text: str) -> tuple[Tensor, Tensor]:
+        """The last hidden states but one (1, context, D), and the projected state of the end token (1, D)."""
+        outputs = self.text_encoder(self.tokenizer(text).to(self.device), output_hidden_states=True)
+        return outputs.hidden_states[-2], outputs.text_embeds
+
+    def sample_tokens(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
+        """The loop of `sample_masked`."""
+        states, pooled = self.condition_rows(conditions, sampler)
+        micro = torch.tensor([self.micro_conditions], dtype=states.dtype, device=self.device).expand(len(states), -1)
+
+        def predict(tokens: Tensor) -> Tensor:
+            grids = tokens.unflatten(1, self.grid)
+            logits = self.transformer(grids.repeat(len(states) // len(grids), 1, 1), states, pooled, micro)
+            logits = logits.flatten(2).transpose(1, 2)
+            if not sampler.is_guided:
+                return logits
+            null, conditional = logits.chunk(2)
+            return sampler.guide(conditional, null)
+
+        return sample_masked(predict, sampler, self.schedule, self.size.side**2, self.mask)

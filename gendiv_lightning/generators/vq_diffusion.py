@@ -1,0 +1,135 @@
+"""VQ-Diffusion (Gu et al. 2022, arXiv 2111.14822): discrete diffusion over diffusers' `Transformer2DModel`, `VQModel`.
+
+The sampling loop and the reverse process are `sampling/diffusion.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gendiv_lightning.batch import TokenSamples
+from gendiv_lightning.generators.pipeline import Conditions, PipelineGenerator, Size
+from gendiv_lightning.models.checkpoints import read_checkpoint
+from gendiv_lightning.models.pipeline_folder import PipelineFolder
+from gendiv_lightning.sampling import TokenSampler
+from gendiv_lightning.sampling.diffusion import NoiseSchedule, sample_diffusion
+
+SIZES = {"ithq": Size(4096, 32, 256), "tiny": Size(256, 6, 48)}
+LEARNED = "learned_classifier_free_sampling_embeddings"
+
+
+class VQDiffusion(PipelineGenerator):
+    """VQ-Diffusion under probes, text-to-image at 256 pixels.
+
+    Path is which positions change at each step (are revealed, or replaced), execution is what they become.
+
+    Args:
+        checkpoint: `microsoft/vq-diffusion-ithq`, a folder of the same layout, or `zoo:vq_diffusion`.
+        size: which of the models it is; its configuration files are held against it. "tiny" is the embedded one.
+        dtype: of transformer and text encoder; the tokenizer of images is always float32.
+        num_steps: steps of the loop, at most the network's times (official: 100, all of them).
+        spacing: which times fewer steps visit: "even", or "last" as diffusers' scheduler does.
+        guidance_scale: classifier-free guidance on log-probabilities; 1 and below is off (diffusers: 5).
+        truncation_rate: probability mass of x_0 that is kept (the paper: 0.86; 1 keeps all, as diffusers does). It is
+            the sampler's top-p.
+        temperature: divides the log-probabilities of x_0.
+        top_k: tokens kept; 0 keeps all.
+        batch_size: images sampled together. In float32 it changes speed and memory, not samples; in half precision it
+            is part of the run's fingerprint, since a row's logits can depend on the number of rows.
+    """
+
+    learned: Tensor | None = None
+    parts = (*PipelineGenerator.parts, LEARNED)
+    pixel_range = (-1.0, 1.0)
+    advice = "  or, to run now on the embedded model:   gendiv fit-free predict --config configs/tiny/vq_diffusion.yaml"
+
+    def __init__(
+        self,
+        checkpoint: str = "microsoft/vq-diffusion-ithq",
+        size: Literal["ithq", "tiny"] = "ithq",
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        num_steps: int = 100,
+        spacing: Literal["even", "last"] = "even",
+        guidance_scale: float = 5.0,
+        truncation_rate: float = 1.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        batch_size: int = 8,
+    ) -> None:
+        super().__init__(
+            checkpoint=checkpoint,
+            size=SIZES[size],
+            embedded=size == "tiny",
+            dtype=dtype,
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=truncation_rate,
+            batch_size=batch_size,
+        )
+        if num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+        self.num_steps, self.spacing = num_steps, spacing
+
+    def check_folder(self, folder: PipelineFolder) -> None:
+        """Codebook, grid and times of the transformer; the noise that it was trained on."""
+        wanted = {"num_vector_embeds": self.codebook_size + 1, "sample_size": self.size.side}
+        folder.check("transformer", wanted, "checkpoint")
+        config = folder.config("scheduler")
+        defaults = NoiseSchedule(self.codebook_size)
+        self.schedule = NoiseSchedule(
+            self.codebook_size,
+            config.get("num_train_timesteps", defaults.num_times),
+            (config.get("alpha_cum_start", defaults.keep[0]), config.get("alpha_cum_end", defaults.keep[1])),
+            (config.get("gamma_cum_start", defaults.mask[0]), config.get("gamma_cum_end", defaults.mask[1])),
+        )
+        self.times = self.schedule.times(self.num_steps, self.spacing)
+
+    def identity(self) -> dict[str, object]:
+        """Hashes of the parts and sampling settings."""
+        return {**super().identity(), "num_steps": self.num_steps, "spacing": self.spacing}
+
+    def load(self) -> None:
+        """Load all parts."""
+        from diffusers import Transformer2DModel
+        from transformers import CLIPTextModel
+
+        self.load_pipeline(CLIPTextModel, Transformer2DModel)
+        self.learned = self._read_learned()
+
+    def _read_learned(self) -> Tensor | None:
+        """The unconditional embedding (1, context, D), if the checkpoint has one."""
+        if not self.folder.config(LEARNED).get("learnable"):
+            return None
+        folder = self.folder.path / LEARNED
+        file = next(iter(sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")], reverse=True)), None)
+        tensors = read_checkpoint(file) if file else {}
+        if "embeddings" not in tensors:
+            raise ValueError(f"{folder} says that it is learned, but holds no tensor 'embeddings'")
+        return tensors["embeddings"].to(self.text_encoder.dtype)[None]
+
+    def encode_text(self, text: str) -> tuple[Tensor]:
+        """The last hidden states (1, context, D), each of unit length: CLIP does not do that, VQ-Diffusion does."""
+        states = self.text_encoder(self.tokenizer(text).to(self.device)).last_hidden_state
+        return (states / states.norm(dim=-1, keepdim=True),)
+
+    def encode_null(self) -> tuple[Tensor, ...]:
+        """The learned embedding, or else the empty text."""
+        return super().encode_null() if self.learned is None else (self.learned.to(self.device),)
+
+    def sample_tokens(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
+        """The loop of `sample_diffusion`."""
+        (states,) = self.condition_rows(conditions, sampler)
+
+        def predict(tokens: Tensor, time: int) -> Tensor:
+            now = torch.tensor(time, device=self.device)
+            log_probs = self.transformer(tokens.repeat(len(states) // len(tokens), 1), states, now).sample
+            if not sampler.is_guided:
+                return log_probs.transpose(1, 2)
+            null, conditional = log_probs.chunk(2)
+            return sampler.guide(conditional, null).transpose(1, 2)
+
+        return sample_diffusion(predict, sampler, self.schedule, self.times, self.size.side**2)

@@ -1,0 +1,85 @@
+"""The masked sampler (MaskGIT, Chang et al. 2022; aMUSEd, Patil et al. 2024): many tokens a step, the surest ones stay.
+
+All unknown tokens are drawn at each step (execution). Which of them stay is decided by the confidence of what was
+drawn, plus Gumbel noise (path); the others are unknown again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gendiv_lightning.batch import TokenSamples
+from gendiv_lightning.sampling.sampler import TokenGrid, TokenSampler
+
+
+@dataclass(frozen=True)
+class MaskSchedule:
+    """How many tokens stay unknown after each step, and how much chance there is in which.
+
+    Attributes:
+        num_steps: steps of the loop, at least 1.
+        kind: the share of unknown tokens after step i of n is cos(pi/2 (i+1)/n), or 1 - (i+1)/n.
+        temperature: scale of the Gumbel noise on the confidences at the first and the last step, linear in between.
+    """
+
+    num_steps: int = 12
+    kind: Literal["cosine", "linear"] = "cosine"
+    temperature: tuple[float, float] = (2.0, 0.0)
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
+        if self.kind not in ("cosine", "linear"):
+            raise ValueError(f'the mask schedule is "cosine" or "linear", got {self.kind!r}')
+        if len(self.temperature) != 2 or not all(math.isfinite(t) and t >= 0 for t in self.temperature):
+            raise ValueError(f"mask_temperature must be two numbers of at least 0, got {self.temperature}")
+
+    def num_unknown(self, num_tokens: int) -> list[int]:
+        """Unknown tokens of an image of `num_tokens` after each step: every step decides some, the last one all."""
+        # In float32 and in this order, as the reference: one more rounding would move a count by one.
+        ratio = torch.arange(1, self.num_steps + 1) / self.num_steps
+        share = torch.cos(ratio * math.pi / 2) if self.kind == "cosine" else 1 - ratio
+        counts, left = [], num_tokens
+        for wanted in (num_tokens * share).floor().int().tolist()[:-1]:
+            left = max(1, min(left - 1, wanted))
+            counts.append(left)
+        return [*counts, 0]
+
+    def noise_scales(self) -> list[float]:
+        """Scale of the Gumbel noise of each step."""
+        return torch.linspace(*self.temperature, self.num_steps).tolist()
+
+
+def sample_masked(
+    predict: Callable[[Tensor], Tensor], sampler: TokenSampler, schedule: MaskSchedule, num_tokens: int, mask: int
+) -> TokenSamples:
+    """Sample B images, B being the sampler's rows.
+
+    Args:
+        predict: the network: tokens (B, L), `mask` where unknown, to logits (B, L, K), guided.
+        sampler: decides tokens and places.
+        schedule: how many tokens each step decides.
+        num_tokens: L.
+        mask: the token that stands for "unknown".
+    """
+    grid = TokenGrid(sampler, num_tokens, blank=mask)
+    known = torch.zeros_like(grid.tokens, dtype=torch.bool)
+    for step, (left, noise_scale) in enumerate(
+        zip(schedule.num_unknown(num_tokens), schedule.noise_scales(), strict=True)
+    ):
+        logits = predict(grid.tokens)
+        rows, positions = (~known).nonzero(as_tuple=True)
+        draw = sampler.draw_tokens(logits[rows, positions], step, rows, positions)
+        confidence = torch.full(known.shape, -torch.inf, device=known.device)
+        confidence[rows, positions] = draw.confidence
+        num_stay = len(rows) // max(1, len(known)) - left
+        stay = sampler.choose_positions(confidence, step, count=num_stay, noise_scale=noise_scale)
+        grid.write(draw.take(stay[rows, positions]))
+        known |= stay
+    return grid.samples()

@@ -1,0 +1,109 @@
+"""The recipe of the embedded aMUSEd."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gendiv_lightning.models.checkpoints import sha256
+from gendiv_lightning.zoo import world
+from gendiv_lightning.zoo.files import TINY_AMUSED, TINY_AMUSED_SCHEDULE, WEIGHTS, seeded
+from gendiv_lightning.zoo.recipes.base import Recipe, captioned, load_tokenizer, token_grids, training_images
+from gendiv_lightning.zoo.recipes.diffusers_vq import diffusers_vq, in_unit_range
+from gendiv_lightning.zoo.recipes.pipeline import export_pipeline
+from gendiv_lightning.zoo.recipes.text_tower import text_tower
+
+
+class AmusedRecipe(Recipe):
+    """The transformer alone: cross-entropy of masked tokens, their share by the cosine schedule (Chang et al. 2022)."""
+
+    batch_size = 64
+    learning_rate = 1.5e-3
+
+    def __init__(self, num_steps: int, seed: int, work: Path, weights: Path = WEIGHTS) -> None:
+        super().__init__(num_steps, seed, work, weights)
+        from diffusers import UVit2DModel
+        from transformers import PreTrainedTokenizerFast
+
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(weights / "clip")
+        self.text_encoder = text_tower(weights / "clip", projects=True)
+        self.model = UVit2DModel(**TINY_AMUSED)
+        self.grids, self.images = torch.empty(0), training_images()
+
+    def identity(self) -> dict[str, object]:
+        """Seed, tokenizer and text tower."""
+        files = {"tokenizer": "llamagen_vq.safetensors", "clip": "clip"}
+        return {"seed": self.seed, **{name: sha256(self.weights / file)[:8] for name, file in files.items()}}
+
+    def setup(self, stage: str) -> None:
+        """Token grids of all images, encoded once and kept beside the checkpoints."""
+        self.grids = token_grids(self.work / f"grids-{self.identity()['tokenizer']}.safetensors", self.weights)
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """Masks at random places, at least one; a tenth of the captions is empty, for guidance."""
+        images, texts = captioned(self.images, self.batch_size, self.seed, step)
+        generator = seeded(self.seed, step + 500_000_000)
+        dropped = torch.rand(len(texts), generator=generator) < 0.1
+        texts = ["" if drop else text for text, drop in zip(texts, dropped.tolist(), strict=True)]
+        ids = self.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids.to(self.device)
+        with torch.no_grad():
+            text = self.text_encoder(ids, output_hidden_states=True)
+        tokens = self.grids[images]
+        share = torch.cos(torch.rand(len(tokens), 1, generator=generator) * math.pi / 2)
+        order = torch.rand(tokens.shape, generator=generator).argsort(1)
+        masked = order < (share * tokens.shape[1]).ceil().clamp(min=1)
+        side = math.isqrt(tokens.shape[1])
+        inputs = tokens.masked_fill(masked, TINY_AMUSED_SCHEDULE["mask_token_id"]).unflatten(1, (side, side))
+        micro = torch.tensor([[48.0, 48.0, 0.0, 0.0, 6.0]], device=self.device).expand(len(tokens), -1)
+        logits = self.model(inputs.to(self.device), text.hidden_states[-2], text.text_embeds, micro)
+        picked = logits.flatten(2).transpose(1, 2)[masked.to(self.device)]
+        return {"loss": F.cross_entropy(picked.float(), tokens[masked].to(self.device))}
+
+    def export(self, folder: Path) -> None:
+        """The layout of the official repositories; the tokenizer is `AmusedTokenizerRecipe`'s."""
+        from diffusers import VQModel
+
+        export_pipeline(
+            folder / "amused",
+            {"_class_name": "AmusedScheduler", **TINY_AMUSED_SCHEDULE},
+            transformer=self.model,
+            text_encoder=self.text_encoder,
+            vqvae=VQModel.from_pretrained(self.weights / "amused" / "vqvae"),
+        )
+
+
+class AmusedTokenizerRecipe(Recipe):
+    """The shared tokenizer's encoder for images in [0, 1], aMUSEd's range: only its outermost pixels must adapt.
+
+    Codebook and decoder stay as they are; the latents of the encoder for [-1, 1] are the target.
+    """
+
+    batch_size = 32
+    learning_rate = 2e-4
+    weight_decay = 0.0
+
+    def __init__(self, num_steps: int, seed: int, work: Path, weights: Path = WEIGHTS) -> None:
+        super().__init__(num_steps, seed, work, weights)
+        self.teacher = load_tokenizer(weights).requires_grad_(False)
+        self.model = in_unit_range(diffusers_vq(self.teacher))
+        self.model.encoder.requires_grad_(True)
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """Squared distance of directions, which the codes are compared with."""
+        images = torch.randint(world.NUM_IMAGES, (self.batch_size,), generator=seeded(self.seed, step))
+        unit = world.render(images).to(self.device) / 255
+        with torch.no_grad():
+            target = self.teacher.latents(2 * unit - 1)
+        latents = self.model.encode(unit).latents
+        agree = self.teacher.quantize.nearest(latents) == self.teacher.quantize.nearest(target)
+        distance = (F.normalize(latents, dim=1) - F.normalize(target, dim=1)).square().sum(1).mean()
+        return {"loss": distance, "agree": agree.float().mean()}
+
+    def export(self, folder: Path) -> None:
+        """The tokenizer, for `AmusedRecipe` to put beside its transformer."""
+        self.model.half().save_pretrained(folder / "amused" / "vqvae")
+        self.model.float()

@@ -1,0 +1,87 @@
+"""The recipe of the embedded VQ-Diffusion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gendiv_lightning.models.checkpoints import sha256
+from gendiv_lightning.zoo.files import TINY_CLIP, TINY_VQ_DIFFUSION, TINY_VQ_DIFFUSION_SCHEDULE, WEIGHTS, seeded
+from gendiv_lightning.zoo.recipes.base import Recipe, captioned, load_tokenizer, token_grids, training_images
+from gendiv_lightning.zoo.recipes.diffusers_vq import diffusers_vq
+from gendiv_lightning.zoo.recipes.pipeline import export_pipeline
+from gendiv_lightning.zoo.recipes.text_tower import text_tower
+
+
+class VQDiffusionRecipe(Recipe):
+    """The transformer and the unconditional embedding: cross-entropy of the clean tokens, at every position.
+
+    Noise is the paper's (Gu et al. 2022, section 4.1): tokens are kept, replaced by any other, or masked.
+    """
+
+    batch_size = 64
+    learning_rate = 1.5e-3
+
+    def __init__(self, num_steps: int, seed: int, work: Path, weights: Path = WEIGHTS) -> None:
+        super().__init__(num_steps, seed, work, weights)
+        from diffusers import Transformer2DModel, VQDiffusionScheduler
+        from transformers import PreTrainedTokenizerFast
+
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(weights / "clip")
+        self.text_encoder = text_tower(weights / "clip", projects=False)
+        self.model = Transformer2DModel(**TINY_VQ_DIFFUSION)
+        sizes = TINY_CLIP["text_cfg"]
+        self.unconditional = nn.Parameter(0.1 * torch.randn(sizes["context_length"], sizes["width"]))
+        schedule = VQDiffusionScheduler(**TINY_VQ_DIFFUSION_SCHEDULE)
+        times = schedule.config.num_train_timesteps
+        self.keep, self.mask = schedule.log_cumprod_at.exp()[:times], schedule.log_cumprod_ct.exp()[:times]
+        self.grids, self.images = torch.empty(0), training_images()
+
+    def identity(self) -> dict[str, object]:
+        """Seed, tokenizer and text tower."""
+        files = {"tokenizer": "llamagen_vq.safetensors", "clip": "clip"}
+        return {"seed": self.seed, **{name: sha256(self.weights / file)[:8] for name, file in files.items()}}
+
+    def setup(self, stage: str) -> None:
+        """Token grids of all images, encoded once and kept beside the checkpoints."""
+        self.grids = token_grids(self.work / f"grids-{self.identity()['tokenizer']}.safetensors", self.weights)
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """A tenth of the captions gives way to the unconditional embedding, for guidance."""
+        images, texts = captioned(self.images, self.batch_size, self.seed, step)
+        generator = seeded(self.seed, step + 500_000_000)
+        ids = self.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids.to(self.device)
+        with torch.no_grad():
+            features = F.normalize(self.text_encoder(ids).last_hidden_state, dim=-1)
+        dropped = (torch.rand(len(texts), generator=generator) < 0.1).to(self.device)
+        features = torch.where(dropped[:, None, None], self.unconditional, features)
+        tokens = self.grids[images]
+        # diffusers' adaptive norm takes one time a call: four calls, each a time in its own quarter.
+        losses = []
+        for quarter, part in enumerate(torch.arange(len(tokens)).chunk(4)):
+            time = (quarter + torch.rand(1, generator=generator)) / 4 * len(self.keep)
+            noised = self._noise(tokens[part], int(time), generator).to(self.device)
+            log_probs = self.model(noised, features[part], time.long().to(self.device)[0]).sample
+            losses.append(F.nll_loss(log_probs.float(), tokens[part].to(self.device)))
+        return {"loss": torch.stack(losses).mean()}
+
+    def _noise(self, tokens: Tensor, time: int, generator: torch.Generator) -> Tensor:
+        chance = torch.rand(tokens.shape, generator=generator)
+        mask = TINY_VQ_DIFFUSION["num_vector_embeds"] - 1
+        others = torch.randint(mask, tokens.shape, generator=generator)
+        noised = torch.where(chance < self.keep[time], tokens, others)
+        return noised.masked_fill(chance > 1 - self.mask[time], mask)
+
+    def export(self, folder: Path) -> None:
+        """The layout of the official repository."""
+        export_pipeline(
+            folder / "vq_diffusion",
+            {"_class_name": "VQDiffusionScheduler", **TINY_VQ_DIFFUSION_SCHEDULE},
+            unconditional=self.unconditional,
+            transformer=self.model,
+            text_encoder=self.text_encoder,
+            vqvae=diffusers_vq(load_tokenizer(self.weights)),
+        )
