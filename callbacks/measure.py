@@ -10,7 +10,7 @@ from torch import Tensor
 from gendiv_lightning.batch import SampleBatch, split_by_prompt
 from gendiv_lightning.functional.estimate import Estimate
 from gendiv_lightning.generators.base import Generator
-from gendiv_lightning.metrics.base import PromptMetric
+from gendiv_lightning.metrics.base import PromptMetric, SampleMetric
 from gendiv_lightning.metrics.codebook import CodebookUsage
 
 
@@ -23,7 +23,7 @@ class Measure(Callback):
 
     usage: CodebookUsage
 
-    def __init__(self, metrics: list[PromptMetric]) -> None:
+    def __init__(self, metrics: list[SampleMetric]) -> None:
         self.metrics = metrics
 
     def identity(self) -> list[dict[str, object]]:
@@ -73,9 +73,10 @@ class Measure(Callback):
         columns: dict[str, Tensor] = {}
         for metric in self.metrics:
             estimates |= metric.compute()
-            with metric.sync_context():
-                _, rows = metric.per_prompt()
-            columns |= dict(zip(metric.names, rows.T, strict=True))
+            if isinstance(metric, PromptMetric):  # others are of the whole set of samples
+                with metric.sync_context():
+                    _, rows = metric.per_prompt()
+                columns |= dict(zip(metric.names, rows.T, strict=True))
         estimates |= self.usage.compute()
         with self.usage.sync_context():
             counts = self.usage.counts.clone()

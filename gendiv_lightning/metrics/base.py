@@ -1,4 +1,4 @@
-"""`PromptMetric`: a row of numbers a prompt; the estimate is their mean over prompts. It knows no metric and no run."""
+"""`SampleMetric`: fed with all samples of a prompt at a time. `PromptMetric`: a row of numbers a prompt, and their mean."""
 
 from __future__ import annotations
 
@@ -16,7 +16,33 @@ from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.functional.estimate import Estimate
 
 
-class PromptMetric(Metric, ABC):
+class SampleMetric(Metric, ABC):
+    """What a run asks of a metric: it is fed prompt by prompt, on any rank, and gives `Estimate`s by name."""
+
+    full_state_update = False
+    higher_is_better = None
+    is_differentiable = False
+
+    @abstractmethod
+    def identity(self) -> dict[str, object]:
+        """All that can change a number, for the run's fingerprint; a metric with weights adds their hash."""
+
+    def load(self) -> None:  # noqa: B027 (most need nothing)
+        """Load what the metric needs, before anything expensive has happened; OSError if it cannot be had."""
+
+    def check_prompts(self, texts: Sequence[str]) -> None:  # noqa: B027 (most measure any prompt)
+        """Raise ValueError if the metric cannot measure a prompt, before anything expensive has happened."""
+
+    @abstractmethod
+    def update(self, samples: PromptSamples) -> None:
+        """Add all samples of one prompt."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, Estimate]:
+        """One `Estimate` a name."""
+
+
+class PromptMetric(SampleMetric):
     """A torchmetrics metric with one row of numbers a prompt and one `Estimate` a number.
 
     State is one small float64 row a prompt, so it merges exactly over ranks, and the interval is a bootstrap over
@@ -26,9 +52,6 @@ class PromptMetric(Metric, ABC):
     this prompt" (one sample, no free factor) and leaves the prompt out of that number.
     """
 
-    full_state_update = False
-    higher_is_better = None
-    is_differentiable = False
     rows: list[Tensor]
     order: list[Tensor]
     counts: list[Tensor]
@@ -54,14 +77,8 @@ class PromptMetric(Metric, ABC):
         """The row of one prompt, in the order of `names`."""
 
     def identity(self) -> dict[str, object]:
-        """All that can change a number, for the run's fingerprint; a metric with weights adds their hash."""
+        """Names and method."""
         return {"names": list(self.names), "method": self.method}
-
-    def load(self) -> None:
-        """Load what the metric needs, before anything expensive has happened; most need nothing."""
-
-    def check_prompts(self, texts: Sequence[str]) -> None:
-        """Raise ValueError if the metric cannot measure a prompt, before anything expensive has happened."""
 
     def update(self, samples: PromptSamples) -> None:
         """Add all samples of one prompt."""
