@@ -1,4 +1,4 @@
-"""`SampleMetric`: fed with all samples of a prompt at a time. `PromptMetric`: a row of numbers a prompt, and their mean."""
+"""`SampleMetric`: fed with all samples of a prompt at a time; `PromptMetric`: a row of numbers a prompt, their mean."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class SampleMetric(Metric, ABC):
     def identity(self) -> dict[str, object]:
         """All that can change a number, for the run's fingerprint; a metric with weights adds their hash."""
 
-    def load(self) -> None:  # noqa: B027 (most need nothing)
+    def load(self) -> None:
         """Load what the metric needs, before anything expensive has happened; OSError if it cannot be had."""
 
-    def check_prompts(self, texts: Sequence[str]) -> None:  # noqa: B027 (most measure any prompt)
+    def check_prompts(self, texts: Sequence[str]) -> None:
         """Raise ValueError if the metric cannot measure a prompt, before anything expensive has happened."""
 
     @abstractmethod
