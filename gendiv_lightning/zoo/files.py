@@ -68,9 +68,9 @@ TINY_AMUSED: dict[str, Any] = {
     "codebook_size": 256,
     "in_channels": 128,
     "block_out_channels": 128,
-    "num_res_blocks": 1,
+    "num_res_blocks": 2,  # their convolutions are all that tells positions apart
     "block_num_heads": 4,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 1,
     "num_attention_heads": 4,
     "intermediate_size": 256,
     "sample_size": 6,

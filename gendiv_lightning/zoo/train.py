@@ -30,8 +30,8 @@ RECIPES: dict[str, tuple[Callable[..., Recipe], int]] = {
     "clip": (ClipRecipe, 1000),
     "llamagen": (LlamaGenRecipe, 5000),
     "amused-tokenizer": (AmusedTokenizerRecipe, 200),
-    "amused": (AmusedRecipe, 3200),
-    "vq-diffusion": (VQDiffusionRecipe, 3200),
+    "amused": (AmusedRecipe, 2400),
+    "vq-diffusion": (VQDiffusionRecipe, 2400),
 }
 
 

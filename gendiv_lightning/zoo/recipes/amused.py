@@ -19,7 +19,10 @@ from gendiv_lightning.zoo.recipes.text_tower import text_tower
 
 
 class AmusedRecipe(Recipe):
-    """The transformer alone: cross-entropy of masked tokens, their share by the cosine schedule (Chang et al. 2022)."""
+    """Cross-entropy of masked tokens, their share by the cosine schedule (Chang et al. 2022).
+
+    The text encoder starts as CLIP's and learns on: contrast among a hundred images teaches it too little of them.
+    """
 
     batch_size = 64
     learning_rate = 1.5e-3
@@ -30,7 +33,7 @@ class AmusedRecipe(Recipe):
         from transformers import PreTrainedTokenizerFast
 
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(weights / "clip")
-        self.text_encoder = text_tower(weights / "clip", projects=True)
+        self.text_encoder = text_tower(weights / "clip", projects=True).requires_grad_(True)
         self.model = UVit2DModel(**TINY_AMUSED)
         self.grids, self.images = torch.empty(0), training_images()
 
@@ -50,8 +53,7 @@ class AmusedRecipe(Recipe):
         dropped = torch.rand(len(texts), generator=generator) < 0.1
         texts = ["" if drop else text for text, drop in zip(texts, dropped.tolist(), strict=True)]
         ids = self.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids.to(self.device)
-        with torch.no_grad():
-            text = self.text_encoder(ids, output_hidden_states=True)
+        text = self.text_encoder(ids, output_hidden_states=True)
         tokens = self.grids[images]
         share = torch.cos(torch.rand(len(tokens), 1, generator=generator) * math.pi / 2)
         order = torch.rand(tokens.shape, generator=generator).argsort(1)

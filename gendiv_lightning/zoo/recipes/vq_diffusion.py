@@ -17,7 +17,7 @@ from gendiv_lightning.zoo.recipes.text_tower import text_tower
 
 
 class VQDiffusionRecipe(Recipe):
-    """The transformer and the unconditional embedding: cross-entropy of the clean tokens, at every position.
+    """Cross-entropy of the clean tokens, at every position; text encoder (from CLIP) and null embedding learn too.
 
     Noise is the paper's (Gu et al. 2022, section 4.1): tokens are kept, replaced by any other, or masked.
     """
@@ -31,8 +31,12 @@ class VQDiffusionRecipe(Recipe):
         from transformers import PreTrainedTokenizerFast
 
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(weights / "clip")
-        self.text_encoder = text_tower(weights / "clip", projects=False)
+        self.text_encoder = text_tower(weights / "clip", projects=False).requires_grad_(True)
         self.model = Transformer2DModel(**TINY_VQ_DIFFUSION)
+        for block in self.model.transformer_blocks:
+            # What they read has length 1, not the usual square root of the width.
+            for projection in (block.attn2.to_k, block.attn2.to_v):
+                projection.weight.data *= TINY_VQ_DIFFUSION["cross_attention_dim"] ** 0.5
         sizes = TINY_CLIP["text_cfg"]
         self.unconditional = nn.Parameter(0.1 * torch.randn(sizes["context_length"], sizes["width"]))
         schedule = VQDiffusionScheduler(**TINY_VQ_DIFFUSION_SCHEDULE)
@@ -54,8 +58,7 @@ class VQDiffusionRecipe(Recipe):
         images, texts = captioned(self.images, self.batch_size, self.seed, step)
         generator = seeded(self.seed, step + 500_000_000)
         ids = self.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids.to(self.device)
-        with torch.no_grad():
-            features = F.normalize(self.text_encoder(ids).last_hidden_state, dim=-1)
+        features = F.normalize(self.text_encoder(ids).last_hidden_state, dim=-1)
         dropped = (torch.rand(len(texts), generator=generator) < 0.1).to(self.device)
         features = torch.where(dropped[:, None, None], self.unconditional, features)
         tokens = self.grids[images]
