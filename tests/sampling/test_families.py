@@ -1,68 +1,76 @@
-"""The protocol is right for the three families: three loops of a few lines each, over one random network.
+"""The protocol is right for the three families: their loops, over one random network.
 
 B rows, L positions, K codebook entries; token K stands for "not decided yet".
 """
 
 import itertools
-import math
 
 import pytest
 import torch
 
-from gendiv_lightning.callbacks import Argmax, CodebookSubset, FreezePath, Temperature, TopK
-from gendiv_lightning.sampling import Noise, TokenSampler, apply_probes
+from gendiv_lightning.callbacks import Argmax, CodebookSubset, FreezePath, PosteriorArgmax, Temperature, TopK
+from gendiv_lightning.sampling import Noise, Observer, TokenGrid, TokenSampler, apply_probes
+from gendiv_lightning.sampling.diffusion import NoiseSchedule, sample_diffusion
+from gendiv_lightning.sampling.masked import MaskSchedule, sample_masked
 
 L, K, STEPS = 12, 8, 5
 TABLE = 2 * torch.randn(L, K + 1, L, K, generator=torch.Generator().manual_seed(0))
+MASKING = MaskSchedule(STEPS)
+ABSORBING = NoiseSchedule(K, 10, keep=(0.99, 0.01), mask=(0.01, 0.99))
+REPLACING = NoiseSchedule(K, 10, keep=(0.99, 0.01), mask=(0.005, 0.7))
 
 
-def network(tokens):
+def network(tokens, time=0):
     """Logits (B, L, K) of each position: a sum of what every position says to it."""
     return TABLE[torch.arange(L), tokens].sum(1) / L**0.5
 
 
-def sample_autoregressive(sampler, tokens):
-    """Yield what is decided at each step: positions (B, L) bool, tokens (B, L)."""
+def sample_autoregressive(sampler):
+    grid, rows = TokenGrid(sampler, L, blank=K), torch.arange(len(sampler.exec.keys))
     for i in range(L):
-        decided = torch.zeros_like(tokens, dtype=torch.bool).index_fill(1, torch.tensor(i), True)
-        draw = sampler.draw_tokens(network(tokens)[:, i : i + 1], step=i)
-        tokens = torch.where(decided, draw.tokens, tokens)
-        yield decided, tokens
+        grid.write(sampler.draw_tokens(network(grid.tokens)[:, i], i, rows, torch.full_like(rows, i)))
+    return grid.samples()
 
 
-def sample_masked(sampler, tokens):
-    for step in range(STEPS):
-        masked = tokens == K
-        draw = sampler.draw_tokens(network(tokens), step)
-        count = math.ceil(L * (step + 1) / STEPS)
-        stay = sampler.choose_positions(draw.confidence.masked_fill(~masked, math.inf), step, count=count)
-        tokens = torch.where(stay & masked, draw.tokens, tokens)
-        yield stay & masked, tokens
+def diffuse(schedule):
+    return lambda sampler: sample_diffusion(network, sampler, schedule, schedule.times(STEPS), L)
 
 
-def sample_diffusion(sampler, tokens):
-    for step in range(STEPS):
-        masked = tokens == K
-        log_change = torch.full(tokens.shape, -math.log(STEPS - step)).masked_fill(~masked, -math.inf)
-        change = sampler.choose_positions(log_change, step)
-        draw = sampler.draw_tokens(network(tokens), step)
-        tokens = torch.where(change, draw.tokens, tokens)
-        yield change, tokens
-
-
-FAMILIES = {"autoregressive": sample_autoregressive, "masked": sample_masked, "diffusion": sample_diffusion}
+FAMILIES = {
+    "autoregressive": sample_autoregressive,
+    "masked": lambda sampler: sample_masked(network, sampler, MASKING, L, K),
+    "absorbing diffusion": diffuse(ABSORBING),
+    "replacing diffusion": diffuse(REPLACING),
+}
+DIFFUSIONS = ["absorbing diffusion", "replacing diffusion"]
 NAMES = [(prompt, 0, number) for prompt in "pqr" for number in range(8)]
 every_family = pytest.mark.parametrize("family", FAMILIES)
+families_with_a_path = pytest.mark.parametrize("family", ["masked", *DIFFUSIONS])
 
 
-def make_sampler(path_names=NAMES, exec_names=NAMES, probes=()):
-    sampler = TokenSampler(Noise.of(0, "path", path_names), Noise.of(0, "exec", exec_names), K)
+class Decisions(Observer):
+    """The draws of a run, and which positions (B, L) each step decides."""
+
+    def __init__(self):
+        self.draws = []
+
+    def observe(self, draw):
+        self.draws.append(draw)
+
+    def steps(self):
+        decided = torch.zeros(len(self.draws), len(NAMES), L, dtype=torch.bool)
+        for step, draw in enumerate(self.draws):
+            decided[step, draw.rows, draw.positions] = True
+        return decided
+
+
+def make_sampler(path_names=NAMES, exec_names=NAMES, probes=(), **fields):
+    sampler = TokenSampler(Noise.of(0, "path", path_names), Noise.of(0, "exec", exec_names), K, **fields)
     return apply_probes(sampler, probes)
 
 
 def run(family, sampler):
-    *_, (_, tokens) = FAMILIES[family](sampler, torch.full((len(sampler.exec.names), L), K))
-    return tokens
+    return FAMILIES[family](sampler).tokens
 
 
 def run_probes(family, *probes):
@@ -74,20 +82,50 @@ def is_one_sample_a_prompt(tokens):
     return bool((tokens == tokens[:, :1]).all())
 
 
-@every_family
-@pytest.mark.parametrize("probes", [(), (Argmax(),), (FreezePath(),), (Argmax(), FreezePath())])
-def test_every_position_is_decided_exactly_once(family, probes):
-    sampler = make_sampler(probes=probes)
-    times, before = torch.zeros(len(NAMES), L), torch.full((len(NAMES), L), K)
-    for decided, tokens in FAMILIES[family](sampler, before):
-        assert torch.equal(tokens[~decided], before[~decided])
-        times, before = times + decided, tokens
-    assert (times == 1).all()
-    assert ((before >= 0) & (before < K)).all()
+PROBES = [(), (Argmax(),), (FreezePath(),), (Argmax(), FreezePath()), (PosteriorArgmax(),), (TopK(1),)]
 
 
 @every_family
-@pytest.mark.parametrize("probes", [(), (Argmax(),), (FreezePath(),)])
+@pytest.mark.parametrize("probes", PROBES)
+def test_every_position_is_decided_and_only_replacement_decides_again(family, probes):
+    decisions = Decisions()
+    samples = FAMILIES[family](make_sampler(probes=probes, observers=(decisions,)))
+    times = decisions.steps().sum(0)
+    assert (times >= 1).all()
+    assert ((samples.tokens >= 0) & (samples.tokens < K)).all()
+    if family != "replacing diffusion":
+        assert (times == 1).all()
+    elif not probes:
+        assert (times > 1).any()
+
+
+@every_family
+def test_the_samples_are_what_was_decided_last(family):
+    decisions = Decisions()
+    samples = FAMILIES[family](make_sampler(observers=(decisions,)))
+    expected = torch.full((len(NAMES), L), K), torch.zeros(len(NAMES), L), torch.zeros(len(NAMES), L)
+    for step, draw in enumerate(decisions.draws):
+        assert draw.step == step
+        for values, new in zip(expected, (draw.tokens, draw.entropy, draw.log_prob), strict=True):
+            values[draw.rows, draw.positions] = new
+    for ours, theirs in zip(samples, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("family", DIFFUSIONS)
+@pytest.mark.parametrize("probes", [(), (Argmax(),), (PosteriorArgmax(),)])
+def test_a_change_is_a_change(family, probes):
+    """To stay is the path's choice; a position that changes does not get its own token again."""
+    decisions = Decisions()
+    FAMILIES[family](make_sampler(probes=probes, observers=(decisions,)))
+    tokens = torch.full((len(NAMES), L), K)
+    for draw in decisions.draws:
+        assert (tokens[draw.rows, draw.positions] != draw.tokens).all()
+        tokens[draw.rows, draw.positions] = draw.tokens
+
+
+@every_family
+@pytest.mark.parametrize("probes", [(), (Argmax(),), (FreezePath(),), (PosteriorArgmax(),)])
 @pytest.mark.parametrize("size", [1, 3, 8])
 def test_a_sample_does_not_depend_on_its_batch(family, probes, size):
     parts = [NAMES[i : i + size] for i in range(0, len(NAMES), size)]
@@ -103,6 +141,11 @@ def test_a_sample_does_not_depend_on_the_order_of_rows(family):
 
 
 @every_family
+def test_a_batch_of_no_rows_has_no_samples(family):
+    assert run(family, make_sampler([], [])).shape == (0, L)
+
+
+@every_family
 def test_samples_differ_when_no_probe_is_on(family):
     assert len(run_probes(family).unique(dim=0)) == len(NAMES)
 
@@ -112,11 +155,16 @@ def test_argmax_on_a_frozen_path_leaves_one_sample(family):
     assert is_one_sample_a_prompt(run_probes(family, Argmax(), FreezePath()))
 
 
+@every_family
+def test_without_any_noise_there_is_one_sample_only(family):
+    assert len(run_probes(family, PosteriorArgmax()).unique(dim=0)) == 1  # the network knows no prompts
+
+
 def test_argmax_alone_leaves_one_sample_where_there_is_no_path():
     assert is_one_sample_a_prompt(run_probes("autoregressive", Argmax()))
 
 
-@pytest.mark.parametrize("family", ["masked", "diffusion"])
+@families_with_a_path
 def test_argmax_alone_leaves_the_diversity_of_the_path(family):
     assert len(run_probes(family, Argmax()).unique(dim=0)) > 1
     assert not is_one_sample_a_prompt(run_probes(family, Argmax()))
@@ -127,13 +175,13 @@ def test_a_frozen_path_leaves_the_diversity_of_execution(family):
     assert len(run_probes(family, FreezePath()).unique(dim=0)) == len(NAMES)
 
 
-@pytest.mark.parametrize("family", ["masked", "diffusion"])
-def test_a_frozen_path_decides_the_same_positions_in_diffusion(family):
-    sampler = make_sampler(probes=[FreezePath()])
-    schedules = [decided for decided, _ in FAMILIES[family](sampler, torch.full((len(NAMES), L), K))]
-    schedule = torch.stack(schedules).view(STEPS, 3, 8, L)
-    shared = bool((schedule == schedule[:, :, :1]).all())
-    assert shared == (family == "diffusion")  # a masked model's confidences differ with the tokens
+@families_with_a_path
+def test_a_frozen_path_reveals_the_same_positions_in_diffusion(family):
+    decisions = Decisions()
+    FAMILIES[family](make_sampler(probes=[FreezePath()], observers=(decisions,)))
+    revealed = decisions.steps().cummax(0).values.view(STEPS, 3, 8, L)
+    shared = bool((revealed == revealed[:, :, :1]).all())
+    assert shared == (family in DIFFUSIONS)  # a masked model's confidences differ with the tokens
 
 
 def test_an_autoregressive_sample_does_not_depend_on_path_noise():
@@ -159,6 +207,8 @@ def test_probes_commute(family):
 
 @every_family
 @pytest.mark.parametrize("tokens", [[3], [0, 6], [1, 2, 5, 7]])
-def test_no_token_falls_outside_the_subset(family, tokens):
-    sampled = run_probes(family, CodebookSubset("list", tokens=tokens), TopK(2))
-    assert set(sampled.flatten().tolist()) == set(tokens)
+@pytest.mark.parametrize("probes", [(TopK(2),), (TopK(2), Argmax()), (PosteriorArgmax(),)])
+def test_no_token_falls_outside_the_subset(family, tokens, probes):
+    sampled = set(run_probes(family, CodebookSubset("list", tokens=tokens), *probes).flatten().tolist())
+    assert sampled <= set(tokens)
+    assert sampled == set(tokens) or probes != (TopK(2),)

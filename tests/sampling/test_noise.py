@@ -54,21 +54,21 @@ def test_the_reference_gives_the_published_numbers():
 def test_a_row_is_the_splitmix64_sequence_of_its_key(key):
     generator = SplitMix64(key)
     expected = [((generator.next() >> 12) + 0.5) * 2.0**-52 for _ in range(50)]
-    assert noise_of_keys(key).uniform(0, 50)[0].tolist() == expected
+    assert noise_of_keys(key).uniform_grid(0, 50)[0].tolist() == expected
 
 
 @pytest.mark.parametrize("step", [1, 2, 99, 65535, (1 << 31) - 1])
 def test_a_step_begins_two_to_the_32_numbers_after_the_last(step):
     generator = SplitMix64(42 + (step << 32) * GAMMA)
     expected = [((generator.next() >> 12) + 0.5) * 2.0**-52 for _ in range(5)]
-    assert noise_of_keys(42).uniform(step, 5)[0].tolist() == expected
+    assert noise_of_keys(42).uniform_grid(step, 5)[0].tolist() == expected
 
 
 @pytest.mark.parametrize(("bits", "uniform"), [(0, 2.0**-53), (WORD - 1, 1 - 2.0**-53)])
 def test_the_least_and_the_largest_number_lie_inside_the_open_interval(bits, uniform):
     seed = seed_whose_first_number_is(bits)
     assert SplitMix64(seed).next() == bits
-    assert noise_of_keys(seed).uniform(0, 1).item() == uniform
+    assert noise_of_keys(seed).uniform_grid(0, 1).item() == uniform
     assert 0 < uniform < 1
 
 
@@ -78,34 +78,48 @@ def test_keys_come_from_sha256_of_seed_role_and_name():
 
 
 def test_numbers_stay_what_they_are_from_version_to_version():
-    uniforms = Noise.of(0, "exec", [("a", 0, 0)]).uniform(3, 2)[0].tolist()
+    uniforms = Noise.of(0, "exec", [("a", 0, 0)]).uniform_grid(3, 2)[0].tolist()
     assert uniforms == [0.27076609507306026, 0.816907710847777]
 
 
 def test_equal_names_get_equal_numbers_whatever_the_batch_order_and_split():
     rows = names(24)
-    whole = Noise.of(0, "exec", rows).uniform(5, 7)
+    whole = Noise.of(0, "exec", rows).uniform_grid(5, 7)
     for size in (1, 3, 8):
-        parts = [Noise.of(0, "exec", rows[i : i + size]).uniform(5, 7) for i in range(0, 24, size)]
+        parts = [Noise.of(0, "exec", rows[i : i + size]).uniform_grid(5, 7) for i in range(0, 24, size)]
         assert torch.equal(torch.cat(parts), whole)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0)).tolist()
-    assert torch.equal(Noise.of(0, "exec", [rows[i] for i in order]).uniform(5, 7), whole[order])
+    assert torch.equal(Noise.of(0, "exec", [rows[i] for i in order]).uniform_grid(5, 7), whole[order])
 
 
 def test_a_position_has_its_number_however_many_are_asked_for():
     noise = Noise.of(0, "exec", names(4))
-    assert torch.equal(noise.uniform(2, 100)[:, :9], noise.uniform(2, 9))
+    assert torch.equal(noise.uniform_grid(2, 100)[:, :9], noise.uniform_grid(2, 9))
+
+
+@pytest.mark.parametrize("step", [0, 3, (1 << 31) - 1])
+def test_places_have_the_numbers_of_the_grid_in_any_order_and_more_than_once(step):
+    noise, generator = Noise.of(0, "exec", names(4)), torch.Generator().manual_seed(0)
+    rows, positions = (torch.randint(high, (50,), generator=generator) for high in (4, 30))
+    uniforms = noise.uniform(step, rows, positions)
+    assert (uniforms.shape, uniforms.dtype) == ((50,), torch.float64)
+    assert torch.equal(uniforms, noise.uniform_grid(step, 30)[rows, positions])
+
+
+def test_no_places_have_no_numbers():
+    nowhere = torch.empty(0, dtype=torch.int64)
+    assert Noise.of(0, "exec", names(4)).uniform(0, nowhere, nowhere).shape == (0,)
 
 
 def test_every_part_of_a_name_seed_role_and_step_make_other_numbers():
     base = ("p", 0, 0)
     variants = [
-        Noise.of(0, "exec", [base]).uniform(0, 4),
-        Noise.of(0, "exec", [base]).uniform(1, 4),
-        Noise.of(1, "exec", [base]).uniform(0, 4),
-        Noise.of(0, "path", [base]).uniform(0, 4),
-        *(Noise.of(0, "exec", [name]).uniform(0, 4) for name in [("q", 0, 0), ("p", 1, 0), ("p", 0, 1), ("p", 0)]),
-        *(Noise.of(0, "exec", [name]).uniform(0, 4) for name in [("p", 10, 0), ("p", 1, 100), ("p", "0", 0)]),
+        Noise.of(0, "exec", [base]).uniform_grid(0, 4),
+        Noise.of(0, "exec", [base]).uniform_grid(1, 4),
+        Noise.of(1, "exec", [base]).uniform_grid(0, 4),
+        Noise.of(0, "path", [base]).uniform_grid(0, 4),
+        *(Noise.of(0, "exec", [name]).uniform_grid(0, 4) for name in [("q", 0, 0), ("p", 1, 0), ("p", 0, 1), ("p", 0)]),
+        *(Noise.of(0, "exec", [name]).uniform_grid(0, 4) for name in [("p", 10, 0), ("p", 1, 100), ("p", "0", 0)]),
     ]
     assert torch.cat(variants).unique().numel() == 4 * len(variants)
 
@@ -117,7 +131,7 @@ LAYOUTS = {"positions": (10, 1, 10_000), "steps": (10, 2000, 5), "keys": (100_00
 def test_a_hundred_thousand_numbers_are_uniform(layout):
     num_rows, num_steps, num_positions = LAYOUTS[layout]
     noise = Noise.of(0, "exec", names(num_rows))
-    uniforms = torch.cat([noise.uniform(step, num_positions) for step in range(num_steps)]).flatten().numpy()
+    uniforms = torch.cat([noise.uniform_grid(step, num_positions) for step in range(num_steps)]).flatten().numpy()
     assert len(uniforms) == 100_000
     assert kstest(uniforms, "uniform").pvalue > 1e-3
     fine = (uniforms * 2.0**30 % 256).astype(int)  # bits that a test on the whole number does not see
@@ -126,14 +140,14 @@ def test_a_hundred_thousand_numbers_are_uniform(layout):
 
 def neighbours():
     noise, num = Noise.of(0, "exec", names(1000)), 100
-    numbers = noise.uniform(0, num)
+    numbers = noise.uniform_grid(0, num)
     return {
-        "roles": (numbers, Noise.of(0, "path", names(1000)).uniform(0, num)),
-        "seeds": (numbers, Noise.of(1, "exec", names(1000)).uniform(0, num)),
-        "steps": (numbers, noise.uniform(1, num)),
+        "roles": (numbers, Noise.of(0, "path", names(1000)).uniform_grid(0, num)),
+        "seeds": (numbers, Noise.of(1, "exec", names(1000)).uniform_grid(0, num)),
+        "steps": (numbers, noise.uniform_grid(1, num)),
         "positions": (numbers[:, :-1], numbers[:, 1:]),
         "keys": (numbers[:-1], numbers[1:]),
-        "prompts": (numbers, Noise.of(0, "exec", names(1000, "q")).uniform(0, num)),
+        "prompts": (numbers, Noise.of(0, "exec", names(1000, "q")).uniform_grid(0, num)),
     }
 
 
@@ -147,7 +161,7 @@ def test_numbers_of_neighbouring_names_are_independent(kind):
 
 
 def test_shared_noise_forgets_the_last_part_of_the_name():
-    shared = Noise.of(0, "path", [*names(3, "p"), *names(2, "q")]).shared().uniform(0, 4)
+    shared = Noise.of(0, "path", [*names(3, "p"), *names(2, "q")]).shared().uniform_grid(0, 4)
     assert torch.equal(shared[0].expand(3, -1), shared[:3])
     assert torch.equal(shared[3], shared[4])
     assert not torch.equal(shared[0], shared[3])
@@ -168,9 +182,11 @@ def test_noise_that_is_off_gives_no_numbers_and_stays_off_when_shared():
     off = Noise.of(0, "exec", names(2)).off()
     for noise in (off, off.shared()):
         with pytest.raises(AssertionError, match="exec noise is off"):
-            noise.uniform(0, 1)
+            noise.uniform_grid(0, 1)
+        with pytest.raises(AssertionError, match="exec noise is off"):
+            noise.uniform(0, torch.tensor([1]), torch.tensor([0]))
     assert torch.equal(off.keys, Noise.of(0, "exec", names(2)).keys)
 
 
 def test_a_batch_of_no_rows_has_noise_too():
-    assert Noise.of(0, "exec", []).shared().uniform(0, 5).shape == (0, 5)
+    assert Noise.of(0, "exec", []).shared().uniform_grid(0, 5).shape == (0, 5)

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from gendiv_lightning.sampling import Draw, Noise, Observer, TokenSampler
+from gendiv_lightning.sampling import Draw, Noise, Observer, TokenGrid, TokenSampler
 from gendiv_lightning.sampling.sampler import invert_cdf
 
 INF = math.inf
@@ -32,6 +32,16 @@ def random_logits(*shape, seed=0, scale=3.0):
 
 def kept(logits):
     return logits.isfinite().nonzero()[:, 0].tolist()
+
+
+def places(num_rows, num_positions):
+    """Rows and positions of a whole grid, as `flatten(0, 1)` orders it."""
+    return torch.ones(num_rows, num_positions).nonzero(as_tuple=True)
+
+
+def draw_grid(sampler, logits, step=0):
+    """Draw at all places of logits (B, P, K)."""
+    return sampler.draw_tokens(logits.flatten(0, 1), step, *places(*logits.shape[:2]))
 
 
 # --- guidance ---
@@ -174,10 +184,10 @@ def test_no_combination_of_knobs_on_any_subset_gives_nan(size, peak):
         )
         guided = sampler.guide(*logits) if sampler.is_guided else logits[0]
         for one in (sampler, replace(sampler, exec=sampler.exec.off())):
-            draw = one.draw_tokens(guided, step=0)
+            draw = draw_grid(one, guided)
             assert allowed[draw.tokens].all()
             assert not draw.log_probs.isnan().any()
-            torch.testing.assert_close(draw.log_probs.exp().sum(-1), torch.ones(num_rows, 2), atol=1e-4, rtol=0)
+            torch.testing.assert_close(draw.log_probs.exp().sum(-1), torch.ones(2 * num_rows), atol=1e-4, rtol=0)
             assert (draw.log_prob > -INF).all()
             assert (draw.log_prob <= 0).all()
             assert (draw.entropy >= -1e-6).all()
@@ -246,7 +256,7 @@ def test_a_uniform_on_a_running_sum_belongs_to_the_next_token_that_can_be_drawn(
 
 def test_running_sums_over_a_large_codebook_are_exact():
     """In float32 the sums of 16384 terms would put some twenty of these draws on a neighbour."""
-    probs, uniforms = random_logits(16384, scale=0.1).softmax(0), Noise.of(0, "exec", [()]).uniform(0, 1000)[0]
+    probs, uniforms = random_logits(16384, scale=0.1).softmax(0), Noise.of(0, "exec", [()]).uniform_grid(0, 1000)[0]
     cdf = np.cumsum(probs.numpy().astype(np.float64))
     expected = np.searchsorted(cdf, uniforms.numpy() * cdf[-1], side="right")
     assert invert_cdf(probs.expand(1000, -1), uniforms).tolist() == expected.tolist()
@@ -269,9 +279,9 @@ def test_twenty_thousand_tokens_follow_the_softmax(knobs):
     num = 20_000
     sampler = make_sampler(num, 16, **knobs)
     logits = random_logits(16, scale=1.0)
-    tokens = sampler.draw_tokens(logits.expand(num, 1, 16), step=3).tokens
+    tokens = sampler.draw_tokens(logits.expand(num, 16), 3, *places(num, 1)).tokens
     expected = num * sampler.filter_logits(logits).double().softmax(0)
-    counts = tokens.flatten().bincount(minlength=16)
+    counts = tokens.bincount(minlength=16)
     possible = expected > 0
     assert counts[~possible].sum() == 0
     assert chisquare(counts[possible].numpy(), expected[possible].numpy()).pvalue > 1e-3
@@ -281,7 +291,7 @@ def test_tokens_of_two_positions_and_steps_are_drawn_independently():
     num = 20_000
     sampler = make_sampler(num, 2)
     logits = torch.zeros(num, 2, 2)
-    tokens = [sampler.draw_tokens(logits, step).tokens for step in (0, 1)]
+    tokens = [draw_grid(sampler, logits, step).tokens.view(num, 2) for step in (0, 1)]
     a, b, c = tokens[0][:, 0], tokens[0][:, 1], tokens[1][:, 0]
     for x, y in ((a, b), (a, c)):
         assert chisquare((2 * x + y).bincount(minlength=4).numpy()).pvalue > 1e-3
@@ -291,13 +301,13 @@ def test_without_noise_the_mode_is_taken_whatever_top_k_and_top_p():
     sampler = make_sampler(5)
     logits = random_logits(5, 3, 8)
     for knobs in ({}, {"top_k": 2}, {"top_p": 0.1}, {"temperature": 3.0}):
-        draw = replace(sampler, exec=sampler.exec.off(), **knobs).draw_tokens(logits, 0)
-        assert torch.equal(draw.tokens, logits.argmax(-1))
+        draw = draw_grid(replace(sampler, exec=sampler.exec.off(), **knobs), logits)
+        assert torch.equal(draw.tokens, logits.argmax(-1).flatten())
 
 
 def test_without_noise_the_mode_is_the_subsets():
     sampler = make_sampler(1, 4, allowed=subset(1, 2, codebook_size=4))
-    draw = replace(sampler, exec=sampler.exec.off()).draw_tokens(torch.tensor([[[9.0, 1.0, 2.0, 8.0]]]), 0)
+    draw = draw_grid(replace(sampler, exec=sampler.exec.off()), torch.tensor([[[9.0, 1.0, 2.0, 8.0]]]))
     assert draw.tokens.item() == 2
 
 
@@ -307,49 +317,118 @@ def test_a_draw_does_not_depend_on_its_batch():
 
     def draw(rows):
         sampler = TokenSampler(Noise.of(0, "path", names[rows]), Noise.of(0, "exec", names[rows]), 8, top_p=0.9)
-        return sampler.draw_tokens(logits[rows], 7).tokens
+        return draw_grid(sampler, logits[rows], 7).tokens
 
     whole = draw(slice(None))
     for size in (1, 3, 8):
         assert torch.equal(torch.cat([draw(slice(i, i + size)) for i in range(0, 24, size)]), whole)
 
 
-def test_observers_see_every_draw_in_order_and_change_nothing():
-    class Recorder(Observer):
-        def __init__(self):
-            self.draws = []
+def test_a_draw_does_not_depend_on_what_else_is_drawn():
+    sampler, logits = make_sampler(6), random_logits(6, 10, 8)
+    whole = draw_grid(sampler, logits, 7).tokens.view(6, 10)
+    rows, positions = (torch.randint(high, (25,), generator=torch.Generator().manual_seed(high)) for high in (6, 10))
+    draw = sampler.draw_tokens(logits[rows, positions], 7, rows, positions)
+    assert torch.equal(draw.tokens, whole[rows, positions])
 
-        def observe(self, draw):
-            self.draws.append(draw)
 
+def test_filtered_logits_are_drawn_from_as_they_are():
+    sampler, logits = make_sampler(50, allowed=subset(1, 2, 5), temperature=0.5, top_k=2), random_logits(50, 8)
+    draw = sampler.draw_filtered(logits, 3, *places(50, 1))
+    assert draw.logits is logits
+    assert torch.equal(draw.tokens, make_sampler(50).draw_tokens(logits, 3, *places(50, 1)).tokens)
+    filtered = sampler.draw_filtered(sampler.filter_logits(logits), 3, *places(50, 1))
+    assert torch.equal(filtered.tokens, sampler.draw_tokens(logits, 3, *places(50, 1)).tokens)
+    assert not torch.equal(filtered.tokens, draw.tokens)
+    assert torch.equal(
+        replace(sampler, exec=sampler.exec.off()).draw_filtered(logits, 3, *places(50, 1)).tokens, logits.argmax(-1)
+    )
+
+
+@pytest.mark.parametrize("is_off", [False, True])
+def test_nothing_may_be_asked_for(is_off):
+    sampler, nowhere = make_sampler(2, top_k=3, top_p=0.5), torch.empty(0, dtype=torch.int64)
+    sampler = replace(sampler, exec=sampler.exec.off()) if is_off else sampler
+    draw = sampler.draw_tokens(torch.empty(0, 8), 0, nowhere, nowhere)
+    assert [x.shape for x in (draw.tokens, draw.entropy, draw.log_prob, draw.confidence)] == [(0,)] * 4
+
+
+# --- the grid ---
+
+
+class Recorder(Observer):
+    def __init__(self):
+        self.draws = []
+
+    def observe(self, draw):
+        self.draws.append(draw)
+
+
+@pytest.mark.parametrize("blank", [-1, 8])
+def test_a_new_grid_is_blank(blank):
+    grid = TokenGrid(make_sampler(2), 3, blank)
+    assert torch.equal(grid.tokens, torch.full((2, 3), blank))
+    assert [x.tolist() for x in grid.samples()] == [[[blank] * 3] * 2, [[0.0] * 3] * 2, [[0.0] * 3] * 2]
+
+
+def test_the_grid_keeps_the_last_draw_of_each_place():
+    sampler, logits = make_sampler(2, top_p=0.9), random_logits(2, 4, 8)
+    grid, expected = TokenGrid(sampler, 5, blank=8), {}
+    for step, written in enumerate(([(0, 0), (0, 4), (1, 1), (1, 3)], [(0, 1), (0, 4), (1, 1), (1, 4)])):
+        draw = sampler.draw_tokens(logits[step], step, *torch.tensor(written).T)
+        grid.write(draw)
+        expected |= zip(written, zip(draw.tokens, draw.entropy, draw.log_prob, strict=True), strict=True)
+        for place in itertools.product(range(2), range(5)):
+            assert tuple(x[place] for x in grid.samples()) == expected.get(place, (8, 0.0, 0.0))
+
+
+def test_observers_are_told_what_is_written_in_order_and_change_nothing():
     first, second, logits = Recorder(), Recorder(), random_logits(2, 3, 8)
     watched = make_sampler(2, observers=(first, second))
-    draws = [watched.draw_tokens(logits, step) for step in range(3)]
-    assert first.draws == second.draws == draws
+    grid, unwatched = TokenGrid(watched, 3), TokenGrid(make_sampler(2), 3)
+    draws = [draw_grid(watched, logits, step) for step in range(3)]
+    assert first.draws == []  # a draw is not a decision yet: a masked sampler writes but some of it
     for step, draw in enumerate(draws):
+        grid.write(draw)
+        unwatched.write(draw_grid(make_sampler(2), logits, step))
         assert draw.step == step
-        assert torch.equal(draw.tokens, make_sampler(2).draw_tokens(logits, step).tokens)
+    assert first.draws == second.draws == draws
+    for ours, theirs in zip(grid.samples(), unwatched.samples(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 # --- what a draw says of itself ---
 
 
 def test_entropy_and_log_probability_are_those_of_the_formulas_in_bits():
-    draw = make_sampler(3, temperature=0.8, top_k=6, top_p=0.95).draw_tokens(random_logits(3, 4, 8), 0)
-    for row, position in itertools.product(range(3), range(4)):
-        probs = draw.log_probs[row, position].double().exp().tolist()
+    draw = draw_grid(make_sampler(3, temperature=0.8, top_k=6, top_p=0.95), random_logits(3, 4, 8))
+    for place in range(12):
+        probs = draw.log_probs[place].double().exp().tolist()
+        assert sum(probs) == pytest.approx(1, abs=1e-6)
         entropy = -sum(p * math.log2(p) for p in probs if p > 0)
-        assert draw.entropy[row, position].item() == pytest.approx(entropy, abs=1e-5)
-        drawn = probs[draw.tokens[row, position]]
-        assert draw.log_prob[row, position].item() == pytest.approx(math.log2(drawn), abs=1e-5)
-        assert draw.confidence[row, position].item() == pytest.approx(math.log(drawn), abs=1e-5)
+        assert draw.entropy[place].item() == pytest.approx(entropy, abs=1e-5)
+        drawn = probs[draw.tokens[place]]
+        assert draw.log_prob[place].item() == pytest.approx(math.log2(drawn), abs=1e-5)
+        assert draw.confidence[place].item() == pytest.approx(math.log(drawn), abs=1e-5)
 
 
 def test_entropies_of_known_distributions():
     probs = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0.25, 0.25, 0.25, 0.25], [0.5, 0.25, 0.125, 0.125]])
-    draw = Draw(0, torch.tensor([[0, 0, 0, 2]]), probs.log()[None])
-    assert draw.entropy[0].tolist() == pytest.approx([0, 1, 2, 1.75], abs=1e-6)
-    assert draw.log_prob[0].tolist() == pytest.approx([0, -1, -2, -3], abs=1e-6)
+    for shift in (0.0, 5.0):  # logits need not be normalised
+        draw = Draw(0, *places(4, 1), torch.tensor([0, 0, 0, 2]), probs.log() + shift)
+        assert draw.entropy.tolist() == pytest.approx([0, 1, 2, 1.75], abs=1e-6)
+        assert draw.log_prob.tolist() == pytest.approx([0, -1, -2, -3], abs=1e-6)
+        assert draw.confidence.tolist() == pytest.approx([-math.log(2) * bits for bits in (0, 1, 2, 3)], abs=1e-6)
+
+
+def test_part_of_a_draw_is_taken_by_mask_or_number():
+    draw = draw_grid(make_sampler(2), random_logits(2, 4, 8), 5)
+    numbers = [1, 2, 6]
+    by_number, by_mask = draw.take(torch.tensor(numbers)), draw.take(subset(*numbers))
+    assert by_number.step == by_mask.step == 5
+    for name in ("rows", "positions", "tokens", "logits", "confidence", "log_prob", "entropy"):
+        assert torch.equal(getattr(by_number, name), getattr(draw, name)[numbers]), name
+        assert torch.equal(getattr(by_mask, name), getattr(by_number, name)), name
 
 
 # --- positions ---
@@ -448,5 +527,5 @@ def test_positions_are_chosen_by_path_noise_and_tokens_by_execution_noise():
                 changed.choose_positions(weights, 0, count=count), sampler.choose_positions(weights, 0, count=count)
             )
             assert same != moves_path
-        same = torch.equal(changed.draw_tokens(logits, 0).tokens, sampler.draw_tokens(logits, 0).tokens)
+        same = torch.equal(draw_grid(changed, logits).tokens, draw_grid(sampler, logits).tokens)
         assert same == moves_path
