@@ -1,6 +1,5 @@
 """No test reaches the network or the user's cache. The models are tiny and random: no trained weights are needed."""
 
-import json
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
@@ -10,24 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from gendiv_lightning.batch import NoiseKey, Prompt, PromptBatch
 from gendiv_lightning.generators import Amused, LlamaGen, VQDiffusion
 from gendiv_lightning.models.llamagen_gpt import GPT, GPT_SIZES, GPTConfig
 from gendiv_lightning.models.llamagen_vq import VQ_SIZES, VQConfig, VQModel
-from gendiv_lightning.zoo.files import (
-    TINY_AMUSED,
-    TINY_AMUSED_SCHEDULE,
-    TINY_CLIP,
-    TINY_GPT,
-    TINY_T5,
-    TINY_VQ,
-    TINY_VQ_DIFFUSION,
-    TINY_VQ_DIFFUSION_SCHEDULE,
-    num_words,
-    write_tokenizer,
-)
+from gendiv_lightning.zoo.files import TINY_GPT, TINY_T5, TINY_VQ, num_words, write_tokenizer
 
 torch.set_num_threads(1)  # models this small gain nothing from more, and lose much on a busy machine
 
@@ -96,87 +83,23 @@ def make_c2i(weights) -> Callable[..., LlamaGen]:
     return make
 
 
-def randomise(module: torch.nn.Module, seed: int, **scales: float) -> torch.nn.Module:
-    """Random parameters, biases and norms too; those of a module named in `scales` are so much larger than usual."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, tensor in module.named_parameters():
-        noise = torch.randn(tensor.shape, generator=generator)
-        scale = next((scale for part, scale in scales.items() if part in name.split(".")), 1.0)
-        is_matrix = tensor.ndim > 1
-        tensor.data = scale * noise / tensor[0].numel() ** 0.5 if is_matrix else tensor.data + 0.1 * noise
-    return module.eval()
-
-
 @pytest.fixture(scope="session")
-def pipelines(tmp_path_factory) -> Path:
-    """Random pipelines of toy size in the layout of the official repositories: `amused` and `vq_diffusion`."""
-    from diffusers import AmusedScheduler, Transformer2DModel, UVit2DModel, VQDiffusionScheduler, VQModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
-
-    def write(name, projects, transformer, scheduler, vq):
-        text = TINY_CLIP["text_cfg"]
-        config = CLIPTextConfig(
-            vocab_size=text["vocab_size"],
-            hidden_size=text["width"],
-            intermediate_size=4 * text["width"],
-            projection_dim=TINY_CLIP["embed_dim"],
-            num_hidden_layers=text["layers"],
-            num_attention_heads=text["heads"],
-            max_position_embeddings=text["context_length"],
-            pad_token_id=0,
-            bos_token_id=text["vocab_size"] - 2,
-            eos_token_id=text["vocab_size"] - 1,
-        )
-        encoder = (CLIPTextModelWithProjection if projects else CLIPTextModel)(config)
-        randomise(encoder, 0, token_embedding=4.0).save_pretrained(folder / name / "text_encoder")
-        write_tokenizer(folder / name / "tokenizer", kind="clip")
-        randomise(transformer, 1, conv2=4.0, out=4.0).save_pretrained(folder / name / "transformer")
-        scheduler.save_pretrained(folder / name / "scheduler")
-        vq.save_pretrained(folder / name / "vqvae")
-
-    sizes = {
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-        "block_out_channels": (32, 32, 64, 64),
-        "vq_embed_dim": 8,
-        "num_vq_embeddings": 256,
-    }
-    folder = tmp_path_factory.mktemp("pipelines")
-    # As the official one, it looks up its codes itself.
-    vq = randomise(VQModel(**sizes, latent_channels=8, lookup_from_codebook=True), 2, conv_out=0.3, quant_conv=0.5)
-    vq.decoder.conv_out.bias.data += 0.5
-    write("amused", True, UVit2DModel(**TINY_AMUSED), AmusedScheduler(**TINY_AMUSED_SCHEDULE), vq)
-    scheduler = VQDiffusionScheduler(**TINY_VQ_DIFFUSION_SCHEDULE)
-    vq = randomise(VQModel(**sizes, latent_channels=16), 3, conv_out=0.6, quant_conv=0.5)
-    write("vq_diffusion", False, Transformer2DModel(**TINY_VQ_DIFFUSION), scheduler, vq)
-    learned = folder / "vq_diffusion" / "learned_classifier_free_sampling_embeddings"
-    learned.mkdir()
-    length, width = (TINY_CLIP["text_cfg"][name] for name in ("context_length", "width"))
-    embeddings = torch.randn(length, width, generator=torch.Generator().manual_seed(4)) / width**0.5
-    save_file({"embeddings": embeddings}, learned / "diffusion_pytorch_model.safetensors")
-    config = {"learnable": True, "hidden_size": width, "length": length}
-    (learned / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-@pytest.fixture(scope="session")
-def make_amused(pipelines) -> Callable[..., Amused]:
-    """A tiny aMUSEd, 36 tokens, K = 256; not loaded yet."""
+def make_amused() -> Callable[..., Amused]:
+    """The embedded aMUSEd, in few steps; not loaded yet."""
 
     def make(**settings) -> Amused:
-        defaults = {"checkpoint": str(pipelines / "amused"), "num_steps": 5, "guidance_scale": 2.0, "batch_size": 8}
+        defaults = {"checkpoint": "zoo:amused", "num_steps": 5, "guidance_scale": 1.5, "batch_size": 8}
         return Amused(**{**defaults, "size": "tiny", **settings})
 
     return make
 
 
 @pytest.fixture(scope="session")
-def make_vq_diffusion(pipelines) -> Callable[..., VQDiffusion]:
-    """A tiny VQ-Diffusion, 36 tokens, K = 256; not loaded yet."""
+def make_vq_diffusion() -> Callable[..., VQDiffusion]:
+    """The embedded VQ-Diffusion, in few steps; not loaded yet."""
 
     def make(**settings) -> VQDiffusion:
-        checkpoint = str(pipelines / "vq_diffusion")
-        defaults = {"checkpoint": checkpoint, "num_steps": 5, "guidance_scale": 2.0, "batch_size": 8}
+        defaults = {"checkpoint": "zoo:vq_diffusion", "num_steps": 5, "guidance_scale": 1.5, "batch_size": 8}
         return VQDiffusion(**{**defaults, "size": "tiny", **settings})
 
     return make

@@ -131,6 +131,7 @@ class Transition:
         rate = torch.where(masked, self.step.mask, self.step.replace)
         weights = rate[:, None] * self.change_weights(probs, tokens)
         stays = self._stay_weight(probs.gather(1, here))[0]
+        stays = torch.where(weights.sum(1, keepdim=True) > 0, stays, 1.0)  # without replacement a token never changes
         weights = weights.scatter_add(1, here, torch.where(masked[:, None], 0.0, stays))
         stays_masked = torch.where(masked, self.past.mask, 0.0)[:, None]
         weights = torch.cat([weights, stays_masked.to(weights)], dim=1)

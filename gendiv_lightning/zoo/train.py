@@ -29,7 +29,7 @@ RECIPES: dict[str, tuple[Callable[..., Recipe], int]] = {
     "perceptual": (PerceptualRecipe, 1500),
     "clip": (ClipRecipe, 1000),
     "llamagen": (LlamaGenRecipe, 5000),
-    "amused-tokenizer": (AmusedTokenizerRecipe, 200),
+    "amused-tokenizer": (AmusedTokenizerRecipe, 150),
     "amused": (AmusedRecipe, 2400),
     "vq-diffusion": (VQDiffusionRecipe, 2400),
 }
