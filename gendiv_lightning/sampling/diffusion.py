@@ -48,14 +48,18 @@ class NoiseSchedule:
             return Rates(1.0, 0.0, 0.0)
         share = time / (self.num_times - 1)
         keep, mask = (first + share * (last - first) for first, last in (self.keep, self.mask))
-        return Rates(keep, (1 - keep - mask) / self.codebook_size, mask)
+        return self._rates(keep, mask)
 
     def between(self, earlier: int, later: int) -> Rates:
         """From x_s to x_t, s < t."""
         first, last = self.cumulative(earlier), self.cumulative(later)
         keep, mask = last.keep / first.keep, 1 - (1 - last.mask) / (1 - first.mask)
-        # Never below 0: without replacement the difference is nothing but rounding.
-        return Rates(keep, max(0.0, 1 - keep - mask) / self.codebook_size, mask)
+        return self._rates(keep, mask)
+
+    def _rates(self, keep: float, mask: float) -> Rates:
+        rest = 1 - keep - mask
+        # Without replacement the rest is nothing but rounding, of either sign.
+        return Rates(keep, rest / self.codebook_size if rest > 1e-12 else 0.0, mask)
 
     def times(self, num_steps: int, spacing: Literal["even", "last"] = "even") -> list[int]:
         """The times of a sampling loop, from the noisy end to 0.
