@@ -19,6 +19,7 @@ from gendiv_lightning.zoo.recipes.text_tower import text_tower
 NAMES = ["clip", "amused-tokenizer", "amused", "vq-diffusion"]
 K = 256  # codebook; as a token: masked
 L = 36
+NUM_ROWS = 256
 
 
 # --- data ---
@@ -148,10 +149,10 @@ class Uniform(nn.Module):
 
 @pytest.fixture
 def spied(make_recipe, tmp_path):
-    """A recipe's step of 128 images under the eyes of `Uniform`, and the generator that its export is for."""
+    """A recipe's step of many images under the eyes of `Uniform`, and the generator that its export is for."""
 
     def spy(name, generator_class):
-        recipe = make_recipe(name, batch_size=128)
+        recipe = make_recipe(name, batch_size=NUM_ROWS)
         recipe.export(tmp_path)
         generator = generator_class(str(tmp_path / name.replace("-", "_")), "tiny")
         generator.load()
@@ -178,17 +179,17 @@ def dropped(given, texts, generator):
 
 def test_amused_is_trained_on_what_it_samples_from(spied, random_grids):
     _, generator, ((inputs, states, pooled, micro),) = spied("amused", Amused)
-    images, texts = captioned(training_images(), 128, 0, 3)
+    images, texts = captioned(training_images(), NUM_ROWS, 0, 3)
     with torch.inference_mode():
-        assert 4 <= dropped((states, pooled), texts, generator).sum() <= 25
-    assert micro.tolist() == [list(generator.micro_conditions)] * 128
+        assert 0.04 < dropped((states, pooled), texts, generator).float().mean() < 0.18
+    assert micro.tolist() == [list(generator.micro_conditions)] * NUM_ROWS
     inputs, tokens = inputs.flatten(1), random_grids[images]
     masked = inputs == generator.mask
     assert inputs[~masked].equal(tokens[~masked])
     # How many are masked is L cos(u pi / 2) rounded up, u uniform: at most c with probability 2 / pi asin(c / L).
     edges = torch.tensor([0, 12, 20, 28, 34, L])
     observed = torch.bucketize(masked.sum(1), edges).bincount()
-    expected = 128 * (2 / math.pi * (edges.double() / L).asin()).diff()
+    expected = NUM_ROWS * (2 / math.pi * (edges.double() / L).asin()).diff()
     assert chisquare(observed[1:].numpy(), expected.numpy()).pvalue > 1e-3
     by_place = masked.float().mean(0)
     assert 0.4 < by_place.min() < by_place.max() < 0.9
@@ -196,10 +197,10 @@ def test_amused_is_trained_on_what_it_samples_from(spied, random_grids):
 
 def test_vq_diffusion_is_trained_on_what_it_samples_from(spied, random_grids):
     recipe, generator, calls = spied("vq-diffusion", VQDiffusion)
-    images, texts = captioned(training_images(), 128, 0, 3)
+    images, texts = captioned(training_images(), NUM_ROWS, 0, 3)
     noised, features, times = zip(*calls, strict=True)
     with torch.inference_mode():
-        assert 4 <= dropped((torch.cat(features),), texts, generator).sum() <= 25
+        assert 0.04 < dropped((torch.cat(features),), texts, generator).float().mean() < 0.18
     assert [time.ndim for time in times] == [0] * 4
     assert [time.item() // 25 for time in times] == [0, 1, 2, 3]
     schedule = generator.schedule
