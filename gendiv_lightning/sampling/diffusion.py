@@ -42,6 +42,13 @@ class NoiseSchedule:
     keep: tuple[float, float] = (0.99999, 0.000009)
     mask: tuple[float, float] = (0.000009, 0.99999)
 
+    def __post_init__(self) -> None:
+        if self.num_times < 2:
+            raise ValueError(f"the noise schedule must have at least 2 times, got {self.num_times}")
+        for keep, mask in zip(self.keep, self.mask, strict=True):
+            if not (0 < keep < 1 and 0 < mask < 1 and keep + mask <= 1 + 1e-12):
+                raise ValueError(f"keep and mask must lie in (0, 1) and sum to at most 1, got {keep} and {mask}")
+
     def cumulative(self, time: int) -> Rates:
         """From x_0 to x_t; time -1 is x_0 itself."""
         if time < 0:
