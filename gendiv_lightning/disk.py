@@ -13,6 +13,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # several machines may share the disk
     write(temporary)
+    temporary.chmod(0o644)  # some libraries keep their files to their user
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -387,13 +387,22 @@ def test_a_file_that_is_no_checkpoint_is_named(weights, tmp_path):
     assert str(tmp_path / "gpt.pt") in message
 
 
+# Family, size of its codebook, and what must be said where its weights are not to be had.
+NEEDS = (
+    ("llamagen", 16384, ("gpt_checkpoint", "t2i_XL_stage1_256.pt", "hf download peizesun/llamagen_t2i")),
+    ("amused", 8192, ("--model.checkpoint", "hf download amused/amused-256")),
+    ("vq_diffusion", 4096, ("--model.checkpoint", "hf download microsoft/vq-diffusion-ithq")),
+)
+
+
 @pytest.mark.usefixtures("_nothing_loads")
 @pytest.mark.parametrize("config", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
 def test_a_real_config_without_its_weights_says_how_to_get_them(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    usage = tmp_path / "runs" / "llamagen_codebook" / "usage.safetensors"  # what llamagen_subset.yaml reads
+    family, size, needs = next(row for row in NEEDS if config.startswith(row[0]))
+    usage = tmp_path / "runs" / f"{family}_codebook" / "usage.safetensors"  # what FAMILY_subset.yaml reads
     usage.parent.mkdir(parents=True)
-    write_usage(usage, torch.ones(16384), {})
+    write_usage(usage, torch.ones(size), {})
     command = "validate" if "codebook" in config else "predict"
     words = ["--config", str(ROOT / "configs" / config), "--run_dir", str(tmp_path / "run")]
     if "paraphrase" in config:
@@ -401,6 +410,6 @@ def test_a_real_config_without_its_weights_says_how_to_get_them(config, tmp_path
     started = time.monotonic()
     message = error_of(command, *words)
     assert time.monotonic() - started < 20
-    for needed in ("gpt_checkpoint", "t2i_XL_stage1_256.pt", "hf download peizesun/llamagen_t2i", "configs/tiny/"):
+    for needed in (*needs, "configs/tiny/"):
         assert needed in message
     assert not (tmp_path / "run").exists()

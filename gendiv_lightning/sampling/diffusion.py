@@ -69,7 +69,7 @@ class NoiseSchedule:
         return Rates(keep, rest / self.codebook_size if rest > 1e-12 else 0.0, mask)
 
     def times(self, num_steps: int, spacing: Literal["even", "last"] = "even") -> list[int]:
-        """The times of a sampling loop, from the noisy end to 0.
+        """The times of a sampling loop, from the noisy end down; from the last one the image itself is taken.
 
         Args:
             num_steps: at most T.

@@ -41,7 +41,10 @@ class MaskSchedule:
             raise ValueError(f"mask_temperature must be two numbers of at least 0, got {self.temperature}")
 
     def num_unknown(self, num_tokens: int) -> list[int]:
-        """Unknown tokens of an image of `num_tokens` after each step: every step decides some, the last one all."""
+        """Unknown tokens of an image of `num_tokens` after each step: the last step decides all.
+
+        Every other one decides some, as long as more than one is left.
+        """
         # In float32 and in this order, as the reference: one more rounding would move a count by one.
         ratio = torch.arange(1, self.num_steps + 1) / self.num_steps
         share = torch.cos(ratio * math.pi / 2) if self.kind == "cosine" else 1 - ratio

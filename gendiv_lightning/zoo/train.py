@@ -74,7 +74,8 @@ def train(
 
 def _has_fast_bfloat16() -> bool:
     # Emulated on an older CPU, it is twenty times slower than float32.
-    return torch.cuda.is_available() or "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    cpu = Path("/proc/cpuinfo")  # where there is none, float32 is safe
+    return torch.cuda.is_available() or (cpu.exists() and "amx_bf16" in cpu.read_text())
 
 
 def _export_log(versions: Path, path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from gendiv_lightning.models.llamagen_vq import VQModel
 from gendiv_lightning.zoo import world
 from gendiv_lightning.zoo.files import TINY_VQ, save_half
-from gendiv_lightning.zoo.recipes import amused, llamagen, vq_diffusion
+from gendiv_lightning.zoo.recipes import amused, base
 from gendiv_lightning.zoo.recipes.base import Recipe
 from gendiv_lightning.zoo.recipes.clip import ClipRecipe
 from gendiv_lightning.zoo.train import RECIPES
@@ -43,8 +43,7 @@ def zoo_weights(tmp_path_factory) -> Path:
 def random_grids(monkeypatch) -> torch.Tensor:
     """Random tokens in the place of the 52,500 token grids, which take minutes to encode."""
     grids = torch.randint(TINY_VQ.codebook_size, (world.NUM_IMAGES, 36), generator=torch.Generator().manual_seed(0))
-    for module in (amused, llamagen, vq_diffusion):
-        monkeypatch.setattr(module, "token_grids", lambda path, weights: grids)
+    monkeypatch.setattr(base, "token_grids", lambda path, weights: grids)
     return grids
 
 

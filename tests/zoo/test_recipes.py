@@ -44,7 +44,22 @@ def test_the_data_of_a_step_are_a_function_of_seed_and_step(make_recipe, name):
         assert len({expected, loss(0, 8), loss(1, 7)}) == 3
 
 
-@pytest.mark.parametrize("module", [clip, llamagen, amused, vq_diffusion])
+def name_of(module):
+    return module.__name__.rpartition(".")[2].replace("_", "-")
+
+
+@pytest.mark.parametrize("module", [clip, amused, vq_diffusion], ids=name_of)
+def test_the_same_images_get_other_noise_in_another_step_or_training(make_recipe, monkeypatch, module):
+    same = captioned(training_images(), 4, 0, 0)
+    monkeypatch.setattr(module, "captioned", lambda *_: same)
+    recipe, losses = make_recipe(name_of(module)), set()
+    for recipe.seed, step in ((0, 7), (0, 8), (1, 7)):
+        with torch.no_grad():
+            losses.add(recipe.loss(step)["loss"].item())
+    assert len(losses) == 3
+
+
+@pytest.mark.parametrize("module", [clip, llamagen, amused, vq_diffusion], ids=name_of)
 def test_no_model_of_captions_sees_a_held_out_image(make_recipe, monkeypatch, module):
     pools = []
 
@@ -54,7 +69,7 @@ def test_no_model_of_captions_sees_a_held_out_image(make_recipe, monkeypatch, mo
 
     monkeypatch.setattr(module, "captioned", watched)
     with torch.no_grad():
-        make_recipe(module.__name__.rpartition(".")[2].replace("_", "-")).loss(0)
+        make_recipe(name_of(module)).loss(0)
     (pool,) = pools
     assert len(pool.unique()) == len(pool) == world.NUM_IMAGES - captions.NUM_HELD_OUT
     assert not torch.isin(captions.held_out(), pool).any()
@@ -78,10 +93,16 @@ def test_a_step_has_the_same_captions_whenever_it_is_asked_for():
     again, same_texts = captioned(pool, 32, 0, 5)
     assert again.equal(images)
     assert same_texts == texts
-    for seed, step in ((0, 6), (1, 5)):
-        others, other_texts = captioned(pool, 32, seed, step)
-        assert not others.equal(images)
-        assert other_texts != texts
+
+
+@pytest.mark.parametrize(("seed", "step"), [(0, 6), (1, 5)])
+def test_another_step_or_training_has_other_images_and_other_wordings_of_the_same(monkeypatch, seed, step):
+    pool = training_images()
+    assert not captioned(pool, 32, seed, step)[0].equal(captioned(pool, 32, 0, 5)[0])
+    monkeypatch.setattr(base, "seeded", lambda *_: torch.Generator().manual_seed(0))
+    (images, texts), (same_images, other_texts) = captioned(pool, 32, 0, 5), captioned(pool, 32, seed, step)
+    assert same_images.equal(images)
+    assert other_texts != texts
 
 
 def test_token_grids_are_the_tokenizers_and_are_made_once(tmp_path, monkeypatch, zoo_weights):
@@ -234,5 +255,7 @@ def test_tokens_are_kept_replaced_and_masked_by_the_schedule(make_recipe, time):
         assert (found.double().mean(0) - expected).abs().max() < 5 * deviation * math.sqrt(L)
     others = noised[~kept & ~masked].bincount(minlength=K + 1)
     assert others[K] == 0
+    if time == 99:
+        assert (others[:K] > 0).sum() == K - 1
     if time > 10:
         assert chisquare(others[:K][torch.arange(K) != 7].numpy()).pvalue > 1e-3

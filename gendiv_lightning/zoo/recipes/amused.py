@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gendiv_lightning.models.checkpoints import sha256
 from gendiv_lightning.zoo import world
 from gendiv_lightning.zoo.files import TINY_AMUSED, TINY_AMUSED_SCHEDULE, WEIGHTS, seeded
-from gendiv_lightning.zoo.recipes.base import Recipe, captioned, load_tokenizer, token_grids, training_images
+from gendiv_lightning.zoo.recipes.base import GeneratorRecipe, Recipe, captioned, load_tokenizer
 from gendiv_lightning.zoo.recipes.diffusers_vq import diffusers_vq, in_unit_range
 from gendiv_lightning.zoo.recipes.pipeline import export_pipeline
 from gendiv_lightning.zoo.recipes.text_tower import text_tower
 
 
-class AmusedRecipe(Recipe):
+class AmusedRecipe(GeneratorRecipe):
     """Cross-entropy of masked tokens, their share by the cosine schedule (Chang et al. 2022).
 
     The text encoder starts as CLIP's and learns on: contrast among a hundred images teaches it too little of them.
     """
 
+    sources: ClassVar[dict[str, str]] = {**GeneratorRecipe.sources, "clip": "clip"}
     batch_size = 64
     learning_rate = 1.5e-3
 
@@ -32,19 +33,13 @@ class AmusedRecipe(Recipe):
         from diffusers import UVit2DModel
         from transformers import PreTrainedTokenizerFast
 
-        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(weights / "clip")
         self.text_encoder = text_tower(weights / "clip", projects=True).requires_grad_(True)
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(weights / "clip")
         self.model = UVit2DModel(**TINY_AMUSED)
-        self.grids, self.images = torch.empty(0), training_images()
-
-    def identity(self) -> dict[str, object]:
-        """Seed, tokenizer and text tower."""
-        files = {"tokenizer": "llamagen_vq.safetensors", "clip": "clip"}
-        return {"seed": self.seed, **{name: sha256(self.weights / file)[:8] for name, file in files.items()}}
-
-    def setup(self, stage: str) -> None:
-        """Token grids of all images, encoded once and kept beside the checkpoints."""
-        self.grids = token_grids(self.work / f"grids-{self.identity()['tokenizer']}.safetensors", self.weights)
+        if not (weights / "amused" / "vqvae").is_dir():
+            raise ValueError(
+                f"there is no amused/vqvae in {weights}: train it first, gendiv zoo train amused-tokenizer"
+            )
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """Masks at random places, at least one; a tenth of the captions is empty, for guidance."""
@@ -74,7 +69,7 @@ class AmusedRecipe(Recipe):
             {"_class_name": "AmusedScheduler", **TINY_AMUSED_SCHEDULE},
             transformer=self.model,
             text_encoder=self.text_encoder,
-            vqvae=VQModel.from_pretrained(self.weights / "amused" / "vqvae"),
+            vqvae=VQModel.from_pretrained(self.weights / "amused" / "vqvae", low_cpu_mem_usage=False),
         )
 
 

@@ -7,7 +7,7 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from gendiv_lightning.disk import write_atomically
+from gendiv_lightning.models.checkpoints import sha256
 from gendiv_lightning.models.llamagen_vq import VQModel, from_uint8
 from gendiv_lightning.zoo import captions, world
 from gendiv_lightning.zoo.files import TINY_VQ, WEIGHTS, load_float, seeded
@@ -81,6 +82,28 @@ class Recipe(LightningModule, ABC):
         """Numbers of steps."""
         # Anything with a length and numbered items will do, whatever the loader's type says.
         return DataLoader(range(self.num_steps), batch_size=None)  # type: ignore[arg-type]
+
+
+class GeneratorRecipe(Recipe):
+    """A generator's training, on captioned token grids.
+
+    Attributes:
+        sources: files of weights that it is built on, by name; a checkpoint belongs to just these.
+    """
+
+    sources: ClassVar[dict[str, str]] = {"tokenizer": "llamagen_vq.safetensors"}
+
+    def __init__(self, num_steps: int, seed: int, work: Path, weights: Path = WEIGHTS) -> None:
+        super().__init__(num_steps, seed, work, weights)
+        self.grids, self.images = torch.empty(0), training_images()
+
+    def identity(self) -> dict[str, object]:
+        """Seed and hashes of the sources."""
+        return {"seed": self.seed, **{name: sha256(self.weights / file)[:8] for name, file in self.sources.items()}}
+
+    def setup(self, stage: str) -> None:
+        """Token grids of all images, encoded once and kept beside the checkpoints."""
+        self.grids = token_grids(self.work / f"grids-{self.identity()['tokenizer']}.safetensors", self.weights)
 
 
 def training_images() -> Tensor:

@@ -9,13 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gendiv_lightning.models.checkpoints import sha256
 from gendiv_lightning.models.llamagen_gpt import GPT, CaptionEmbedder
 from gendiv_lightning.zoo.files import TINY_GPT, TINY_T5, WEIGHTS, num_words, save_half, seeded, write_tokenizer
-from gendiv_lightning.zoo.recipes.base import Recipe, captioned, token_grids, training_images
+from gendiv_lightning.zoo.recipes.base import GeneratorRecipe, captioned
 
 
-class LlamaGenRecipe(Recipe):
+class LlamaGenRecipe(GeneratorRecipe):
     """The transformer and its text encoder, end to end: next-token cross-entropy, a tenth of the captions dropped."""
 
     batch_size = 128
@@ -34,21 +33,11 @@ class LlamaGenRecipe(Recipe):
         assert isinstance(embedder, CaptionEmbedder), "the embedded model is conditioned on captions"
         null = torch.randn(embedder.uncond_embedding.shape, generator=seeded(seed, -1))
         embedder.uncond_embedding.copy_(null / TINY_GPT.caption_dim**0.5)
-        self.grids = torch.empty(0)
-        self.images = training_images()
 
     @staticmethod
     def _initialise(module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=0.05 if isinstance(module, nn.Linear) else 0.3)
-
-    def identity(self) -> dict[str, object]:
-        """Seed and tokenizer."""
-        return {"seed": self.seed, "tokenizer": sha256(self.weights / "llamagen_vq.safetensors")[:8]}
-
-    def setup(self, stage: str) -> None:
-        """Token grids of all images, encoded once and kept beside the checkpoints."""
-        self.grids = token_grids(self.work / f"grids-{self.identity()['tokenizer']}.safetensors", self.weights)
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """Next-token cross-entropy."""

@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 
 
 def text_tower(clip: Path, *, projects: bool) -> CLIPTextModel | CLIPTextModelWithProjection:
-    """The text tower of an open_clip folder in transformers' class, frozen, float32.
+    """The text tower of an open_clip folder in transformers' class, float32, frozen unless the caller lets it learn.
 
     Args:
         clip: folder with `open_clip_model.safetensors`.
         projects: with the projection into the space shared with images (aMUSEd), or without (VQ-Diffusion).
     """
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    if not (clip / "open_clip_model.safetensors").exists():
+        raise ValueError(f"there is no CLIP at {clip}: train it first, gendiv zoo train clip")
 
     sizes = TINY_CLIP["text_cfg"]
     config = CLIPTextConfig(

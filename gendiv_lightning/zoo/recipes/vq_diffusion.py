@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gendiv_lightning.models.checkpoints import sha256
 from gendiv_lightning.zoo.files import TINY_CLIP, TINY_VQ_DIFFUSION, TINY_VQ_DIFFUSION_SCHEDULE, WEIGHTS, seeded
-from gendiv_lightning.zoo.recipes.base import Recipe, captioned, load_tokenizer, token_grids, training_images
+from gendiv_lightning.zoo.recipes.base import GeneratorRecipe, captioned, load_tokenizer
 from gendiv_lightning.zoo.recipes.diffusers_vq import diffusers_vq
 from gendiv_lightning.zoo.recipes.pipeline import export_pipeline
 from gendiv_lightning.zoo.recipes.text_tower import text_tower
 
 
-class VQDiffusionRecipe(Recipe):
+class VQDiffusionRecipe(GeneratorRecipe):
     """Cross-entropy of the clean tokens, at every position; text encoder (from CLIP) and null embedding learn too.
 
     Noise is the paper's (Gu et al. 2022, section 4.1): tokens are kept, replaced by any other, or masked.
     """
 
+    sources: ClassVar[dict[str, str]] = {**GeneratorRecipe.sources, "clip": "clip"}
     batch_size = 64
     learning_rate = 1.5e-3
 
@@ -30,8 +31,8 @@ class VQDiffusionRecipe(Recipe):
         from diffusers import Transformer2DModel, VQDiffusionScheduler
         from transformers import PreTrainedTokenizerFast
 
-        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(weights / "clip")
         self.text_encoder = text_tower(weights / "clip", projects=False).requires_grad_(True)
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(weights / "clip")
         self.model = Transformer2DModel(**TINY_VQ_DIFFUSION)
         for block in self.model.transformer_blocks:
             # What they read has length 1, not the usual square root of the width.
@@ -42,16 +43,6 @@ class VQDiffusionRecipe(Recipe):
         schedule = VQDiffusionScheduler(**TINY_VQ_DIFFUSION_SCHEDULE)
         times = schedule.config.num_train_timesteps
         self.keep, self.mask = schedule.log_cumprod_at.exp()[:times], schedule.log_cumprod_ct.exp()[:times]
-        self.grids, self.images = torch.empty(0), training_images()
-
-    def identity(self) -> dict[str, object]:
-        """Seed, tokenizer and text tower."""
-        files = {"tokenizer": "llamagen_vq.safetensors", "clip": "clip"}
-        return {"seed": self.seed, **{name: sha256(self.weights / file)[:8] for name, file in files.items()}}
-
-    def setup(self, stage: str) -> None:
-        """Token grids of all images, encoded once and kept beside the checkpoints."""
-        self.grids = token_grids(self.work / f"grids-{self.identity()['tokenizer']}.safetensors", self.weights)
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """A tenth of the captions gives way to the unconditional embedding, for guidance."""
