@@ -1,5 +1,6 @@
 """No test reaches the network or the user's cache. The models are tiny and random: no trained weights are needed."""
 
+import json
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
@@ -9,12 +10,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from gendiv_lightning.batch import NoiseKey, Prompt, PromptBatch
 from gendiv_lightning.generators import Amused, LlamaGen, VQDiffusion
 from gendiv_lightning.models.llamagen_gpt import GPT, GPT_SIZES, GPTConfig
 from gendiv_lightning.models.llamagen_vq import VQ_SIZES, VQConfig, VQModel
-from gendiv_lightning.zoo.files import TINY_GPT, TINY_T5, TINY_VQ, num_words, write_tokenizer
+from gendiv_lightning.zoo.files import (
+    TINY_AMUSED,
+    TINY_AMUSED_SCHEDULE,
+    TINY_CLIP,
+    TINY_GPT,
+    TINY_T5,
+    TINY_VQ,
+    TINY_VQ_DIFFUSION,
+    TINY_VQ_DIFFUSION_SCHEDULE,
+    num_words,
+    write_tokenizer,
+)
 
 torch.set_num_threads(1)  # models this small gain nothing from more, and lose much on a busy machine
 
@@ -83,23 +96,97 @@ def make_c2i(weights) -> Callable[..., LlamaGen]:
     return make
 
 
+def randomise(module: torch.nn.Module, seed: int, **scales: float) -> torch.nn.Module:
+    """Random parameters, biases and norms too; those of a submodule named in `scales` so many times larger."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in module.named_parameters():
+        noise = torch.randn(tensor.shape, generator=generator)
+        scale = next((scale for part, scale in scales.items() if part in name.split(".")), 1.0)
+        if tensor.ndim > 1:
+            tensor.data = scale * noise / tensor[0].numel() ** 0.5
+        else:
+            tensor.data = 0.1 * noise + name.endswith("weight")  # the weights of norms are about 1
+    return module.eval()
+
+
 @pytest.fixture(scope="session")
-def make_amused() -> Callable[..., Amused]:
-    """The embedded aMUSEd, in few steps; not loaded yet."""
+def pipelines(tmp_path_factory) -> Path:
+    """Random pipelines at toy size, folders like the official repositories: `amused` and `vq_diffusion`.
+
+    Scales are such that tokens differ from the mode and from each other, and depend on the caption.
+    """
+    from diffusers import AmusedScheduler, Transformer2DModel, UVit2DModel, VQDiffusionScheduler, VQModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    folder, text = tmp_path_factory.mktemp("pipelines"), TINY_CLIP["text_cfg"]
+    config = CLIPTextConfig(
+        vocab_size=text["vocab_size"],
+        hidden_size=text["width"],
+        intermediate_size=4 * text["width"],
+        projection_dim=TINY_CLIP["embed_dim"],
+        num_hidden_layers=text["layers"],
+        num_attention_heads=text["heads"],
+        max_position_embeddings=text["context_length"],
+        pad_token_id=0,
+        bos_token_id=text["vocab_size"] - 2,
+        eos_token_id=text["vocab_size"] - 1,
+    )
+    codec = {
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+        "block_out_channels": [16] * 4,
+        "norm_num_groups": 8,
+        "vq_embed_dim": 8,
+        "num_vq_embeddings": TINY_VQ.codebook_size,
+    }
+    # The official one looks up its codes itself, which diffusers can do only if latents are as wide as codes.
+    unit = randomise(VQModel(**codec, latent_channels=8, lookup_from_codebook=True), 0, conv_out=0.3)
+    unit.decoder.conv_out.bias.data += 0.5  # images in [0, 1]
+    narrow = {"hidden_size": 64, "in_channels": 64, "block_out_channels": 64, "num_res_blocks": 1}
+    amused = {
+        "text_encoder": randomise(CLIPTextModelWithProjection(config), 1, token_embedding=4.0),
+        "transformer": randomise(UVit2DModel(**{**TINY_AMUSED, **narrow}), 2, conv2=2.0),
+        "scheduler": AmusedScheduler(**TINY_AMUSED_SCHEDULE),
+        "vqvae": unit,
+    }
+    transformer = Transformer2DModel(**{**TINY_VQ_DIFFUSION, "num_layers": 2})
+    vq_diffusion = {
+        "text_encoder": randomise(CLIPTextModel(config), 3, token_embedding=4.0),
+        "transformer": randomise(transformer, 4, out=2.0, latent_image_embedding=8.0, attn2=5.0),
+        "scheduler": VQDiffusionScheduler(**TINY_VQ_DIFFUSION_SCHEDULE),
+        "vqvae": randomise(VQModel(**codec, latent_channels=16), 5, conv_out=0.6),
+    }
+    for name, parts in {"amused": amused, "vq_diffusion": vq_diffusion}.items():
+        for part, model in parts.items():
+            model.save_pretrained(folder / name / part)
+        write_tokenizer(folder / name / "tokenizer", kind="clip")
+    learned = folder / "vq_diffusion" / "learned_classifier_free_sampling_embeddings"
+    learned.mkdir()
+    embeddings = torch.randn(text["context_length"], text["width"], generator=torch.Generator().manual_seed(6))
+    save_file({"embeddings": embeddings / text["width"] ** 0.5}, learned / "diffusion_pytorch_model.safetensors")
+    sizes = {"learnable": True, "hidden_size": text["width"], "length": text["context_length"]}
+    (learned / "config.json").write_text(json.dumps(sizes))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_amused(pipelines) -> Callable[..., Amused]:
+    """A tiny aMUSEd, 36 tokens, K = 256, in few steps; not loaded yet."""
 
     def make(**settings) -> Amused:
-        defaults = {"checkpoint": "zoo:amused", "num_steps": 5, "guidance_scale": 1.5, "batch_size": 8}
+        defaults = {"checkpoint": str(pipelines / "amused"), "num_steps": 5, "guidance_scale": 2.0, "batch_size": 8}
         return Amused(**{**defaults, "size": "tiny", **settings})
 
     return make
 
 
 @pytest.fixture(scope="session")
-def make_vq_diffusion() -> Callable[..., VQDiffusion]:
-    """The embedded VQ-Diffusion, in few steps; not loaded yet."""
+def make_vq_diffusion(pipelines) -> Callable[..., VQDiffusion]:
+    """A tiny VQ-Diffusion, 36 tokens, K = 256, in few steps; not loaded yet."""
 
     def make(**settings) -> VQDiffusion:
-        defaults = {"checkpoint": "zoo:vq_diffusion", "num_steps": 5, "guidance_scale": 1.5, "batch_size": 8}
+        checkpoint = str(pipelines / "vq_diffusion")
+        defaults = {"checkpoint": checkpoint, "num_steps": 5, "guidance_scale": 2.0, "batch_size": 8}
         return VQDiffusion(**{**defaults, "size": "tiny", **settings})
 
     return make

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -272,6 +273,48 @@ def test_a_repository_without_its_weights_is_not_taken_for_whole(hub):
     hub("owner/t5", "config.json")
     with pytest.raises(MissingWeightsError, match="neither in the Hub's local cache"):
         resolve("owner/t5", "key")
+
+
+PARTS = ("text_encoder", "transformer")
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "model.bin"])
+def test_a_pipeline_in_the_local_cache_of_the_hub_is_found(hub, weights):
+    folder = hub("owner/pipeline", "scheduler/scheduler_config.json", *(f"{part}/{weights}" for part in PARTS))
+    assert resolve("owner/pipeline", "key", parts=PARTS) == folder
+
+
+def test_parts_may_differ_in_their_file_format(hub):
+    folder = hub("owner/pipeline", "text_encoder/model.safetensors", "transformer/model.bin")
+    assert resolve("owner/pipeline", "key", parts=PARTS) == folder
+
+
+@pytest.mark.parametrize("lacking", PARTS)
+def test_a_pipeline_without_weights_in_one_part_is_not_taken_for_whole(hub, lacking):
+    files = [f"{part}/{'config.json' if part == lacking else 'model.safetensors'}" for part in PARTS]
+    hub("owner/pipeline", "model.safetensors", *files)
+    with pytest.raises(MissingWeightsError, match="neither in the Hub's local cache"):
+        resolve("owner/pipeline", "key", parts=PARTS)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_pickled_weights_are_downloaded_only_if_there_are_no_others(tmp_path, monkeypatch, suffix):
+    asked = []
+
+    def download(repo, allow_patterns, ignore_patterns, local_files_only):
+        if local_files_only:
+            raise LocalEntryNotFoundError("not there")
+        asked.append(f"*.{suffix}" in allow_patterns)
+        if asked[-1]:
+            for part in PARTS:
+                (tmp_path / part).mkdir()
+                (tmp_path / part / f"model.{suffix}").touch()
+        return tmp_path
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.model_info", lambda repo, timeout: None)
+    assert resolve("owner/pipeline", "key", parts=PARTS) == tmp_path
+    assert asked == ([True] if suffix == "safetensors" else [False, True])
 
 
 @pytest.mark.parametrize(
