@@ -1,4 +1,7 @@
-"""Entropies and coverage of a codebook from how often each entry was counted. Letters: K entries, n = total count."""
+"""How a codebook is used, from how often each entry was counted: entropies, coverage, inequality, rank-frequency.
+
+Letters: K entries, n = total count.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,35 @@ def coverage(counts: Tensor) -> Tensor:
     """Share of the K entries that were counted at all: (..., K) to (...) float64, NaN where nothing was counted."""
     share = (counts > 0).double().mean(-1)
     return share.masked_fill(counts.sum(-1) == 0, math.nan)
+
+
+def gini(counts: Tensor) -> Tensor:
+    """Gini coefficient of the counts: 0 where all entries are used alike, 1 - 1 / K where one has it all.
+
+    Half the mean absolute difference of two entries' counts over the mean count; entries never counted are part of it.
+    With few tokens it is high by chance: n much below K leaves most entries at zero, however even the usage.
+
+    Args:
+        counts: (..., K), not negative.
+
+    Returns:
+        (...) float64 in [0, 1), NaN where nothing was counted.
+    """
+    ordered = counts.double().sort(-1).values
+    num_entries = counts.shape[-1]
+    weights = 2 * torch.arange(1, num_entries + 1, dtype=torch.float64, device=counts.device) - num_entries - 1
+    return (ordered * weights).sum(-1) / (num_entries * ordered.sum(-1))
+
+
+def zipf(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Rank-frequency data of counts (K,) for a picture, on two logarithmic axes as a rule.
+
+    Returns:
+        Ranks 1..S (int64) of the S entries that were counted, and their frequencies (float64), the highest first; the
+        frequencies add up to one.
+    """
+    ordered = counts[counts > 0].double().sort(descending=True).values
+    return torch.arange(1, len(ordered) + 1, device=counts.device), ordered / ordered.sum()
 
 
 def _unseen_tail(total: Tensor, rate: Tensor) -> Tensor:

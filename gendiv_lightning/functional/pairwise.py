@@ -34,6 +34,13 @@ class Split(NamedTuple):
     between: float
 
 
+class ExtremePairs(NamedTuple):
+    """The two nearest and the two farthest samples, each as places (i, j) with i < j."""
+
+    nearest: tuple[int, int]
+    farthest: tuple[int, int]
+
+
 def moments(features: Tensor) -> Moments:
     """Moments of rows (N, D), N >= 1, in float64."""
     reference = features[0].double()
@@ -112,3 +119,18 @@ def split(matrix: Tensor) -> Split:
     between = matrix[~torch.eye(num_groups, dtype=torch.bool)].mean().item()
     total = within if num_groups == 1 else within / num_groups + (1 - 1 / num_groups) * between
     return Split(total, within, between)
+
+
+def extreme_pairs(matrix: Tensor) -> ExtremePairs:
+    """Nearest and farthest pair of distances (N, N); of equal pairs the first in reading order.
+
+    Raises:
+        ValueError: there is no pair.
+    """
+    if len(matrix) < 2:
+        raise ValueError(f"matrix must hold the distances of two samples or more; got {tuple(matrix.shape)}")
+    rows, columns = torch.triu_indices(len(matrix), len(matrix), 1, device=matrix.device)
+    distances = matrix[rows, columns]
+    # argmin and argmax promise no order among equals
+    first, last = ((distances == end).nonzero()[0] for end in (distances.min(), distances.max()))
+    return ExtremePairs(*((int(rows[pair]), int(columns[pair])) for pair in (first, last)))

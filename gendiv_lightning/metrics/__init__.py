@@ -1,7 +1,25 @@
 """Metrics: torchmetrics classes that work alone, fed with all samples of a prompt at a time."""
 
+from gendiv_lightning.metrics.clip import CLIPIQA, CLIPCosine, CLIPScore
 from gendiv_lightning.metrics.codebook import CodebookUsage
+from gendiv_lightning.metrics.distribution import FrechetDistance, KernelDistance, PrecisionRecall
 from gendiv_lightning.metrics.diversity import LPIPS, SSIM, PixelCosine
 from gendiv_lightning.metrics.postcards import PostcardTruth
+from gendiv_lightning.metrics.vendi import SmallPixels, Vendi, VendiSet
 
-__all__ = ["LPIPS", "SSIM", "CodebookUsage", "PixelCosine", "PostcardTruth"]
+__all__ = [
+    "CLIPIQA",
+    "LPIPS",
+    "SSIM",
+    "CLIPCosine",
+    "CLIPScore",
+    "CodebookUsage",
+    "FrechetDistance",
+    "KernelDistance",
+    "PixelCosine",
+    "PostcardTruth",
+    "PrecisionRecall",
+    "SmallPixels",
+    "Vendi",
+    "VendiSet",
+]

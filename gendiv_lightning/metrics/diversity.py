@@ -48,6 +48,16 @@ class DiversityMetric(PromptMetric):
         )
         return list(split(self.mean_distances(samples.images.to(self.device), groups.cpu())))
 
+    def matrix(self, samples: PromptSamples) -> Tensor:
+        """(N, N) distances of all pairs of a prompt's samples, for a picture; zeros on the diagonal.
+
+        Their mean off the diagonal is `<name>` of one wording: single samples are groups here, and a group of one has
+        no spread. `functional.pairwise.extreme_pairs` finds the nearest and the farthest pair.
+        """
+        check_images(samples.images)
+        images = samples.images.to(self.device)
+        return self.mean_distances(images, torch.arange(len(images))).fill_diagonal_(0)
+
 
 class LPIPS(DiversityMetric):
     """`diversity/lpips`: learned perceptual distance, exact without pairs. Nets other than alex stand in brackets.

@@ -25,8 +25,11 @@ class PostcardTruth(PromptMetric):
       summed over these factors (Chao-Wang-Jost per prompt and factor: few samples are enough for few values).
     - `postcards/free_entropy_true_bits`: what it would be for a perfect generator, exactly.
     - `postcards/free_entropy_share`: their ratio, prompt by prompt.
+    - `postcards/recall/sky`, `.../land_shape`, ...: the same ratio, factor by factor, of the prompts whose captions
+      leave the factor free: 0 where all samples show one value, 1 where they are as diverse as they should be. It is
+      not capped: the estimate of an entropy from a few samples errs upwards too, and then the ratio exceeds 1.
 
-    A caption that leaves nothing free has no free entropy, and its prompt is left out of the last three.
+    A caption that leaves nothing free has no free entropy, and its prompt is left out of all but the first three.
     """
 
     @property
@@ -34,7 +37,8 @@ class PostcardTruth(PromptMetric):
         """See above."""
         numbers = ("stated_right", "all_stated_right", "coherence")
         entropies = ("free_entropy_bits", "free_entropy_true_bits", "free_entropy_share")
-        return tuple(f"postcards/{name}" for name in (*numbers, *entropies))
+        recalls = (f"recall/{factor.replace(' ', '_')}" for factor in world.FACTORS)
+        return tuple(f"postcards/{name}" for name in (*numbers, *entropies, *recalls))
 
     @property
     def method(self) -> str:
@@ -60,8 +64,10 @@ class PostcardTruth(PromptMetric):
         coherence = (distances < world.COHERENT_RMS).double().mean().item()
         free = [factor for factor, (group, _) in world.FACTORS.items() if group not in stated]
         shown = world.factors_of(images)
-        measured = math.nan if not free or len(images) < 2 else sum(_entropy(shown[f]) for f in free)
+        entropies = {f: _entropy(shown[f]) for f in free if len(images) > 1}
+        measured = sum(entropies.values()) if entropies else math.nan
         true = sum(world.factor_entropy(f) for f in free) if free else math.nan
+        recalls = [entropies.get(f, math.nan) / world.factor_entropy(f) for f in world.FACTORS]
         return [
             right.double().mean().item(),
             right.all(1).double().mean().item(),
@@ -69,6 +75,7 @@ class PostcardTruth(PromptMetric):
             measured,
             true,
             measured / true,
+            *recalls,
         ]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from gendiv_lightning.functional.entropy import chao_wang_jost_entropy, coverage, plugin_entropy
+from gendiv_lightning.functional.entropy import chao_wang_jost_entropy, coverage, gini, plugin_entropy, zipf
 
 
 def literal_chao_wang_jost(counts):
@@ -77,7 +77,7 @@ def test_the_plug_in_agrees_with_scipy():
 
 def test_leading_axes_are_a_batch():
     counts = torch.randint(0, 4, (2, 3, 20), generator=torch.Generator().manual_seed(0))
-    for estimator in (plugin_entropy, chao_wang_jost_entropy, coverage):
+    for estimator in (plugin_entropy, chao_wang_jost_entropy, coverage, gini):
         batched = estimator(counts)
         assert batched.dtype == torch.float64
         assert batched.shape == (2, 3)
@@ -86,7 +86,7 @@ def test_leading_axes_are_a_batch():
 
 def test_nothing_counted_is_nan_and_leaves_its_neighbours_alone():
     counts = torch.tensor([[0, 0, 0], [4, 4, 0]])
-    for estimator, value in ((plugin_entropy, 1.0), (coverage, 2 / 3)):
+    for estimator, value in ((plugin_entropy, 1.0), (coverage, 2 / 3), (gini, 1 / 3)):
         assert estimator(counts)[0].isnan()
         assert estimator(counts)[1].item() == pytest.approx(value, rel=1e-12)
     assert chao_wang_jost_entropy(counts)[0].isnan()
@@ -97,3 +97,18 @@ def test_one_entry_has_no_entropy():
     counts = torch.tensor([0, 9, 0])
     assert plugin_entropy(counts) == 0
     assert chao_wang_jost_entropy(counts) == 0
+
+
+def test_gini_is_half_the_mean_difference_of_two_entries_over_the_mean():
+    counts = torch.tensor([0, 7, 2, 2, 0, 31, 1], dtype=torch.float64)
+    differences = (counts[:, None] - counts).abs().mean().item()
+    assert gini(counts).item() == pytest.approx(differences / 2 / counts.mean().item(), rel=1e-12)
+    assert gini(torch.full((9,), 5)).item() == pytest.approx(0, abs=1e-12)
+    assert gini(torch.tensor([0, 0, 8, 0])).item() == pytest.approx(3 / 4, rel=1e-12)
+
+
+def test_zipf_ranks_the_frequencies_of_what_was_counted():
+    ranks, frequencies = zipf(torch.tensor([2, 0, 12, 4, 0, 2]))
+    assert ranks.tolist() == [1, 2, 3, 4]
+    assert frequencies.tolist() == pytest.approx([0.6, 0.2, 0.1, 0.1], rel=1e-12)
+    assert [len(part) for part in zipf(torch.zeros(5))] == [0, 0]

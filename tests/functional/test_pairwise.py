@@ -4,7 +4,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from gendiv_lightning.functional.pairwise import PairDistances, group_means, split
+from gendiv_lightning.functional.pairwise import PairDistances, extreme_pairs, group_means, split
 
 
 def features(num=11, size=7, *, spread=1.0, dtype=torch.float64):
@@ -111,3 +111,13 @@ def test_single_rows_count_between_groups_only():
     singles = split(matrix_of(rows, torch.arange(4)))
     assert math.isnan(singles.total)
     assert singles.between == pytest.approx(brute_force(rows, list(combinations(range(4), 2))), rel=1e-10)
+
+
+def test_the_extreme_pairs_are_the_nearest_and_the_farthest():
+    points = torch.tensor([0.0, 5.0, 5.5, -3.0, 9.0])
+    matrix = (points[:, None] - points).abs()
+    assert extreme_pairs(matrix) == ((1, 2), (3, 4))
+    assert extreme_pairs(matrix[:2, :2]) == ((0, 1), (0, 1))
+    assert extreme_pairs(torch.zeros(3, 3)) == ((0, 1), (0, 1))  # of equals the first
+    with pytest.raises(ValueError, match="two samples"):
+        extreme_pairs(torch.zeros(1, 1))

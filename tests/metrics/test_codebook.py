@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gendiv_lightning.batch import PromptSamples
-from gendiv_lightning.functional.entropy import chao_wang_jost_entropy, plugin_entropy
+from gendiv_lightning.functional.entropy import chao_wang_jost_entropy, gini, plugin_entropy
 from gendiv_lightning.metrics.codebook import CodebookUsage
 
 K = 50
@@ -33,14 +33,122 @@ def test_values_are_those_of_the_pooled_counts():
     assert estimates["codebook/entropy_plugin_bits"].value == pytest.approx(plugin_entropy(counts).item(), rel=1e-12)
     assert estimates["codebook/perplexity"].value == pytest.approx(2**entropy, rel=1e-12)
     assert estimates["codebook/coverage"].value == pytest.approx((counts > 0).sum().item() / K, rel=1e-12)
+    assert estimates["codebook/gini"].value == pytest.approx(gini(counts).item(), rel=1e-12)
     assert estimates["codebook/coverage"][3:6] == (5, 20, 20)
 
 
+def test_values_of_a_prompt_are_those_of_its_own_counts():
+    prompts = [prompt(index) for index in range(5)]
+    counts = [torch.bincount(samples.tokens.flatten(), minlength=K) for samples in prompts]
+    estimates = measured(prompts).compute()
+    entropy, entries = estimates["codebook/prompt_entropy_bits"], estimates["codebook/prompt_entries"]
+    assert entropy.value == pytest.approx(chao_wang_jost_entropy(torch.stack(counts)).mean().item(), rel=1e-12)
+    assert entries.value == pytest.approx(sum((c > 0).sum().item() for c in counts) / 5, rel=1e-12)
+    for estimate in (entropy, entries):
+        assert estimate.low < estimate.value < estimate.high
+        assert estimate[3:6] == (5, 20, 20)
+
+
+# --- information: I(X; C) of categorical prompts, known in closed form ---
+
+
+def of_distributions(distributions, num=8, length=250):
+    """A prompt a distribution over the codebook, its tokens independent draws."""
+    prompts = []
+    for place, distribution in enumerate(distributions):
+        generator = torch.Generator().manual_seed(place)
+        tokens = torch.multinomial(distribution, num * length, replacement=True, generator=generator).view(num, length)
+        prompts.append(PromptSamples(torch.zeros(num, 3, 1, 1, dtype=torch.uint8), tokens, place=place))
+    return prompts
+
+
+def information(prompts):
+    return measured(prompts).compute()["codebook/information_bits"]
+
+
+def test_prompts_with_entries_of_their_own_are_told_apart_by_any_token():
+    distributions = torch.eye(5).repeat_interleave(10, 1) / 10  # five prompts, ten entries each
+    estimate = information(of_distributions(distributions))
+    assert estimate.value == pytest.approx(math.log2(5), abs=1e-2)
+    assert estimate.low <= estimate.value <= estimate.high
+
+
+def test_prompts_that_use_the_codebook_alike_are_told_apart_by_no_token():
+    estimate = information(of_distributions(torch.ones(6, K)))
+    assert estimate.value == pytest.approx(0, abs=0.01)
+    assert estimate.low <= estimate.value <= estimate.high
+
+
+def test_the_information_of_overlapping_prompts_is_the_difference_of_entropies():
+    distributions = torch.rand(40, K, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 4
+    distributions /= distributions.sum(1, keepdim=True)
+    truth = plugin_entropy(distributions.mean(0)) - plugin_entropy(distributions).mean()
+    estimate = information(of_distributions(distributions))
+    assert estimate.value == pytest.approx(truth.item(), abs=0.01)
+    assert estimate.low < truth < estimate.high
+
+
+def test_a_prompt_weighs_as_many_tokens_as_it_has():
+    first, second = of_distributions(torch.eye(2).repeat_interleave(torch.tensor([40, 10]), 1))
+    quarter = information([first, second._replace(images=second.images[:2], tokens=second.tokens[:2])])
+    assert quarter.value == pytest.approx(-0.8 * math.log2(0.8) - 0.2 * math.log2(0.2), abs=0.02)
+
+
+def test_the_interval_of_the_information_is_as_wide_as_its_spread_over_sets_of_prompts():
+    generator = torch.Generator().manual_seed(0)
+    sets = []
+    for _ in range(25):
+        # Half of the prompts use one entry, the others all: H(C) hardly varies, and H(C|X) does.
+        distributions = torch.eye(8)[torch.randint(8, (20,), generator=generator)]
+        distributions[torch.rand(20, generator=generator) < 0.5] = 1 / 8
+        sets.append(information(of_distributions(distributions, length=50)))
+    spread = torch.tensor([estimate.value for estimate in sets]).std().item()
+    half = sum(estimate.high - estimate.value for estimate in sets) / len(sets)
+    assert half / 1.96 == pytest.approx(spread, rel=0.3)
+
+
+def test_an_estimate_below_zero_stays_in_its_interval():
+    from gendiv_lightning.metrics.codebook import _estimate
+
+    estimate = _estimate(-0.01, torch.tensor([-0.02, 0.0, 0.02]), 3.0, [3, 3, 3], "")
+    assert estimate.low == estimate.value == -0.01
+    assert 0 < estimate.high < 0.1
+
+
+def test_too_few_tokens_a_prompt_have_no_information_and_say_so():
+    estimate = information(of_distributions(torch.ones(6, K), num=1, length=20))
+    assert math.isnan(estimate.value)
+    assert math.isnan(estimate.low)
+    assert "too few tokens a prompt" in estimate.method
+    assert "draw more samples" in estimate.method
+    assert estimate.num_prompts == 6
+
+
+def test_one_prompt_is_no_choice():
+    assert information(of_distributions(torch.ones(1, K))).value == pytest.approx(0, abs=1e-12)
+
+
 def test_order_and_rank_do_not_matter():
-    prompts = [prompt(index) for index in range(8)]
+    prompts = [prompt(index, num=16) for index in range(8)]
     whole, first, second = measured(prompts), measured(prompts[5::-2]), measured([*prompts[6:], *prompts[:5:2]])
     first.merge_state(second)
     assert first.compute() == whole.compute()
+    assert not math.isnan(whole.compute()["codebook/information_bits"].value)
+
+
+@pytest.mark.parametrize("num_theirs", [0, 3])
+def test_a_rank_may_have_no_prompt(num_theirs):
+    prompts = of_distributions(torch.eye(8).repeat_interleave(6, 1), length=20)
+    here, there = measured(prompts[num_theirs:]), measured(prompts[:num_theirs])
+    sent = []
+
+    def gather(mine, group):
+        assert (mine.dtype, mine.ndim) == (sent[0].dtype, sent[0].ndim)  # as real processes need it
+        return [mine, sent.pop(0)]
+
+    there.sync(dist_sync_fn=lambda x, group: sent.append(x) or [x], distributed_available=lambda: True)
+    here.sync(dist_sync_fn=gather, distributed_available=lambda: True)
+    assert type(here).compute(here) == measured(prompts).compute()  # not torchmetrics' own, which would sync again
 
 
 def test_the_interval_is_as_wide_as_the_spread_over_sets_of_prompts():

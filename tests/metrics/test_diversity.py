@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.features.lpips import TinyPerceptualNet
 from gendiv_lightning.features.pixels import pixel_features
+from gendiv_lightning.functional.pairwise import extreme_pairs, group_means, split
 from gendiv_lightning.metrics.diversity import LPIPS, SSIM, PixelCosine
 
 NAMES = {
@@ -134,3 +135,31 @@ def test_pixel_cosine_is_the_mean_cosine_distance_over_pairs():
     features = pixel_features(samples.images)
     truth = 1 - (features @ features.T)[tuple(torch.triu_indices(40, 40, 1))].mean().item()
     assert row(PixelCosine(), samples)[0] == pytest.approx(truth, rel=1e-10)
+
+
+@pytest.mark.parametrize("paraphrases", [1, 2])
+def test_the_matrix_of_a_prompt_has_the_measured_means(make, paraphrases):
+    metric, samples = make(), prompt(num=7, paraphrases=paraphrases)
+    matrix = metric.matrix(samples)
+    assert matrix.shape == (7, 7)
+    assert matrix.equal(matrix.T)
+    assert (matrix.diagonal() == 0).all()
+    measured = row(metric, samples)
+    assert split(group_means(matrix, samples.paraphrase)) == pytest.approx(measured, rel=1e-9, nan_ok=True)
+    assert matrix[2, 5].item() == pytest.approx(row(metric, PromptSamples(samples.images[[2, 5]]))[0], rel=1e-9)
+
+
+def test_the_matrix_finds_a_copy_and_a_stranger(make):
+    samples = prompt(num=6, spread=20)
+    images = samples.images.clone()
+    images[4] = images[1]
+    images[3] = 255 - images[3].flip(2)
+    nearest, farthest = extreme_pairs(make().matrix(PromptSamples(images)))
+    assert nearest == (1, 4)
+    assert 3 in farthest
+
+
+def test_the_matrix_of_one_sample_is_zero_and_of_other_images_an_error(make):
+    assert make().matrix(prompt(num=1)).tolist() == [[0]]
+    with pytest.raises(ValueError, match="uint8"):
+        make().matrix(PromptSamples(torch.rand(2, 3, 16, 16)))

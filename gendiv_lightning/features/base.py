@@ -1,0 +1,48 @@
+"""`ImageFeatures`: what a distance between distributions of images asks of a network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from gendiv_lightning.features.pixels import check_images, split_images
+
+
+class ImageFeatures(nn.Module, ABC):
+    """Images to vectors, an image at a time whatever its batch, by a network that can be named."""
+
+    @property
+    @abstractmethod
+    def tag(self) -> str:
+        """Short name, for the brackets behind the name of a number."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, object]:
+        """All that can change a feature, as plain values; numbers of two sets compare only where it is the same."""
+
+    @abstractmethod
+    def load(self) -> None:
+        """Read the weights; `forward` does it on first use.
+
+        Weights that must be downloaded are: call this on one rank first.
+
+        Raises:
+            OSError: the weights cannot be had; the message names the ways out.
+        """
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """A few images (n, 3, H, W) uint8 to features (n, D)."""
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) uint8 to features (N, D) float32, without TF32 and autocast."""
+        check_images(images)
+        self.load()
+        with (
+            torch.autocast(images.device.type, enabled=False),
+            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+        ):
+            return torch.cat([self.embed(part).float() for part in split_images(images)])

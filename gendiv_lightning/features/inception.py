@@ -1,0 +1,139 @@
+"""The Inception v3 of the Frechet Inception distance: torchvision's, with the differences of the 2015 TensorFlow graph.
+
+They are: average pooling that does not count the padding, maximum pooling in the last block, 1008 classes, inputs
+(pixel - 128) / 128. Source: Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter, "GANs Trained by a Two Time-Scale
+Update Rule" (2017); the weights were brought to PyTorch by pytorch-fid and torch-fidelity.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import inception
+
+from gendiv_lightning.features.base import ImageFeatures
+from gendiv_lightning.features.resize import Resize, resize_images
+from gendiv_lightning.models.checkpoints import load_strictly, read_checkpoint, sha256
+
+IMAGE_SIZE = 299
+URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+_HASH = URL[-12:-4]  # the file's SHA-256 starts with it
+
+
+class InceptionFeatures(ImageFeatures):
+    """Features of 2048 numbers, the mean over pixels of Inception's last block.
+
+    The distances that are made of them are called by their bare names (`quality/fid`) with the weights of 2015-12-05
+    only; other weights show in the `tag`.
+
+    Args:
+        weights: file to read instead of the default, torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`.
+        resize: rule that brings images to 299 x 299 pixels, see `resize_images`.
+    """
+
+    network: Any
+
+    def __init__(self, weights: str | None = None, resize: Resize = "clean") -> None:
+        super().__init__()
+        if resize not in get_args(Resize):
+            raise ValueError(f"resize must be one of {', '.join(get_args(Resize))}; got {resize!r}")
+        if weights is not None and not Path(weights).is_file():
+            raise ValueError(f"weights must name a file; got {weights!r}, which is none: leave it out for the default")
+        self.weights = weights
+        self.resize = resize
+        self.network = None
+
+    @property
+    def tag(self) -> str:
+        """Inception, with the first digits of the weights' hash if they are not those of 2015-12-05."""
+        return "inception" if self._hash == _HASH else f"inception-{self._hash}"
+
+    def identity(self) -> dict[str, object]:
+        """All that can change a feature."""
+        return {"network": "Inception v3 for FID", "weights": self._hash, "resize": self.resize}
+
+    def load(self) -> None:
+        """Read the weights; those that are neither given nor in the cache of torch.hub are downloaded."""
+        if self.network is None:
+            self.network = _read_network(Path(self.weights) if self.weights else _fetch())
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images (n, 3, H, W) uint8 to features (n, 2048)."""
+        resized = resize_images(images, IMAGE_SIZE, self.resize)
+        return self.network.to(images.device)((resized - 128) / 128)
+
+    @property
+    def _hash(self) -> str:
+        return sha256(Path(self.weights))[: len(_HASH)] if self.weights else _HASH
+
+
+def _fetch() -> Path:
+    """The default weights in the cache of torch.hub, downloaded if they are not there."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[1]
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(URL, str(path), hash_prefix=_HASH)
+        except (OSError, RuntimeError) as error:  # RuntimeError: another hash
+            raise FileNotFoundError(
+                f"the weights of Inception cannot be had: they are not at {path}, and {URL} could not be read "
+                f"({error}). Put the file there, or give its place as `weights`; for images of the embedded world, "
+                "gendiv_lightning.features.pooled.TinyFeatures needs no download"
+            ) from error
+    if not sha256(path).startswith(_HASH):
+        raise ValueError(
+            f"{path} does not hold the weights of 2015-12-05, whose SHA-256 starts with {_HASH}: delete it"
+        )
+    return path
+
+
+def _read_network(path: Path) -> nn.Module:
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore")  # torchvision's words on initial weights
+        blocks = [inception.BasicConv2d, _BlockA, inception.InceptionB, _BlockC, inception.InceptionD, _BlockE, None]
+        network = inception.Inception3(num_classes=1008, aux_logits=False, inception_blocks=blocks, init_weights=False)
+    network.Mixed_7c.pool = _pool_maximum
+    # How many batches were seen in training: no part of the function, and some copies of the weights lack it.
+    unused = {name: torch.zeros((), dtype=torch.int64) for name in network.state_dict() if "num_batches" in name}
+    load_strictly(network, {**unused, **read_checkpoint(path)}, path, torch.float32)
+    network.fc = nn.Identity()
+    return network
+
+
+def _pool_mean(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, kernel_size=3, stride=1, padding=1, count_include_pad=False)
+
+
+def _pool_maximum(x: Tensor) -> Tensor:
+    return F.max_pool2d(x, kernel_size=3, stride=1, padding=1)
+
+
+class _BlockA(inception.InceptionA):
+    def forward(self, x: Tensor) -> Tensor:
+        five = self.branch5x5_2(self.branch5x5_1(x))
+        three = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        return torch.cat([self.branch1x1(x), five, three, self.branch_pool(_pool_mean(x))], 1)
+
+
+class _BlockC(inception.InceptionC):
+    def forward(self, x: Tensor) -> Tensor:
+        seven = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
+        twice = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
+        twice = self.branch7x7dbl_5(self.branch7x7dbl_4(twice))
+        return torch.cat([self.branch1x1(x), seven, twice, self.branch_pool(_pool_mean(x))], 1)
+
+
+class _BlockE(inception.InceptionE):
+    pool = staticmethod(_pool_mean)
+
+    def forward(self, x: Tensor) -> Tensor:
+        three = self.branch3x3_1(x)
+        twice = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+        parts = [self.branch3x3_2a(three), self.branch3x3_2b(three)]
+        parts += [self.branch3x3dbl_3a(twice), self.branch3x3dbl_3b(twice)]
+        return torch.cat([self.branch1x1(x), *parts, self.branch_pool(self.pool(x))], 1)

@@ -1,0 +1,220 @@
+"""Fidelity to the prompt, image quality and spread, as CLIP sees them. Features are CLIP's, the arithmetic is here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from gendiv_lightning.batch import PromptSamples
+from gendiv_lightning.features.clip import DEFAULT_BACKBONE, ClipFeatures
+from gendiv_lightning.features.pixels import check_images
+from gendiv_lightning.functional.pairwise import PairDistances
+from gendiv_lightning.metrics.base import PromptMetric
+from gendiv_lightning.metrics.diversity import DiversityMetric
+
+LongCaptions = Literal["cut", "chunks"]
+
+# What an image is likened to, and its opposite; names and wordings are those of torchmetrics.
+QUALITY_PROMPTS: dict[str, tuple[str, str]] = {
+    "quality": ("Good photo.", "Bad photo."),
+    "brightness": ("Bright photo.", "Dark photo."),
+    "noisiness": ("Clean photo.", "Noisy photo."),
+    "colorfullness": ("Colorful photo.", "Dull photo."),
+    "sharpness": ("Sharp photo.", "Blurry photo."),
+    "contrast": ("High contrast photo.", "Low contrast photo."),
+    "complexity": ("Complex photo.", "Simple photo."),
+    "natural": ("Natural photo.", "Synthetic photo."),
+    "happy": ("Happy photo.", "Sad photo."),
+    "scary": ("Scary photo.", "Peaceful photo."),
+    "new": ("New photo.", "Old photo."),
+    "warm": ("Warm photo.", "Cold photo."),
+    "real": ("Real photo.", "Abstract photo."),
+    "beautiful": ("Beautiful photo.", "Ugly photo."),
+    "lonely": ("Lonely photo.", "Sociable photo."),
+    "relaxing": ("Relaxing photo.", "Stressful photo."),
+}
+LOGIT_SCALE = 100.0
+
+
+class CLIPScore(PromptMetric):
+    """`quality/clip_score`: 100 max(cos, 0) of an image and the text of its prompt, mean over the prompt's samples.
+
+    The text is the base prompt's, whatever wording an image was made from: a paraphrase must not lose the meaning.
+    A caption longer than the context is cut, and `quality/clip_score_cut` is the share of such prompts; or nothing is
+    cut and its feature is the mean over its pieces. Source: Hessel et al., "CLIPScore" (2021), scaled by 100.
+
+    Args:
+        backbone: see `ClipFeatures`; those other than the default stand in brackets.
+        long_captions: "cut" or "chunks".
+    """
+
+    def __init__(self, backbone: str = DEFAULT_BACKBONE, long_captions: LongCaptions = "cut") -> None:
+        super().__init__()
+        if long_captions not in get_args(LongCaptions):
+            raise ValueError(f"long_captions must be one of {', '.join(get_args(LongCaptions))}; got {long_captions!r}")
+        self.features = ClipFeatures(backbone)
+        self.long_captions = long_captions
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The score, and the share of cut captions where captions are cut."""
+        score, cut = (_name(name, self.features) for name in ("quality/clip_score", "quality/clip_score_cut"))
+        return (score, cut) if self.long_captions == "cut" else (score,)
+
+    @property
+    def method(self) -> str:
+        """Definition, backbone and what happens to long captions."""
+        long = {"cut": "cut before the end token", "chunks": "the mean of their pieces"}[self.long_captions]
+        return (
+            f"100 max(cos, 0) of image and base prompt (CLIP {self.features.label}, long captions {long}), mean over "
+            "samples; BCa bootstrap over prompts"
+        )
+
+    def identity(self) -> dict[str, object]:
+        """With the backbone and the hash of its weights."""
+        return {**super().identity(), **self.features.identity()}
+
+    def load(self) -> None:
+        """Load the backbone."""
+        self.features.load()
+
+    def check_prompts(self, texts: Sequence[str]) -> None:
+        """An empty prompt says nothing that an image could show."""
+        if not all(text.strip() for text in texts):
+            raise ValueError("CLIPScore needs the prompt's text, and one is empty: leave it out, or the metric")
+
+    def measure(self, samples: PromptSamples) -> list[float]:
+        """The prompt's score, and 1 where its caption is cut, 0 where not."""
+        check_images(samples.images)
+        self.check_prompts([samples.prompt])
+        encode = self.features.texts if self.long_captions == "cut" else self.features.chunk_texts
+        cosines = self.features.images(samples.images).double() @ encode([samples.prompt])[0].double()
+        score = 100 * cosines.clamp(0, 1).mean().item()
+        return [score, float(self.features.num_cut([samples.prompt]))] if self.long_captions == "cut" else [score]
+
+
+class CLIPIQA(PromptMetric):
+    """`quality/clip_iqa`: probability of the first of two opposite texts given an image, mean over a prompt's samples.
+
+    A softmax over 100 cos of the pair, which knows nothing of the prompt. The pair "quality", alone, gives
+    `quality/clip_iqa`; otherwise each pair gives `quality/clip_iqa/<its name>`. Source: Wang, Chan and Loy, "Exploring
+    CLIP for Assessing the Look and Feel of Images" (2023), section 3. They take the position embedding out of the image
+    tower, to measure images of any size; here it stays and images are resized, as for every other number of this CLIP.
+
+    Args:
+        backbone: see `ClipFeatures`; those other than the default stand in brackets.
+        prompts: names in `QUALITY_PROMPTS`.
+        pairs: pairs of one's own by name, such as {"crisp": ("Crisp photo.", "Soft photo.")}.
+    """
+
+    def __init__(
+        self,
+        backbone: str = DEFAULT_BACKBONE,
+        prompts: Sequence[str] = ("quality",),
+        pairs: Mapping[str, tuple[str, str]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.features = ClipFeatures(backbone)
+        self.pairs = _named_pairs([prompts] if isinstance(prompts, str) else prompts, pairs or {})
+        self._anchors: Tensor | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One a pair."""
+        name = _name("quality/clip_iqa", self.features)
+        return (name,) if list(self.pairs) == ["quality"] else tuple(f"{name}/{pair}" for pair in self.pairs)
+
+    @property
+    def method(self) -> str:
+        """Definition and backbone."""
+        return (
+            f"softmax of {LOGIT_SCALE:g} cos over two opposite texts (CLIP {self.features.label}), mean over samples; "
+            "BCa bootstrap over prompts"
+        )
+
+    def identity(self) -> dict[str, object]:
+        """With the texts, the backbone and the hash of its weights."""
+        pairs = {name: list(pair) for name, pair in self.pairs.items()}
+        return {**super().identity(), "pairs": pairs, **self.features.identity()}
+
+    def load(self) -> None:
+        """Load the backbone and encode the texts; ValueError if it cannot tell two of a pair apart."""
+        texts = [text for pair in self.pairs.values() for text in pair]
+        anchors = self.features.texts(texts).double().cpu().unflatten(0, (-1, 2))
+        for pair, (wanted, opposite) in zip(self.pairs.values(), anchors, strict=True):
+            if torch.allclose(wanted, opposite, rtol=0, atol=1e-6):
+                raise ValueError(
+                    f"to {self.features.label} {pair[0]!r} and {pair[1]!r} are the same text, it lacks their words: "
+                    "give `pairs` in its own, or leave CLIPIQA out of the metrics"
+                )
+        self._anchors = anchors
+
+    def measure(self, samples: PromptSamples) -> list[float]:
+        """A probability a pair."""
+        check_images(samples.images)
+        if self._anchors is None:
+            self.load()
+        assert self._anchors is not None, "load() sets them"
+        cosines = torch.einsum("nd,pkd->npk", self.features.images(samples.images).double().cpu(), self._anchors)
+        return (LOGIT_SCALE * cosines).softmax(-1)[..., 0].mean(0).tolist()
+
+
+class CLIPCosine(DiversityMetric):
+    """`diversity/clip_cosine`: 1 - cosine of CLIP's image features, in [0, 2], exact without pairs.
+
+    Args:
+        backbone: see `ClipFeatures`; those other than the default stand in brackets.
+    """
+
+    def __init__(self, backbone: str = DEFAULT_BACKBONE) -> None:
+        features = ClipFeatures(backbone)
+        super().__init__(_name("diversity/clip_cosine", features))
+        self.features = features
+
+    @property
+    def method(self) -> str:
+        """Backbone and estimator."""
+        return (
+            f"1 - cosine of image features (CLIP {self.features.label}), closed form over all pairs; "
+            "BCa bootstrap over prompts"
+        )
+
+    def identity(self) -> dict[str, object]:
+        """With the backbone and the hash of its weights."""
+        return {**super().identity(), **self.features.identity()}
+
+    def load(self) -> None:
+        """Load the backbone."""
+        self.features.load()
+
+    def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
+        """See `DiversityMetric`; unit vectors' squared distance is twice their cosine distance."""
+        pairs = PairDistances()
+        pairs.update(self.features.images(images), groups)
+        return pairs.matrix() / 2
+
+
+def _name(name: str, features: ClipFeatures) -> str:
+    return f"{name}[{features.tag}]" if features.tag else name
+
+
+def _named_pairs(prompts: Sequence[str], pairs: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    unknown = [name for name in prompts if name not in QUALITY_PROMPTS]
+    if unknown:
+        raise ValueError(
+            f"prompts must be among {', '.join(QUALITY_PROMPTS)}; got {unknown[0]!r}: give texts of your own as "
+            f"pairs={{{unknown[0]!r}: ('Good photo.', 'Bad photo.')}}"
+        )
+    twice = [name for name in pairs if name in QUALITY_PROMPTS]
+    if twice:
+        raise ValueError(f"pairs must have names of their own; {twice[0]!r} is the name of {QUALITY_PROMPTS[twice[0]]}")
+    wrong = [name for name, pair in pairs.items() if isinstance(pair, str) or len(pair) != 2]
+    if wrong:
+        raise ValueError(f"pairs must be of two texts, the wanted one first; got {pairs[wrong[0]]!r} for {wrong[0]!r}")
+    named = {name: QUALITY_PROMPTS[name] for name in prompts} | {name: (a, b) for name, (a, b) in pairs.items()}
+    if not named:
+        raise ValueError("prompts and pairs are empty: leave prompts out to measure 'quality'")
+    return named

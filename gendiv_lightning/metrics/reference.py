@@ -1,0 +1,126 @@
+"""The reference file: what a distance between distributions needs to know of real images, and where they come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gendiv_lightning.disk import write_atomically
+from gendiv_lightning.features.base import ImageFeatures
+from gendiv_lightning.functional.frechet import Statistics, merge, statistics
+
+
+class Reference(NamedTuple):
+    """What is known of a set of real images.
+
+    Attributes:
+        statistics: of the features of all images.
+        features: (N, D) float32, if they were kept.
+        provenance: the data set, its number of images, and the identity of the network that made the features, with its
+            resize rule; plain values.
+    """
+
+    statistics: Statistics
+    features: Tensor | None
+    provenance: dict[str, Any]
+
+
+def reference_statistics(
+    images: Iterable[Tensor], features: ImageFeatures, dataset: str, *, keep_features: bool = True
+) -> Reference:
+    """Stream a set of images through a network.
+
+    Args:
+        images: batches (B, 3, H, W) uint8, of any sizes, on the device to work on.
+        features: the network.
+        dataset: name of the set, with all that can be chosen about it: version, split, crop, size.
+        keep_features: keep the features (8 KB an image for Inception). Kernel distance, precision and recall need them;
+            for the Frechet distance alone memory then does not grow with the set.
+
+    Raises:
+        ValueError: there are fewer than two images, or a feature is not finite.
+    """
+    total: Statistics | None = None
+    kept = []
+    for batch in images:
+        rows = features(batch)
+        part = statistics(rows)
+        total = part if total is None else merge(total, part)
+        if keep_features:
+            kept.append(rows.cpu())
+    if total is None or total.num_rows < 2:
+        raise ValueError(f"a reference needs at least 2 images; {dataset!r} has {total.num_rows if total else 0}")
+    provenance = {"dataset": dataset, "num_images": total.num_rows, "features": features.identity()}
+    return Reference(
+        Statistics(total.num_rows, total.mean.cpu(), total.scatter.cpu()), torch.cat(kept) if kept else None, provenance
+    )
+
+
+def write_reference(path: Path, reference: Reference) -> None:
+    """Write a reference as safetensors, with its provenance as JSON in the file's header; whole or not at all."""
+    num_rows, mean, scatter = reference.statistics
+    tensors = {"num_rows": torch.tensor(num_rows), "mean": mean, "scatter": scatter}
+    if reference.features is not None:
+        tensors["features"] = reference.features
+    metadata = {"provenance": json.dumps(reference.provenance)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """Provenance of a reference file; only its header is read.
+
+    Raises:
+        ValueError: it is no reference file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata, names = file.metadata() or {}, set(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is no reference file ({error}); `write_reference` writes one") from error
+    if "provenance" not in metadata or not {"num_rows", "mean", "scatter"} <= names:
+        raise ValueError(f"{path} is no reference file: it lacks statistics or their provenance")
+    return {**json.loads(metadata["provenance"]), "has_features": "features" in names}
+
+
+def check_provenance(path: Path, features: ImageFeatures, *, needs_features: bool, fewest: int = 2) -> None:
+    """Raise ValueError unless a reference file was made by this network and holds what is needed, by its header."""
+    provenance = read_provenance(path)
+    theirs, mine = provenance["features"], json.loads(json.dumps(features.identity()))
+    differing = sorted(key for key in theirs.keys() | mine.keys() if theirs.get(key) != mine.get(key))
+    if differing:
+        lines = "; ".join(f"{key}: {theirs.get(key)!r} there, {mine.get(key)!r} here" for key in differing)
+        raise ValueError(
+            f"{path} was not made by the features that the metric uses ({lines}): their numbers do not compare. Choose "
+            "the same features, or make the reference again with `reference_statistics`"
+        )
+    if needs_features and not provenance["has_features"]:
+        raise ValueError(
+            f"{path} holds statistics only, the features of its images are needed too: make it again with "
+            "`reference_statistics(..., keep_features=True)`"
+        )
+    if provenance["num_images"] < fewest:
+        raise ValueError(f"{path} holds {provenance['num_images']} images; the metric needs {fewest} or more")
+
+
+def read_reference(path: Path) -> Reference:
+    """Read a reference file.
+
+    Raises:
+        ValueError: it is no reference file, or a number in it is not finite.
+    """
+    provenance = read_provenance(path)
+    has_features = provenance.pop("has_features")
+    with safe_open(path, framework="pt") as file:
+        num_rows, mean, scatter = (file.get_tensor(name) for name in ("num_rows", "mean", "scatter"))
+        features = file.get_tensor("features") if has_features else None
+    is_finite = all(tensor.isfinite().all() for tensor in (mean, scatter, *([features] if has_features else [])))
+    if not is_finite or num_rows < 2 or scatter.shape != (len(mean), len(mean)):
+        raise ValueError(f"{path} is damaged: its statistics are not finite, or not those of two images or more")
+    return Reference(Statistics(int(num_rows), mean.double(), scatter.double()), features, provenance)

@@ -1,0 +1,232 @@
+"""Vendi scores: how many entirely different images a prompt's samples, or all samples of a run, are worth."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.utilities import dim_zero_cat
+
+from gendiv_lightning.batch import PromptSamples
+from gendiv_lightning.features.base import ImageFeatures
+from gendiv_lightning.features.pixels import check_images, pixel_features
+from gendiv_lightning.functional.estimate import Estimate
+from gendiv_lightning.functional.jackknife import FEWEST_BLOCKS, jackknife
+from gendiv_lightning.functional.vendi import check_order, hill_number, shares, unit_rows, vendi_score
+from gendiv_lightning.metrics.base import PromptMetric, SampleMetric
+
+NUM_GROUPS = 16
+MAX_WITH_INTERVAL = 1024  # dimensions; 128 MiB of second moments
+MAX_DIMENSIONS = 4096  # the same, in one group
+_SCALE = 2.0**43  # room for 2^20 samples a group; a share moves by about 1e-13
+
+
+class Pixels(ImageFeatures):
+    """All pixels of an image; see `pixel_features`."""
+
+    @property
+    def tag(self) -> str:
+        """See `ImageFeatures`."""
+        return "pixels"
+
+    def identity(self) -> dict[str, object]:
+        """See `ImageFeatures`."""
+        return {"network": "pixels"}
+
+    def load(self) -> None:
+        """There is nothing to read."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        """See `ImageFeatures`."""
+        return pixel_features(images)
+
+
+class SmallPixels(ImageFeatures):
+    """Pixels averaged to few: layout and colours, and dimensions that do not depend on the size of the images.
+
+    Args:
+        side: of the averaged image, so that there are 3 side^2 dimensions.
+    """
+
+    def __init__(self, side: int = 12) -> None:
+        super().__init__()
+        if side < 1:
+            raise ValueError(f"side must be at least 1; got {side}")
+        self.side = side
+
+    @property
+    def tag(self) -> str:
+        """With the number of pixels a side."""
+        return f"pixels{self.side}"
+
+    def identity(self) -> dict[str, object]:
+        """See `ImageFeatures`."""
+        return {"network": f"pixels averaged to {self.side} x {self.side}"}
+
+    def load(self) -> None:
+        """There is nothing to read."""
+
+    def embed(self, images: Tensor) -> Tensor:
+        """See `ImageFeatures`."""
+        small = F.adaptive_avg_pool2d(images.double(), self.side).flatten(1)
+        return small + (small == 0).all(1, keepdim=True)  # black counts as the darkest grey, as in `pixel_features`
+
+
+class Vendi(PromptMetric):
+    """`diversity/vendi[...]`: effective number of different images among the N samples of a prompt, of all wordings.
+
+    It lies in [1, N], grows with N and is not corrected for it: compare at equal N only. `method` says N. A prompt with
+    one sample is left out. Similarity is the cosine of features, which are not centred: to it pixels, which are never
+    negative, are all much alike, and their score stays close to 1.
+
+    Args:
+        features: what images are compared by; their tag stands in brackets. Default: all pixels.
+        q: order of the score, in (0, inf]; an order other than 1 stands in the brackets too.
+    """
+
+    def __init__(self, features: ImageFeatures | None = None, q: float = 1.0) -> None:
+        super().__init__()
+        check_order(q)
+        self.features = Pixels() if features is None else features
+        self.q = q
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name."""
+        return (f"diversity/vendi{_brackets(self.features, self.q)}",)
+
+    @property
+    def method(self) -> str:
+        """Estimator, and the numbers of samples that it is bound to."""
+        nums = dim_zero_cat(self.counts)[:, 1] if len(self.counts) else torch.zeros(0, dtype=torch.int64)
+        measured = sorted({*nums[nums > 1].tolist()}) or [0]
+        bound = f"N = {measured[0]}" if len(measured) == 1 else f"N = {measured[0]} to {measured[-1]}"
+        return f"{_estimator(self.q)}, at {bound} samples a prompt: grows with N; BCa bootstrap over prompts"
+
+    def identity(self) -> dict[str, object]:
+        """Names, estimator and features; the N in the method is a result."""
+        return {"names": list(self.names), "method": _estimator(self.q), "features": self.features.identity()}
+
+    def load(self) -> None:
+        """Load the features' weights."""
+        self.features.load()
+
+    def measure(self, samples: PromptSamples) -> list[float]:
+        """Score of one prompt; ValueError unless its images are (N, 3, H, W) uint8."""
+        check_images(samples.images)
+        if len(samples.images) < 2:
+            return [math.nan]
+        return [vendi_score(self.features(samples.images.to(self.device)), self.q)]
+
+
+class VendiSet(SampleMetric):
+    """`diversity/vendi_set[...]`: effective number of different images among all samples of all prompts.
+
+    Samples are not kept: the score needs only the D x D second moments of the unit features. They are added up in fixed
+    point, so that neither the order of prompts nor the number of ranks shows. Like `Vendi` the score grows with the
+    number of samples, up to D: compare at equal numbers only.
+
+    The interval is about another set of as many prompts: a jackknife over 16 groups of prompts (place modulo 16, so a
+    set must not repeat itself with that period) on the logarithm of the score. It needs five prompts and at most 1,024
+    dimensions; features of more than 4,096 dimensions are an error.
+
+    Args:
+        features: see `Vendi`. Default: pixels averaged to 12 x 12, 432 dimensions.
+        q: see `Vendi`.
+    """
+
+    moments: list[Tensor]
+    num_dimensions: Tensor
+    sizes: Tensor
+
+    def __init__(self, features: ImageFeatures | None = None, q: float = 1.0) -> None:
+        super().__init__()
+        check_order(q)
+        self.features = SmallPixels() if features is None else features
+        self.q = q
+        # Groups x D x D, flat: a rank without prompts knows no D, and flat tensors of any length can be gathered.
+        self.add_state("moments", default=[], dist_reduce_fx="cat")
+        self.add_state("num_dimensions", torch.tensor(0), dist_reduce_fx="max")
+        self.add_state("sizes", torch.zeros(NUM_GROUPS, 3, dtype=torch.int64), dist_reduce_fx="sum")
+
+    @property
+    def name(self) -> str:
+        """As it stands in `metrics.json`."""
+        return f"diversity/vendi_set{_brackets(self.features, self.q)}"
+
+    def identity(self) -> dict[str, object]:
+        """Name, estimator and features."""
+        return {"names": [self.name], "method": _estimator(self.q), "features": self.features.identity()}
+
+    def load(self) -> None:
+        """Load the features' weights."""
+        self.features.load()
+
+    def update(self, samples: PromptSamples) -> None:
+        """Add all samples of one prompt; ValueError where the features have too many dimensions."""
+        check_images(samples.images)
+        features = unit_rows(self.features(samples.images.to(self.device)))
+        num_dimensions = features.shape[1]
+        if num_dimensions > MAX_DIMENSIONS:
+            raise ValueError(
+                f"VendiSet keeps D x D second moments of features, D at most {MAX_DIMENSIONS}; {self.features.tag!r} "
+                f"has {num_dimensions}: give features of fewer dimensions (a network's pooled ones, or SmallPixels), "
+                "or measure prompt by prompt with Vendi"
+            )
+        if num_dimensions != self.num_dimensions and self.num_dimensions:
+            raise ValueError(
+                f"features must have as many dimensions for every image; got {num_dimensions} after "
+                f"{int(self.num_dimensions)}: resize the images to one size, or give features that do not depend on it"
+            )
+        self.num_dimensions = torch.full_like(self.num_dimensions, num_dimensions)
+        moments, group = self._grouped_moments(), samples.place % NUM_GROUPS
+        moments[group % len(moments)] += ((features.T @ features) * _SCALE).round().long()
+        self.moments = [moments.flatten()]
+        self.sizes[group] += torch.tensor([1, samples.num_paths, len(features)], device=self.device)
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Add up over all ranks; one that measured no prompt takes part with no moments of the same type."""
+        if not len(self.moments):
+            self.moments = [torch.zeros(0, dtype=torch.int64, device=self.device)]
+        super().sync(*args, **kwargs)
+
+    def compute(self) -> dict[str, Estimate]:
+        """The score of the set; NaN without samples, no interval where it cannot be had."""
+        num_prompts, num_paths, num_samples = self.sizes.sum(0).tolist()
+        method = f"{_estimator(self.q)}, of all N = {num_samples} samples: grows with N"
+        if not num_samples:
+            return {self.name: Estimate(math.nan, math.nan, math.nan, 0, 0, 0, method)}
+        moments = self._grouped_moments().cpu().double()
+        total, used = moments.sum(0), self.sizes[:, 0].nonzero()[:, 0].tolist()
+        logs = [self._log_score(total)]
+        if len(moments) < NUM_GROUPS or len(used) < FEWEST_BLOCKS:
+            interval = f"no interval: fewer than {FEWEST_BLOCKS} prompts, or more than {MAX_WITH_INTERVAL} dimensions"
+        else:
+            logs += [self._log_score(total - moments[group]) for group in used]
+            interval = f"jackknife over {len(used)} groups of prompts"
+        value, low, high = (math.exp(end) for end in jackknife(torch.tensor(logs, dtype=torch.float64)))
+        # In this order a NaN stays one. The score itself may exceed its bounds by rounding.
+        low, high = min(max(low, 1.0), value), max(min(high, float(min(num_samples, len(total)))), value)
+        return {self.name: Estimate(value, low, high, num_prompts, num_paths, num_samples, f"{method}; {interval}")}
+
+    def _grouped_moments(self) -> Tensor:
+        """(NUM_GROUPS or 1, D, D) int64, all parts added up; a copy, as after a merge another metric holds them too."""
+        num_dimensions = int(self.num_dimensions)
+        shape = (NUM_GROUPS if num_dimensions <= MAX_WITH_INTERVAL else 1, num_dimensions, num_dimensions)
+        if not len(self.moments):
+            return torch.zeros(shape, dtype=torch.int64, device=self.device)
+        return dim_zero_cat(self.moments).view(-1, *shape).sum(0)
+
+    def _log_score(self, moments: Tensor) -> float:
+        return math.log(hill_number(shares(moments), self.q))
+
+
+def _brackets(features: ImageFeatures, q: float) -> str:
+    return f"[{features.tag}]" if q == 1 else f"[{features.tag},q={q:g}]"
+
+
+def _estimator(q: float) -> str:
+    return f"Vendi score of order {q:g}, cosine of features"

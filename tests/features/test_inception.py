@@ -1,0 +1,129 @@
+import hashlib
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torchvision.models import Inception3
+
+from gendiv_lightning.features import inception
+from gendiv_lightning.features.inception import InceptionFeatures
+
+
+def random_state(seed=0):
+    """Random weights, statistics of batch normalisation too, that keep activations of the order of one."""
+    with torch.device("meta"):
+        empty = Inception3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(name, tensor):
+        if tensor.ndim == 0:
+            return torch.zeros((), dtype=torch.int64)
+        noise = torch.randn(tensor.shape, generator=generator)
+        if tensor.ndim > 1:
+            return noise * (2 / noise[0].numel()) ** 0.5
+        return 1 + 0.2 * noise.abs() if name.endswith(("bn.weight", "running_var")) else 0.2 * noise
+
+    return {name: draw(name, tensor) for name, tensor in empty.items()}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save(random_state(), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def ours(weights):
+    return InceptionFeatures(weights, resize="torch-fidelity")
+
+
+@pytest.fixture(scope="module")
+def features(ours):
+    return ours(images())
+
+
+def images():
+    return torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_features_are_torch_fidelitys(features, weights):
+    with torch.no_grad():
+        (truth,) = FeatureExtractorInceptionV3("fid", ["2048"], feature_extractor_weights_path=weights)(images())
+    assert features.shape == (2, 2048)
+    assert features.dtype == torch.float32
+    assert truth.std() > 0.1
+    assert (truth[0] - truth[1]).abs().max() > 0.01
+    torch.testing.assert_close(features, truth, rtol=1e-4, atol=1e-4)
+
+
+def test_the_resize_rule_counts_and_is_told(ours, features, weights):
+    clean = InceptionFeatures(weights)
+    clean.network = ours.network
+    assert (clean(images()[:1]) - features[:1]).abs().max() > 1e-3
+    assert clean.identity() == {**ours.identity(), "resize": "clean"}
+
+
+def test_features_do_not_depend_on_their_batch_or_on_autocast(ours, features):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(ours(images()[1:]), features[1:], rtol=1e-5, atol=1e-5)
+
+
+def test_only_the_weights_of_2015_have_the_bare_name(weights):
+    digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+    assert InceptionFeatures(weights).tag == f"inception-{digest[:8]}"
+    assert InceptionFeatures().tag == "inception"
+    assert InceptionFeatures().identity() == {
+        "network": "Inception v3 for FID",
+        "weights": "6726825d",
+        "resize": "clean",
+    }
+
+
+def test_weights_without_counts_of_batches_are_read_and_others_must_be_whole(weights, tmp_path):
+    state = torch.load(weights)
+    counts = {name for name in state if "num_batches" in name}
+    assert counts
+    save_file({name: tensor for name, tensor in state.items() if name not in counts}, tmp_path / "few.safetensors")
+    features = InceptionFeatures(str(tmp_path / "few.safetensors"))
+    assert not list(features.parameters())  # nothing is read before it is needed
+    features.load()
+    assert not any(parameter.requires_grad for parameter in features.parameters())
+    torch.save({"fc.bias": state["fc.bias"]}, tmp_path / "broken.pth")
+    with pytest.raises(ValueError, match=r"broken\.pth .*missing.*Conv2d_1a_3x3\.bn\.bias"):
+        InceptionFeatures(str(tmp_path / "broken.pth")).load()
+
+
+def test_weights_that_cannot_be_had_name_the_ways_out(tmp_path, monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(FileNotFoundError, match=r"6726825d\.pth.*no network.*`weights`.*TinyFeatures"):
+        InceptionFeatures().load()
+
+
+def test_the_file_in_the_hub_cache_is_used_if_it_is_the_one(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / inception.URL.rsplit("/", 1)[1]).symlink_to(weights)
+    with pytest.raises(ValueError, match="starts with 6726825d: delete it"):
+        InceptionFeatures().load()
+    monkeypatch.setattr(inception, "_HASH", InceptionFeatures(weights).identity()["weights"])
+    features = InceptionFeatures()
+    features.load()
+    assert features.tag == "inception"
+    assert math.isfinite(features.network.Mixed_7c.branch1x1.conv.weight.sum())
+
+
+def test_wrong_arguments_are_errors_before_anything_loads():
+    with pytest.raises(ValueError, match="clean, torch-fidelity; got 'bicubic'"):
+        InceptionFeatures(resize="bicubic")
+    with pytest.raises(ValueError, match=r"weights .* 'nowhere\.pth'"):
+        InceptionFeatures("nowhere.pth")
+    with pytest.raises(ValueError, match="uint8"):
+        InceptionFeatures()(images().float())

@@ -1,0 +1,251 @@
+import math
+import pickle
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+
+from gendiv_lightning.batch import PromptSamples
+from gendiv_lightning.features.base import ImageFeatures
+from gendiv_lightning.features.inception import InceptionFeatures
+from gendiv_lightning.features.pooled import TinyFeatures
+from gendiv_lightning.functional.frechet import frechet_distance, statistics
+from gendiv_lightning.functional.kernel import kernel_distances
+from gendiv_lightning.functional.neighbours import density_coverage, precision_recall
+from gendiv_lightning.metrics import FrechetDistance, KernelDistance, PrecisionRecall
+from gendiv_lightning.metrics.base import SampleMetric
+from gendiv_lightning.metrics.reference import reference_statistics, write_reference
+
+SIZE = 8
+
+
+class Colours(ImageFeatures):
+    """Six numbers an image, at no cost; counts its images."""
+
+    num_images = 0
+
+    @property
+    def tag(self):
+        return "colours"
+
+    def identity(self):
+        return {"network": "colours"}
+
+    def load(self):
+        pass
+
+    def embed(self, images):
+        Colours.num_images += len(images)
+        return torch.cat([images.float().mean((2, 3)), images.float().std((2, 3))], 1) / 10
+
+
+def images(num, seed, spread=60):
+    generator = torch.Generator().manual_seed(seed)
+    shared = torch.randint(0, 256 - spread, (3, 1, 1), generator=generator)
+    return (shared + torch.randint(0, spread, (num, 3, SIZE, SIZE), generator=generator)).to(torch.uint8)
+
+
+def prompt(place, num=4, seed=0):
+    return PromptSamples(images(num, 100 * seed + place), place=place)
+
+
+def pooled(prompts):
+    return Colours()(torch.cat([samples.images for samples in prompts]))
+
+
+@pytest.fixture(scope="module")
+def real():
+    return torch.cat([images(2, 5000 + place) for place in range(40)])
+
+
+@pytest.fixture(scope="module")
+def reference(real, tmp_path_factory):
+    path = tmp_path_factory.mktemp("reference") / "reference.safetensors"
+    write_reference(path, reference_statistics(real.split(32), Colours(), "noise"))
+    return str(path)
+
+
+@pytest.fixture(params=[FrechetDistance, KernelDistance, PrecisionRecall])
+def make(request, reference):
+    return lambda: request.param(reference, Colours())
+
+
+def measured(metric, prompts):
+    for samples in prompts:
+        metric.update(samples)
+    return metric
+
+
+def same(a, b):
+    """Equal estimates, NaN beside NaN."""
+    return repr(a) == repr(b)
+
+
+def test_values_are_those_of_the_pooled_features(reference, real):
+    prompts = [prompt(place) for place in range(12)]
+    features, truth = pooled(prompts), Colours()(real)
+    fd = measured(FrechetDistance(reference, Colours()), prompts).compute()["quality/fd[colours]"]
+    assert fd.value == pytest.approx(frechet_distance(statistics(truth), statistics(features)), rel=1e-6)
+    assert fd[3:6] == (12, 48, 48)
+    assert 0 <= fd.low < fd.value < fd.high
+    assert "N = 48 beside 80 of noise" in fd.method
+    assert "jackknife over 12 blocks" in fd.method
+    kd = measured(KernelDistance(reference, Colours()), prompts).compute()["quality/kd[colours]"]
+    assert kd.value == pytest.approx(kernel_distances(truth, features)[0].item(), rel=1e-9)
+    estimates = measured(PrecisionRecall(reference, Colours()), prompts).compute()
+    four = [*precision_recall(truth, features, 3)[0].tolist(), *density_coverage(truth, features, 5)[0].tolist()]
+    assert [estimate.value for estimate in estimates.values()] == pytest.approx(four, rel=1e-12)
+    names = [f"quality/{name}[colours]" for name in ("precision", "recall", "density", "coverage")]
+    assert list(estimates) == names
+
+
+def test_order_and_rank_do_not_matter(make):
+    prompts = [prompt(place, num=2 + place % 3) for place in range(9)]
+    whole, first, second = measured(make(), prompts), measured(make(), prompts[7::-2]), measured(make(), prompts[::-2])
+    first.merge_state(second)
+    assert same(first.compute(), whole.compute())
+
+
+def test_a_rank_without_prompts_takes_part(make):
+    full, empty = measured(make(), [prompt(place) for place in range(6)]), make()
+    expected = full.compute()
+    full._computed = None
+    names = ["features", "order", "counts"]
+    theirs = iter([torch.cat(getattr(full, name)) for name in names])
+    empty.sync(dist_sync_fn=lambda mine, group: [mine, next(theirs)], distributed_available=lambda: True)
+    assert same(type(empty).compute(empty), expected)
+    empty.unsync()
+    assert all(len(torch.cat(getattr(empty, name))) == 0 for name in names)
+
+
+def test_images_beside_themselves(real, reference):
+    prompts = [PromptSamples(part, place=place) for place, part in enumerate(real.split(2))]
+    assert measured(FrechetDistance(reference, Colours()), prompts).compute()["quality/fd[colours]"].value < 1e-6
+    values = [e.value for e in measured(PrecisionRecall(reference, Colours()), prompts).compute().values()]
+    assert values == pytest.approx([1, 1, 6 / 5, 1])
+
+
+def test_one_network_runs_once_for_all_metrics(reference):
+    metrics = [metric(reference, Colours()) for metric in (FrechetDistance, KernelDistance, PrecisionRecall)]
+    before = Colours.num_images
+    for place in range(3):
+        samples = prompt(place)
+        for metric in metrics:
+            metric.update(samples)
+    assert Colours.num_images - before == 12
+    with torch.inference_mode():
+        samples = PromptSamples(prompt(3).images + 0, place=3)
+        for metric in metrics:
+            metric.update(samples)
+    assert Colours.num_images - before == 16
+    assert all(torch.equal(torch.cat(metric.features), torch.cat(metrics[0].features)) for metric in metrics)
+
+
+def test_images_that_changed_in_place_are_measured_again(reference):
+    metric, samples = FrechetDistance(reference, Colours()), prompt(0)
+    metric.update(samples)
+    samples.images[:] = 255 - samples.images
+    metric.update(samples._replace(place=1))
+    assert torch.equal(metric.features[1], Colours()(samples.images))
+    assert not torch.equal(*metric.features)
+
+
+def test_the_interval_is_as_wide_as_the_spread_over_sets_of_prompts(reference):
+    generator = torch.Generator().manual_seed(0)
+    runs = []
+    for _ in range(20):
+        shared = torch.randint(0, 196, (40, 1, 3, 1, 1), generator=generator)
+        sets = (shared + torch.randint(0, 60, (40, 2, 3, SIZE, SIZE), generator=generator)).to(torch.uint8)
+        metrics = [metric(reference, Colours()) for metric in (FrechetDistance, KernelDistance, PrecisionRecall)]
+        for place, pictures in enumerate(sets):
+            samples = PromptSamples(pictures, place=place)
+            for metric in metrics:
+                metric.update(samples)
+        runs.append({name: estimate for metric in metrics for name, estimate in metric.compute().items()})
+    # Recall and coverage are no smooth functions of the samples; their intervals are too wide.
+    most = {"quality/recall[colours]": 2.5, "quality/coverage[colours]": 2.0}
+    for name in runs[0]:
+        spread = torch.tensor([run[name].value for run in runs]).std().item()
+        half = sum(run[name].high - run[name].low for run in runs) / len(runs) / 2
+        assert 0.65 < half / 2.093 / spread < most.get(name, 1.5), name
+
+
+def test_few_prompts_have_no_interval_and_few_samples_no_number(make):
+    for estimate in measured(make(), [prompt(place) for place in range(4)]).compute().values():
+        assert math.isnan(estimate.low)
+        assert "no interval" in estimate.method
+    estimates = measured(make(), [prompt(0, num=1)]).compute()
+    assert all(math.isnan(e.value) and "there are 1" in e.method and e[3:6] == (1, 1, 1) for e in estimates.values())
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        empty = make().compute()
+    assert all(math.isnan(estimate.value) and estimate.num_samples == 0 for estimate in empty.values())
+
+
+def test_a_reference_of_another_network_is_refused_before_any_weights_are_read(reference, monkeypatch):
+    monkeypatch.setattr(InceptionFeatures, "load", lambda self: pytest.fail("the network was loaded"))
+    for metric in (FrechetDistance, KernelDistance, PrecisionRecall):
+        with pytest.raises(ValueError, match="resize: None there, 'clean' here"):
+            metric(reference).load()
+    with pytest.raises(ValueError, match="reference: there is no file 'nowhere'"):
+        FrechetDistance("nowhere", Colours()).load()
+
+
+def test_statistics_alone_are_enough_for_the_frechet_distance_only(real, tmp_path):
+    path = tmp_path / "statistics"
+    write_reference(path, reference_statistics([real], Colours(), "noise", keep_features=False))
+    measured(FrechetDistance(str(path), Colours()), [prompt(0), prompt(1)]).compute()
+    for metric in (KernelDistance, PrecisionRecall):
+        with pytest.raises(ValueError, match="keep_features=True"):
+            metric(str(path), Colours()).load()
+
+
+def test_a_reference_of_fewer_images_than_neighbours_is_an_error(reference):
+    with pytest.raises(ValueError, match="80 images; the metric needs 81"):
+        PrecisionRecall(reference, Colours(), k_density=80).load()
+    with pytest.raises(ValueError, match="at least 1; got 0"):
+        PrecisionRecall(reference, Colours(), k=0)
+
+
+def test_features_that_are_not_finite_are_an_error(make, monkeypatch):
+    monkeypatch.setattr(Colours, "embed", lambda self, images: torch.full((len(images), 6), math.nan))
+    with pytest.raises(ValueError, match="finite"):
+        make().update(prompt(0))
+    with pytest.raises(ValueError, match="uint8"):
+        make().update(PromptSamples(torch.rand(2, 3, SIZE, SIZE)))
+
+
+def test_a_metric_pickles_with_its_state(make):
+    metric = measured(make(), [prompt(place) for place in range(6)])
+    assert same(pickle.loads(pickle.dumps(metric)).compute(), metric.compute())
+
+
+def test_names_are_bare_for_the_weights_of_2015_only(reference):
+    assert FrechetDistance(reference).names == ("quality/fid", "quality/fid/infinity")
+    assert KernelDistance(reference).names == ("quality/kid",)
+    names = ("quality/precision", "quality/recall", "quality/density", "quality/coverage")
+    assert PrecisionRecall(reference).names == names
+    assert FrechetDistance(reference, TinyFeatures()).names[0] == "quality/fd[tiny]"
+
+
+def test_all_that_can_change_a_number_is_in_the_identity(reference, real, tmp_path):
+    plain = PrecisionRecall(reference).identity()
+    assert PrecisionRecall(reference, k=4).identity() != plain
+    assert PrecisionRecall(reference, InceptionFeatures(resize="torch-fidelity")).identity() != plain
+    write_reference(tmp_path / "other", reference_statistics([real[:20]], Colours(), "less noise"))
+    assert PrecisionRecall(str(tmp_path / "other")).identity() != plain
+    assert PrecisionRecall(reference).identity() == plain
+
+
+def test_a_config_makes_them(reference):
+    config = {
+        "class_path": "gendiv_lightning.metrics.FrechetDistance",
+        "init_args": {
+            "reference": reference,
+            "features": {"class_path": "gendiv_lightning.features.pooled.TinyFeatures"},
+        },
+    }
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--metrics", type=list[SampleMetric])
+    parsed = parser.parse_object({"metrics": [config]})
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # the name before 4.49
+    assert instantiate(parsed).metrics[0].names[0] == "quality/fd[tiny]"

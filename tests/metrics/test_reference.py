@@ -1,0 +1,100 @@
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gendiv_lightning.features.base import ImageFeatures
+from gendiv_lightning.features.inception import InceptionFeatures
+from gendiv_lightning.features.pooled import TinyFeatures
+from gendiv_lightning.functional.frechet import frechet_distance, statistics
+from gendiv_lightning.metrics.reference import (
+    check_provenance,
+    read_provenance,
+    read_reference,
+    reference_statistics,
+    write_reference,
+)
+
+
+def images(num=30, size=16):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (num, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+class Broken(ImageFeatures):
+    tag = "broken"
+
+    def identity(self):
+        return {"network": "broken"}
+
+    def load(self):
+        pass
+
+    def embed(self, images):
+        return torch.full((len(images), 4), math.nan)
+
+
+@pytest.mark.parametrize("size", [1, 7, 30])
+def test_statistics_are_those_of_all_images_whatever_the_batches(size):
+    reference = reference_statistics(images().split(size), TinyFeatures(), "noise")
+    truth = statistics(TinyFeatures()(images()))
+    assert reference.statistics.num_rows == 30
+    torch.testing.assert_close(reference.statistics.mean, truth.mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(reference.statistics.scatter, truth.scatter, rtol=0, atol=1e-5)  # of 30 rows
+    assert frechet_distance(reference.statistics, truth) < 1e-6
+    torch.testing.assert_close(reference.features, TinyFeatures()(images()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_file_gives_back_what_was_written(keeps, tmp_path):
+    reference = reference_statistics([images()], TinyFeatures(), "noise, 16 pixels", keep_features=keeps)
+    write_reference(tmp_path / "reference.safetensors", reference)
+    again = read_reference(tmp_path / "reference.safetensors")
+    assert again.provenance == reference.provenance
+    assert again.statistics.num_rows == 30
+    assert torch.equal(again.statistics.mean, reference.statistics.mean)
+    assert torch.equal(again.statistics.scatter, reference.statistics.scatter)
+    assert again.statistics.scatter.dtype == torch.float64
+    assert (again.features is not None) == keeps
+    assert not keeps or torch.equal(again.features, reference.features)
+    provenance = read_provenance(tmp_path / "reference.safetensors")
+    assert provenance["dataset"] == "noise, 16 pixels"
+    assert provenance["num_images"] == 30
+    assert provenance["features"] == TinyFeatures().identity()
+
+
+def test_a_reference_of_another_network_is_refused_with_the_differences(tmp_path):
+    path = tmp_path / "reference.safetensors"
+    write_reference(path, reference_statistics([images()], TinyFeatures(), "noise", keep_features=False))
+    check_provenance(path, TinyFeatures(), needs_features=False)
+    with pytest.raises(ValueError, match=r"network: 'tiny .* resize: None there, 'clean' here.*reference_statistics"):
+        check_provenance(path, InceptionFeatures(), needs_features=False)
+    with pytest.raises(ValueError, match="keep_features=True"):
+        check_provenance(path, TinyFeatures(), needs_features=True)
+    with pytest.raises(ValueError, match="30 images; the metric needs 31"):
+        check_provenance(path, TinyFeatures(), needs_features=False, fewest=31)
+
+
+def test_what_is_no_reference_file_is_an_error(tmp_path):
+    (tmp_path / "text").write_text("no tensors")
+    save_file({"counts": torch.zeros(3)}, tmp_path / "counts")
+    for name in ("text", "counts", "missing"):
+        with pytest.raises(ValueError, match=f"{name} is no reference file"):
+            read_provenance(tmp_path / name)
+
+
+def test_features_that_are_not_finite_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match="finite"):
+        reference_statistics([images()], Broken(), "noise")
+    reference = reference_statistics([images()], TinyFeatures(), "noise")
+    reference.features[3, 4] = math.nan
+    write_reference(tmp_path / "damaged", reference)
+    with pytest.raises(ValueError, match="damaged"):
+        read_reference(tmp_path / "damaged")
+
+
+def test_a_set_of_one_image_is_no_reference():
+    for num in (0, 1):
+        with pytest.raises(ValueError, match=f"'noise' has {num}"):
+            reference_statistics(images(num).split(1) if num else [], TinyFeatures(), "noise")
