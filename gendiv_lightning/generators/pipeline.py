@@ -125,13 +125,13 @@ class PipelineGenerator(Generator):
 
     # --- weights ---
 
-    def load_pipeline(self, text_encoder_class: Any, transformer_class: Any) -> None:
+    def load_pipeline(self, text_encoder_class: Any, transformer_class: Any, **defaults: object) -> None:
         """Load text encoder and transformer in `dtype`, the tokenizer of images in float32."""
         from diffusers import VQModel
 
         dtype = DTYPES[self.dtype_name]
         text_encoder = self.folder.load(text_encoder_class, "text_encoder", dtype)
-        transformer = self.folder.load(transformer_class, "transformer", dtype)
+        transformer = self.folder.load(transformer_class, "transformer", dtype, **defaults)
         vq = self.folder.load(VQModel, "vqvae", torch.float32)
         # Not before all are whole: Lightning moves what it finds here when it closes after an error.
         self.text_encoder, self.transformer, self.vq = text_encoder, transformer, vq

@@ -13,7 +13,7 @@ from torch import Tensor
 from gendiv_lightning.batch import TokenSamples
 from gendiv_lightning.generators.pipeline import Conditions, PipelineGenerator, Size
 from gendiv_lightning.models.checkpoints import read_checkpoint
-from gendiv_lightning.models.pipeline_folder import PipelineFolder
+from gendiv_lightning.models.pipeline_folder import PipelineFolder, weight_file
 from gendiv_lightning.sampling import TokenSampler
 from gendiv_lightning.sampling.diffusion import NoiseSchedule, sample_diffusion
 
@@ -97,7 +97,8 @@ class VQDiffusion(PipelineGenerator):
         from diffusers import Transformer2DModel
         from transformers import CLIPTextModel
 
-        self.load_pipeline(CLIPTextModel, Transformer2DModel)
+        # The official configuration is older than this name, and diffusers no longer takes it without.
+        self.load_pipeline(CLIPTextModel, Transformer2DModel, norm_type="ada_norm")
         self.learned = self._read_learned()
 
     def _read_learned(self) -> Tensor | None:
@@ -105,8 +106,7 @@ class VQDiffusion(PipelineGenerator):
         if not self.folder.config(LEARNED).get("learnable"):
             return None
         folder = self.folder.path / LEARNED
-        file = next(iter(sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")], reverse=True)), None)
-        tensors = read_checkpoint(file) if file else {}
+        tensors = read_checkpoint(weight_file(folder))
         if "embeddings" not in tensors:
             raise ValueError(f"{folder} says that it is learned, but holds no tensor 'embeddings'")
         return tensors["embeddings"].to(self.text_encoder.dtype)[None]

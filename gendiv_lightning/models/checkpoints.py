@@ -41,7 +41,7 @@ def resolve(name: str, key: str, *, advice: str = "", parts: Sequence[str] = ())
             `OWNER/REPO` (all of a repository but alternative weight formats).
         key: the configuration key that holds the name, for the error.
         advice: what else the user can do, for the error.
-        parts: the folders with weights of a repository that is a pipeline.
+        parts: the folders of a repository that is a pipeline; tokenizer and scheduler have no weights.
 
     Raises:
         MissingWeightsError: it cannot be found.
@@ -101,7 +101,8 @@ def _from_hub(repo: str, file: str | None, parts: Sequence[str]) -> Path:
 def _is_whole(folder: Path, parts: Sequence[str]) -> bool:
     """Whether all weights of a Hub repository are there; an interrupted download leaves a part of them."""
     if parts:
-        return all(any((folder / part).glob("*.safetensors")) or any((folder / part).glob("*.bin")) for part in parts)
+        models = [folder / part for part in parts if part not in ("tokenizer", "scheduler")]
+        return all(any(part.glob("*.safetensors")) or any(part.glob("*.bin")) for part in models)
     index = folder / "model.safetensors.index.json"
     files = json.loads(index.read_text())["weight_map"].values() if index.exists() else ["model.safetensors"]
     return all((folder / file).exists() for file in files)
