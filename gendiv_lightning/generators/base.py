@@ -23,13 +23,22 @@ class Generator(LightningModule, ABC):
         grid: (h, w) tokens of an image.
         batch_size: rows (images) that are sampled together.
         pads_batches: fill up every micro-batch to `batch_size` rows. In half precision a row's logits can depend on
-            the number of rows, and with them some tokens; in float32 samples do not depend on the batch.
+            the number of rows, and with them many tokens. In float32 only their last digits do: a sample depends on its
+            batch where a uniform falls on the very edge between two tokens, and there on some machines only.
+        temperature: divides the logits.
+        top_k: tokens kept; 0 keeps all.
+        top_p: probability mass kept; 1 keeps all.
+        guidance_scale: of classifier-free guidance; 1 and below is off.
     """
 
     codebook_size: int
     grid: tuple[int, int]
     batch_size: int
     pads_batches: bool = False
+    temperature: float
+    top_k: int
+    top_p: float
+    guidance_scale: float
 
     @abstractmethod
     def locate(self) -> None:
@@ -47,9 +56,14 @@ class Generator(LightningModule, ABC):
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
         """Warnings about wordings (such as being cut); ValueError if one cannot be a condition. Loads no weights."""
 
-    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """The generator's own temperature, top_k, top_p and guidance, as fields of `TokenSampler`."""
+        return {
+            "temperature": self.temperature,
+            "top_k": self.top_k or None,
+            "top_p": self.top_p,
+            "guidance": self.guidance_scale,
+        }
 
     @abstractmethod
     def encode_prompts(self, texts: Sequence[str]) -> Any:

@@ -216,15 +216,6 @@ class LlamaGen(Generator):
             **({"batch_size": self.batch_size, "compile": self.compile_decode} if self.pads_batches else {}),
         }
 
-    def settings(self) -> dict[str, object]:
-        """The generator's own sampling settings."""
-        return {
-            "temperature": self.temperature,
-            "top_k": self.top_k or None,
-            "top_p": self.top_p,
-            "guidance": self.guidance_scale,
-        }
-
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
         """Captions longer than the encoder reads, or empty once cleaned; labels that are no class."""
         if self.captions is None:

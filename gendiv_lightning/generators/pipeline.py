@@ -110,15 +110,6 @@ class PipelineGenerator(Generator):
             **({"batch_size": self.batch_size} if self.pads_batches else {}),
         }
 
-    def settings(self) -> dict[str, object]:
-        """The generator's own sampling settings."""
-        return {
-            "temperature": self.temperature,
-            "top_k": self.top_k or None,
-            "top_p": self.top_p,
-            "guidance": self.guidance_scale,
-        }
-
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
         """Captions longer than CLIP's context."""
         return self.tokenizer.warnings(texts)

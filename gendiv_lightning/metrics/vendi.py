@@ -129,9 +129,9 @@ class VendiSet(SampleMetric):
     point, so that neither the order of prompts nor the number of ranks shows. Like `Vendi` the score grows with the
     number of samples, up to D: compare at equal numbers only.
 
-    The interval is about another set of as many prompts: a jackknife over 16 groups of prompts (place modulo 16, so a
-    set must not repeat itself with that period) on the logarithm of the score. It needs five prompts and at most 1,024
-    dimensions; features of more than 4,096 dimensions are an error.
+    The interval is about another set of as many prompts: a jackknife over 16 groups of prompts, by a hash of their
+    places, since prompt sets often alternate between kinds. It is one of the logarithm of the score, and needs five
+    prompts and at most 1,024 dimensions; features of more than 4,096 dimensions are an error.
 
     Args:
         features: see `Vendi`. Default: pixels averaged to 12 x 12, 432 dimensions.
@@ -182,7 +182,7 @@ class VendiSet(SampleMetric):
                 f"{int(self.num_dimensions)}: resize the images to one size, or give features that do not depend on it"
             )
         self.num_dimensions = torch.full_like(self.num_dimensions, num_dimensions)
-        moments, group = self._grouped_moments(), samples.place % NUM_GROUPS
+        moments, group = self._grouped_moments(), _group(samples.place)
         moments[group % len(moments)] += ((features.T @ features) * _SCALE).round().long()
         self.moments = [moments.flatten()]
         self.sizes[group] += torch.tensor([1, samples.num_paths, len(features)], device=self.device)
@@ -222,6 +222,11 @@ class VendiSet(SampleMetric):
 
     def _log_score(self, moments: Tensor) -> float:
         return math.log(hill_number(shares(moments), self.q))
+
+
+def _group(place: int) -> int:
+    """Of 0..15: fractional part of the place's multiple of the golden ratio, even and without a period."""
+    return (place * 0x9E3779B9 % 2**32) >> 28
 
 
 def _brackets(features: ImageFeatures, q: float) -> str:
