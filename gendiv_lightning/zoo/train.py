@@ -30,8 +30,8 @@ RECIPES: dict[str, tuple[Callable[..., Recipe], int]] = {
     "clip": (ClipRecipe, 1000),
     "llamagen": (LlamaGenRecipe, 5000),
     "amused-tokenizer": (AmusedTokenizerRecipe, 150),
-    "amused": (AmusedRecipe, 2400),
-    "vq-diffusion": (VQDiffusionRecipe, 2400),
+    "amused": (AmusedRecipe, 4800),
+    "vq-diffusion": (VQDiffusionRecipe, 6000),
 }
 
 
