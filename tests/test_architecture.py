@@ -24,7 +24,8 @@ LAYERS = [
     ["report"],
     ["datamodules"],
     ["callbacks"],
-    ["fit_free", "doctor", "zoo.commands"],
+    ["fit_free"],
+    ["commands"],
     ["cli"],
 ]
 PLACES = {name: place for place, names in enumerate(LAYERS) for name in names}

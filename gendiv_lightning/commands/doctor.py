@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
+HELP = "check the environment, the embedded weights, and reference values"
 
-def doctor(golden: Path | None) -> int:
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `gendiv doctor`."""
+    parser.add_argument(
+        "--golden", type=Path, metavar="FOLDER", help="run every reference case of a folder; exit 1 if one fails"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Check a folder's reference values, or versions, devices and embedded weights. Returns the exit status."""
-    if golden is not None:
+    if arguments.golden is not None:
         from gendiv_lightning.golden import check_folder
 
-        return check_folder(golden, lambda line: print_line(line))
+        return check_folder(arguments.golden, print_line)
     return _environment()
 
 
