@@ -5,6 +5,7 @@ from .measure import Measure
 from .probes import (
     Argmax,
     CodebookSubset,
+    Decompose,
     FreezePath,
     Guidance,
     Paraphrase,
@@ -19,6 +20,7 @@ from .run_writer import RunWriter
 __all__ = [
     "Argmax",
     "CodebookSubset",
+    "Decompose",
     "FreezePath",
     "Guidance",
     "Measure",

@@ -67,7 +67,7 @@ class FreezePath(ProbeCallback):
 
     def plan(self, plan: SamplePlan) -> SamplePlan:
         """All samples of a wording have path 0, by which they are counted."""
-        return replace(plan, one_path=True)
+        return _set_paths(plan, 1)
 
 
 class Paraphrase(ProbeCallback):
@@ -92,8 +92,59 @@ class Paraphrase(ProbeCallback):
     def plan(self, plan: SamplePlan) -> SamplePlan:
         """Ask for paraphrases."""
         if plan.num_paraphrases:
-            raise ValueError("two Paraphrase probes: keep one of them")
+            raise ValueError("two probes choose wordings (Paraphrase, Decompose): keep one of them")
         return replace(plan, num_paraphrases=self.num_paraphrases, length=self.length)
+
+
+class Decompose(ProbeCallback):
+    """Give each prompt `num_paths` x `num_paths` samples a wording, so that H_path and H_exec can be told apart.
+
+    There are as many executions of a path as there are paths: groups of samples that share a path, and groups of one
+    sample a path, are then of one size, and what few samples do to an entropy falls out of their difference. Samples of
+    a path share its noise; execution noise is each sample's own. It changes the samples that a prompt gets, not how they
+    are drawn: other probes act beside it, and `data.num_samples` has no say.
+
+    Args:
+        num_paths: sampler paths of a wording, and samples of a path; an even number.
+        num_paraphrases: wordings of a prompt, a divisor of `num_paths`; 0 is the base prompt alone, and then there is no
+            prompt path to see.
+        length: of the wordings, see `Paraphrase`.
+        score_wordings: compute each sample's likelihood under every wording, where the generator has one (LlamaGen):
+            one more pass of the network a sample and wording.
+    """
+
+    def __init__(
+        self,
+        num_paths: int = 4,
+        num_paraphrases: int = 0,
+        length: Literal["short", "medium", "long", "mixed", "any"] = "any",
+        score_wordings: bool = True,
+    ) -> None:
+        if num_paths < 2 or num_paths % 2:
+            raise ValueError(f"num_paths must be an even number, 2 or more, got {num_paths}")
+        if num_paraphrases and (num_paraphrases < 2 or num_paths % num_paraphrases):
+            raise ValueError(
+                f"num_paraphrases must be 0 (the base prompt alone), or a divisor of num_paths above 1, got "
+                f"{num_paraphrases} for {num_paths} paths"
+            )
+        self.num_paths, self.num_paraphrases = num_paths, num_paraphrases
+        self.length, self.score_wordings = length, score_wordings
+
+    def apply(self, sampler: TokenSampler) -> TokenSampler:
+        """The sampler is left as it is."""
+        return sampler
+
+    def plan(self, plan: SamplePlan) -> SamplePlan:
+        """Ask for the crossed samples."""
+        if plan.num_paraphrases:
+            raise ValueError("Decompose and Paraphrase both choose wordings: give num_paraphrases to Decompose alone")
+        return replace(
+            _set_paths(plan, self.num_paths),
+            num_samples=self.num_paths**2 * max(1, self.num_paraphrases),
+            num_paraphrases=self.num_paraphrases,
+            length=self.length,
+            scores_wordings=self.score_wordings and self.num_paraphrases > 1,
+        )
 
 
 class Temperature(ProbeCallback):
@@ -267,3 +318,9 @@ _USAGE_ADVICE = (
 def _show(tokens: list[int] | None, most: int = 8) -> str:
     tokens = tokens or []
     return f"{tokens[:most]}" + (f" and {len(tokens) - most} more" if len(tokens) > most else "")
+
+
+def _set_paths(plan: SamplePlan, num_paths: int) -> SamplePlan:
+    if plan.num_paths:
+        raise ValueError("two probes share paths (FreezePath, Decompose): keep one of them")
+    return replace(plan, num_paths=num_paths)

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tqdm import tqdm
 
-from gendiv_lightning.batch import NoiseKey, SampleBatch, SamplePlan
+from gendiv_lightning.batch import NoiseKey, SampleBatch
 from gendiv_lightning.datamodules.prompts import PromptData, check_plan, choose_wordings, write_manifest
 from gendiv_lightning.disk import write_atomically
 from gendiv_lightning.functional.estimate import Estimate
@@ -62,7 +62,7 @@ def check_run(generator: Generator, data: PromptData, callbacks: list[Callback])
     probes = check_probes(generator, callbacks)
     for probe in probes:
         probe.check_generator(generator.identity())
-    plan = plan_samples(SamplePlan(data.num_samples), probes)
+    plan = plan_samples(data.own_plan, probes)
     check_plan(plan)
     prompts = data.prompt_set().prompts
     wordings = sorted({prompt.wording(n) for prompt in prompts for n in choose_wordings(prompt, plan)})

@@ -62,10 +62,18 @@ def check_plan(plan: SamplePlan) -> None:
             f"num_samples must be a multiple of num_paraphrases and give at least 2 samples a wording, got "
             f"{plan.num_samples} samples for {plan.num_paraphrases} wordings; {2 * plan.num_paraphrases} would do"
         )
+    if plan.num_paths and plan.num_samples % (plan.num_paths * max(1, plan.num_paraphrases)):
+        raise ValueError(
+            f"num_samples must be a multiple of paths x wordings, got {plan.num_samples} samples for {plan.num_paths} x "
+            f"{max(1, plan.num_paraphrases)}"
+        )
 
 
 def plan_rows(prompt: Prompt, plan: SamplePlan) -> list[NoiseKey]:
-    """Names of a prompt's samples: sample s = 0..N-1 has path s and takes the s-th chosen wording, round and round.
+    """Names of a prompt's samples: sample s = 0..N-1 takes the s-th chosen wording, round and round.
+
+    It has path s; or, where paths are shared, the next path of its wording, round and round too. Its execution noise is
+    its own in any case: if paths shared it, samples of different paths would be alike by more than chance.
 
     Raises:
         ValueError: for a plan that cannot be, or that this prompt has too few paraphrases for.
@@ -73,7 +81,11 @@ def plan_rows(prompt: Prompt, plan: SamplePlan) -> list[NoiseKey]:
     check_plan(plan)
     wordings = choose_wordings(prompt, plan)
     numbers = range(plan.num_samples)
-    return [NoiseKey(prompt.id, wordings[s % len(wordings)], path=0 if plan.one_path else s, sample=s) for s in numbers]
+    num_wordings, num_paths = len(wordings), plan.num_paths
+    return [
+        NoiseKey(prompt.id, wordings[s % num_wordings], s // num_wordings % num_paths if num_paths else s, sample=s)
+        for s in numbers
+    ]
 
 
 class PromptData(LightningDataModule):
@@ -97,6 +109,8 @@ class PromptData(LightningDataModule):
         seed: root seed of all noise.
         prompts_per_batch: whole prompts a batch; it changes no sample.
         max_words: prompts of more words are reported as over-long, and kept whole.
+        record_marginals: keep sums of the distributions that tokens are drawn from, for the entropies of token marginals
+            (`MarginalSums`); it changes no sample.
         cache_dir: where manifests are kept; None means `$GENDIV_CACHE` or `~/.cache/gendiv`.
 
     Raises:
@@ -116,6 +130,7 @@ class PromptData(LightningDataModule):
         seed: int = 0,
         prompts_per_batch: int = 8,
         max_words: int | None = None,
+        record_marginals: bool = True,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
@@ -136,6 +151,7 @@ class PromptData(LightningDataModule):
         self.config, self.split, self.revision = config, split, revision
         self.limit, self.max_words, self.cache_dir = limit, max_words, cache_dir
         self.num_samples, self.seed, self.prompts_per_batch = num_samples, seed, prompts_per_batch
+        self.record_marginals = record_marginals
         self.finished: frozenset[str] = frozenset()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than unfinished prompts
         self._prompt_set: PromptSet | None = None
@@ -162,11 +178,16 @@ class PromptData(LightningDataModule):
             "seed": self.seed,
         }
 
+    @property
+    def own_plan(self) -> SamplePlan:
+        """The sample plan without probes."""
+        return SamplePlan(self.num_samples, records_marginals=self.record_marginals)
+
     def plan(self) -> SamplePlan:
-        """The sample plan that the trainer's probes make of `num_samples`."""
+        """The sample plan that the trainer's probes make of it."""
         callbacks = self.trainer.callbacks if self.trainer else []  # type: ignore[attr-defined]
         probes = [callback for callback in callbacks if isinstance(callback, Probe)]
-        return plan_samples(SamplePlan(num_samples=self.num_samples), probes)
+        return plan_samples(self.own_plan, probes)
 
     def prepare_data(self) -> None:
         """One process a machine streams the dataset, the others find its manifest."""
@@ -193,7 +214,13 @@ class PromptData(LightningDataModule):
         prompts = tuple(self.prompt_set().prompts[place] for place in places)
         named = [(row, key) for row, prompt in enumerate(prompts) for key in plan_rows(prompt, plan)]
         return PromptBatch(
-            self.seed, prompts, tuple(places), tuple(key for _, key in named), tuple(row for row, _ in named)
+            self.seed,
+            prompts,
+            tuple(places),
+            tuple(key for _, key in named),
+            tuple(row for row, _ in named),
+            plan.scores_wordings,
+            plan.records_marginals,
         )
 
     def _materialise(self) -> PromptSet:

@@ -62,13 +62,17 @@ class SamplePlan:
         num_samples: images per prompt, over all of its wordings.
         num_paraphrases: wordings to spread the samples over; 0 uses the base prompt alone.
         length: length class of these paraphrases; "mixed" draws evenly from the three, "any" takes them in order.
-        one_path: all samples of a wording follow one path, number 0; else each has a path of its own.
+        num_paths: paths that the samples of a wording are spread over, evenly; 0: each sample has a path of its own.
+        scores_wordings: ask for the likelihood of each sample under every wording of its prompt, where there is one.
+        records_marginals: ask for the entropies of token marginals.
     """
 
     num_samples: int = 8
     num_paraphrases: int = 0
     length: str = "any"
-    one_path: bool = False
+    num_paths: int = 0
+    scores_wordings: bool = False
+    records_marginals: bool = True
 
 
 class PromptBatch(NamedTuple):
@@ -80,6 +84,8 @@ class PromptBatch(NamedTuple):
         indices: place of each prompt in the prompt set.
         keys: one name a row.
         rows: place in `prompts` of each row's prompt.
+        scores_wordings: see `SamplePlan`.
+        records_marginals: see `SamplePlan`.
     """
 
     seed: int
@@ -87,6 +93,8 @@ class PromptBatch(NamedTuple):
     indices: tuple[int, ...]
     keys: tuple[NoiseKey, ...]
     rows: tuple[int, ...]
+    scores_wordings: bool = False
+    records_marginals: bool = True
 
     @property
     def texts(self) -> list[str]:
@@ -99,8 +107,8 @@ class TokenSamples(NamedTuple):
 
     Attributes:
         tokens: (B, L) int64, in the tokenizer's raster order.
-        entropy: (B, L) float32, bits: entropy of each token's predictive distribution, after guidance, subset,
-            temperature, top-k and top-p. Tokens are drawn from it; with execution noise off they are its mode.
+        entropy: (B, L) float32, bits: entropy of the distribution that each token was drawn from, after guidance,
+            subset, temperature, top-k and top-p; 0 with execution noise off, where a token is the mode for certain.
         log_prob: (B, L) float32, bits (<= 0): log2-probability of the token under that distribution.
     """
 
@@ -116,11 +124,17 @@ class SampleBatch(NamedTuple):
         batch: the prompts and the names of the rows.
         samples: tokens and the statistics of their draws, on the CPU.
         images: (B, 3, H, W) uint8, on the CPU.
+        marginals: (P, M) float64, bits: a row a prompt of what only the sampling loop sees, the entropies of its token
+            marginals (`sampling.marginals.NAMES`); None where they are not recorded.
+        wording_log_prob: (B, Q) float32, bits: log2-probability of each row's tokens under its prompt's Q wordings, in
+            the order of their numbers; None where it was not asked for, or the model has no such likelihood.
     """
 
     batch: PromptBatch
     samples: TokenSamples
     images: Tensor
+    marginals: Tensor | None = None
+    wording_log_prob: Tensor | None = None
 
 
 class PromptSamples(NamedTuple):
@@ -133,6 +147,9 @@ class PromptSamples(NamedTuple):
         place: of the prompt in its set, its own for each prompt; it orders the rows, whatever rank measured them.
         paraphrase: (N,) wording number of each sample; None means one wording.
         path: (N,) path number of each sample; None means a path of its own for each.
+        entropy: (N, L) bits, see `TokenSamples`.
+        marginals: (M,) bits, see `SampleBatch`.
+        wording_log_prob: (N, Q) bits, see `SampleBatch`.
     """
 
     images: Tensor
@@ -141,25 +158,43 @@ class PromptSamples(NamedTuple):
     place: int = 0
     paraphrase: Tensor | None = None
     path: Tensor | None = None
+    entropy: Tensor | None = None
+    marginals: Tensor | None = None
+    wording_log_prob: Tensor | None = None
+
+    @property
+    def groups(self) -> Tensor:
+        """(N, 2) wording and path of each sample."""
+        num_samples = len(self.images)
+        paraphrase = torch.zeros(num_samples, dtype=torch.int64) if self.paraphrase is None else self.paraphrase
+        path = torch.arange(num_samples) if self.path is None else self.path
+        return torch.stack([paraphrase, path], 1)
 
     @property
     def num_paths(self) -> int:
         """Distinct (wording, path) among the samples."""
-        num_samples = len(self.images)
-        paraphrase = torch.zeros(num_samples) if self.paraphrase is None else self.paraphrase
-        path = torch.arange(num_samples) if self.path is None else self.path
-        return len({*zip(paraphrase.tolist(), path.tolist(), strict=True)})
+        return len(self.groups.unique(dim=0))
 
 
 def split_by_prompt(sampled: SampleBatch) -> list[PromptSamples]:
     """The rows of a batch, a `PromptSamples` a prompt."""
-    batch, tokens = sampled.batch, sampled.samples.tokens
+    batch, samples = sampled.batch, sampled.samples
     images = sampled.images.contiguous()  # the memory layout would show in a metric's last digits
     rows = torch.tensor(batch.rows)
     paraphrase = torch.tensor([key.paraphrase for key in batch.keys])
     path = torch.tensor([key.path for key in batch.keys])
     return [
-        PromptSamples(images[mine], tokens[mine], prompt.text, place, paraphrase[mine], path[mine])
+        PromptSamples(
+            images[mine],
+            samples.tokens[mine],
+            prompt.text,
+            place,
+            paraphrase[mine],
+            path[mine],
+            samples.entropy[mine],
+            None if sampled.marginals is None else sampled.marginals[number],
+            None if sampled.wording_log_prob is None else sampled.wording_log_prob[mine],
+        )
         for number, (prompt, place) in enumerate(zip(batch.prompts, batch.indices, strict=True))
         for mine in [rows == number]
     ]

@@ -245,6 +245,8 @@ def _to_table(batch: SampleBatch, codebook_size: int) -> pa.Table:
             "tokens": List(Value(token)),
             "entropy_bits": List(Value("float32")),
             "log2_prob": List(Value("float32")),
+            "marginal_bits": List(Value("float64")),  # of the prompt, the same in each of its rows
+            "wording_log2_prob": List(Value("float32")),
         }
     )
     prompts, keys, samples = batch.batch.prompts, batch.batch.keys, batch.samples
@@ -264,6 +266,8 @@ def _to_table(batch: SampleBatch, codebook_size: int) -> pa.Table:
         "tokens": list(samples.tokens.numpy().astype(token)),
         "entropy_bits": list(samples.entropy.float().numpy()),
         "log2_prob": list(samples.log_prob.float().numpy()),
+        "marginal_bits": [[] if batch.marginals is None else batch.marginals[row].numpy() for row in batch.batch.rows],
+        "wording_log2_prob": [[]] * len(keys) if batch.wording_log_prob is None else list(batch.wording_log_prob.numpy()),
     }
     return pa.table(columns, schema=features.arrow_schema)
 
@@ -287,4 +291,12 @@ def _from_table(table: pa.Table) -> SampleBatch:
     samples = TokenSamples(
         torch.tensor(column["tokens"]), torch.tensor(column["entropy_bits"]), torch.tensor(column["log2_prob"])
     )
-    return SampleBatch(batch, samples, torch.stack([_unpng(image["bytes"]) for image in column["image"]]))
+    marginals = torch.tensor([column["marginal_bits"][rows.index(place)] for place in range(len(prompts))])
+    scores = torch.tensor(column["wording_log2_prob"])
+    return SampleBatch(
+        batch,
+        samples,
+        torch.stack([_unpng(image["bytes"]) for image in column["image"]]),
+        marginals.double() if marginals.numel() else None,
+        scores if scores.numel() else None,
+    )

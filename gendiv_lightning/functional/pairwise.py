@@ -11,6 +11,7 @@ Letters: N samples, P groups, D features.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -32,6 +33,28 @@ class Split(NamedTuple):
     total: float
     within: float
     between: float
+
+
+class PathSplit(NamedTuple):
+    """Mean distances of two draws from all that is left open (`total`), given the wording, given wording and path.
+
+    Attributes:
+        total: see `Split`.
+        within: of two draws in one wording, on paths of their own.
+        between: of draws in different wordings; NaN for one wording.
+        execution: of two draws in one wording, on one path.
+        path: total - execution.
+        sampler_path: within - execution; NaN for one path.
+        prompt_path: total - within; NaN for one wording.
+    """
+
+    total: float
+    within: float
+    between: float
+    execution: float
+    path: float
+    sampler_path: float
+    prompt_path: float
 
 
 class ExtremePairs(NamedTuple):
@@ -119,6 +142,35 @@ def split(matrix: Tensor) -> Split:
     between = matrix[~torch.eye(num_groups, dtype=torch.bool)].mean().item()
     total = within if num_groups == 1 else within / num_groups + (1 - 1 / num_groups) * between
     return Split(total, within, between)
+
+
+def split_paths(matrix: Tensor, wordings: Tensor) -> PathSplit:
+    """Total, execution and path from mean distances (P, P) of pairs of groups, a group a path in a wording.
+
+    Wordings are a given pool, as in `split`; paths are drawn, so the distance in a wording is that of pairs of different
+    paths, and does not depend on their number. One path a wording: within is execution.
+
+    Args:
+        matrix: see `PairDistances.matrix`; each wording has the same number of paths.
+        wordings: (P,) wording of each group.
+    """
+    same = wordings[:, None] == wordings
+    own = torch.eye(len(matrix), dtype=torch.bool)
+    num_wordings = len(wordings.unique())
+    execution = matrix.diagonal().nanmean().item()
+    one_path, one_wording = num_wordings == len(matrix), num_wordings == 1
+    within = execution if one_path else matrix[same & ~own].mean().item()
+    between = matrix[~same].mean().item()
+    total = within if one_wording else within / num_wordings + (1 - 1 / num_wordings) * between
+    return PathSplit(
+        total,
+        within,
+        between,
+        execution,
+        total - execution,
+        math.nan if one_path else within - execution,
+        math.nan if one_wording else total - within,
+    )
 
 
 def extreme_pairs(matrix: Tensor) -> ExtremePairs:

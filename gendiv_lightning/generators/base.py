@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gendiv_lightning.batch import ImageBatch, NoiseKey, PromptBatch, SampleBatch, TokenSamples
 from gendiv_lightning.sampling import Noise, Observer, Probe, TokenSampler, apply_probes
+from gendiv_lightning.sampling.marginals import MarginalSums
 
 
 class Generator(LightningModule, ABC):
@@ -29,6 +30,8 @@ class Generator(LightningModule, ABC):
         top_k: tokens kept; 0 keeps all.
         top_p: probability mass kept; 1 keeps all.
         guidance_scale: of classifier-free guidance; 1 and below is off.
+        rewrites_tokens: a token may be drawn more than once in the loop; the last time counts.
+        has_likelihood: `score_tokens` is there.
     """
 
     codebook_size: int
@@ -39,6 +42,8 @@ class Generator(LightningModule, ABC):
     top_k: int
     top_p: float
     guidance_scale: float
+    rewrites_tokens: bool = False
+    has_likelihood: bool = False
 
     @abstractmethod
     def locate(self) -> None:
@@ -73,6 +78,10 @@ class Generator(LightningModule, ABC):
     def sample_tokens(self, conditions: Any, sampler: TokenSampler) -> TokenSamples:
         """The sampling loop: B rows of tokens. All chance comes from `sampler`."""
 
+    def score_tokens(self, conditions: Any, tokens: Tensor, sampler: TokenSampler) -> Tensor:
+        """Log2-probability (B, L) of given tokens (B, L), each given those before it, as the loop would draw them."""
+        raise NotImplementedError(f"{type(self).__name__} has no likelihood of a sequence of tokens")
+
     @abstractmethod
     def decode_tokens(self, tokens: Tensor) -> Tensor:
         """Tokens (B, L) to images (B, 3, H, W) uint8."""
@@ -92,17 +101,44 @@ class Generator(LightningModule, ABC):
         self, batch: PromptBatch, probes: Sequence[Probe] = (), observers: tuple[Observer, ...] = ()
     ) -> SampleBatch:
         """Sample and decode all rows of a batch, `batch_size` at a time; the result is on the CPU."""
-        texts, samples, images = batch.texts, [], []
+        texts, samples, images, scores = batch.texts, [], [], []
+        marginals = None
+        if batch.records_marginals:
+            num_tokens = self.grid[0] * self.grid[1]
+            marginals = MarginalSums(batch, num_tokens, self.codebook_size, self.rewrites_tokens)
+            observers = (*observers, marginals)
         for start in range(0, len(texts), self.batch_size):
             rows = list(range(start, min(start + self.batch_size, len(texts))))
             filled = rows + rows[-1:] * (self.batch_size - len(rows) if self.pads_batches else 0)
             sampler = replace(
                 self.sampler(batch.seed, [batch.keys[row] for row in filled], probes), observers=observers
             )
+            if marginals:
+                marginals.begin(rows, len(filled) - len(rows))
             part = self.sample_tokens(self.encode_prompts([texts[row] for row in filled]), sampler)
+            if marginals:
+                marginals.end()
             samples.append([x[: len(rows)].cpu() for x in part])
             images.append(self.decode_tokens(part.tokens[: len(rows)]).cpu())
-        return SampleBatch(batch, TokenSamples(*map(torch.cat, zip(*samples, strict=True))), torch.cat(images))
+            if batch.scores_wordings and self.has_likelihood:
+                scores.append(self._score_wordings(batch, filled, part.tokens, sampler)[: len(rows)].cpu())
+        return SampleBatch(
+            batch,
+            TokenSamples(*map(torch.cat, zip(*samples, strict=True))),
+            torch.cat(images),
+            marginals.results() if marginals else None,
+            torch.cat(scores) if scores else None,
+        )
+
+    def _score_wordings(self, batch: PromptBatch, rows: list[int], tokens: Tensor, sampler: TokenSampler) -> Tensor:
+        """Log2-probability (B, Q) of whole images under each wording of their prompts."""
+        wordings = [sorted({k.paraphrase for k in batch.keys if k.prompt == prompt.id}) for prompt in batch.prompts]
+        columns = []
+        for number in range(len(wordings[0])):
+            prompts = [batch.rows[row] for row in rows]
+            conditions = self.encode_prompts([batch.prompts[p].wording(wordings[p][number]) for p in prompts])
+            columns.append(self.score_tokens(conditions, tokens, sampler).sum(1))
+        return torch.stack(columns, 1)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int = 0) -> SampleBatch:
         """`sample`, under the probes and before the observers among the trainer's callbacks."""

@@ -19,7 +19,7 @@ from gendiv_lightning.models.caption_features import CaptionFeatures
 from gendiv_lightning.models.checkpoints import DTYPES, load_strictly, read_checkpoint, resolve, sha256
 from gendiv_lightning.models.llamagen_gpt import GPT, GPT_SIZES, Cache, GPTConfig, Prefill, join_prefills, rotary_table
 from gendiv_lightning.models.llamagen_vq import VQ_SIZES, VQConfig, VQModel, from_uint8, to_uint8
-from gendiv_lightning.sampling import TokenGrid, TokenSampler, check_settings
+from gendiv_lightning.sampling import Draw, TokenGrid, TokenSampler, check_settings
 from gendiv_lightning.zoo.files import TINY_GPT, TINY_VQ
 
 # What an official file is cannot be read from its shapes: (kind, transformer, image sizes).
@@ -130,6 +130,8 @@ class LlamaGen(Generator):
         batch_size: images sampled together. In float32 it changes speed and memory, not samples; in half precision it
             is part of the run's fingerprint, since a row's logits can depend on the number of rows.
     """
+
+    has_likelihood = True
 
     def __init__(
         self,
@@ -278,6 +280,40 @@ class LlamaGen(Generator):
             # Four shapes to compile an image, whatever its size: the compiler keeps eight.
             slots_at_a_time=max(64, -(-self.gpt_config.block_size // 4)) if self.compile_decode else 1,
         )
+
+    def score_tokens(self, conditions: Conditions, tokens: Tensor, sampler: TokenSampler) -> Tensor:
+        """By one pass over all tokens (teacher forcing): the distributions that the loop would draw from."""
+        num_rows, num_tokens = tokens.shape
+        packed = self._condition_positions(conditions)
+        logits = self.gpt(*packed, tokens)
+        if sampler.is_guided:
+            guided = sampler.guide(logits, self.gpt(*self._null_positions(packed[1]), tokens))
+            end = num_tokens if self.cfg_interval < 0 else min(num_tokens, self.cfg_interval + 2)
+            logits = torch.cat([guided[:, :end], logits[:, end:]], 1)
+        rows = torch.arange(num_rows, device=tokens.device).repeat_interleave(num_tokens)
+        positions = torch.arange(num_tokens, device=tokens.device).repeat(num_rows)
+        filtered = sampler.filter_logits(logits).flatten(0, 1)
+        if sampler.exec.is_off:
+            log_prob = torch.where(filtered.argmax(-1) == tokens.flatten(), 0.0, -torch.inf)
+        else:
+            log_prob = Draw(0, rows, positions, tokens.flatten(), filtered).log_prob
+        return log_prob.view_as(tokens)
+
+    def _condition_positions(self, conditions: Conditions) -> tuple[Tensor, Tensor]:
+        """Embedded condition positions (B, T, dim) and their mask (B, T)."""
+        features = [conditions.features[row] for row in conditions.rows.tolist()]
+        if self.captions is None:
+            labels = torch.stack(features)
+            return self.gpt.cls_embedding(labels), torch.ones(len(labels), 1, dtype=torch.bool, device=labels.device)
+        packed, mask = pack_left(features)
+        return self.gpt.cls_embedding(packed), mask
+
+    def _null_positions(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of "no caption" or "no label", for conditions of a mask (B, T)."""
+        if self.captions is None:
+            return self.gpt.cls_embedding(torch.full_like(mask[:, 0], self.gpt_config.num_classes, dtype=torch.int64)), mask
+        features, null_mask = self.gpt.null_features(mask.sum(1))
+        return self.gpt.cls_embedding(features[:, -mask.shape[1] :]), null_mask[:, -mask.shape[1] :]
 
     def prefill(self, conditions: Conditions, guided: bool) -> Prefill:
         """Run each distinct condition once, alone, and spread it over its rows.

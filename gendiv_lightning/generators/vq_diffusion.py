@@ -41,6 +41,7 @@ class VQDiffusion(PipelineGenerator):
             is part of the run's fingerprint, since a row's logits can depend on the number of rows.
     """
 
+    rewrites_tokens = True
     learned: Tensor | None = None
     parts = (*PipelineGenerator.parts, LEARNED)
     pixel_range = (-1.0, 1.0)

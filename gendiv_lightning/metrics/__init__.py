@@ -2,6 +2,7 @@
 
 from gendiv_lightning.metrics.clip import CLIPIQA, CLIPCosine, CLIPScore
 from gendiv_lightning.metrics.codebook import CodebookUsage
+from gendiv_lightning.metrics.decomposition import SequenceEntropy, TokenEntropy
 from gendiv_lightning.metrics.distribution import FrechetDistance, KernelDistance, PrecisionRecall
 from gendiv_lightning.metrics.diversity import LPIPS, SSIM, PixelCosine
 from gendiv_lightning.metrics.postcards import PostcardTruth
@@ -19,7 +20,9 @@ __all__ = [
     "PixelCosine",
     "PostcardTruth",
     "PrecisionRecall",
+    "SequenceEntropy",
     "SmallPixels",
+    "TokenEntropy",
     "Vendi",
     "VendiSet",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -12,19 +13,21 @@ from torch import Tensor
 from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.features.lpips import TINY_WEIGHTS, Net, PerceptualFeatures
 from gendiv_lightning.features.pixels import check_images, pixel_features, split_images
-from gendiv_lightning.functional.pairwise import PairDistances, group_means, split
+from gendiv_lightning.functional.pairwise import PairDistances, group_means, split, split_paths
 from gendiv_lightning.functional.ssim import ssim_matrix
 from gendiv_lightning.metrics.base import PromptMetric
 from gendiv_lightning.models.checkpoints import sha256
 
 
 class DiversityMetric(PromptMetric):
-    """Mean distance of two samples of a prompt, and its parts within and between the prompt's wordings.
+    """Mean distance of two samples of a prompt, and its parts within and between the prompt's wordings and paths.
 
-    Three numbers a prompt: `<name>` is the distance of two draws from the pool of wordings, `<name>/within` of two
-    samples of one wording, `<name>/between` of samples of different wordings (NaN where there is one wording, and then
-    the first two are the plain mean over pairs). All are unbiased in the number of samples. A prompt with one sample is
-    NaN and left out.
+    Numbers a prompt: `<name>` is the distance of two draws from the pool of wordings, `<name>/within` of two samples of
+    one wording, `<name>/between` of samples of different wordings (NaN where there is one wording, and then the first
+    two are the plain mean over pairs). Where samples share sampler paths (`Decompose`, `FreezePath`) lens C comes
+    beside: `<name>/exec` is the distance of two samples on one path, `<name>/path` what the total has beyond it, which
+    is `<name>/sampler_path` and `<name>/prompt_path` together. All are unbiased in the number of samples. A prompt with
+    one sample is NaN and left out.
     """
 
     def __init__(self, name: str) -> None:
@@ -33,20 +36,22 @@ class DiversityMetric(PromptMetric):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Total, within a wording, between wordings."""
-        return self.name, f"{self.name}/within", f"{self.name}/between"
+        """See above."""
+        parts = ("within", "between", "exec", "path", "sampler_path", "prompt_path")
+        return self.name, *(f"{self.name}/{part}" for part in parts)
 
     @abstractmethod
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
         """(P, P) mean distances of pairs of groups, from images (N, 3, H, W) uint8 and their groups' numbers (N,)."""
 
     def measure(self, samples: PromptSamples) -> list[float]:
-        """Total, within and between of one prompt; ValueError unless its images are (N, 3, H, W) uint8."""
+        """The numbers of one prompt; ValueError unless its images are (N, 3, H, W) uint8."""
         check_images(samples.images)
-        groups = (
-            torch.zeros(len(samples.images), dtype=torch.int64) if samples.paraphrase is None else samples.paraphrase
-        )
-        return list(split(self.mean_distances(samples.images.to(self.device), groups.cpu())))
+        images = samples.images.to(self.device)
+        cells, cell = samples.groups.unique(dim=0, return_inverse=True)
+        if len(cells) < len(images):
+            return list(split_paths(self.mean_distances(images, cell), cells[:, 0]))
+        return [*split(self.mean_distances(images, samples.groups[:, 0])), *[math.nan] * 4]
 
     def matrix(self, samples: PromptSamples) -> Tensor:
         """(N, N) distances of all pairs of a prompt's samples, for a picture; zeros on the diagonal.

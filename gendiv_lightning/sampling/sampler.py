@@ -32,6 +32,7 @@ class Draw:
         positions: (N,) int64, places in their images, in raster order.
         tokens: (N,) int64.
         logits: (N, K) float32, unnormalised: after guidance, subset, temperature, top-k and top-p.
+        is_mode: the tokens are the mode for certain, execution noise being off.
     """
 
     step: int
@@ -39,15 +40,25 @@ class Draw:
     positions: Tensor
     tokens: Tensor
     logits: Tensor
+    is_mode: bool = False
 
     def take(self, places: Tensor) -> Draw:
         """Some of the N, by number or by a mask."""
-        return Draw(self.step, *(x[places] for x in (self.rows, self.positions, self.tokens, self.logits)))
+        taken = (x[places] for x in (self.rows, self.positions, self.tokens, self.logits))
+        return Draw(self.step, *taken, is_mode=self.is_mode)
 
     @cached_property
     def log_probs(self) -> Tensor:
-        """The distributions (N, K), nats."""
+        """The network's distributions (N, K), nats."""
         return self.logits.log_softmax(-1)
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """The distributions (N, K) that the tokens were drawn from: the network's, or with execution noise off a point."""
+        if self.is_mode:
+            return torch.zeros_like(self.logits).scatter_(-1, self.tokens[:, None], 1.0)
+        # Softmax of log-probabilities is their exp, and several times faster where top-k or a subset left many at -inf.
+        return self.log_probs.softmax(-1)
 
     @property
     def confidence(self) -> Tensor:
@@ -56,14 +67,17 @@ class Draw:
 
     @property
     def log_prob(self) -> Tensor:
-        """Log2-probability of the drawn tokens (N,), bits."""
+        """Log2-probability of the drawn tokens (N,), bits: 0 for a mode that was certain."""
+        if self.is_mode:
+            return torch.zeros_like(self.logits[:, 0])
         return self.log_probs.gather(-1, self.tokens[:, None])[:, 0] / math.log(2)
 
     @property
     def entropy(self) -> Tensor:
-        """Entropy (N,) of the distributions, bits."""
-        # Softmax of log-probabilities is their exp, and several times faster where top-k or a subset left many at -inf.
-        return torch.special.entr(self.log_probs.softmax(-1)).sum(-1) / math.log(2)
+        """Entropy (N,) of the distributions that the tokens were drawn from, bits."""
+        if self.is_mode:
+            return torch.zeros_like(self.logits[:, 0])
+        return torch.special.entr(self.probs).sum(-1) / math.log(2)
 
 
 class Observer(ABC):
@@ -137,9 +151,8 @@ class TokenSampler:
     def draw_filtered(self, logits: Tensor, step: int, rows: Tensor, positions: Tensor) -> Draw:
         """Draw from logits as they are: one uniform a place, by inverse CDF; the mode when `exec` is off."""
         if self.exec.is_off:
-            tokens = logits.argmax(-1)
-        else:
-            tokens = invert_cdf(logits.softmax(-1), self.exec.uniform(step, rows, positions))
+            return Draw(step, rows, positions, logits.argmax(-1), logits, is_mode=True)
+        tokens = invert_cdf(logits.softmax(-1), self.exec.uniform(step, rows, positions))
         return Draw(step, rows, positions, tokens, logits)
 
     def choose_positions(

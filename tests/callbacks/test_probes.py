@@ -233,9 +233,9 @@ def test_other_probes_leave_the_plan_as_it_is():
 
 
 def test_freezepath_gives_all_samples_of_a_wording_path_zero():
-    assert plan_samples(SamplePlan(), [FreezePath()]).one_path
+    assert plan_samples(SamplePlan(), [FreezePath()]).num_paths == 1
     prompt = Prompt("p", "a house", (Wording("a hut", "short"), Wording("a home", "short")))
-    plan = SamplePlan(4, 2, one_path=True)
+    plan = SamplePlan(4, 2, num_paths=1)
     assert {key.path for key in plan_rows(prompt, plan)} == {0}
     assert [key.sample for key in plan_rows(prompt, plan)] == [0, 1, 2, 3]
 

@@ -1,0 +1,99 @@
+"""H_total = H_path + H_exec in bits: by token marginals (lens A) and by whole sequences (lens B).
+
+Lens C, in perception, is a part of each diversity metric. The theory is in docs/theory.md.
+"""
+
+from __future__ import annotations
+
+import math
+
+
+from gendiv_lightning.batch import PromptSamples
+from gendiv_lightning.metrics.base import PromptMetric
+from gendiv_lightning.sampling.marginals import NAMES
+
+
+class TokenEntropy(PromptMetric):
+    """Lens A: entropy of the mean token and its parts, bits a token, from `MarginalSums`.
+
+    - `h_total/token`: over all that a prompt leaves open: wording, path, execution.
+    - `h_exec/token`: given wording and path.
+    - `h_path/token`: their difference, and its parts `h_sampler_path/token` and `h_prompt_path/token`.
+
+    Each without the bias of few samples, to first order; `.../plugin` is the same as it is measured. Samples with paths
+    of their own tell no path from execution: then there is the total alone. Positions are looked at one by one: a token
+    that follows from its neighbours counts as free.
+    """
+
+    parts = ("h_total", "h_exec", "h_path", "h_sampler_path", "h_prompt_path")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See above."""
+        return tuple(f"{part}/token{kind}" for kind in ("", "/plugin") for part in self.parts)
+
+    @property
+    def method(self) -> str:
+        """Estimator and interval."""
+        return (
+            "lens A: mean predictive distributions (Rao-Blackwell), jackknife over samples and paths (plugin: as they "
+            "are); BCa bootstrap over prompts"
+        )
+
+    def measure(self, samples: PromptSamples) -> list[float]:
+        """From the prompt's marginals; NaN where they were not recorded."""
+        if samples.marginals is None:
+            return [math.nan] * len(self.names)
+        bits = dict(zip(NAMES, samples.marginals.tolist(), strict=True))
+        one_wording = len(samples.groups[:, 0].unique()) == 1
+        return [
+            number
+            for kind in ("", "_plugin")
+            for number in _parts(bits[f"exec{kind}"], bits[f"wording{kind}"], bits[f"pool{kind}"], one_wording)
+        ]
+
+
+class SequenceEntropy(PromptMetric):
+    """Lens B: entropy of whole images, bits an image, from the entropies of the draws.
+
+    - `h_exec/sequence`: mean over samples of the summed entropies of their tokens' draws. By the chain rule this is
+      H(C | wording) of an autoregressive model, without bias for any number of samples. For diffusion it is
+      H(C | path, wording) up to tokens that were drawn more than once; for masked models, which keep the surest of many
+      draws, it is a bound from above.
+    - `h_prompt_path/sequence`: I(C; wording), exact where the model has a likelihood (autoregressive): each image is
+      scored under every wording of its prompt. NaN elsewhere.
+    - `h_total/sequence`: their sum, where both are there or the prompt has one wording. The sampler path is not in it:
+      an autoregressive model has none, and for the others no likelihood tells how much an image reveals of it.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See above."""
+        return "h_total/sequence", "h_exec/sequence", "h_prompt_path/sequence"
+
+    @property
+    def method(self) -> str:
+        """Estimator and interval."""
+        return "lens B: summed entropies of the draws, cross-likelihood of the wordings; BCa bootstrap over prompts"
+
+    def measure(self, samples: PromptSamples) -> list[float]:
+        """Means over the samples of the prompt; NaN for samples without entropies."""
+        if samples.entropy is None:
+            return [math.nan] * len(self.names)
+        execution = samples.entropy.double().sum(1).mean().item()
+        wordings, own = samples.groups[:, 0].unique(return_inverse=True)
+        if len(wordings) == 1:
+            return [execution, execution, math.nan]
+        if samples.wording_log_prob is None:
+            return [math.nan, execution, math.nan]
+        scores = samples.wording_log_prob.double() * math.log(2)
+        mixture = scores.logsumexp(1) - math.log(len(wordings))
+        gained = scores.gather(1, own[:, None])[:, 0] - mixture
+        prompt_path = gained.mean().item() / math.log(2)
+        return [execution + prompt_path, execution, prompt_path]
+
+
+def _parts(execution: float, wording: float, pool: float, one_wording: bool) -> list[float]:
+    """Total, execution, path, sampler path, prompt path."""
+    prompt_path = math.nan if one_wording else pool - wording
+    return [pool, execution, pool - execution, wording - execution, prompt_path]
