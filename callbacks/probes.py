@@ -97,12 +97,12 @@ class Paraphrase(ProbeCallback):
 
 
 class Decompose(ProbeCallback):
-    """Give each prompt `num_paths` x `num_paths` samples a wording, so that H_path and H_exec can be told apart.
+    """Give each prompt `num_paths` x `num_paths` samples a wording, which tell H_path from H_exec.
 
     There are as many executions of a path as there are paths: groups of samples that share a path, and groups of one
     sample a path, are then of one size, and what few samples do to an entropy falls out of their difference. Samples of
-    a path share its noise; execution noise is each sample's own. It changes the samples that a prompt gets, not how they
-    are drawn: other probes act beside it, and `data.num_samples` has no say.
+    a path share its noise; execution noise is each sample's own. It changes the samples that a prompt gets, not how
+    they are drawn: other probes act beside it, and `data.num_samples` has no say.
 
     Args:
         num_paths: sampler paths of a wording, and samples of a path; an even number.

@@ -174,8 +174,9 @@ def _table(batches: list[SampleBatch]) -> Any:
 
     table = wandb.Table(columns=["prompt", "wording", "paraphrase", "path", "sample", "image"])
     shown = sorted(place for sampled in batches for place in sampled.batch.indices)[:GRID_PROMPTS]
-    for batch, _, images in batches:
-        for row, key, text, image in zip(batch.rows, batch.keys, batch.texts, images, strict=True):
+    for sampled in batches:
+        batch = sampled.batch
+        for row, key, text, image in zip(batch.rows, batch.keys, batch.texts, sampled.images, strict=True):
             if batch.indices[row] in shown:
                 picture = wandb.Image(image.permute(1, 2, 0).numpy())
                 table.add_data(batch.prompts[row].text, text, key.paraphrase, key.path, key.sample, picture)

@@ -72,8 +72,8 @@ def check_plan(plan: SamplePlan) -> None:
 def plan_rows(prompt: Prompt, plan: SamplePlan) -> list[NoiseKey]:
     """Names of a prompt's samples: sample s = 0..N-1 takes the s-th chosen wording, round and round.
 
-    It has path s; or, where paths are shared, the next path of its wording, round and round too. Its execution noise is
-    its own in any case: if paths shared it, samples of different paths would be alike by more than chance.
+    It has path s; or, where paths are shared, the next path of its wording, round and round too. Its execution noise
+    is its own in any case: if paths shared it, samples of different paths would be alike by more than chance.
 
     Raises:
         ValueError: for a plan that cannot be, or that this prompt has too few paraphrases for.
@@ -109,8 +109,8 @@ class PromptData(LightningDataModule):
         seed: root seed of all noise.
         prompts_per_batch: whole prompts a batch; it changes no sample.
         max_words: prompts of more words are reported as over-long, and kept whole.
-        record_marginals: keep sums of the distributions that tokens are drawn from, for the entropies of token marginals
-            (`MarginalSums`); it changes no sample.
+        record_marginals: keep sums of the distributions that tokens are drawn from, for the entropies of token
+            marginals (`MarginalSums`); it changes no sample.
         cache_dir: where manifests are kept; None means `$GENDIV_CACHE` or `~/.cache/gendiv`.
 
     Raises:

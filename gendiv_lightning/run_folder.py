@@ -267,7 +267,9 @@ def _to_table(batch: SampleBatch, codebook_size: int) -> pa.Table:
         "entropy_bits": list(samples.entropy.float().numpy()),
         "log2_prob": list(samples.log_prob.float().numpy()),
         "marginal_bits": [[] if batch.marginals is None else batch.marginals[row].numpy() for row in batch.batch.rows],
-        "wording_log2_prob": [[]] * len(keys) if batch.wording_log_prob is None else list(batch.wording_log_prob.numpy()),
+        "wording_log2_prob": [[]] * len(keys)
+        if batch.wording_log_prob is None
+        else list(batch.wording_log_prob.numpy()),
     }
     return pa.table(columns, schema=features.arrow_schema)
 

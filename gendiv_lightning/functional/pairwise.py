@@ -147,8 +147,8 @@ def split(matrix: Tensor) -> Split:
 def split_paths(matrix: Tensor, wordings: Tensor) -> PathSplit:
     """Total, execution and path from mean distances (P, P) of pairs of groups, a group a path in a wording.
 
-    Wordings are a given pool, as in `split`; paths are drawn, so the distance in a wording is that of pairs of different
-    paths, and does not depend on their number. One path a wording: within is execution.
+    Wordings are a given pool, as in `split`; paths are drawn, so the distance in a wording is that of pairs of
+    different paths, and does not depend on their number. One path a wording: within is execution.
 
     Args:
         matrix: see `PairDistances.matrix`; each wording has the same number of paths.

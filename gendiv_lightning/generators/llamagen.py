@@ -311,7 +311,9 @@ class LlamaGen(Generator):
     def _null_positions(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Those of "no caption" or "no label", for conditions of a mask (B, T)."""
         if self.captions is None:
-            return self.gpt.cls_embedding(torch.full_like(mask[:, 0], self.gpt_config.num_classes, dtype=torch.int64)), mask
+            return self.gpt.cls_embedding(
+                torch.full_like(mask[:, 0], self.gpt_config.num_classes, dtype=torch.int64)
+            ), mask
         features, null_mask = self.gpt.null_features(mask.sum(1))
         return self.gpt.cls_embedding(features[:, -mask.shape[1] :]), null_mask[:, -mask.shape[1] :]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-
 from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.metrics.base import PromptMetric
 from gendiv_lightning.sampling.marginals import NAMES

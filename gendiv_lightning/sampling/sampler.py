@@ -44,8 +44,8 @@ class Draw:
 
     def take(self, places: Tensor) -> Draw:
         """Some of the N, by number or by a mask."""
-        taken = (x[places] for x in (self.rows, self.positions, self.tokens, self.logits))
-        return Draw(self.step, *taken, is_mode=self.is_mode)
+        rows, positions, tokens, logits = (x[places] for x in (self.rows, self.positions, self.tokens, self.logits))
+        return Draw(self.step, rows, positions, tokens, logits, self.is_mode)
 
     @cached_property
     def log_probs(self) -> Tensor:
@@ -54,7 +54,7 @@ class Draw:
 
     @cached_property
     def probs(self) -> Tensor:
-        """The distributions (N, K) that the tokens were drawn from: the network's, or with execution noise off a point."""
+        """The distributions (N, K) that tokens were drawn from: the network's; with execution noise off, a point."""
         if self.is_mode:
             return torch.zeros_like(self.logits).scatter_(-1, self.tokens[:, None], 1.0)
         # Softmax of log-probabilities is their exp, and several times faster where top-k or a subset left many at -inf.
