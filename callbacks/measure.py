@@ -10,21 +10,24 @@ from torch import Tensor
 from gendiv_lightning.batch import SampleBatch, split_by_prompt
 from gendiv_lightning.functional.estimate import Estimate
 from gendiv_lightning.generators.base import Generator
-from gendiv_lightning.metrics.base import PromptMetric, SampleMetric
+from gendiv_lightning.metrics.base import SampleMetric, compute_metrics
 from gendiv_lightning.metrics.codebook import CodebookUsage
+from gendiv_lightning.metrics.names import make_metric
 
 
 class Measure(Callback):
     """Metrics of the samples of a run; codebook usage is always among them.
 
     Args:
-        metrics: such as `gendiv_lightning.metrics.LPIPS`; each is updated with all samples of one prompt at a time.
+        metrics: by name, such as `ssim`, `lpips[vgg]` (see `gendiv measure --help`), or as objects of
+            `gendiv_lightning.metrics`; each is updated with all samples of one prompt at a time.
+        reference: reference file of the metrics by name that compare with real images, see `gendiv reference`.
     """
 
     usage: CodebookUsage
 
-    def __init__(self, metrics: list[SampleMetric]) -> None:
-        self.metrics = metrics
+    def __init__(self, metrics: list[str | SampleMetric], reference: str | None = None) -> None:
+        self.metrics = [make_metric(metric, reference) if isinstance(metric, str) else metric for metric in metrics]
 
     def identity(self) -> list[dict[str, object]]:
         """All that can change a number of each metric."""
@@ -69,14 +72,7 @@ class Measure(Callback):
 
         All three over all ranks: every rank must call it.
         """
-        estimates: dict[str, Estimate] = {}
-        columns: dict[str, Tensor] = {}
-        for metric in self.metrics:
-            estimates |= metric.compute()
-            if isinstance(metric, PromptMetric):  # others are of the whole set of samples
-                with metric.sync_context():
-                    _, rows = metric.per_prompt()
-                columns |= dict(zip(metric.names, rows.T, strict=True))
+        estimates, columns = compute_metrics(self.metrics)
         estimates |= self.usage.compute()
         with self.usage.sync_context():
             counts = self.usage.counts.clone()

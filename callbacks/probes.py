@@ -106,8 +106,8 @@ class Decompose(ProbeCallback):
 
     Args:
         num_paths: sampler paths of a wording, and samples of a path; an even number.
-        num_paraphrases: wordings of a prompt, a divisor of `num_paths`; 0 is the base prompt alone, and then there is no
-            prompt path to see.
+        num_paraphrases: wordings of a prompt, a divisor of `num_paths`; 0 is the base prompt alone, and then there is
+            no prompt path to see.
         length: of the wordings, see `Paraphrase`.
         score_wordings: compute each sample's likelihood under every wording, where the generator has one (LlamaGen):
             one more pass of the network a sample and wording.

@@ -64,8 +64,8 @@ def check_plan(plan: SamplePlan) -> None:
         )
     if plan.num_paths and plan.num_samples % (plan.num_paths * max(1, plan.num_paraphrases)):
         raise ValueError(
-            f"num_samples must be a multiple of paths x wordings, got {plan.num_samples} samples for {plan.num_paths} x "
-            f"{max(1, plan.num_paraphrases)}"
+            f"num_samples must be a multiple of paths x wordings, got {plan.num_samples} samples for "
+            f"{plan.num_paths} x {max(1, plan.num_paraphrases)}"
         )
 
 

@@ -114,3 +114,16 @@ class PromptMetric(SampleMetric):
             value, low, high = bootstrap_mean(column[defined])
             estimates[name] = Estimate(value, low, high, int(defined.sum()), num_paths, num_samples, self.method)
         return estimates
+
+
+def compute_metrics(metrics: Sequence[SampleMetric]) -> tuple[dict[str, Estimate], dict[str, Tensor]]:
+    """Estimates by name, and columns (P,) of numbers by the prompts' places; over all ranks, so each must call it."""
+    estimates: dict[str, Estimate] = {}
+    columns: dict[str, Tensor] = {}
+    for metric in metrics:
+        estimates |= metric.compute()
+        if isinstance(metric, PromptMetric):  # others are of the whole set of samples
+            with metric.sync_context():
+                _, rows = metric.per_prompt()
+            columns |= dict(zip(metric.names, rows.T, strict=True))
+    return estimates, columns

@@ -9,7 +9,7 @@ import math
 
 from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.metrics.base import PromptMetric
-from gendiv_lightning.sampling.marginals import NAMES
+from gendiv_lightning.sampling.marginals import NAMES, count_entropies
 
 
 class TokenEntropy(PromptMetric):
@@ -19,9 +19,13 @@ class TokenEntropy(PromptMetric):
     - `h_exec/token`: given wording and path.
     - `h_path/token`: their difference, and its parts `h_sampler_path/token` and `h_prompt_path/token`.
 
-    Each without the bias of few samples, to first order; `.../plugin` is the same as it is measured. Samples with paths
-    of their own tell no path from execution: then there is the total alone. Positions are looked at one by one: a token
-    that follows from its neighbours counts as free.
+    Each without the bias of few samples. `.../plugin` is the same as it is measured, and `.../counts` from the tokens
+    alone (`count_entropies`). The two agree where tokens are drawn once and stay, as in autoregressive models. A masked
+    model keeps the surest of many draws and mask-and-replace diffusion draws some tokens again: what they end with is
+    surer than what they drew from, `counts` is lower, and the truth about the images.
+
+    Samples with paths of their own tell no path from execution: then there is the total alone. Positions are looked at
+    one by one: a token that follows from its neighbours counts as free.
     """
 
     parts = ("h_total", "h_exec", "h_path", "h_sampler_path", "h_prompt_path")
@@ -29,36 +33,34 @@ class TokenEntropy(PromptMetric):
     @property
     def names(self) -> tuple[str, ...]:
         """See above."""
-        return tuple(f"{part}/token{kind}" for kind in ("", "/plugin") for part in self.parts)
+        return tuple(f"{part}/token{kind}" for kind in ("", "/plugin", "/counts") for part in self.parts)
 
     @property
     def method(self) -> str:
         """Estimator and interval."""
         return (
-            "lens A: mean predictive distributions (Rao-Blackwell), jackknife over samples and paths (plugin: as they "
-            "are); BCa bootstrap over prompts"
+            "lens A: mean predictive distributions (Rao-Blackwell; counts: tokens), total extrapolated in the samples "
+            "(counts: Chao-Wang-Jost 2013), paths between groups of one size; plugin: as it is; BCa bootstrap over "
+            "prompts"
         )
 
     def measure(self, samples: PromptSamples) -> list[float]:
-        """From the prompt's marginals; NaN where they were not recorded."""
-        if samples.marginals is None:
-            return [math.nan] * len(self.names)
-        bits = dict(zip(NAMES, samples.marginals.tolist(), strict=True))
-        one_wording = len(samples.groups[:, 0].unique()) == 1
-        return [
-            number
-            for kind in ("", "_plugin")
-            for number in _parts(bits[f"exec{kind}"], bits[f"wording{kind}"], bits[f"pool{kind}"], one_wording)
-        ]
+        """From the prompt's marginals and tokens; NaN where they are not there."""
+        nothing = [math.nan] * (len(NAMES) // 2)
+        recorded = 2 * nothing if samples.marginals is None else samples.marginals.tolist()
+        wordings, paths = samples.groups.T
+        counts = nothing if samples.tokens is None else count_entropies(samples.tokens, wordings, paths).tolist()[:3]
+        one_wording = len(wordings.unique()) == 1
+        return [x for bits in (recorded[:3], recorded[3:], counts) for x in _parts(*bits, one_wording=one_wording)]
 
 
 class SequenceEntropy(PromptMetric):
     """Lens B: entropy of whole images, bits an image, from the entropies of the draws.
 
     - `h_exec/sequence`: mean over samples of the summed entropies of their tokens' draws. By the chain rule this is
-      H(C | wording) of an autoregressive model, without bias for any number of samples. For diffusion it is
-      H(C | path, wording) up to tokens that were drawn more than once; for masked models, which keep the surest of many
-      draws, it is a bound from above.
+      H(C | wording) of an autoregressive model, without bias for any number of samples. For the others it is a bound
+      from above on H(C | path, wording): tokens that are drawn at once do not see each other, a masked model keeps the
+      surest of many draws, and mask-and-replace diffusion draws noise first and tokens again later.
     - `h_prompt_path/sequence`: I(C; wording), exact where the model has a likelihood (autoregressive): each image is
       scored under every wording of its prompt. NaN elsewhere.
     - `h_total/sequence`: their sum, where both are there or the prompt has one wording. The sampler path is not in it:
@@ -92,7 +94,7 @@ class SequenceEntropy(PromptMetric):
         return [execution + prompt_path, execution, prompt_path]
 
 
-def _parts(execution: float, wording: float, pool: float, one_wording: bool) -> list[float]:
+def _parts(execution: float, wording: float, pool: float, *, one_wording: bool) -> list[float]:
     """Total, execution, path, sampler path, prompt path."""
     prompt_path = math.nan if one_wording else pool - wording
     return [pool, execution, pool - execution, wording - execution, prompt_path]

@@ -25,18 +25,20 @@ class PostcardTruth(PromptMetric):
       summed over these factors (Chao-Wang-Jost per prompt and factor: few samples are enough for few values).
     - `postcards/free_entropy_true_bits`: what it would be for a perfect generator, exactly.
     - `postcards/free_entropy_share`: their ratio, prompt by prompt.
+    - `postcards/h_total_true_bits`: H(image | caption) of a perfect generator, log2 of the number of postcards that the
+      caption fits. Its wordings all mean the same, so a perfect generator has no prompt path.
     - `postcards/recall/sky`, `.../land_shape`, ...: the same ratio, factor by factor, of the prompts whose captions
       leave the factor free: 0 where all samples show one value, 1 where they are as diverse as they should be. It is
       not capped: the estimate of an entropy from a few samples errs upwards too, and then the ratio exceeds 1.
 
-    A caption that leaves nothing free has no free entropy, and its prompt is left out of all but the first three.
+    A caption that leaves nothing free has no free entropy, and its prompt is left out of the three numbers about it.
     """
 
     @property
     def names(self) -> tuple[str, ...]:
         """See above."""
         numbers = ("stated_right", "all_stated_right", "coherence")
-        entropies = ("free_entropy_bits", "free_entropy_true_bits", "free_entropy_share")
+        entropies = ("free_entropy_bits", "free_entropy_true_bits", "free_entropy_share", "h_total_true_bits")
         recalls = (f"recall/{factor.replace(' ', '_')}" for factor in world.FACTORS)
         return tuple(f"postcards/{name}" for name in (*numbers, *entropies, *recalls))
 
@@ -75,6 +77,7 @@ class PostcardTruth(PromptMetric):
             measured,
             true,
             measured / true,
+            sum(math.log2(len(values)) for group, values in world.GROUPS.items() if group not in stated),
             *recalls,
         ]
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gendiv_lightning.batch import PromptBatch
+from gendiv_lightning.functional.entropy import chao_wang_jost_entropy
 from gendiv_lightning.sampling.sampler import Draw, Observer
 
 # Bits a token: what a prompt's row of marginals holds, first corrected for the number of samples, then as they are.
@@ -43,7 +44,12 @@ class MarginalSums(Observer):
         self.num_tokens, self.codebook_size, self.rewrites = num_tokens, codebook_size, rewrites
         self._prompt = list(batch.rows)
         self._left = [batch.rows.count(prompt) for prompt in range(len(batch.prompts))]
-        self._groups, self._shape = _group_samples(batch)
+        self._groups: list[list[int]] = []
+        self._shape: tuple[int, ...] = ()
+        for prompt in range(len(batch.prompts)):
+            mine = [key for key, row in zip(batch.keys, batch.rows, strict=True) if row == prompt]
+            groups, self._shape = group_samples([key.paraphrase for key in mine], [key.path for key in mine])
+            self._groups += groups
         self._open: dict[int, Tensor] = {}
         self._results = torch.full((len(batch.prompts), len(NAMES)), math.nan, dtype=torch.float64)
 
@@ -105,32 +111,31 @@ class MarginalSums(Observer):
             self._last = torch.zeros(len(starts), self.num_tokens, self.codebook_size, device=device)
 
 
-def _group_samples(batch: PromptBatch) -> tuple[list[list[int]], tuple[int, ...]]:
-    """Numbers of each row's groups, and the shape of the groups, see `marginal_entropies`."""
-    keys = batch.keys
-    texts = sorted({(key.prompt, key.paraphrase) for key in keys})
-    first = {prompt: place for place, (prompt, _) in reversed(list(enumerate(texts)))}
-    num_wordings, num_cells = len(texts) // max(1, len(first)), len({key[:3] for key in keys})
-    shared = num_cells < len(keys)
-    num_paths = num_cells // len(texts) if shared else NUM_BLOCKS
-    crossed = shared and num_paths > 1 and num_cells * num_paths == len(keys)
-    groups, seen = [], Counter[tuple[str | int, ...]]()
-    for key in keys:
-        wording = texts.index((key.prompt, key.paraphrase)) - first[key.prompt]
-        cell = key[:3] if shared else key[:2]
+def group_samples(wordings: Sequence[int], paths: Sequence[int]) -> tuple[list[list[int]], tuple[int, ...]]:
+    """Numbers of the groups that each sample of a prompt is in, and their shape (V, Q, n, halves).
+
+    See `marginal_entropies` for the shape. All wordings have the same number of samples.
+    """
+    cells, texts = set(zip(wordings, paths, strict=True)), sorted(set(wordings))
+    num_wordings, shared = len(texts), len(cells) < len(paths)
+    num_paths = len(cells) // num_wordings if shared else NUM_BLOCKS
+    crossed = shared and num_paths > 1 and len(cells) * num_paths == len(paths)
+    groups, seen = [], Counter[tuple[int, int]]()
+    for text, path in zip(wordings, paths, strict=True):
+        wording, cell = texts.index(text), (text, path if shared else 0)
         turn = seen[cell]
         seen[cell] += 1
         if not shared:
             groups.append([wording * num_paths + turn % NUM_BLOCKS])
             continue
-        mine = [(wording * num_paths + key.path) * 2 + turn % 2]
+        mine = [(wording * num_paths + path) * 2 + turn % 2]
         if crossed:
-            mine.append(((num_wordings + wording) * num_paths + turn) * 2 + key.path % 2)
+            mine.append(((num_wordings + wording) * num_paths + turn) * 2 + path % 2)
         groups.append(mine)
     return groups, (1 + crossed, num_wordings, num_paths, 1 + shared)
 
 
-def marginal_entropies(sums: Tensor) -> Tensor:
+def marginal_entropies(sums: Tensor, pool: float | None = None) -> Tensor:
     """Entropy of the mean token, given path and wording, given the wording, and of the pool of wordings.
 
     With p_qz the mean distribution of a position in wording q on path z, and H the mean over positions of the entropy:
@@ -138,16 +143,18 @@ def marginal_entropies(sums: Tensor) -> Tensor:
     H_exec is the first, the sampler path the step from the first to the second, the prompt path that to the third.
 
     Entropy is concave: the mean of few distributions has too little of it, by about a constant over their number. So
-    the second is extrapolated to infinitely many by leaving out paths one at a time (jackknife, Quenouille 1956), and
-    the steps are taken between groups of one size, from which the lack falls out: the sampler path between n samples of
-    one path and n samples of a path each; the prompt path between the samples of one wording and as many of all of
-    them. Without a path both steps are 0 on average, for any n. What few *paths* still lack in the first step is
-    extrapolated over halves of its groups, so that it speaks of new paths. Wordings are a given set.
+    the pool's is extrapolated to infinitely many, and the steps down from it are taken between groups of one size, from
+    which the lack falls out: the prompt path between the samples of one wording and as many of all of them; the sampler
+    path between n samples of one path and n samples of a path each. Without a path both steps are 0 on average, for any
+    n. What few *paths* still lack in the second step is extrapolated over halves of its groups, so that it speaks of
+    new paths. Wordings are a given set.
 
     Args:
         sums: (V, Q, n, halves, L, K) sums of distributions. V = 2: n paths with n samples each; then n groups with one
             sample of each path. V = 1 with two halves: paths, without such groups. One half: no two samples share a
             path, and any n blocks of samples will do.
+        pool: the pool's entropy, if it is known better than by leaving out paths one at a time (jackknife, Quenouille
+            1956).
 
     Returns:
         (6,) float64, bits a token, in the order of `NAMES`: corrected, then plug-in. NaN for what cannot be told.
@@ -158,35 +165,52 @@ def marginal_entropies(sums: Tensor) -> Tensor:
     paths = groups[0]
     if num_halves == 1:
         paths = paths[:, (counts[0, :, :, 0, 0, 0] > 0).all(0)]
-    units = parts[0, :, 0] if paths.shape[1] == 1 and num_halves == 2 else paths
-    num_units = units.shape[1]
+    one_path = paths.shape[1] == 1 and num_halves == 2
+    units = parts[0, :, 0] if one_path else paths
     plugin = [_mean_entropy(paths), _mean_entropy(paths.mean(1)), _mean_entropy(paths.mean((0, 1)))]
-    pool, wording, execution = _leave_one_out(units, (0, 1)), _leave_one_out(units, (1,)), math.nan
+    pool = _leave_one_out(units) if pool is None else pool
+    prompt_path = sampler_path = math.nan
+    if num_wordings == 1:
+        prompt_path = 0.0
+    elif units.shape[1] % num_wordings == 0:
+        mixed = units.unflatten(1, (num_wordings, -1)).mean((0, 2))
+        prompt_path = _mean_entropy(mixed) - plugin[1]
     if num_views == 2:
         step = _mean_entropy(groups[1]) - plugin[0]
-        execution = wording - (2 * step - (_mean_entropy(parts[1]) - _mean_entropy(parts[0])))
-    elif num_halves == 2 and paths.shape[1] == 1:
-        execution = wording
+        sampler_path = 2 * step - (_mean_entropy(parts[1]) - _mean_entropy(parts[0]))
+    elif one_path:
+        sampler_path = 0.0
     if num_halves == 1:
         plugin[0] = math.nan
-    if num_wordings == 1:
-        pool = wording
-    elif num_units % num_wordings == 0:
-        mixed = units.unflatten(1, (num_wordings, -1)).mean((0, 2))
-        pool = wording + _mean_entropy(mixed) - plugin[1]
-    else:
-        wording = execution = math.nan
-    return torch.tensor([execution, wording, pool, *plugin], dtype=torch.float64)
+    wording = pool - prompt_path
+    return torch.tensor([wording - sampler_path, wording, pool, *plugin], dtype=torch.float64)
 
 
-def _leave_one_out(units: Tensor, pooled: tuple[int, ...]) -> float:
-    """Jackknife over the units of (Q, U, L, K) of the entropy of the mean over some dimensions; NaN for one unit."""
-    size = units.shape[1]
+def _leave_one_out(units: Tensor) -> float:
+    """Jackknife over the units of (Q, U, L, K) of the entropy of the mean over both; NaN for one unit."""
+    size, means = units.shape[1], units.mean(0)
     if size < 2:
         return math.nan
-    whole = units.sum(1, keepdim=True)
-    less = [_mean_entropy(((whole - units[:, [out]]) / (size - 1)).clamp(min=0).mean(pooled)) for out in range(size)]
-    return size * _mean_entropy(units.mean(pooled)) - (size - 1) / size * sum(less)
+    whole = means.sum(0)
+    less = [_mean_entropy(((whole - means[out]) / (size - 1)).clamp(min=0)) for out in range(size)]
+    return size * _mean_entropy(whole / size) - (size - 1) / size * sum(less)
+
+
+def count_entropies(tokens: Tensor, wordings: Tensor, paths: Tensor) -> Tensor:
+    """The same from the tokens (N, L) of a prompt alone, each a distribution that is certain; (6,) as there.
+
+    The pool's entropy is by Chao, Wang and Jost (2013). Needs no recording and asks nothing of the sampler, but many
+    samples: in a large codebook few tokens are seen twice, and then it is too low.
+    """
+    used, entries = tokens.unique(return_inverse=True)
+    groups, shape = group_samples(wordings.tolist(), paths.tolist())
+    num_samples, num_tokens = tokens.shape
+    sums = torch.zeros(math.prod(shape), num_tokens, len(used), dtype=torch.float64)
+    one_hot = torch.nn.functional.one_hot(entries, len(used)).double()
+    for view in torch.tensor(groups).unbind(1):
+        sums.index_add_(0, view, one_hot)
+    pool = chao_wang_jost_entropy(one_hot.sum(0).long()).mean().item() if num_samples > 1 else math.nan
+    return marginal_entropies(sums.view(*shape, num_tokens, len(used)), pool)
 
 
 def _mean_entropy(probs: Tensor) -> float:

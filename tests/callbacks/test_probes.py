@@ -12,6 +12,7 @@ from gendiv_lightning.batch import Prompt, SamplePlan
 from gendiv_lightning.callbacks import (
     Argmax,
     CodebookSubset,
+    Decompose,
     FreezePath,
     Guidance,
     Paraphrase,
@@ -261,8 +262,34 @@ def test_two_probes_of_one_field_are_refused(probes, field):
 
 
 def test_two_paraphrase_probes_are_refused():
-    with pytest.raises(ValueError, match="two Paraphrase probes"):
+    with pytest.raises(ValueError, match="two probes choose wordings"):
         plan_samples(SamplePlan(), [Paraphrase(2), Paraphrase(2)])
+
+
+def test_decompose_crosses_paths_with_executions_and_wordings():
+    prompt = Prompt("p", "a house", (Wording("a hut", "short"), Wording("a home", "short")))
+    plan = plan_samples(SamplePlan(3), [Decompose(4, 2)])
+    keys = plan_rows(prompt, plan)
+    assert len(keys) == len(set(keys)) == 32
+    assert plan.scores_wordings
+    assert {(key.paraphrase, key.path) for key in keys} == {(q, z) for q in (1, 2) for z in range(4)}
+    assert [key.sample for key in keys] == list(range(32)), "execution noise is each sample's own"
+    assert not plan_samples(SamplePlan(3), [Decompose(2)]).scores_wordings
+
+
+@pytest.mark.parametrize("other", [Paraphrase(2), FreezePath(), Decompose(2)])
+def test_decompose_and_a_probe_of_the_same_samples_are_refused(other):
+    for probes in ([Decompose(4, 2), other], [other, Decompose(4, 2)]):
+        with pytest.raises(ValueError, match="Decompose"):
+            plan_samples(SamplePlan(), probes)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"num_paths": 3}, {"num_paths": 0}, {"num_paraphrases": 1}, {"num_paraphrases": 3}]
+)
+def test_paths_that_cannot_be_crossed_are_refused(settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} must be .*{next(iter(settings.values()))}"):
+        Decompose(**settings)
 
 
 def test_subsets_are_intersected():

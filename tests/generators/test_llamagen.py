@@ -308,3 +308,32 @@ def test_wordings_that_are_empty_once_cleaned_are_reported(generator):
     assert generator.check_prompts(["a", "free download"]) == [
         "1 of 2 wordings are empty after the official cleaning; the first: 'free download'"
     ]
+
+
+@pytest.mark.parametrize("settings", [{}, {"guidance_scale": 1.0}, {"cfg_interval": 5}, {"top_k": 40, "top_p": 0.9}])
+@pytest.mark.parametrize("kind", ["t2i", "c2i"])
+def test_scored_tokens_have_the_probability_that_they_were_drawn_with(kind, settings, request, make_batch):
+    generator = request.getfixturevalue(f"make_{kind}")(**settings)
+    generator.load()
+    texts = ["a red house", "a blue sky over a green hill"] if kind == "t2i" else ["207", "3"]
+    batch = make_batch(*texts, num_samples=3)
+    sampler = generator.sampler(0, batch.keys, [CodebookSubset("random", ratio=0.5)])
+    with torch.inference_mode():
+        conditions = generator.encode_prompts(batch.texts)
+        samples = generator.sample_tokens(conditions, sampler)
+        scores = generator.score_tokens(conditions, samples.tokens, sampler)
+        others = generator.score_tokens(generator.encode_prompts(batch.texts[::-1]), samples.tokens, sampler)
+    torch.testing.assert_close(scores, samples.log_prob, atol=1e-3, rtol=1e-4)
+    assert scores.sum() > others.sum() + 1, "another caption explains the images less well"
+
+
+def test_tokens_of_an_argmax_are_certain_and_no_others_are_possible(make_t2i, make_batch):
+    generator = make_t2i()
+    generator.load()
+    batch = make_batch("a red house", num_samples=1)
+    sampler = generator.sampler(0, batch.keys, [Argmax()])
+    with torch.inference_mode():
+        conditions = generator.encode_prompts(batch.texts)
+        tokens = generator.sample_tokens(conditions, sampler).tokens
+        assert generator.score_tokens(conditions, tokens, sampler).sum() == 0
+        assert generator.score_tokens(conditions, tokens.roll(1), sampler).sum() == -torch.inf

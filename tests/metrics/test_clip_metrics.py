@@ -188,12 +188,12 @@ def test_order_and_rank_do_not_matter(make):
     for index in (5, 3, 1):
         second.update(prompt(index, paraphrases=2))
     first.merge_state(second)
-    assert first.compute() == whole.compute()
+    assert repr(first.compute()) == repr(whole.compute())
     assert list(whole.compute()) == list(whole.names)
     estimate = whole.compute()[whole.names[0]]
     assert estimate.low < estimate.value < estimate.high
     assert (estimate.num_prompts, estimate.num_samples) == (6, 36)
-    assert pickle.loads(pickle.dumps(first)).compute() == whole.compute()
+    assert repr(pickle.loads(pickle.dumps(first)).compute()) == repr(whole.compute())
 
 
 def test_metrics_with_one_backbone_share_it_and_what_it_sees(backbone, monkeypatch):
@@ -218,7 +218,7 @@ def test_backbones_other_than_the_default_stand_in_brackets():
     assert CLIPIQA().names == ("quality/clip_iqa",)
     assert CLIPIQA(prompts=["quality", "happy"]).names == ("quality/clip_iqa/quality", "quality/clip_iqa/happy")
     assert CLIPCosine().names[0] == "diversity/clip_cosine"
-    assert CLIPCosine("ViT-B-32/laion2b_s34b_b79k").names == (
+    assert CLIPCosine("ViT-B-32/laion2b_s34b_b79k").names[:3] == (
         "diversity/clip_cosine[ViT-B-32/laion2b_s34b_b79k]",
         "diversity/clip_cosine[ViT-B-32/laion2b_s34b_b79k]/within",
         "diversity/clip_cosine[ViT-B-32/laion2b_s34b_b79k]/between",

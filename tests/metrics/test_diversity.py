@@ -18,6 +18,8 @@ NAMES = {
     "ssim": "diversity/ssim",
 }
 
+PARTS = ("within", "between", "exec", "path", "sampler_path", "prompt_path")
+
 
 @pytest.fixture(scope="module")
 def tiny_weights(tmp_path_factory):
@@ -48,7 +50,10 @@ def prompt(index=0, num=8, *, paraphrases=1, spread=60):
 
 
 def row(metric, samples):
-    return metric.measure(samples)
+    """Total, within, between: no two samples share a path."""
+    *numbers, execution, path, sampler_path, prompt_path = metric.measure(samples)
+    assert all(math.isnan(number) for number in (execution, path, sampler_path, prompt_path))
+    return numbers
 
 
 def test_the_mean_over_all_subsamples_of_four_is_the_value_at_eight(make):
@@ -100,8 +105,8 @@ def test_order_and_rank_do_not_matter(make):
     for index in (5, 3, 1):
         second.update(prompt(index, paraphrases=2))
     first.merge_state(second)
-    assert first.compute() == whole.compute()
-    assert list(whole.compute()) == [make.name, f"{make.name}/within", f"{make.name}/between"]
+    assert repr(first.compute()) == repr(whole.compute())
+    assert list(whole.compute()) == [make.name, *(f"{make.name}/{part}" for part in PARTS)]
     estimate = whole.compute()[make.name]
     assert estimate.low < estimate.value < estimate.high
     assert (estimate.num_prompts, estimate.num_samples) == (6, 48)
@@ -111,7 +116,7 @@ def test_a_metric_pickles_with_its_state(make):
     metric = make()
     metric.update(prompt(0, paraphrases=2))
     metric.update(prompt(1, paraphrases=2))
-    assert pickle.loads(pickle.dumps(metric)).compute() == metric.compute()
+    assert repr(pickle.loads(pickle.dumps(metric)).compute()) == repr(metric.compute())
 
 
 def test_images_that_are_not_uint8_are_an_error(make):
@@ -123,11 +128,7 @@ def test_images_that_are_not_uint8_are_an_error(make):
 
 def test_the_net_is_named_unless_it_is_the_default():
     assert LPIPS().names[0] == "diversity/lpips"
-    assert LPIPS("vgg").names == (
-        "diversity/lpips[vgg]",
-        "diversity/lpips[vgg]/within",
-        "diversity/lpips[vgg]/between",
-    )
+    assert LPIPS("vgg").names == ("diversity/lpips[vgg]", *(f"diversity/lpips[vgg]/{part}" for part in PARTS))
 
 
 def test_pixel_cosine_is_the_mean_cosine_distance_over_pairs():
@@ -163,3 +164,54 @@ def test_the_matrix_of_one_sample_is_zero_and_of_other_images_an_error(make):
     assert make().matrix(prompt(num=1)).tolist() == [[0]]
     with pytest.raises(ValueError, match="uint8"):
         make().matrix(PromptSamples(torch.rand(2, 3, 16, 16)))
+
+
+def crossed(num_paths=3, num_wordings=2, seed=0):
+    """Samples of `num_paths` paths with as many executions in each wording; a path has a ground of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    cells = [(q, z) for _ in range(num_paths) for z in range(num_paths) for q in range(num_wordings)]
+    grounds = {cell: torch.randint(0, 120, (3, 16, 16), generator=generator) for cell in dict.fromkeys(cells)}
+    images = torch.stack([grounds[cell] + torch.randint(0, 120, (3, 16, 16), generator=generator) for cell in cells])
+    paraphrase, path = torch.tensor(cells).T
+    return PromptSamples(images.to(torch.uint8), paraphrase=paraphrase, path=path)
+
+
+@pytest.mark.parametrize("num_wordings", [1, 2])
+def test_paths_split_the_distance_in_a_wording(make, num_wordings):
+    metric, samples = make(), crossed(num_wordings=num_wordings)
+    total, within, between, execution, path, sampler_path, prompt_path = metric.measure(samples)
+    matrix = metric.matrix(samples)
+    wording, cell = samples.paraphrase, samples.paraphrase * 10 + samples.path
+    others = ~torch.eye(len(matrix), dtype=torch.bool)
+    one_path, one_wording = cell[:, None] == cell, wording[:, None] == wording
+    assert execution == pytest.approx(matrix[one_path & others].mean().item(), rel=1e-9)
+    assert within == pytest.approx(matrix[one_wording & ~one_path].mean().item(), rel=1e-9)
+    assert sampler_path == pytest.approx(within - execution)
+    assert path == pytest.approx(total - execution)
+    assert sampler_path > 0
+    if num_wordings == 2:
+        assert between == pytest.approx(matrix[~one_wording].mean().item(), rel=1e-9)
+        assert total == pytest.approx((within + between) / 2)
+        assert prompt_path == pytest.approx(total - within)
+    else:
+        assert total == within
+        assert math.isnan(between)
+        assert math.isnan(prompt_path)
+
+
+def test_one_path_for_all_leaves_execution_alone(make):
+    samples = prompt(num=6)._replace(path=torch.zeros(6, dtype=torch.int64))
+    total, within, _, execution, path, sampler_path, _ = make().measure(samples)
+    assert total == within == execution
+    assert path == 0
+    assert math.isnan(sampler_path)
+
+
+def test_paths_that_do_not_matter_have_no_part_on_average():
+    samples = [crossed(num_wordings=1, seed=seed) for seed in range(200)]
+    shuffled = [
+        s._replace(path=s.path[torch.randperm(9, generator=torch.Generator().manual_seed(n))])
+        for n, s in enumerate(samples)
+    ]
+    parts = torch.tensor([PixelCosine().measure(s)[5] for s in shuffled])
+    assert abs(parts.mean()) < 3 * parts.std() / 200**0.5

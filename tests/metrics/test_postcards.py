@@ -98,7 +98,7 @@ def test_prompts_count_where_their_captions_leave_the_factor_free():
 
 def test_the_names_are_those_of_old_and_one_a_factor():
     names = PostcardTruth().names
-    assert names[:6] == tuple(
+    assert names[:7] == tuple(
         f"postcards/{name}"
         for name in (
             "stated_right",
@@ -107,9 +107,10 @@ def test_the_names_are_those_of_old_and_one_a_factor():
             "free_entropy_bits",
             "free_entropy_true_bits",
             "free_entropy_share",
+            "h_total_true_bits",
         )
     )
-    assert set(names[6:]) == {*RECALL.values()}
+    assert set(names[7:]) == {*RECALL.values()}
     assert not any(" " in name for name in names)
 
 
