@@ -133,8 +133,8 @@ def read_images(files: Sequence[Path], max_corrupt: float = 0.01) -> Iterator[Te
 def _check_corrupt(broken: Sequence[str], num_images: int, max_corrupt: float) -> None:
     if len(broken) > max_corrupt * num_images:
         raise ValueError(
-            f"{len(broken)} of {num_images} images are corrupt, the last ones {', '.join(broken[-3:])}; at most a share "
-            f"of {max_corrupt:g} may be: fetch them again, or allow more with --max-corrupt"
+            f"{len(broken)} of {num_images} images are corrupt, the last ones {', '.join(broken[-3:])}; at most a "
+            f"share of {max_corrupt:g} may be: fetch them again, or allow more with --max-corrupt"
         )
 
 

@@ -293,12 +293,14 @@ def _from_table(table: pa.Table) -> SampleBatch:
     samples = TokenSamples(
         torch.tensor(column["tokens"]), torch.tensor(column["entropy_bits"]), torch.tensor(column["log2_prob"])
     )
-    marginals = torch.tensor([column["marginal_bits"][rows.index(place)] for place in range(len(prompts))])
+    marginals = torch.tensor(
+        [column["marginal_bits"][rows.index(place)] for place in range(len(prompts))], dtype=torch.float64
+    )
     scores = torch.tensor(column["wording_log2_prob"])
     return SampleBatch(
         batch,
         samples,
         torch.stack([_unpng(image["bytes"]) for image in column["image"]]),
-        marginals.double() if marginals.numel() else None,
+        marginals if marginals.numel() else None,
         scores if scores.numel() else None,
     )

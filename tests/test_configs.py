@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningCLI
 from running import ROOT
 
-from gendiv_lightning.callbacks import Argmax, CodebookSubset, Measure, Paraphrase, WriteUsage
+from gendiv_lightning.callbacks import Argmax, CodebookSubset, Decompose, Measure, Paraphrase, WriteUsage
 from gendiv_lightning.datamodules import ImageFolderData, PostcardImages, PromptData
 from gendiv_lightning.fit_free import FitFreeCLI
 from gendiv_lightning.generators import Amused, LlamaGen, VQDiffusion
@@ -36,7 +36,7 @@ KINDS = {
     "vq_diffusion": Kind(VQDiffusion, 4096, (32, 32)),
 }
 TINY = (256, (6, 6))
-PROBES = {"": None, "_argmax": Argmax, "_subset": CodebookSubset, "_paraphrase": Paraphrase}
+PROBES = {"": None, "_argmax": Argmax, "_subset": CodebookSubset, "_paraphrase": Paraphrase, "_decompose": Decompose}
 
 
 class Instantiated(FitFreeCLI):
@@ -80,7 +80,7 @@ def _in_the_repository(monkeypatch, tmp_path):
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
 def test_the_command_of_a_config_makes_its_objects_without_weights(path, tmp_path):
     (kind_name, experiment), is_tiny = family(path), path.parent.name == "tiny"
-    brings_prompts = experiment == "_paraphrase" and not is_tiny
+    brings_prompts = experiment in ("_paraphrase", "_decompose") and not is_tiny
     made = instantiate(path, *(["--data.path", str(tmp_path / "paraphrases.jsonl")] if brings_prompts else []))
     callbacks = [type(callback) for callback in made.trainer.callbacks]
     if experiment == "_codebook":

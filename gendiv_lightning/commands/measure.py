@@ -24,12 +24,12 @@ SOURCE is one of
 
 METRICS are names, with a backbone in brackets
   lpips[alex|vgg|squeeze|tiny]  pixel_cosine  ssim       distance of two images of a prompt
-  clip_cosine  vendi[inception]  vendi_set               the same by CLIP; effective number of images, of a prompt, of all
+  clip_cosine  vendi[inception]  vendi_set               the same by CLIP; number of different images, a prompt, all
   clip_score  clip_iqa                                   fit to the prompt, quality
   fid  kid  precision_recall  fd[tiny-clip]              beside real images: --reference, see gendiv reference
   token_entropy  sequence_entropy                        of runs: entropies of tokens
   postcard_truth                                         of postcards: what is stated, what is left free
-A backbone is a CLIP of open_clip, MODEL/PRETRAINED or a folder; inception; pixels; tiny-clip and tiny are the embedded ones.
+A backbone is a CLIP of open_clip, MODEL/PRETRAINED or a folder; inception; pixels; tiny-clip and tiny are embedded.
 
 examples:
   gendiv measure images/ --metrics lpips,pixel_cosine,ssim,vendi

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 HELP = "make a reference file of real images, for fid, kid, fd"
 DESCRIPTION = """
 Streams a folder of images (MSCOCO 2014: val2014) through a network and writes the statistics of their features, with
-where they come from, into one file. Each image is brought to the network's size by the network's own rule, for Inception
-that of clean-fid (Pillow's bicubic, on the whole image). The same call gives the same file.
+where they come from, into one file. Each image is brought to the network's size by the network's own rule, that of
+clean-fid for Inception (Pillow's bicubic, on the whole image). The same call gives the same file.
 
 examples:
   gendiv reference data/coco/val2014 --backbone inception --device cuda --out coco2014val.safetensors

@@ -19,7 +19,7 @@ from gendiv_lightning.metrics.postcards import PostcardTruth
 from gendiv_lightning.metrics.vendi import Pixels, SmallPixels, Vendi, VendiSet
 
 _NAME = re.compile(r"(?P<metric>[a-z_]+)(\[(?P<backbone>[^\[\]]+)\])?")
-_PLAIN = {
+_PLAIN: dict[str, Callable[[], SampleMetric]] = {
     "pixel_cosine": PixelCosine,
     "ssim": SSIM,
     "token_entropy": TokenEntropy,
@@ -64,9 +64,10 @@ def make_metric(name: str, reference: str | None = None) -> SampleMetric:
             raise ValueError(f"metric {name!r} has no backbone, leave the brackets out")
         return _PLAIN[metric]()
     if metric == "lpips":
-        if backbone not in (None, *get_args(Net)):
-            raise ValueError(f"metric {name!r}: the network is one of {', '.join(get_args(Net))}")
-        return LPIPS(backbone or "alex")
+        nets: dict[str, Net] = {net: net for net in get_args(Net)}
+        if (backbone or "alex") not in nets:
+            raise ValueError(f"metric {name!r}: the network is one of {', '.join(nets)}")
+        return LPIPS(nets[backbone or "alex"])
     if metric in _CLIP:
         return _CLIP[metric](_clip_name(backbone or DEFAULT_BACKBONE))
     if metric in _VENDI:
@@ -74,7 +75,7 @@ def make_metric(name: str, reference: str | None = None) -> SampleMetric:
         return _VENDI[metric](features)
     if reference is None:
         raise ValueError(f"metric {name!r} compares with real images: give a reference file, see `gendiv reference`")
-    if (backbone is None) == (metric in ("fd", "kd")):
+    if metric != "precision_recall" and (backbone is None) == (metric in ("fd", "kd")):
         raise ValueError(f"metric {name!r}: it is fid and kid of Inception, fd[...] and kd[...] of other features")
     return _BESIDE_A_REFERENCE[metric](reference, make_features(backbone or "inception"))
 

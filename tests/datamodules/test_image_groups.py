@@ -1,0 +1,147 @@
+"""Images by prompt: the same images in any layout are the same samples; what is broken is counted and named."""
+
+import csv
+import io
+import json
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from gendiv_lightning.datamodules.image_groups import find_images, load_prompts, read_images
+
+PROMPTS = {"a red house": 3, "the moon, at left": 2}
+
+
+def png(seed, size=(16, 16)):
+    pixels = torch.randint(0, 256, (*size[::-1], 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def rows():
+    """(prompt, number, file) of all images."""
+    return [(prompt, n, png(place * 10 + n)) for place, (prompt, num) in enumerate(PROMPTS.items()) for n in range(num)]
+
+
+def folders(root):
+    for prompt, n, data in rows():
+        folder = root / f"{list(PROMPTS).index(prompt)}"
+        folder.mkdir(exist_ok=True)
+        (folder / "prompt.txt").write_text(f"{prompt}\n")
+        (folder / f"{n}.png").write_bytes(data)
+    return root
+
+
+def table(suffix):
+    def write(root):
+        named = [{"file_name": f"images/{i}.png", "prompt": prompt} for i, (prompt, _, _) in enumerate(rows())]
+        (root / "images").mkdir()
+        for row, (_, _, data) in zip(named, rows(), strict=True):
+            (root / row["file_name"]).write_bytes(data)
+        with (root / f"metadata.{suffix}").open("w", newline="") as file:
+            if suffix == "csv":
+                writer = csv.DictWriter(file, ["file_name", "prompt"])
+                writer.writeheader()
+                writer.writerows(named)
+            else:
+                file.writelines(json.dumps(row) + "\n" for row in named)
+        return root
+
+    return write
+
+
+def parquet(root):
+    columns = {"image": [{"bytes": data, "path": None} for _, _, data in rows()], "prompt": [r[0] for r in rows()]}
+    pq.write_table(pa.table(columns), root / "part.parquet", row_group_size=2)
+    return root
+
+
+def tar(suffix):
+    def write(root):
+        with tarfile.open(root / "0.tar", "w") as file:
+            for i, (prompt, _, data) in enumerate(rows()):
+                text = json.dumps({"caption": prompt}) if suffix == "json" else prompt
+                for name, content in ((f"{i}.png", data), (f"{i}.{suffix}", text.encode())):
+                    info = tarfile.TarInfo(name)
+                    info.size = len(content)
+                    file.addfile(info, io.BytesIO(content))
+        return root / "0.tar"
+
+    return write
+
+
+LAYOUTS = {
+    "folders": folders,
+    "jsonl": table("jsonl"),
+    "csv": table("csv"),
+    "parquet": parquet,
+    "tar with json": tar("json"),
+    "tar with txt": tar("txt"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_every_layout_gives_the_same_samples(layout, tmp_path):
+    found = [samples for samples, broken in load_prompts(find_images(layout(tmp_path))) if not broken]
+    assert {samples.prompt: len(samples.images) for samples in found} == PROMPTS
+    assert [samples.place for samples in found] == [0, 1]
+    for samples in found:
+        files = [data for prompt, _, data in rows() if prompt == samples.prompt]
+        for image, data in zip(samples.images, files, strict=True):
+            expected = torch.tensor(list(Image.open(io.BytesIO(data)).tobytes()), dtype=torch.uint8).view(16, 16, 3)
+            assert torch.equal(image, expected.permute(2, 0, 1))
+        assert samples.num_paths == len(samples.images)
+
+
+def test_wordings_and_paths_are_read_where_they_are_told(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(0))
+    told = [{"file_name": "a.png", "my prompt": "x", "paraphrase": n % 2, "path": 5} for n in range(4)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, told)))
+    ((samples, _),) = load_prompts(find_images(tmp_path, "my prompt"))
+    assert samples.paraphrase.tolist() == [0, 1, 0, 1]
+    assert samples.path.tolist() == [5] * 4
+    with pytest.raises(ValueError, match=r"no prompt.*--column"):
+        find_images(tmp_path)
+
+
+def test_corrupt_images_are_named_and_too_many_are_an_error(tmp_path):
+    folders(tmp_path)
+    (tmp_path / "0" / "1.png").write_bytes(b"no image")
+    groups = find_images(tmp_path)
+    found = list(load_prompts(groups, max_corrupt=0.2))
+    assert [name for _, broken in found for name in broken] == [str(tmp_path / "0" / "1.png")]
+    assert [len(samples.images) for samples, _ in found] == [2, 2]
+    with pytest.raises(ValueError, match=r"1 of 5 images are corrupt.*1\.png.*--max-corrupt"):
+        list(load_prompts(groups))
+    files = sorted((tmp_path / "0").glob("*.png"))
+    with pytest.warns(match="1 corrupt images were skipped"):
+        assert len(list(read_images(files, 0.5))) == 2
+    with pytest.raises(ValueError, match="1 of 3 images"):
+        list(read_images(files))
+
+
+def test_mixed_sizes_need_a_size(tmp_path):
+    folders(tmp_path)
+    (tmp_path / "0" / "1.png").write_bytes(png(0, (20, 12)))
+    groups = find_images(tmp_path)
+    with pytest.raises(ValueError, match=r"'a red house' differ in size.*--resize"):
+        list(load_prompts(groups))
+    assert [samples.images.shape[2:] for samples, _ in load_prompts(groups, resize=8)] == [(8, 8)] * 2
+
+
+def test_what_is_no_source_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="missing"):
+        find_images(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="holds no images by prompt"):
+        find_images(tmp_path)
+    (tmp_path / "x.zip").touch()
+    with pytest.raises(ValueError, match=r"no \.parquet, \.tar"):
+        find_images(tmp_path / "x.zip")
+    pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="no column image"):
+        find_images(tmp_path)
