@@ -25,6 +25,9 @@ def export_pipeline(
     for part, model in models.items():
         model.half().save_pretrained(folder / part)
         model.float()
+        config = folder / part / "config.json"
+        # Where a part was loaded from is no business of who gets it.
+        _write_json(config, {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"})
     write_tokenizer(folder / "tokenizer", kind="clip")
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     if unconditional is not None:
