@@ -8,7 +8,7 @@ from importlib import import_module
 
 from gendiv_lightning import __version__
 
-COMMANDS = ("doctor", "measure", "reference", "zoo")
+COMMANDS = ("compare", "doctor", "measure", "plan", "reference", "zoo")
 
 EPILOG = """
 Where does the diversity of an image generator come from? Take a generator apart with three probes on its sampling loop
@@ -20,6 +20,8 @@ start here, offline, on a CPU, in about a minute:
 
 then:
   gendiv fit-free predict --help             every value of a config can be set on the command line
+  gendiv compare RUN RUN                     what a probe changes, prompt by prompt, with intervals and p-values
+  gendiv plan --pilot RUN --width 0.01 ...   how many prompts and samples does a question need?
   gendiv measure IMAGES                      the metrics on anyone's images, grouped by prompt
   gendiv reference IMAGES --out FILE         statistics of real images, for FID
   gendiv fit-free validate --config configs/tiny/llamagen_codebook.yaml   how often is each codebook entry used?

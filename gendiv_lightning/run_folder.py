@@ -94,7 +94,7 @@ class RunFolder:
                 )
             return
         before = json.loads(there.read_text())["protocol"]
-        differing = sorted(_differences(before, json.loads(json.dumps(protocol))))
+        differing = sorted(differences(before, json.loads(json.dumps(protocol))))
         if differing:
             raise ValueError(
                 f"{self.path} holds another run, which differs in: {'; '.join(differing)}. "
@@ -179,6 +179,28 @@ class RunFolder:
         """`metrics.json`, the last file, which marks the run as finished. NaN is written as null."""
         _write_json(self.path / "metrics.json", to_plain(estimates))
 
+    def read_protocol(self) -> dict[str, Any]:
+        """Everything that can change a number of the run.
+
+        Raises:
+            ValueError: the folder holds no run.
+        """
+        path = self.path / "fingerprint.json"
+        if not path.exists():
+            raise ValueError(f"{self.path} is no run folder: it has no fingerprint.json")
+        return json.loads(path.read_text())["protocol"]
+
+    def read_per_prompt(self) -> pa.Table:
+        """`per_prompt.parquet`: a row of numbers a prompt.
+
+        Raises:
+            ValueError: the run is not finished.
+        """
+        self.read_protocol()
+        if not self.is_finished:
+            raise ValueError(f"the run in {self.path} is not finished: the same `gendiv fit-free predict` goes on with it")
+        return pq.read_table(self.path / "per_prompt.parquet")
+
     def read_metrics(self) -> dict[str, Estimate]:
         """`metrics.json`."""
         flat = json.loads((self.path / "metrics.json").read_text())
@@ -206,10 +228,11 @@ def _read(shard: Path, columns: list[str] | None = None) -> pa.Table:
         raise ValueError(f"{shard} is damaged ({error}): delete it, and its prompts are sampled again") from error
 
 
-def _differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
+def differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
+    """Keys of two protocols that differ, with both values."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name in before.keys() | now.keys():
-            yield from _differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+            yield from differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
     elif before != now:
         yield f"{key} ({before!r} there, {now!r} now)"
 

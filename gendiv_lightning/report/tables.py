@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from gendiv_lightning.functional.estimate import Estimate
 
@@ -16,7 +16,12 @@ def format_estimates(estimates: Mapping[str, Estimate]) -> str:
     defined = {name: e for name, e in defined.items() if name.replace("/within", "/between") in defined}
     # In the order in which they were measured: diversity, and what it costs right below it.
     rows = [header, *(_row(name, estimate) for name, estimate in defined.items())]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return format_table(rows)
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as aligned columns, the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
             text.ljust(width) if column == 0 else text.rjust(width) for column, (text, width) in enumerate(cells)

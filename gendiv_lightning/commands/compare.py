@@ -1,0 +1,103 @@
+"""`gendiv compare`: what a probe changes, prompt by prompt."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HELP = "paired differences between two runs, or two groups of runs"
+DESCRIPTION = """
+Prints, for each number that both sides have, the paired difference B - A over prompts with its 95 % interval, p-value
+(sign flips, Holm-corrected over the table) and effect size (d_z). Numbers of whole sets, such as FID, stand beside each
+other without a test. A side may be several runs of one setting with other seeds, separated by commas: their numbers are
+averaged prompt by prompt.
+
+It refuses to compare what is not comparable: other prompts, numbers of samples, metrics, or embedded with real models.
+
+examples:
+  gendiv compare runs/tiny-llamagen-1a2b3c4d runs/tiny-llamagen_argmax-5e6f7a8b
+  gendiv compare runs/base-0,runs/base-1 runs/subset-0,runs/subset-1 --only diversity
+"""
+# What may differ is what is compared: probes and generators.
+MUST_AGREE = ("data.prompts_sha256", "data.num_prompts", "data.num_samples", "generator.embedded", "metrics", "versions")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `gendiv compare`."""
+    parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("a", metavar="A", help="run folder, or several separated by commas")
+    parser.add_argument("b", metavar="B", help="likewise")
+    parser.add_argument("--only", default="", metavar="PREFIX", help="names that start so, such as diversity or h_")
+    parser.add_argument("--anyway", action="store_true", help="compare what is not comparable, with a warning")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check, compare, print."""
+    import torch
+
+    from gendiv_lightning.functional.comparison import compare, holm
+    from gendiv_lightning.report.tables import format_table
+    from gendiv_lightning.run_folder import RunFolder
+
+    sides = [[RunFolder(Path(path)) for path in side.split(",")] for side in (arguments.a, arguments.b)]
+    refused = _not_comparable([folder.read_protocol() for side in sides for folder in side])
+    if refused:
+        message = f"these runs do not compare, they differ in: {'; '.join(refused)}"
+        if not arguments.anyway:
+            raise ValueError(f"{message}. To do it all the same: --anyway")
+        sys.stderr.write(f"{message}\n")
+    a, b = (_columns(side) for side in sides)
+    names = [name for name in a if name in b and name.startswith(arguments.only)]
+    found = {name: compare(a[name], b[name]) for name in names}
+    found = {name: c for name, c in found.items() if c.num_prompts > 1}
+    corrected = holm(torch.tensor([c.p_value for c in found.values()])).tolist()
+    rows = [("metric", "A", "B", "B - A", "95 % interval", "p (Holm)", "d_z", "prompts")]
+    for (name, c), p in zip(found.items(), corrected, strict=True):
+        both = ~(a[name].isnan() | b[name].isnan())
+        means = [f"{side[name][both].mean().item():.4f}" for side in (a, b)]
+        interval = f"[{c.low:+.4f}, {c.high:+.4f}]"
+        size = f"{c.effect_size:+.2f}"
+        rows.append((name, *means, f"{c.difference:+.4f}", interval, f"{p:.4f}", size, str(c.num_prompts)))
+    rows += _set_rows(sides, arguments.only, exclude=set(a))
+    sys.stdout.write(f"A: {arguments.a}\nB: {arguments.b}\n\n{format_table(rows)}\n")
+    return 0
+
+
+def _not_comparable(protocols: list[dict[str, Any]]) -> list[str]:
+    """Keys in which some protocol differs from the first, among those that must agree."""
+    from gendiv_lightning.run_folder import differences
+
+    found = {line for other in protocols[1:] for line in differences(protocols[0], other)}
+    return sorted(line for line in found if line.startswith(MUST_AGREE))
+
+
+def _columns(side: list[Any]) -> dict[str, Tensor]:
+    """Numbers (P,) by name, by the prompts' places; the mean over the runs of a side."""
+    import torch
+
+    tables = [folder.read_per_prompt() for folder in side]
+    names = [name for name in tables[0].column_names if name not in ("prompt_id", "prompt")]
+    shared = [name for name in names if all(name in table.column_names for table in tables)]
+    return {
+        name: torch.stack([torch.tensor(table[name].to_pylist(), dtype=torch.float64) for table in tables]).mean(0)
+        for name in shared
+    }
+
+
+def _set_rows(sides: list[list[Any]], only: str, exclude: set[str]) -> list[tuple[str, ...]]:
+    """Numbers of whole sets: beside each other, since there is nothing to pair."""
+    first = [[folder.read_metrics() for folder in side] for side in sides]
+    names = [n for n in first[0][0] if n.startswith(only) and n not in exclude]
+    names = [n for n in names if all(n in metrics for side in first for metrics in side)]
+    rows = []
+    for name in names:
+        values = [sum(metrics[name].value for metrics in side) / len(side) for side in first]
+        num_prompts = str(first[0][0][name].num_prompts)
+        difference = f"{values[1] - values[0]:+.4f}"
+        rows.append((name, f"{values[0]:.4f}", f"{values[1]:.4f}", difference, "", "", "", num_prompts))
+    return rows

@@ -1,0 +1,211 @@
+"""Is one set of samples more diverse than another? Paired by prompt: both sides saw the same prompts and noise.
+
+Letters: P prompts, T tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import combinations
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gendiv_lightning.functional.bootstrap import bootstrap_mean
+
+NUM_FLIPS = 10_000
+_CHUNK = 2**20
+
+
+class Comparison(NamedTuple):
+    """What differs between two sides, over P prompts.
+
+    Attributes:
+        difference: mean of b - a.
+        low: lower end of its 95 % interval (BCa bootstrap over prompts).
+        high: upper end.
+        p_value: two-sided, by sign flips; 1 where there is nothing to compare.
+        effect_size: mean over standard deviation of the differences (Cohen's d_z, with Hedges' correction for few
+            prompts); 0 where all differences are 0, infinite where all are the same.
+        num_prompts: prompts that both sides have.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    effect_size: float
+    num_prompts: int
+
+
+def compare(a: Tensor, b: Tensor, seed: int = 0) -> Comparison:
+    """Paired comparison of numbers (P,) a prompt; prompts that are NaN on one side are left out."""
+    differences = (b - a).double()
+    differences = differences[~differences.isnan()]
+    value, low, high = bootstrap_mean(differences, seed=seed)
+    return Comparison(value, low, high, sign_flip_test(differences, seed), effect_size(differences), len(differences))
+
+
+def sign_flip_test(differences: Tensor, seed: int = 0) -> float:
+    """Two-sided p-value of a mean of 0, for differences (P,) that are as likely to be positive as negative.
+
+    All 2^P flips if there are at most 10,000, else 10,000 random ones with the observed one among them (Phipson and
+    Smyth 2010), so that it is never 0.
+    """
+    num = len(differences)
+    if num == 0 or bool((differences == 0).all()):
+        return 1.0
+    values = differences.double()
+    if 2**num <= NUM_FLIPS:
+        bits = torch.arange(2**num)[:, None] >> torch.arange(num) & 1
+        means = ((1 - 2 * bits).double() * values).mean(1)
+        return _share_as_large(means, values.mean()).item()
+    generator = torch.Generator().manual_seed(seed)
+    rows = max(1, _CHUNK // num)
+    sizes = [min(rows, NUM_FLIPS - start) for start in range(0, NUM_FLIPS, rows)]
+    flips = (torch.randint(2, (size, num), generator=generator) for size in sizes)
+    means = torch.cat([((1 - 2 * flip).double() * values).mean(1) for flip in flips])
+    return ((_share_as_large(means, values.mean()) * NUM_FLIPS + 1) / (NUM_FLIPS + 1)).item()
+
+
+def _share_as_large(means: Tensor, observed: Tensor) -> Tensor:
+    return (means.abs() >= observed.abs() * (1 - 1e-12)).double().mean()
+
+
+def effect_size(differences: Tensor) -> float:
+    """Cohen's d_z of differences (P,), with Hedges' correction 1 - 3 / (4 (P - 1) - 1); see `Comparison`."""
+    num = len(differences)
+    if num < 2:
+        return math.nan
+    mean, spread = differences.mean().item(), differences.std().item()
+    if spread <= 1e-12 * abs(mean):
+        return 0.0 if mean == 0 else math.copysign(math.inf, mean)
+    return (1 - 3 / (4 * (num - 1) - 1)) * mean / spread
+
+
+def holm(p_values: Tensor) -> Tensor:
+    """P-values (T,) corrected for T tests: the chance of any false finding is kept (Holm 1979)."""
+    ordered, order = p_values.double().sort()
+    num = len(ordered)
+    factors = torch.arange(num, 0, -1, dtype=torch.float64)
+    corrected = (ordered * factors).cummax(0).values.clamp(max=1) if num else ordered
+    return torch.empty_like(corrected).scatter_(0, order, corrected)
+
+
+def benjamini_hochberg(p_values: Tensor) -> Tensor:
+    """P-values (T,) corrected for T tests: the share of false findings is kept (Benjamini and Hochberg 1995)."""
+    ordered, order = p_values.double().sort()
+    num = len(ordered)
+    scaled = ordered * num / torch.arange(1, num + 1, dtype=torch.float64)
+    corrected = scaled.flip(0).cummin(0).values.flip(0).clamp(max=1) if num else scaled
+    return torch.empty_like(corrected).scatter_(0, order, corrected)
+
+
+def is_equivalent(a: Tensor, b: Tensor, margin: float, seed: int = 0) -> bool:
+    """Whether b - a is shown to lie within +- margin: two one-sided tests at 5 %, that is, its 90 % interval does.
+
+    "No significant difference" shows nothing; this does. Source: Schuirmann (1987).
+
+    Args:
+        a: (P,), see `compare`.
+        b: (P,).
+        margin: what counts as no difference, in the unit of the numbers, positive.
+        seed: of the bootstrap.
+    """
+    if not margin > 0:
+        raise ValueError(f"margin must be positive, got {margin}")
+    differences = (b - a).double()
+    _, low, high = bootstrap_mean(differences[~differences.isnan()], level=0.9, seed=seed)
+    return -margin < low and high < margin
+
+
+def factorial_effects(cells: Tensor) -> dict[tuple[int, ...], Tensor]:
+    """Main effects and interactions of a 2^k design, a number a prompt each.
+
+    Args:
+        cells: (2, ..., 2, P), one number a prompt in each combination of k switches.
+
+    Returns:
+        Switches, as (0,), (1,), (0, 1), ..., to (P,): the mean with the switch at 1 minus that at 0; for two switches
+        half the difference of one's effect between the settings of the other; and so on (Yates).
+    """
+    num_switches = cells.ndim - 1
+    if any(size != 2 for size in cells.shape[:-1]):
+        raise ValueError(f"cells must be (2, ..., 2, prompts), got {tuple(cells.shape)}")
+    signs = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    effects = {}
+    for order in range(1, num_switches + 1):
+        for chosen in combinations(range(num_switches), order):
+            contrast = cells.double()
+            for switch in chosen:
+                contrast = contrast * signs.view([2 if d == switch else 1 for d in range(cells.ndim)])
+            effects[chosen] = contrast.flatten(0, -2).sum(0) / 2 ** (num_switches - 1)
+    return effects
+
+
+def prompts_for_width(between: float, within: float, num_samples: int, half_width: float) -> int:
+    """Prompts for a 95 % interval of mean +- half_width.
+
+    Args:
+        between: variance of the prompts' true values.
+        within: variance of one prompt's estimate times its number of samples.
+        num_samples: samples a prompt.
+        half_width: wanted.
+    """
+    if not half_width > 0:
+        raise ValueError(f"half_width must be positive, got {half_width}")
+    return _smallest(between + within / num_samples, lambda num: (_t(0.975, num - 1) / half_width) ** 2)
+
+
+def prompts_for_effect(between: float, within: float, num_samples: int, effect: float, power: float = 0.8) -> int:
+    """Prompts to find a paired difference of `effect` with this power, in a two-sided test at 5 %.
+
+    The variances are those of the paired differences, see `prompts_for_width`.
+    """
+    if effect == 0 or not 0.5 <= power < 1:
+        raise ValueError(f"effect must not be 0 and power in [0.5, 1), got {effect} and {power}")
+    variance = between + within / num_samples
+    return _smallest(variance, lambda num: ((_t(0.975, num - 1) + _t(power, num - 1)) / effect) ** 2)
+
+
+def variance_components(estimates: Tensor, errors: Tensor, num_samples: int) -> tuple[float, float]:
+    """Variance between prompts' true values, and within: that of an estimate times its samples.
+
+    Args:
+        estimates: (P,) a prompt's estimate from all its samples.
+        errors: (P,) variance of that estimate, such as from two halves of the samples: (x_1 - x_2)^2 / 4.
+        num_samples: samples a prompt.
+    """
+    error = errors.double().mean().item()
+    return max(0.0, estimates.double().var().item() - error), error * num_samples
+
+
+def _smallest(variance: float, needed: Callable[[int], float]) -> int:
+    """The smallest number of prompts, at least 2, that is as large as it must be for its own degrees of freedom."""
+    if variance == 0:
+        return 2
+    low, high = 2, 4
+    while variance * needed(high) > high:
+        low, high = high, 2 * high
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if variance * needed(middle) <= middle else (middle + 1, high)
+    return low
+
+
+def _t(probability: float, degrees: int) -> float:
+    """Quantile of Student's t (Hill 1970 expansion; exact for 1 and 2 degrees)."""
+    if degrees == 1:
+        return math.tan(math.pi * (probability - 0.5))
+    if degrees == 2:
+        return (2 * probability - 1) / math.sqrt(2 * probability * (1 - probability))
+    z = torch.special.ndtri(torch.tensor(probability, dtype=torch.float64)).item()
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / degrees**power for power, term in enumerate(terms, 1))
