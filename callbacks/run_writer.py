@@ -17,6 +17,7 @@ from gendiv_lightning.datamodules.prompts import PromptData, check_plan, choose_
 from gendiv_lightning.disk import write_atomically
 from gendiv_lightning.functional.estimate import Estimate
 from gendiv_lightning.generators.base import Generator
+from gendiv_lightning.report.decomposition import format_decomposition
 from gendiv_lightning.report.grid import draw_grid
 from gendiv_lightning.report.tables import format_estimates
 from gendiv_lightning.run_folder import RunFolder, environment
@@ -152,7 +153,13 @@ class RunWriter(Callback):
         log_run(trainer, estimates, first, self.folder.path / "grid.png")
         self.folder.write_per_prompt(per_prompt)
         self.folder.write_metrics(estimates)
-        rank_zero_info(f"\n{format_estimates(estimates)}\n\nRun folder: {self.folder.path}")
+        decomposition = format_decomposition(estimates)
+        parts = [
+            format_estimates(estimates),
+            *([decomposition] if decomposition else []),
+            f"Run folder: {self.folder.path}",
+        ]
+        rank_zero_info("\n" + "\n\n".join(parts))
 
 
 def log_run(trainer: Trainer, estimates: dict[str, Estimate], first: list[SampleBatch], grid: Path) -> None:

@@ -8,7 +8,7 @@ from importlib import import_module
 
 from gendiv_lightning import __version__
 
-COMMANDS = ("compare", "doctor", "measure", "plan", "reference", "zoo")
+COMMANDS = ("compare", "decompose", "doctor", "measure", "plan", "reference", "zoo")
 
 EPILOG = """
 Where does the diversity of an image generator come from? Take a generator apart with three probes on its sampling loop
@@ -20,6 +20,7 @@ start here, offline, on a CPU, in about a minute:
 
 then:
   gendiv fit-free predict --help             every value of a config can be set on the command line
+  gendiv decompose RUN                       H_total = H_path + H_exec by three lenses, and a verdict
   gendiv compare RUN RUN                     what a probe changes, prompt by prompt, with intervals and p-values
   gendiv plan --pilot RUN --width 0.01 ...   how many prompts and samples does a question need?
   gendiv measure IMAGES                      the metrics on anyone's images, grouped by prompt

@@ -198,7 +198,9 @@ class RunFolder:
         """
         self.read_protocol()
         if not self.is_finished:
-            raise ValueError(f"the run in {self.path} is not finished: the same `gendiv fit-free predict` goes on with it")
+            raise ValueError(
+                f"the run in {self.path} is not finished: the same `gendiv fit-free predict` goes on with it"
+            )
         return pq.read_table(self.path / "per_prompt.parquet")
 
     def read_metrics(self) -> dict[str, Estimate]:

@@ -24,7 +24,14 @@ examples:
   gendiv compare runs/base-0,runs/base-1 runs/subset-0,runs/subset-1 --only diversity
 """
 # What may differ is what is compared: probes and generators.
-MUST_AGREE = ("data.prompts_sha256", "data.num_prompts", "data.num_samples", "generator.embedded", "metrics", "versions")
+MUST_AGREE = (
+    "data.prompts_sha256",
+    "data.num_prompts",
+    "data.num_samples",
+    "generator.embedded",
+    "metrics",
+    "versions",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = {name: compare(a[name], b[name]) for name in names}
     found = {name: c for name, c in found.items() if c.num_prompts > 1}
     corrected = holm(torch.tensor([c.p_value for c in found.values()])).tolist()
-    rows = [("metric", "A", "B", "B - A", "95 % interval", "p (Holm)", "d_z", "prompts")]
+    rows: list[tuple[str, ...]] = [("metric", "A", "B", "B - A", "95 % interval", "p (Holm)", "d_z", "prompts")]
     for (name, c), p in zip(found.items(), corrected, strict=True):
         both = ~(a[name].isnan() | b[name].isnan())
         means = [f"{side[name][both].mean().item():.4f}" for side in (a, b)]
@@ -94,7 +101,7 @@ def _set_rows(sides: list[list[Any]], only: str, exclude: set[str]) -> list[tupl
     first = [[folder.read_metrics() for folder in side] for side in sides]
     names = [n for n in first[0][0] if n.startswith(only) and n not in exclude]
     names = [n for n in names if all(n in metrics for side in first for metrics in side)]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in names:
         values = [sum(metrics[name].value for metrics in side) / len(side) for side in first]
         num_prompts = str(first[0][0][name].num_prompts)

@@ -27,7 +27,9 @@ NUMBERS_OF_SAMPLES = (2, 4, 8, 16, 32, 64)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv plan`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--pilot", type=Path, action="append", metavar="RUN", help="a run folder; twice: their difference")
+    parser.add_argument(
+        "--pilot", type=Path, action="append", metavar="RUN", help="a run folder; twice: their difference"
+    )
     parser.add_argument("--metric", help="of the pilot, by name as in configs; its first number is planned for")
     parser.add_argument("--between", type=float, help="variance between prompts, instead of a pilot")
     parser.add_argument("--within", type=float, help="variance of a prompt's estimate times its number of samples")

@@ -1,0 +1,171 @@
+"""`gendiv decompose`: the decomposition of a run by three lenses, its test, its factorial effects and a verdict."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gendiv_lightning.report.verdict import RULE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gendiv_lightning.metrics.diversity import DiversityMetric
+    from gendiv_lightning.run_folder import RunFolder
+
+HELP = "H_total = H_path + H_exec of a run, and what kind of model that makes"
+DESCRIPTION = f"""
+Prints, of a run with the Decompose probe, H_total = H_exec + H_path by each lens with intervals, and whether samples of
+one path, or of one wording, are more alike than chance makes them (PERMANOVA within prompts). With the same run under
+Argmax and under CodebookSubset beside it: the factorial effects and a verdict.
+
+{RULE}
+
+example:
+  gendiv fit-free predict --config configs/tiny/amused_decompose.yaml --run_dir runs/plain
+  gendiv fit-free predict --config configs/tiny/amused_decompose.yaml --run_dir runs/argmax \\
+    --trainer.callbacks+=gendiv_lightning.callbacks.Argmax
+  gendiv fit-free predict --config configs/tiny/amused_decompose.yaml --run_dir runs/subset \\
+    --trainer.callbacks+=gendiv_lightning.callbacks.CodebookSubset --trainer.callbacks.ratio=0.25 \\
+    --trainer.callbacks.usage=zoo:amused_usage.safetensors
+  gendiv decompose runs/plain --argmax runs/argmax --subset runs/subset
+"""
+EFFECTS = {
+    (0,): "path free, not frozen",
+    (1,): "tokens drawn, not argmax",
+    (2,): "wordings pooled, not one",
+    (0, 1): "path x tokens",
+    (0, 2): "path x wordings",
+    (1, 2): "tokens x wordings",
+    (0, 1, 2): "all three",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `gendiv decompose`."""
+    parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run with the Decompose probe")
+    parser.add_argument("--argmax", type=Path, metavar="RUN", help="the same under Argmax")
+    parser.add_argument("--subset", type=Path, metavar="RUN", help="the same under CodebookSubset")
+    parser.add_argument(
+        "--distance",
+        default="lpips[tiny]",
+        help="of PERMANOVA, effects and verdict, as in configs (default: lpips[tiny])",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print."""
+    from gendiv_lightning.metrics.diversity import DiversityMetric
+    from gendiv_lightning.metrics.names import make_metric
+    from gendiv_lightning.report.decomposition import format_decomposition
+    from gendiv_lightning.run_folder import RunFolder
+
+    folder = RunFolder(arguments.run)
+    folder.read_per_prompt()
+    estimates = folder.read_metrics()
+    table = format_decomposition(estimates)
+    if not table:
+        raise ValueError(f"{arguments.run} tells no path from execution: it has no Decompose among its probes")
+    metric = make_metric(arguments.distance)
+    if not isinstance(metric, DiversityMetric):
+        raise ValueError(f"--distance {arguments.distance} is no distance: lpips, pixel_cosine, ssim or clip_cosine")
+    sys.stdout.write(f"{table}\n\n{_test(folder, metric)}\n")
+    if arguments.argmax:
+        sys.stdout.write(f"\n{_effects(folder, RunFolder(arguments.argmax), metric.name)}\n")
+    if arguments.argmax and arguments.subset:
+        others = RunFolder(arguments.argmax), RunFolder(arguments.subset)
+        sys.stdout.write(f"\n{_verdict(folder, *others, metric.name)}\n")
+    return 0
+
+
+def _test(folder: RunFolder, metric: DiversityMetric) -> str:
+    from tqdm import tqdm
+
+    from gendiv_lightning.batch import split_by_prompt
+    from gendiv_lightning.functional.permanova import permanova
+    from gendiv_lightning.report.tables import format_table
+
+    metric.load()
+    shards = tqdm(folder.shards(), desc="Distances of all pairs", unit="shard", delay=2)
+    prompts = [samples for batch in folder.read_samples(shards) for samples in split_by_prompt(batch)]
+    matrices = [metric.matrix(samples).cpu() for samples in prompts]
+
+    def paths() -> Iterator[tuple[Tensor, Tensor]]:
+        for samples, matrix in zip(prompts, matrices, strict=True):
+            for wording in samples.groups[:, 0].unique():
+                mine = samples.groups[:, 0] == wording
+                yield matrix[mine][:, mine], samples.groups[mine, 1]
+
+    def wordings() -> Iterator[tuple[Tensor, Tensor]]:
+        yield from ((matrix, samples.groups[:, 0]) for samples, matrix in zip(prompts, matrices, strict=True))
+
+    rows = [(f"groups, by {metric.name}", "pseudo-F", "R^2", "p")]
+    for name, groups in (("sampler paths of a wording", paths()), ("wordings of a prompt", wordings())):
+        try:
+            found = permanova(groups)
+        except ValueError:
+            rows.append((name, "-", "-", "-"))
+            continue
+        rows.append((name, f"{found.pseudo_f:.3f}", f"{found.share:.3f}", f"{found.p_value:.3f}"))
+    return format_table(rows)
+
+
+def _column(folder: RunFolder, name: str) -> Tensor:
+    import torch
+
+    table = folder.read_per_prompt()
+    if name not in table.column_names:
+        raise ValueError(
+            f"{folder.path} has no {name}: put it among the metrics of the run, or choose another --distance"
+        )
+    return torch.tensor(table[name].to_pylist(), dtype=torch.float64)
+
+
+def _effects(plain: RunFolder, argmax: RunFolder, name: str) -> str:
+    """2 x 2 x 2: the distance of two draws with the path free or frozen, tokens drawn or not, wordings pooled or one.
+
+    A frozen path is each wording's own, as under `FreezePath`: it matters to the pairs of one wording, 1 / Q of all.
+    """
+    import torch
+
+    from gendiv_lightning.functional.bootstrap import bootstrap_mean
+    from gendiv_lightning.functional.comparison import factorial_effects, holm, sign_flip_test
+    from gendiv_lightning.report.tables import format_table
+
+    def cells(folder: RunFolder) -> Tensor:
+        """(2, 2, P): path frozen, free; one wording, all."""
+        total, within, sampler_path = (_column(folder, f"{name}{part}") for part in ("", "/within", "/sampler_path"))
+        return torch.stack(
+            [torch.stack([within - sampler_path, total - sampler_path / num_wordings]), torch.stack([within, total])]
+        )
+
+    (design,) = (p for p in plain.read_protocol()["probes"] if p["probe"] == "Decompose")
+    num_wordings = max(1, design["num_paraphrases"])
+    both = torch.stack([cells(argmax), cells(plain)], 1)
+    effects = factorial_effects(both)
+    corrected = holm(torch.tensor([sign_flip_test(values) for values in effects.values()])).tolist()
+    rows = [(f"effect on {name}", "mean", "95 % interval", "p (Holm)")]
+    for (switches, values), p in zip(effects.items(), corrected, strict=True):
+        mean, low, high = bootstrap_mean(values)
+        rows.append((EFFECTS[switches], f"{mean:+.4f}", f"[{low:+.4f}, {high:+.4f}]", f"{p:.4f}"))
+    return format_table(rows)
+
+
+def _verdict(plain: RunFolder, argmax: RunFolder, subset: RunFolder, name: str) -> str:
+    from gendiv_lightning.report.verdict import judge
+    from gendiv_lightning.usage import read_usage
+
+    counts, _ = read_usage(plain.path / "usage.safetensors")
+    perplexity = plain.read_metrics()["codebook/perplexity"].value / len(counts)
+    columns = [_column(folder, f"{name}/within") for folder in (plain, argmax, subset)]
+    verdict = judge(columns[0], _column(plain, f"{name}/exec"), columns[1], columns[2], perplexity)
+    survives, kept, path, used = verdict.shares
+    return (
+        f"Verdict by {name} in a wording: {verdict.kind} (the same answer in {100 * verdict.certainty:.0f} % of the resamples)\n"
+        f"  {100 * survives:.1f} % survives Argmax, {100 * kept:.1f} % the subset, paths are {100 * path:.1f} %, "
+        f"perplexity {100 * used:.1f} % of the codebook\n{RULE}"
+    )

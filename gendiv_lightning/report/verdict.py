@@ -1,0 +1,71 @@
+"""What kind of model is it: compression-prioritised, diversity-prioritised, decoupled? By a rule that is printed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RULE = """The rule, over the distance of two samples in one wording (shares are ratios of means over prompts):
+  decoupled                 at least 1/2 of the diversity survives Argmax, and the subset changes it by at most 10 %
+  compression-prioritised   less than 1/10 survives Argmax, paths are less than 1/10 of it, perplexity below K / 2
+  diversity-prioritised     execution is more than 1/2 of it, and the subset takes more than 10 %
+  undecided                 none of these, several, or the same answer in fewer than 9 of 10 bootstrap resamples"""
+NUM_RESAMPLES = 2000
+
+
+class Verdict(NamedTuple):
+    """What kind of model it is by `RULE`, and how sure that is.
+
+    Attributes:
+        kind: of the rule.
+        certainty: share of bootstrap resamples over prompts with this answer, before it may become "undecided".
+        shares: what survives Argmax, what survives the subset, what paths are of the whole, perplexity over K.
+    """
+
+    kind: str
+    certainty: float
+    shares: tuple[float, float, float, float]
+
+
+def judge(
+    total: Tensor, execution: Tensor, argmax: Tensor, subset: Tensor, perplexity_share: float, seed: int = 0
+) -> Verdict:
+    """Apply `RULE`.
+
+    Args:
+        total: (P,) a prompt's diversity in a wording, from a run of `Decompose`.
+        execution: (P,) given its paths.
+        argmax: (P,) under `Argmax`, by the same design.
+        subset: (P,) under `CodebookSubset`, by the same design.
+        perplexity_share: 2^H(C) over K, of the baseline.
+        seed: of the bootstrap.
+    """
+    import torch  # not above: `--help` shows the rule and waits for nothing
+
+    columns = torch.stack([total, execution, argmax, subset], 1).double()
+    columns = columns[~columns.isnan().any(1)]
+    if len(columns) < 2:
+        raise ValueError(f"a verdict takes two prompts or more that all runs have; there are {len(columns)}")
+    draws = torch.randint(len(columns), (NUM_RESAMPLES, len(columns)), generator=torch.Generator().manual_seed(seed))
+    whole, *resampled = (_shares(means) for means in (columns.mean(0), *columns[draws].mean(1)))
+    kind = _kind(whole, perplexity_share)
+    certainty = sum(_kind(shares, perplexity_share) == kind for shares in resampled) / NUM_RESAMPLES
+    return Verdict(kind if certainty >= 0.9 else "undecided", certainty, (*whole, perplexity_share))
+
+
+def _shares(means: Tensor) -> tuple[float, float, float]:
+    total, execution, argmax, subset = means.tolist()
+    return argmax / total, subset / total, 1 - execution / total
+
+
+def _kind(shares: tuple[float, float, float], perplexity_share: float) -> str:
+    survives_argmax, survives_subset, path = shares
+    found = {
+        "decoupled": survives_argmax >= 0.5 and abs(1 - survives_subset) <= 0.1,
+        "compression-prioritised": survives_argmax < 0.1 and path < 0.1 and perplexity_share < 0.5,
+        "diversity-prioritised": path < 0.5 and survives_subset < 0.9,
+    }
+    kinds = [kind for kind, is_so in found.items() if is_so]
+    return kinds[0] if len(kinds) == 1 else "undecided"

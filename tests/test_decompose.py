@@ -1,0 +1,105 @@
+"""A run with the Decompose probe, and what is made of it: the table, the comparison, the plan."""
+
+import math
+
+import pytest
+from running import predict
+
+from gendiv_lightning.cli import main
+from gendiv_lightning.report.decomposition import find_lenses, format_decomposition, residual
+
+ARGMAX = "--trainer.callbacks+=gendiv_lightning.callbacks.Argmax"
+
+
+def gendiv(*words):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    return stopped.value.code
+
+
+@pytest.fixture(scope="module")
+def runs(weights, tmp_path_factory):
+    """A decomposed run of random weights, plain and under Argmax: 3 prompts x 4 wordings x 4 paths x 4 executions."""
+    folder = tmp_path_factory.mktemp("runs")
+    plain = predict(weights, folder / "plain", config="llamagen_decompose")
+    return plain, predict(weights, folder / "argmax", ARGMAX, config="llamagen_decompose")
+
+
+def test_every_lens_adds_up(runs):
+    for run in runs:
+        estimates = run.read_metrics()
+        lenses = find_lenses(estimates)
+        assert {lens.title[0] for lens in lenses} == set("ABC")
+        for lens in lenses:
+            assert abs(residual(estimates, lens)) < 1e-12
+
+
+def test_an_autoregressive_model_has_no_sampler_path(runs):
+    plain, argmax = (run.read_metrics() for run in runs)
+    assert argmax["h_exec/token"].value == pytest.approx(0, abs=1e-9)
+    assert argmax["h_exec/sequence"].value == 0
+    assert argmax["diversity/ssim/exec"].value == 0
+    path = plain["h_sampler_path/token"]
+    assert abs(path.value) < 0.1 * plain["h_exec/token"].value
+    assert plain["h_sampler_path/token/plugin"].value > 3 * abs(path.value), "counting few samples finds a path"
+    assert 0 < plain["h_prompt_path/sequence"].value <= math.log2(4)
+
+
+def test_the_table_is_printed_by_the_run_and_again_from_its_folder(runs, capsys):
+    plain, argmax = runs
+    assert gendiv("decompose", plain.path, "--argmax", argmax.path, "--subset", plain.path, "--distance", "ssim") == 0
+    printed = capsys.readouterr().out
+    assert format_decomposition(plain.read_metrics()) in printed
+    for words in ("sampler paths of a wording", "tokens drawn, not argmax", "Verdict by diversity/ssim"):
+        assert words in printed
+
+
+def test_a_resumed_run_has_the_same_numbers(runs, weights):
+    plain, _ = runs
+    before = plain.read_metrics()
+    plain.shards()[1].unlink()
+    (plain.path / "metrics.json").unlink()
+    predict(weights, plain.path, config="llamagen_decompose")
+    after = plain.read_metrics()
+    assert after.keys() == before.keys()
+    for name, estimate in after.items():
+        assert estimate[:3] == pytest.approx(before[name][:3], rel=1e-6, abs=1e-9, nan_ok=True)
+
+
+def test_runs_are_compared_prompt_by_prompt(runs, capsys):
+    plain, argmax = runs
+    assert gendiv("compare", plain.path, argmax.path, "--only", "diversity/ssim") == 0
+    table = capsys.readouterr().out
+    row = next(line for line in table.splitlines() if line.startswith("diversity/ssim "))
+    difference = argmax.read_metrics()["diversity/ssim"].value - plain.read_metrics()["diversity/ssim"].value
+    assert f"{difference:+.4f}" in row
+
+
+def test_what_does_not_compare_is_refused_with_the_reason(runs, weights, tmp_path):
+    plain, _ = runs
+    other = predict(weights, tmp_path / "other", limit=2)
+    message = gendiv("compare", plain.path, other.path)
+    assert "data.num_prompts (3 there, 2 now)" in message
+    assert "--anyway" in message
+    assert gendiv("compare", plain.path, other.path / "samples").endswith("it has no fingerprint.json")
+    assert "no Decompose" in gendiv("decompose", other.path)
+
+
+def test_a_plan_from_a_pilot_and_from_stated_variances(runs, capsys):
+    plain, argmax = runs
+    assert gendiv("plan", "--pilot", plain.path, "--metric", "pixel_cosine", "--width", "0.01") == 0
+    assert gendiv("plan", "--pilot", plain.path, "--pilot", argmax.path, "--metric", "ssim", "--effect", "0.2") == 0
+    assert gendiv("plan", "--between", "1", "--within", "0", "--effect", "0.5") == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["64", "34", "2176"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--width", "1"], "--pilot"),
+        (["--between", "1", "--within", "1"], "--width"),
+        (["--between", "1", "--within", "1", "--width", "0"], "half_width"),
+    ],
+)
+def test_a_plan_needs_a_question_and_variances(words, message):
+    assert message in gendiv("plan", *words)
