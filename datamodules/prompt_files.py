@@ -1,17 +1,20 @@
 """Prompts out of files and streamed datasets, as they stand there: nothing is dropped, cut or cleaned here.
 
-A format is a reader that yields records (mappings from column to value); one function turns a record into a `Prompt`.
+A format is a reader that yields records (mappings from column to value), one after the other, without the images that
+may stand beside the text; one function turns a record into a `Prompt`.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain, zip_longest
+from itertools import chain, groupby, islice, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,25 +22,37 @@ from gendiv_lightning.batch import Paraphrase, Prompt, length_class, prompt_id
 
 COLUMNS = ("prompt", "caption", "text", "short_caption")
 LENGTHS = ("short", "medium", "long")
+LOOK_AHEAD = 1000  # records in which a column must show up: JSON leaves out what a record has not
 
 Record = Mapping[str, Any]
 
 
-def read_prompts(path: str | Path, *, column: str | None = None) -> Iterator[Prompt]:
+class Unreadable(NamedTuple):
+    """In the place of a record that cannot be read: where, and why."""
+
+    where: str
+
+
+def read_prompts(
+    path: str | Path, *, column: str | None = None, unreadable: list[str] | None = None
+) -> Iterator[Prompt]:
     """The prompts of a file, in its order, empty ones and duplicates included.
 
     Args:
-        path: .jsonl, .json (a list), .csv, .tsv, .parquet or .txt (a prompt a line), UTF-8. Tabs may delimit a .csv.
+        path: .jsonl, .json (a list), .csv, .tsv, .parquet, .txt (a prompt a line) or .tar (WebDataset: columns are
+            those inside a `.json` member, a `.txt` member is the column `prompt`), UTF-8. Tabs may delimit a .csv.
             Records may carry `id` (or `prompt_id`), `source` and `paraphrases` beside the prompt.
         column: where the prompt stands; None takes the first of prompt, caption, text, short_caption, in any case.
+        unreadable: takes the names of members of a tar that cannot be read; None makes the first one an error.
 
     Raises:
         ValueError: for a suffix, column or record that cannot be read.
     """
     path = Path(path)
     check_suffix(path)
+    records = _READERS[path.suffix.lower()](path)
     try:
-        yield from _to_prompts(_READERS[path.suffix.lower()](path), column, prompt_set=path.stem, source=path.name)
+        yield from _to_prompts(records, column, prompt_set=path.stem, source=path.name, unreadable=unreadable)
     except (UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
         raise ValueError(f"{path} cannot be read as UTF-8 {path.suffix}: {error}") from error
 
@@ -49,17 +64,32 @@ def stream_prompts(
     split: str = "train",
     column: str | None = None,
     revision: str | None = None,
+    unreadable: list[str] | None = None,
 ) -> Iterator[Prompt]:
     """The prompts of a Hugging Face dataset (Hub name or local folder), streamed: only what is consumed is fetched.
 
-    Columns as in `read_prompts`; those inside a WebDataset's `json` member count as columns too.
+    Columns and `unreadable` as in `read_prompts`.
     """
-    from datasets import load_dataset  # seconds to import
+    records = _stream_records(name, config, split, revision)
+    yield from _to_prompts(records, column, prompt_set=dataset_name(name), source=name, unreadable=unreadable)
 
+
+def _stream_records(name: str, config: str | None, split: str, revision: str | None) -> Iterator[Record | Unreadable]:
+    from datasets import Audio, Image, Video, load_dataset, load_dataset_builder  # seconds to import
+
+    builder = load_dataset_builder(name, config, revision=revision)
+    files = (builder.config.data_files or {}).get(split, ())
+    suffixes = {Path(file).suffix for file in files}
+    if len(suffixes) == 1 and suffixes <= _REMOTE_READERS.keys():
+        # `datasets` would fetch all images; of tars it would also lose the columns that the first five records lack.
+        for file in files:
+            yield from _REMOTE_READERS[Path(file).suffix](file)
+        return
     dataset = load_dataset(name, config, split=split, revision=revision, streaming=True)
     if dataset.features:
-        dataset = dataset.decode(False)  # images beside the captions stay bytes
-    yield from _to_prompts(map(_open_json_member, dataset), column, prompt_set=dataset_name(name), source=name)
+        media = (Audio, Image, Video)
+        dataset = dataset.select_columns([c for c, kind in dataset.features.items() if not isinstance(kind, media)])
+    yield from dataset
 
 
 def dataset_name(name: str) -> str:
@@ -76,8 +106,7 @@ def check_suffix(path: Path) -> None:
 def find_column(columns: Iterable[str], column: str | None, where: str) -> str:
     """The column that holds the prompt: `column` itself, or the first of `COLUMNS` that is there, whatever its case."""
     columns = list(columns)
-    by_default = [name for wanted in COLUMNS for name in columns if name.lower() == wanted]
-    found = next((name for name in ([column] if column else by_default) if name in columns), None)
+    found = _look_for(columns, column)
     if found is None:
         wanted = repr(column) if column else f"any of {', '.join(COLUMNS)}"
         raise ValueError(
@@ -86,11 +115,42 @@ def find_column(columns: Iterable[str], column: str | None, where: str) -> str:
     return found
 
 
-def _to_prompts(records: Iterable[Record], column: str | None, *, prompt_set: str, source: str) -> Iterator[Prompt]:
-    found = None
-    for number, record in enumerate(records, start=1):
-        found = found or find_column(record, column, source)
+def _look_for(columns: Iterable[str], column: str | None) -> str | None:
+    wanted = [column] if column else [name for default in COLUMNS for name in columns if name.lower() == default]
+    return next((name for name in wanted if name in columns), None)
+
+
+def _to_prompts(
+    records: Iterable[Record | Unreadable],
+    column: str | None,
+    *,
+    prompt_set: str,
+    source: str,
+    unreadable: list[str] | None,
+) -> Iterator[Prompt]:
+    readable = _leave_out(records, unreadable)
+    first: list[Record] = []
+    columns: dict[str, None] = {}
+    for record in islice(readable, LOOK_AHEAD):
+        first.append(record)
+        columns.update(dict.fromkeys(record))
+        if _look_for(columns, column):
+            break
+    if not first:
+        return
+    found = find_column(columns, column, source)
+    for number, record in enumerate(chain(first, readable), start=1):
         yield _to_prompt(record, found, prompt_set, source, where=f"{source}, record {number}")
+
+
+def _leave_out(records: Iterable[Record | Unreadable], unreadable: list[str] | None) -> Iterator[Record]:
+    for record in records:
+        if not isinstance(record, Unreadable):
+            yield record
+        elif unreadable is None:
+            raise ValueError(record.where)
+        else:
+            unreadable.append(record.where)
 
 
 def _to_prompt(record: Record, column: str, prompt_set: str, source: str, where: str) -> Prompt:
@@ -168,34 +228,78 @@ def _read_table(path: Path) -> Iterator[Record]:
         # A header of one column says nothing; tabs are right for LlamaGen's and for every quoted file.
         is_comma = path.suffix.lower() == ".csv" and "," in header and "\t" not in header
         # The line added at the end is a row of its own unless a quote is still open there.
-        *rows, last = csv.reader(chain(file, ["\n"]), delimiter="," if is_comma else "\t")
+        rows = csv.reader(chain(file, ["\n"]), delimiter="," if is_comma else "\t")
+        columns, last = None, next(rows)
+        for number, row in enumerate(rows):
+            if columns is None:
+                columns = last
+            elif len(last) > len(columns):
+                raise ValueError(
+                    f"{path}, row {number} has {len(last)} cells under {len(columns)} columns ({', '.join(columns)}): "
+                    f"quote the cell that holds the delimiter {',' if is_comma else 'tab'!r}"
+                )
+            else:
+                yield dict(zip_longest(columns, last))
+            last = row
     if last:
         raise ValueError(f"{path}: a quote is never closed; double the quotes inside a cell and quote the cell")
-    columns, *rows = rows or [[]]
-    for number, row in enumerate(rows, start=1):
-        if len(row) > len(columns):
-            raise ValueError(
-                f"{path}, row {number} has {len(row)} cells under {len(columns)} columns ({', '.join(columns)}): quote "
-                f"the cell that holds the delimiter {',' if is_comma else 'tab'!r}"
-            )
-        yield dict(zip_longest(columns, row))
 
 
-def _read_parquet(path: Path) -> Iterator[Record]:
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
-        yield from batch.to_pylist()
+def _read_parquet(file: str | Path) -> Iterator[Record]:
+    with fsspec.open(str(file)) as opened, pq.ParquetFile(opened) as table:
+        columns = [field.name for field in table.schema_arrow if not _holds_bytes(field.type)]
+        for batch in table.iter_batches(batch_size=1024, columns=columns):
+            yield from batch.to_pylist()
 
 
-def _open_json_member(row: Record) -> Record:
-    member = row.get("json")
-    return {**row, **member} if isinstance(member, Mapping) else row
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return True
+    return any(_holds_bytes(kind.field(place).type) for place in range(kind.num_fields))
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
+def _read_tar(file: str | Path) -> Iterator[Record | Unreadable]:
+    """A record a sample: members that follow each other under one name but for the suffix. Images are passed over."""
+    with fsspec.open(str(file)) as opened:
+        try:
+            with tarfile.open(fileobj=opened) as tar:
+                members = (member for member in tar if member.isfile())
+                for _, sample in groupby(members, key=lambda member: member.name.rpartition(".")[0]):
+                    yield _read_sample(tar, sample, str(file))
+                # The library takes a damaged header for the end.
+                opened.seek(tar.offset)
+                is_whole = not opened.read(tarfile.BLOCKSIZE).strip(b"\0")
+        except tarfile.TarError:
+            is_whole = False
+    if not is_whole:
+        raise ValueError(f"{file} is no tar, or it is damaged or cut off: fetch it again")
+
+
+def _read_sample(tar: tarfile.TarFile, members: Iterable[tarfile.TarInfo], file: str) -> Record | Unreadable:
+    record: dict[str, Any] = {}
+    for member in members:
+        suffix = member.name.rpartition(".")[2]
+        text = tar.extractfile(member) if suffix in ("json", "txt") else None
+        if text is None:
+            continue
+        where = f"{file}:{member.name}"
+        try:
+            content = text.read().decode()
+            record.update({"prompt": content.strip()} if suffix == "txt" else _as_record(json.loads(content), where))
+        except ValueError as error:
+            return Unreadable(f"{where} cannot be read: {error}")
+    return record
+
+
+_REMOTE_READERS: dict[str, Callable[[str | Path], Iterator[Record | Unreadable]]] = {
+    ".parquet": _read_parquet,
+    ".tar": _read_tar,
+}
+_READERS: dict[str, Callable[[Path], Iterator[Record | Unreadable]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_table,
     ".tsv": _read_table,
-    ".parquet": _read_parquet,
     ".txt": _read_lines,
+    **_REMOTE_READERS,
 }

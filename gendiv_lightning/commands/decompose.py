@@ -164,8 +164,9 @@ def _verdict(plain: RunFolder, argmax: RunFolder, subset: RunFolder, name: str) 
     columns = [_column(folder, f"{name}/within") for folder in (plain, argmax, subset)]
     verdict = judge(columns[0], _column(plain, f"{name}/exec"), columns[1], columns[2], perplexity)
     survives, kept, path, used = verdict.shares
+    certainty = f"the same answer in {100 * verdict.certainty:.0f} % of the resamples"
     return (
-        f"Verdict by {name} in a wording: {verdict.kind} (the same answer in {100 * verdict.certainty:.0f} % of the resamples)\n"
+        f"Verdict by {name} in a wording: {verdict.kind} ({certainty})\n"
         f"  {100 * survives:.1f} % survives Argmax, {100 * kept:.1f} % the subset, paths are {100 * path:.1f} %, "
         f"perplexity {100 * used:.1f} % of the codebook\n{RULE}"
     )

@@ -50,6 +50,62 @@ def chao_wang_jost_entropy(counts: Tensor) -> Tensor:
     return (seen.sum(-1) + singletons / total * _unseen_tail(total, rate)) / math.log(2)
 
 
+def miller_madow_entropy(counts: Tensor) -> Tensor:
+    """Plug-in entropy plus (S - 1) / (2 n) nats, S being the entries seen, in bits: the bias to first order in 1 / n.
+
+    Too low where many entries were not seen. Source: Miller, "Note on the bias of information estimates" (1955).
+
+    Args:
+        counts: (..., K), not negative.
+
+    Returns:
+        (...) float64, NaN where nothing was counted.
+    """
+    extra = ((counts > 0).sum(-1) - 1) / (2 * counts.sum(-1).double())
+    return plugin_entropy(counts) + extra / math.log(2)
+
+
+def chao_shen_entropy(counts: Tensor) -> Tensor:
+    """Entropy in bits by Horvitz-Thompson weights on frequencies that are shrunk by the sample's coverage.
+
+    H = -sum C p ln(C p) / (1 - (1 - C p)^n) nats with C = 1 - f1 / n (f1 = n - 1 where all were counted once).
+    Source: Chao and Shen, "Nonparametric estimation of Shannon's index" (2003).
+
+    Args:
+        counts: (..., K) whole numbers, not negative.
+
+    Returns:
+        (...) float64, NaN where nothing was counted.
+    """
+    counts = counts.double()
+    total = counts.sum(-1, keepdim=True)
+    singletons = (counts == 1).sum(-1, keepdim=True)
+    singletons = torch.where(singletons == total, total - 1, singletons)
+    probs = (1 - singletons / total) * counts / total
+    seen = 1 - torch.exp(total * torch.log1p(-probs.clamp(max=1 - 1e-15)))
+    terms = torch.where(counts > 0, torch.special.entr(probs) / seen, 0.0)
+    return terms.sum(-1).masked_fill(total[..., 0] == 0, math.nan) / math.log(2)
+
+
+def grassberger_entropy(counts: Tensor) -> Tensor:
+    """Entropy in bits by H = ln n - 1 / n sum X G(X) nats, G(X) = psi(X) + (-1)^X / 2 (psi((X + 1) / 2) - psi(X / 2)).
+
+    Source: Grassberger, "Entropy Estimates from Insufficient Samplings" (2003), equation 35.
+
+    Args:
+        counts: (..., K) whole numbers, not negative.
+
+    Returns:
+        (...) float64, NaN where nothing was counted.
+    """
+    counts = counts.double()
+    total, positive = counts.sum(-1), counts.clamp(min=1)
+    sign = 1 - 2 * (positive % 2)
+    g = torch.digamma(positive) + sign / 2 * (torch.digamma((positive + 1) / 2) - torch.digamma(positive / 2))
+    entropy = total.log() - (counts * g).sum(-1) / total
+    return entropy.masked_fill(total == 0, math.nan) / math.log(2)
+
+
 def coverage(counts: Tensor) -> Tensor:
     """Share of the K entries that were counted at all: (..., K) to (...) float64, NaN where nothing was counted."""
     share = (counts > 0).double().mean(-1)

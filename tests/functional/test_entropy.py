@@ -7,7 +7,16 @@ import pytest
 import torch
 from scipy import stats
 
-from gendiv_lightning.functional.entropy import chao_wang_jost_entropy, coverage, gini, plugin_entropy, zipf
+from gendiv_lightning.functional.entropy import (
+    chao_shen_entropy,
+    chao_wang_jost_entropy,
+    coverage,
+    gini,
+    grassberger_entropy,
+    miller_madow_entropy,
+    plugin_entropy,
+    zipf,
+)
 
 
 def literal_chao_wang_jost(counts):
@@ -112,3 +121,51 @@ def test_zipf_ranks_the_frequencies_of_what_was_counted():
     assert ranks.tolist() == [1, 2, 3, 4]
     assert frequencies.tolist() == pytest.approx([0.6, 0.2, 0.1, 0.1], rel=1e-12)
     assert [len(part) for part in zipf(torch.zeros(5))] == [0, 0]
+
+
+# --- other corrections ---
+
+CORRECTED = [miller_madow_entropy, chao_shen_entropy, grassberger_entropy, chao_wang_jost_entropy]
+
+
+def test_miller_madow_by_hand():
+    # Three entries in four tokens: 1.5 bits, and 2 / 8 nats.
+    assert miller_madow_entropy(torch.tensor([2, 1, 1, 0])).item() == pytest.approx(1.5 + 0.25 / math.log(2))
+
+
+def test_chao_shen_by_hand():
+    # n = 4, one singleton: C = 3 / 4, frequencies 9 / 16 and 3 / 16.
+    terms = [-p * math.log2(p) / (1 - (1 - p) ** 4) for p in (9 / 16, 3 / 16)]
+    assert chao_shen_entropy(torch.tensor([3, 1, 0])).item() == pytest.approx(sum(terms))
+    all_once = [-p * math.log2(p) / (1 - (1 - p) ** 3) for p in [1 / 9] * 3]
+    assert chao_shen_entropy(torch.tensor([1, 1, 1])).item() == pytest.approx(sum(all_once))
+
+
+def test_grassberger_by_hand():
+    # G(1) = -gamma - ln 2, G(2) = 2 - gamma - ln 2, G(3) = G(2), as published.
+    base = -0.5772156649015329 - math.log(2)
+    expected = math.log(6) - (1 * base + 2 * (base + 2) + 3 * (base + 2)) / 6
+    assert grassberger_entropy(torch.tensor([1, 2, 3, 0])).item() == pytest.approx(expected / math.log(2))
+
+
+@pytest.mark.parametrize("estimator", CORRECTED)
+def test_a_correction_is_closer_than_the_plugin_on_average(estimator):
+    generator = torch.Generator().manual_seed(0)
+    probs = torch.distributions.Dirichlet(torch.ones(64, dtype=torch.float64))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        p = probs.sample()
+    tokens = torch.multinomial(p.expand(300, -1), 64, replacement=True, generator=generator)
+    counts = torch.nn.functional.one_hot(tokens, 64).sum(1)
+    truth = torch.special.entr(p).sum().item() / math.log(2)
+    plugin, found = plugin_entropy(counts).mean().item(), estimator(counts).mean().item()
+    assert abs(found - truth) < 0.5 * abs(plugin - truth)
+
+
+@pytest.mark.parametrize("estimator", CORRECTED)
+def test_corrections_of_no_one_and_many_tokens(estimator):
+    assert math.isnan(estimator(torch.zeros(4, dtype=torch.int64)).item())
+    assert estimator(torch.tensor([9, 0])).item() == pytest.approx(0, abs=0.2)
+    many = torch.full((8,), 10**6)
+    assert estimator(many).item() == pytest.approx(3, abs=1e-5)
+    assert estimator(torch.stack([many, many])).shape == (2,)
