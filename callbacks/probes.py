@@ -268,7 +268,14 @@ class CodebookSubset(ProbeCallback):
         """The subset itself, by its hash: where the counts lie does not matter, what they select does."""
         allowed = self.allowed(codebook_size)
         digest = hashlib.sha256(allowed.numpy().tobytes()).hexdigest()
-        return {"probe": "CodebookSubset", "select": self.select, "size": int(allowed.sum()), "sha256": digest}
+        size = int(allowed.sum())
+        return {
+            "probe": "CodebookSubset",
+            "select": self.select,
+            "size": size,
+            "codebook_size": codebook_size,
+            "sha256": digest,
+        }
 
     @lru_cache(maxsize=16)  # noqa: B019  shared by all probes; a run has a handful of them
     def allowed(self, codebook_size: int) -> Tensor:
