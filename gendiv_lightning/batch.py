@@ -150,6 +150,7 @@ class PromptSamples(NamedTuple):
         entropy: (N, L) bits, see `TokenSamples`.
         marginals: (M,) bits, see `SampleBatch`.
         wording_log_prob: (N, Q) bits, see `SampleBatch`.
+        texts: the wording that each sample was made from; empty where it is not known.
     """
 
     images: Tensor
@@ -161,6 +162,7 @@ class PromptSamples(NamedTuple):
     entropy: Tensor | None = None
     marginals: Tensor | None = None
     wording_log_prob: Tensor | None = None
+    texts: tuple[str, ...] = ()
 
     @property
     def groups(self) -> Tensor:
@@ -194,6 +196,7 @@ def split_by_prompt(sampled: SampleBatch) -> list[PromptSamples]:
             samples.entropy[mine],
             None if sampled.marginals is None else sampled.marginals[number],
             None if sampled.wording_log_prob is None else sampled.wording_log_prob[mine],
+            tuple(text for text, row in zip(batch.texts, batch.rows, strict=True) if row == number),
         )
         for number, (prompt, place) in enumerate(zip(batch.prompts, batch.indices, strict=True))
         for mine in [rows == number]

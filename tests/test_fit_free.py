@@ -25,10 +25,11 @@ from running import (
 )
 
 from gendiv_lightning import fit_free
+from gendiv_lightning.batch import split_by_prompt
 from gendiv_lightning.callbacks import Measure, RunWriter
 from gendiv_lightning.datamodules import PromptData
 from gendiv_lightning.generators import LlamaGen
-from gendiv_lightning.metrics import PixelCosine
+from gendiv_lightning.metrics import CLIPScore, PixelCosine
 from gendiv_lightning.run_folder import FILES, RunFolder
 from gendiv_lightning.usage import read_usage, write_usage
 
@@ -141,6 +142,14 @@ def test_a_paraphrase_run_splits_diversity(weights, tmp_path):
     made = predict(weights, tmp_path / "run", "--data.num_samples", "8", config="llamagen_paraphrase")
     metrics = metrics_of(made)
     assert metrics["diversity/lpips[tiny]/between"]["value"] > 0
+    base, own, drift = (metrics[f"quality/clip_score[tiny-clip]{part}"] for part in ("", "/wording", "/drift"))
+    assert drift["value"] == pytest.approx(own["value"] - base["value"], abs=1e-9)
+    assert drift["value"] != 0
+    again = CLIPScore("tiny")
+    for sampled in made.read_samples():
+        for samples in split_by_prompt(sampled):
+            again.update(samples)
+    assert again.compute()["quality/clip_score[tiny-clip]/wording"].value == pytest.approx(own["value"], abs=1e-4)
     assert {key.paraphrase for key in samples_of(made)} >= {1, 4, 7}
 
 

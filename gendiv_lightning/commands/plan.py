@@ -103,7 +103,7 @@ def _measure(path: Path, name: str) -> tuple[Tensor, Tensor, int]:
     def take(samples: PromptSamples, start: int) -> PromptSamples:
         changes = {
             field: value[start::2]
-            for field in ("images", "tokens", "paraphrase", "path", "entropy", "wording_log_prob")
+            for field in ("images", "tokens", "paraphrase", "path", "entropy", "wording_log_prob", "texts")
             if (value := getattr(samples, field)) is not None
         }
         return samples._replace(**changes, marginals=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -43,8 +44,11 @@ class CLIPScore(PromptMetric):
     """`quality/clip_score`: 100 max(cos, 0) of an image and the text of its prompt, mean over the prompt's samples.
 
     The text is the base prompt's, whatever wording an image was made from: a paraphrase must not lose the meaning.
-    A caption longer than the context is cut, and `quality/clip_score_cut` is the share of such prompts; or nothing is
-    cut and its feature is the mean over its pieces. Source: Hessel et al., "CLIPScore" (2021), scaled by 100.
+    Where images were made from other wordings, `quality/clip_score/wording` likens each to its own one, and
+    `quality/clip_score/drift` is what that gives beyond the score: what paraphrases say and the prompt does not.
+    A caption longer than the context is cut, and `quality/clip_score_cut` is the share of prompts with such a one; or
+    nothing is cut and its feature is the mean over its pieces. Source: Hessel et al., "CLIPScore" (2021), scaled by
+    100.
 
     Args:
         backbone: see `ClipFeatures`; those other than the default stand in brackets.
@@ -60,17 +64,17 @@ class CLIPScore(PromptMetric):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The score, and the share of cut captions where captions are cut."""
+        """The score, that of the wordings, their difference, and the share of cut captions where captions are cut."""
         score, cut = (_name(name, self.features) for name in ("quality/clip_score", "quality/clip_score_cut"))
-        return (score, cut) if self.long_captions == "cut" else (score,)
+        return (score, f"{score}/wording", f"{score}/drift", *((cut,) if self.long_captions == "cut" else ()))
 
     @property
     def method(self) -> str:
         """Definition, backbone and what happens to long captions."""
         long = {"cut": "cut before the end token", "chunks": "the mean of their pieces"}[self.long_captions]
         return (
-            f"100 max(cos, 0) of image and base prompt (CLIP {self.features.label}, long captions {long}), mean over "
-            "samples; BCa bootstrap over prompts"
+            f"100 max(cos, 0) of image and base prompt or wording (CLIP {self.features.label}, long captions {long}), "
+            "mean over samples; BCa bootstrap over prompts"
         )
 
     def identity(self) -> dict[str, object]:
@@ -87,13 +91,19 @@ class CLIPScore(PromptMetric):
             raise ValueError("CLIPScore needs the prompt's text, and one is empty: leave it out, or the metric")
 
     def measure(self, samples: PromptSamples) -> list[float]:
-        """The prompt's score, and 1 where its caption is cut, 0 where not."""
+        """The scores, those of wordings NaN where there are none; and 1 where a caption is cut, 0 where not."""
         check_images(samples.images)
         self.check_prompts([samples.prompt])
         encode = self.features.texts if self.long_captions == "cut" else self.features.chunk_texts
-        cosines = self.features.images(samples.images).double() @ encode([samples.prompt])[0].double()
-        score = 100 * cosines.clamp(0, 1).mean().item()
-        return [score, float(self.features.num_cut([samples.prompt]))] if self.long_captions == "cut" else [score]
+        texts = list(dict.fromkeys([samples.prompt, *samples.texts]))
+        cosines = self.features.images(samples.images).double() @ encode(texts).double().T
+        scores = 100 * cosines.clamp(0, 1)
+        score, wording = scores[:, 0].mean().item(), math.nan
+        if len(texts) > 1:
+            own = torch.tensor([texts.index(text) for text in samples.texts], device=scores.device)
+            wording = scores.gather(1, own[:, None]).mean().item()
+        cut = [float(self.features.num_cut(texts) > 0)] if self.long_captions == "cut" else []
+        return [score, wording, wording - score, *cut]
 
 
 class CLIPIQA(PromptMetric):

@@ -63,7 +63,7 @@ def cosines_by_hand(backbone, images, texts):
 @pytest.mark.parametrize("words", [6, 30])
 def test_the_score_is_a_hundred_times_the_mean_cosine(backbone, words):
     samples = prompt(num=40, words=words)
-    score, cut = CLIPScore(backbone).measure(samples)
+    score, *_, cut = CLIPScore(backbone).measure(samples)
     cosines = cosines_by_hand(backbone, samples.images, [samples.prompt])
     assert score == pytest.approx(100 * cosines.clamp(min=0).mean().item(), abs=1e-3)
     assert cut == (words > CONTEXT - 2)
@@ -74,7 +74,7 @@ def test_an_image_opposite_to_its_text_counts_as_unrelated(backbone):
     images = prompt(num=12).images
     cosines = cosines_by_hand(backbone, images, texts)
     mixed = next(i for i, column in enumerate(cosines.T) if (column > 0.02).any() and (column < -0.02).any())
-    score, _ = CLIPScore(backbone).measure(PromptSamples(images, prompt=texts[mixed]))
+    score, *_ = CLIPScore(backbone).measure(PromptSamples(images, prompt=texts[mixed]))
     assert score == pytest.approx(100 * cosines[:, mixed].clamp(min=0).mean().item(), abs=1e-3)
     assert score > 100 * cosines[:, mixed].mean().item() + 0.1
 
@@ -89,10 +89,10 @@ def test_the_share_of_cut_captions_is_an_estimate(backbone):
 
 def test_pieces_of_a_long_caption_count_all_and_none_is_cut(backbone):
     samples, metric = prompt(num=3, words=40), CLIPScore(backbone, "chunks")
-    (score,) = metric.measure(samples)
+    score = metric.measure(samples)[0]
     text = metric.features.chunk_texts([samples.prompt])[0]
     assert score == pytest.approx(100 * (metric.features.images(samples.images) @ text).clamp(min=0).mean().item())
-    assert metric.names == ("quality/clip_score[toy]",)
+    assert "quality/clip_score_cut[toy]" not in metric.names
     assert score != pytest.approx(CLIPScore(backbone).measure(samples)[0], abs=1e-2)
     assert CLIPScore(backbone).identity()["method"] != metric.identity()["method"]
     short = prompt(num=3)
@@ -101,7 +101,30 @@ def test_pieces_of_a_long_caption_count_all_and_none_is_cut(backbone):
 
 def test_the_text_is_the_base_prompts_whatever_the_wording(backbone):
     samples = prompt(num=4, paraphrases=2)
-    assert CLIPScore(backbone).measure(samples) == CLIPScore(backbone).measure(samples._replace(paraphrase=None))
+    reworded = samples._replace(texts=tuple(sentence(5, start) for start in range(4)))
+    plain = CLIPScore(backbone).measure(samples)
+    assert CLIPScore(backbone).measure(reworded)[0] == pytest.approx(plain[0], abs=1e-5)
+    assert all(math.isnan(number) for number in plain[1:3])
+
+
+def test_images_are_likened_to_their_own_wordings_too_and_the_gap_is_the_drift(backbone):
+    texts = tuple(sentence(5, start) for start in (0, 7, 0, 14))
+    samples = prompt(num=4)._replace(texts=texts)
+    cosines = cosines_by_hand(backbone, samples.images, [samples.prompt, *texts])
+    wording = 100 * cosines[:, 1:].diagonal().clamp(min=0).mean().item()
+    score = 100 * cosines[:, 0].clamp(min=0).mean().item()
+    assert CLIPScore(backbone).measure(samples) == pytest.approx([score, wording, wording - score, 0], abs=1e-3)
+    assert abs(wording - score) > 0.1
+    long = samples._replace(texts=(*texts[:3], sentence(30)))
+    assert CLIPScore(backbone).measure(long)[3] == 1
+
+
+def test_wordings_that_are_the_prompt_drift_nowhere_and_are_not_reported(backbone):
+    samples = prompt(num=3)
+    row = CLIPScore(backbone).measure(samples._replace(texts=(samples.prompt,) * 3))
+    assert [math.isnan(number) for number in row] == [False, True, True, False]
+    mixed = CLIPScore(backbone, "chunks").measure(samples._replace(texts=(samples.prompt, samples.prompt, "red sky")))
+    assert math.isfinite(mixed[2])
 
 
 def test_image_quality_is_a_softmax_over_a_pair_of_texts(backbone):
@@ -161,7 +184,7 @@ def test_one_sample_has_quality_and_no_diversity(backbone):
     samples = prompt(num=1)
     assert all(math.isnan(number) for number in CLIPCosine(backbone).measure(samples))
     for metric in (CLIPScore(backbone), CLIPIQA(backbone, **POSTCARDS)):
-        assert all(math.isfinite(number) for number in metric.measure(samples))
+        assert math.isfinite(metric.measure(samples)[0])
 
 
 @pytest.mark.parametrize("value", [0, 255])
@@ -213,8 +236,10 @@ def test_metrics_with_one_backbone_share_it_and_what_it_sees(backbone, monkeypat
 
 
 def test_backbones_other_than_the_default_stand_in_brackets():
-    assert CLIPScore().names == ("quality/clip_score", "quality/clip_score_cut")
-    assert CLIPScore("tiny").names == ("quality/clip_score[tiny-clip]", "quality/clip_score_cut[tiny-clip]")
+    parts = ("quality/clip_score/wording", "quality/clip_score/drift")
+    assert CLIPScore().names == ("quality/clip_score", *parts, "quality/clip_score_cut")
+    tagged = [name.replace("clip_score", "clip_score[tiny-clip]", 1) for name in ("quality/clip_score", *parts)]
+    assert CLIPScore("tiny").names == (*tagged, "quality/clip_score_cut[tiny-clip]")
     assert CLIPIQA().names == ("quality/clip_iqa",)
     assert CLIPIQA(prompts=["quality", "happy"]).names == ("quality/clip_iqa/quality", "quality/clip_iqa/happy")
     assert CLIPCosine().names[0] == "diversity/clip_cosine"
@@ -246,7 +271,7 @@ def test_a_config_can_say_it_all():
     iqa = CLIPIQA(**config.iqa)
     assert iqa.names == ("quality/clip_iqa/happy", "quality/clip_iqa/crisp")
     assert iqa.pairs["crisp"] == ("Crisp photo.", "Soft photo.")
-    assert CLIPScore(**config.score).names == ("quality/clip_score",)
+    assert CLIPScore(**config.score).names[0] == "quality/clip_score"
 
 
 def test_a_backbone_that_knows_none_of_the_words_is_an_error(backbone):
