@@ -34,15 +34,21 @@ class Unreadable(NamedTuple):
 
 
 def read_prompts(
-    path: str | Path, *, column: str | None = None, unreadable: list[str] | None = None
+    path: str | Path,
+    *,
+    column: str | None = None,
+    id_column: str | None = None,
+    unreadable: list[str] | None = None,
 ) -> Iterator[Prompt]:
     """The prompts of a file, in its order, empty ones and duplicates included.
 
     Args:
-        path: .jsonl, .json (a list), .csv, .tsv, .parquet, .txt (a prompt a line) or .tar (WebDataset: columns are
-            those inside a `.json` member, a `.txt` member is the column `prompt`), UTF-8. Tabs may delimit a .csv.
-            Records may carry `id` (or `prompt_id`), `source` and `paraphrases` beside the prompt.
+        path: .jsonl, .json (a list, or the captions of MSCOCO, whose ids are the names of their images), .csv, .tsv,
+            .parquet, .txt (a prompt a line) or .tar (WebDataset: columns are those inside a `.json` member, a `.txt`
+            member is the column `prompt`), UTF-8. Tabs may delimit a .csv. Records may carry `id` (or `prompt_id`),
+            `source` and `paraphrases` beside the prompt. A list of texts is as many prompts that share an id.
         column: where the prompt stands; None takes the first of prompt, caption, text, short_caption, in any case.
+        id_column: where the id stands, if not in `id` or `prompt_id`.
         unreadable: takes the names of members of a tar that cannot be read; None makes the first one an error.
 
     Raises:
@@ -52,7 +58,7 @@ def read_prompts(
     check_suffix(path)
     records = _READERS[path.suffix.lower()](path)
     try:
-        yield from _to_prompts(records, column, prompt_set=path.stem, source=path.name, unreadable=unreadable)
+        yield from _to_prompts(records, column, id_column, path.stem, source=path.name, unreadable=unreadable)
     except (UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
         raise ValueError(f"{path} cannot be read as UTF-8 {path.suffix}: {error}") from error
 
@@ -63,6 +69,7 @@ def stream_prompts(
     config: str | None = None,
     split: str = "train",
     column: str | None = None,
+    id_column: str | None = None,
     revision: str | None = None,
     unreadable: list[str] | None = None,
 ) -> Iterator[Prompt]:
@@ -70,8 +77,8 @@ def stream_prompts(
 
     Columns and `unreadable` as in `read_prompts`.
     """
-    records = _stream_records(name, config, split, revision)
-    yield from _to_prompts(records, column, prompt_set=dataset_name(name), source=name, unreadable=unreadable)
+    records, named = _stream_records(name, config, split, revision), dataset_name(name)
+    yield from _to_prompts(records, column, id_column, named, source=named, unreadable=unreadable)
 
 
 def _stream_records(name: str, config: str | None, split: str, revision: str | None) -> Iterator[Record | Unreadable]:
@@ -123,8 +130,9 @@ def _look_for(columns: Iterable[str], column: str | None) -> str | None:
 def _to_prompts(
     records: Iterable[Record | Unreadable],
     column: str | None,
-    *,
+    id_column: str | None,
     prompt_set: str,
+    *,
     source: str,
     unreadable: list[str] | None,
 ) -> Iterator[Prompt]:
@@ -140,7 +148,8 @@ def _to_prompts(
         return
     found = find_column(columns, column, source)
     for number, record in enumerate(chain(first, readable), start=1):
-        yield _to_prompt(record, found, prompt_set, source, where=f"{source}, record {number}")
+        where = f"{source}, record {number}"
+        yield from _wordings(record, found, _given_id(record, id_column, where), prompt_set, source, where)
 
 
 def _leave_out(records: Iterable[Record | Unreadable], unreadable: list[str] | None) -> Iterator[Record]:
@@ -153,19 +162,28 @@ def _leave_out(records: Iterable[Record | Unreadable], unreadable: list[str] | N
             unreadable.append(record.where)
 
 
-def _to_prompt(record: Record, column: str, prompt_set: str, source: str, where: str) -> Prompt:
-    text = record.get(column)
-    if text is None:  # null, a short row, a key left out: an empty prompt, to be counted as such
-        text = ""
-    if not isinstance(text, str):
-        raise ValueError(f"{where}: column {column!r} must hold text, got {type(text).__name__} {str(text)[:60]!r}")
-    given = next((record[key] for key in ("id", "prompt_id") if record.get(key) not in (None, "")), None)
-    return Prompt(
-        id=prompt_id(text, prompt_set) if given is None else str(given),
-        text=text,
-        paraphrases=_to_paraphrases(record.get("paraphrases") or (), where),
-        source=str(record.get("source") or source),
-    )
+def _given_id(record: Record, id_column: str | None, where: str) -> str | None:
+    names = (id_column,) if id_column else ("id", "prompt_id")
+    given = next((record[name] for name in names if record.get(name) not in (None, "")), None)
+    if id_column and given is None:
+        raise ValueError(f"{where} has no id in {id_column!r}, only the columns {', '.join(record)}")
+    return None if given is None else str(given)
+
+
+def _wordings(
+    record: Record, column: str, id: str | None, prompt_set: str, source: str, where: str
+) -> Iterator[Prompt]:
+    """The prompt of a record; of a list of texts as many that share an id."""
+    value = record.get(column)
+    texts = value if isinstance(value, list) and value else [value]
+    for text in texts:
+        if text is None:  # null, a short row, a key left out: an empty prompt, to be counted as such
+            text = ""
+        if not isinstance(text, str):
+            raise ValueError(f"{where}: column {column!r} must hold text, got {type(text).__name__} {str(text)[:60]!r}")
+        id = id or prompt_id(text, prompt_set)
+        paraphrases = _to_paraphrases(record.get("paraphrases") or (), where)
+        yield Prompt(id, text, paraphrases, str(record.get("source") or source))
 
 
 def _to_paraphrases(items: Any, where: str) -> tuple[Paraphrase, ...]:
@@ -198,12 +216,39 @@ def _read_jsonl(path: Path) -> Iterator[Record]:
 
 def _read_json(path: Path) -> Iterator[Record]:
     items = _parse_json(path.read_text(encoding="utf-8-sig"), path.name)
+    if isinstance(items, dict) and items.keys() >= {"images", "annotations"}:
+        yield from _coco_captions(items, path)
+        return
     if not isinstance(items, list):
         raise ValueError(
             f"{path} must hold a list of prompts, got {type(items).__name__}; for one object a line use .jsonl"
         )
     for number, item in enumerate(items, start=1):
         yield _as_record(item, f"{path.name}, item {number}")
+
+
+def _coco_captions(items: dict[str, Any], path: Path) -> Iterator[Record]:
+    """About five an image; the image's name is the id of all of them."""
+    try:
+        names = {image["id"]: Path(image["file_name"]).stem for image in items["images"]}
+        for annotation in items["annotations"]:
+            yield {"caption": annotation["caption"], "id": names[annotation["image_id"]]}
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no captions file of MSCOCO: {error} is missing or not what it should be"
+        ) from error
+
+
+def find_captions(source: Path) -> Path:
+    """The captions file of MSCOCO's official folder; any other source itself.
+
+    Raises:
+        ValueError: there are several.
+    """
+    found = sorted(source.glob("annotations/captions_*.json"))
+    if len(found) > 1:
+        raise ValueError(f"{source} has several files of captions: give one of them, {', '.join(map(str, found))}")
+    return found[0] if found else source
 
 
 def _parse_json(text: str, where: str) -> Any:
@@ -265,10 +310,10 @@ def _read_tar(file: str | Path) -> Iterator[Record | Unreadable]:
             with tarfile.open(fileobj=opened) as tar:
                 members = (member for member in tar if member.isfile())
                 for _, sample in groupby(members, key=lambda member: member.name.rpartition(".")[0]):
-                    yield _read_sample(tar, sample, str(file))
+                    yield _read_sample(tar, sample, Path(file).name)
                 # The library takes a damaged header for the end.
                 opened.seek(tar.offset)
-                is_whole = not opened.read(tarfile.BLOCKSIZE).strip(b"\0")
+                is_whole = opened.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
         except tarfile.TarError:
             is_whole = False
     if not is_whole:

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from gendiv_lightning import __version__
 from gendiv_lightning.batch import Prompt, prompt_id
 from gendiv_lightning.disk import cache_folder, write_atomically
 
@@ -77,7 +78,10 @@ def collect_prompts(
         raise ValueError(f"no prompt in {source}: {report}")
     repeated = [id for id, count in Counter(prompt.id for prompt in kept.values()).items() if count > 1]
     if repeated:
-        raise ValueError(f"{source}: different prompts share the id {repeated[0]!r}; make `id` unique or leave it out")
+        raise ValueError(
+            f"{source}: different prompts share the id {repeated[0]!r}; make `id` unique or leave it out, "
+            "or let `gendiv prompts` draw one of each id"
+        )
     return PromptSet(name, tuple(kept.values()), _hash_prompts(kept.values()), report)
 
 
@@ -98,6 +102,35 @@ def write_manifest(prompt_set: PromptSet, path: str | Path) -> None:
     ]
     text = "".join(f"{line}\n" for line in lines)
     write_atomically(Path(path), lambda unfinished: unfinished.write_bytes(text.encode()))
+
+
+def write_card(path: str | Path, facts: dict[str, Any]) -> None:
+    """Write the card of a prompt set, `SET.card.json` beside `SET.jsonl`: how it was made, and the file's hash.
+
+    The set must be there already. Equal facts give the same bytes, so they should hold no date.
+    """
+    path = Path(path)
+    facts = {"gendiv": __version__, **facts, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path.with_suffix(".card.json"), lambda unfinished: unfinished.write_bytes(text.encode()))
+
+
+def describe_source(source: str, revision: str | None = None) -> dict[str, Any]:
+    """Where prompts are read from: name, version and licence of a dataset on the Hub or of local files.
+
+    A local version is a hash over names and sizes of the files; a licence is what the README of the dataset states.
+    """
+    from huggingface_hub import DatasetCard, HfApi
+
+    path = Path(source)
+    if not path.exists():
+        info = HfApi().dataset_info(source, revision=revision)
+        return {"name": source, "version": info.sha, "license": info.card_data.license if info.card_data else None}
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    listing = [(file.relative_to(path).as_posix(), file.stat().st_size) for file in files]
+    readme = path / "README.md"
+    stated = DatasetCard.load(readme).data.license if readme.is_file() else None
+    return {"name": path.name, "version": _sha256(json.dumps(listing)), "license": stated}
 
 
 def read_manifest(path: str | Path) -> tuple[Prompt, ...]:

@@ -8,7 +8,7 @@ from importlib import import_module
 
 from gendiv_lightning import __version__
 
-COMMANDS = ("compare", "decompose", "doctor", "measure", "plan", "reference", "zoo")
+COMMANDS = ("compare", "decompose", "doctor", "measure", "plan", "prompts", "reference", "zoo")
 
 EPILOG = """
 Where does the diversity of an image generator come from? Take a generator apart with three probes on its sampling loop
@@ -23,6 +23,7 @@ then:
   gendiv decompose RUN                       H_total = H_path + H_exec by three lenses, and a verdict
   gendiv compare RUN RUN                     what a probe changes, prompt by prompt, with intervals and p-values
   gendiv plan --pilot RUN --width 0.01 ...   how many prompts and samples does a question need?
+  gendiv prompts CAPTIONS --num M --out SET  a prompt set out of files or a dataset, filtered, drawn by seed
   gendiv measure IMAGES                      the metrics on anyone's images, grouped by prompt
   gendiv reference IMAGES --out FILE         statistics of real images, for FID
   gendiv fit-free validate --config configs/tiny/llamagen_codebook.yaml   how often is each codebook entry used?

@@ -139,7 +139,10 @@ def test_paraphrases_keep_their_length_class_and_get_one_when_they_have_none(tmp
         ("a.jsonl", b'{"prompt": "a"}\n{oops\n', r"a\.jsonl, line 2 is not JSON"),
         ("a.jsonl", b"5\n", "line 1 must be an object or a text, got int"),
         ("a.json", b'{"prompt": "a"}', "must hold a list of prompts, got dict"),
-        ("a.jsonl", b'{"prompt": ["a", "b"]}', "record 1: column 'prompt' must hold text, got list"),
+        ("a.jsonl", b'{"prompt": {"a": "b"}}', "record 1: column 'prompt' must hold text, got dict"),
+        ("a.jsonl", b'{"prompt": ["a", 5]}', "record 1: column 'prompt' must hold text, got int"),
+        ("a.json", b'{"images": [], "annotations": [{"image_id": 3, "caption": "a"}]}', "no captions file of MSCOCO"),
+        ("a.tar", b"no tar at all", r"a\.tar is no tar, or it is damaged or cut off"),
         ("a.txt", "Tür".encode("latin-1"), r"a\.txt cannot be read as UTF-8"),
         ("a.parquet", b"no parquet at all", r"a\.parquet cannot be read"),
         ("a.jsonl", b'{"prompt": "a", "paraphrases": ["b"]}', "list of objects with a non-empty `text`"),
@@ -161,15 +164,87 @@ def test_a_local_dataset_streams_no_further_than_it_is_consumed(tmp_path):
         next(prompts)
 
 
-def test_captions_inside_the_json_member_of_a_webdataset_are_found(tmp_path):
-    members = {
-        "000.json": json.dumps({"short_caption": "a tent", "source": "DALL-E 3"}).encode(),
-        "000.jpg": b"\xff\xd8",
-    }
-    with tarfile.open(tmp_path / "data-000000.tar", "w") as tar:
+def write_tar(path, members):
+    with tarfile.open(path, "w") as tar:
         for name, content in members.items():
+            data = content if isinstance(content, bytes) else json.dumps(content).encode()
             info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_captions_inside_the_json_member_of_a_webdataset_are_found(tmp_path):
+    write_tar(
+        tmp_path / "data-000000.tar",
+        {"000.json": {"short_caption": "a tent", "source": "DALL-E 3"}, "000.jpg": b"\xff\xd8"},
+    )
     (prompt,) = stream_prompts(str(tmp_path))
     assert (prompt.text, prompt.source) == ("a tent", "DALL-E 3")
+
+
+def test_a_column_that_is_null_or_missing_in_a_tar_is_an_empty_prompt(tmp_path):
+    """Five records without it, as many as `datasets` looks at, come first."""
+    absent = {f"{n}.json": {"short_caption": "a"} for n in range(5)}
+    path = write_tar(
+        tmp_path / "a.tar",
+        {**absent, "6.json": {"short_caption2": None}, "7.json": {"short_caption2": "a tent"}, "8.png": bytes(20000)},
+    )
+    expected = ["", "", "", "", "", "", "a tent", ""]
+    assert texts(path, column="short_caption2") == expected
+    assert [prompt.text for prompt in stream_prompts(str(tmp_path), column="short_caption2")] == expected
+    with pytest.raises(ValueError, match="short_caption2, not 'title'"):
+        texts(path, column="title")
+
+
+def test_a_text_member_is_a_prompt_and_may_stand_beside_json(tmp_path):
+    path = write_tar(tmp_path / "a.tar", {"0.json": {"source": "web"}, "0.txt": b" a tent\n", "1.txt": b"a hill"})
+    assert [(prompt.text, prompt.source) for prompt in read_prompts(path)] == [("a tent", "web"), ("a hill", "a.tar")]
+
+
+@pytest.mark.parametrize("broken", [b"{oops", b"\xff\xfe", b"5"])
+def test_a_broken_member_of_a_tar_is_named_and_the_others_are_read(tmp_path, broken):
+    path = write_tar(tmp_path / "a.tar", {"0.json": broken, "0.jpg": b"x", "1.json": {"prompt": "a tent"}})
+    unreadable = []
+    assert texts(path, unreadable=unreadable) == ["a tent"]
+    assert len(unreadable) == 1
+    assert "a.tar:0.json cannot be read" in unreadable[0]
+    with pytest.raises(ValueError, match=r"a\.tar:0\.json cannot be read"):
+        texts(path)
+
+
+@pytest.mark.parametrize("where", ["header", "text", "image", "end"])
+def test_a_tar_that_is_cut_off_or_damaged_is_an_error(tmp_path, where):
+    path = write_tar(tmp_path / "a.tar", {"0.json": {"prompt": "a"}, "0.jpg": bytes(3000), "1.json": {"prompt": "b"}})
+    data = path.read_bytes()  # blocks of 512: 0 header, 1 text, 2 header, 3 to 8 image, 9 header, 10 text, 11 zeros
+    end = {"header": 9 * 512 + 100, "text": 10 * 512 + 3, "image": 5 * 512, "end": 11 * 512}[where]
+    path.write_bytes(data[:end])
+    with pytest.raises(ValueError, match="damaged or cut off"):
+        texts(path)
+    path.write_bytes(data[: 9 * 512] + b"?" * 512 + data[10 * 512 :])
+    with pytest.raises(ValueError, match="damaged or cut off"):
+        texts(path)
+
+
+def test_images_in_parquet_are_not_read(tmp_path):
+    images = pa.array([{"bytes": b"x", "path": "a.png"}] * 2)
+    pq.write_table(pa.table({"image": images, "jpg": [b"y"] * 2, "caption": ["a", None]}), tmp_path / "a.parquet")
+    assert texts(tmp_path / "a.parquet") == [prompt.text for prompt in stream_prompts(str(tmp_path))] == ["a", ""]
+
+
+def test_captions_of_coco_have_the_name_of_their_image_as_id(tmp_path):
+    path = tmp_path / "captions_val2014.json"
+    images = [{"id": n, "file_name": f"COCO_val2014_{n:012}.jpg"} for n in (9, 25)]
+    annotations = [{"image_id": n, "id": 7, "caption": text} for n, text in ((25, "a"), (9, "b"), (25, "c"))]
+    path.write_text(json.dumps({"info": {}, "images": images, "annotations": annotations}))
+    found = [(prompt.id, prompt.text) for prompt in read_prompts(path)]
+    assert found == [(f"COCO_val2014_{n:012}", text) for n, text in ((25, "a"), (9, "b"), (25, "c"))]
+
+
+def test_texts_of_a_list_share_an_id_and_the_column_of_ids_can_be_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"caption": ["a", "b"], "cocoid": 9}\n{"caption": ["c"], "cocoid": 25}')
+    assert [(p.id, p.text) for p in read_prompts(path, id_column="cocoid")] == [("9", "a"), ("9", "b"), ("25", "c")]
+    assert [p.id for p in read_prompts(path)] == [prompt_id(text, "a") for text in ("a", "a", "c")]
+    with pytest.raises(ValueError, match="record 1 has no id in 'image', only the columns caption, cocoid"):
+        list(read_prompts(path, id_column="image"))
