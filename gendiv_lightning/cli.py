@@ -8,7 +8,7 @@ from importlib import import_module
 
 from gendiv_lightning import __version__
 
-COMMANDS = ("compare", "decompose", "doctor", "measure", "plan", "prompts", "reference", "zoo")
+COMMANDS = ("compare", "decompose", "doctor", "measure", "plan", "prompts", "reference", "report", "show", "zoo")
 
 EPILOG = """
 Where does the diversity of an image generator come from? Take a generator apart with three probes on its sampling loop
@@ -21,6 +21,8 @@ start here, offline, on a CPU, in about a minute:
 then:
   gendiv fit-free predict --help             every value of a config can be set on the command line
   gendiv decompose RUN                       H_total = H_path + H_exec by three lenses, and a verdict
+  gendiv report RUNS --out report            all of it as one page: the answer in words, pictures, tables
+  gendiv show RUN                            the numbers and the grid of one run, in the terminal
   gendiv compare RUN RUN                     what a probe changes, prompt by prompt, with intervals and p-values
   gendiv plan --pilot RUN --width 0.01 ...   how many prompts and samples does a question need?
   gendiv prompts CAPTIONS --num M --out SET  a prompt set out of files or a dataset, filtered, drawn by seed

@@ -164,6 +164,11 @@ class RunFolder:
                 shard_of[prompt] = shard
         return frozenset(shard_of)
 
+    def shards_of(self, places: Iterable[int]) -> list[Path]:
+        """The shards that hold the prompts at some places of the prompt set."""
+        wanted = set(places)
+        return [s for s in self.shards() if wanted & set(_read(s, ["prompt_index"])["prompt_index"].to_pylist())]
+
     def read_samples(self, shards: Iterable[Path] | None = None) -> Iterator[SampleBatch]:
         """The shards as the batches that they were written from, but that wordings without a sample come empty."""
         for shard in self.shards() if shards is None else shards:

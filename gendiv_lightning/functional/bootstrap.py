@@ -40,6 +40,34 @@ def bootstrap_mean(
     return mean.item(), ends[0].item(), ends[1].item()
 
 
+def bootstrap_ratio(
+    numerator: Tensor, denominator: Tensor, *, level: float = 0.95, num_resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """Ratio of two means over the same prompts, with its percentile bootstrap interval over prompts.
+
+    Args:
+        numerator: (P,) one number a prompt; prompts that are NaN on either side are left out.
+        denominator: (P,) likewise.
+        level: probability that the interval should cover, in (0, 1).
+        num_resamples: bootstrap resamples.
+        seed: seed of the resamples.
+
+    Returns:
+        Ratio, low and high; NaN where the denominator's mean is 0, and ends that are NaN for fewer than two prompts.
+    """
+    pairs = torch.stack([numerator, denominator], 1).detach().cpu().double()
+    pairs = pairs[~pairs.isnan().any(1)]
+    if not len(pairs) or pairs[:, 1].mean() == 0:
+        return math.nan, math.nan, math.nan
+    ratio = (pairs[:, 0].mean() / pairs[:, 1].mean()).item()
+    if len(pairs) < 2:
+        return ratio, math.nan, math.nan
+    over, under = (_resampled_means(column.contiguous(), num_resamples, seed) for column in pairs.T)  # the same draws
+    ratios = over / under
+    low, high = torch.quantile(ratios[ratios.isfinite()], torch.tensor([(1 - level) / 2, (1 + level) / 2]).double())
+    return ratio, low.item(), high.item()
+
+
 def _resampled_means(values: Tensor, num_resamples: int, seed: int) -> Tensor:
     """(num_resamples,) means of resamples with replacement, a few resamples at a time."""
     generator = torch.Generator().manual_seed(seed)

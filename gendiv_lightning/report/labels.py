@@ -63,6 +63,24 @@ def setting_of(probes: list[dict[str, Any]]) -> str:
     return ", ".join(_in_words(probe) for probe in probes) or BASELINE
 
 
+def short_of(probes: list[dict[str, Any]]) -> str:
+    """Probes in a word or two, for a label in a picture: "argmax", "top 25 %", "drop 5 % + mixed"."""
+    words = {"Decompose": "decomposed", "FreezePath": "frozen path", "PosteriorArgmax": "posterior argmax"}
+    selections = {"most_frequent": "top", "least_frequent": "rare", "random": "random", "list": "list"}
+    found = []
+    for probe in probes:
+        share = probe["size"] / probe["codebook_size"] if probe["probe"] == "CodebookSubset" else 0
+        if probe["probe"] == "CodebookSubset" and probe["select"] == "drop_most_frequent":
+            found.append(f"drop {100 * (1 - share):.2g} %")
+        elif probe["probe"] == "CodebookSubset":
+            found.append(f"{selections[probe['select']]} {100 * share:.2g} %")
+        elif probe["probe"] == "Paraphrase":
+            found.append("paraphrases" if probe["length"] == "any" else probe["length"])
+        else:
+            found.append(words.get(probe["probe"], _in_words(probe)))
+    return " + ".join(found) or BASELINE
+
+
 def _generator_name(identity: Mapping[str, Any]) -> str:
     name = GENERATORS.get(identity["generator"], identity["generator"])
     size = identity.get("gpt") or identity.get("size") or "tiny"

@@ -1,0 +1,33 @@
+"""Pictures in a terminal: two pixels a character, by half blocks in 24-bit colour."""
+
+from __future__ import annotations
+
+import os
+from typing import TextIO
+
+import numpy as np
+from PIL import Image
+
+_RESET = "\x1b[0m"
+
+
+def has_colour(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that shows 24-bit colour; NO_COLOR and TERM=dumb say that it does not."""
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    terminal = os.environ.get("TERM", "")
+    return os.environ.get("COLORTERM") in ("truecolor", "24bit") or "256color" in terminal or "direct" in terminal
+
+
+def half_blocks(picture: Image.Image, columns: int) -> str:
+    """A picture at most `columns` characters wide: a character is two pixels, the upper one in the foreground."""
+    width = min(columns, picture.width)
+    height = 2 * max(1, round(picture.height * width / picture.width / 2))
+    small = picture.convert("RGB").resize((width, height), Image.Resampling.BOX)
+    pixels = np.asarray(small).tolist()
+    rows = zip(pixels[::2], pixels[1::2], strict=True)
+    return "\n".join("".join(map(_block, upper, lower)) + _RESET for upper, lower in rows)
+
+
+def _block(upper: list[int], lower: list[int]) -> str:
+    return f"\x1b[38;2;{';'.join(map(str, upper))};48;2;{';'.join(map(str, lower))}m\u2580"

@@ -1,0 +1,129 @@
+"""A report as Markdown, and its tables as CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+
+from gendiv_lightning.report.document import MINUS, NARROW_SPACE, Cell, Figure, Number, Report, Samples, Table
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    MINUS: "$-$",
+    NARROW_SPACE: r"\,",
+    "\u2191": r"$\uparrow$",
+    "\u2193": r"$\downarrow$",
+}
+
+
+def to_markdown(report: Report) -> str:
+    """The whole report; figures are linked from `figures/`, samples are on the page alone."""
+    lines = [f"# {report.title}", "", f"**{report.answer}**", ""]
+    if report.warning:
+        lines += [f"> {report.warning}", ""]
+    lines += [line for name, words in report.summary for line in (f"**{_safe(name)}.** {_safe(words)}", "")]
+    lines += [_safe(report.rule), ""]
+    for section in report.sections:
+        lines += [f"## {section.title}", ""]
+        lines += [line for words in section.paragraphs for line in (_paragraph(words), "")]
+        for block in section.blocks:
+            lines += _block(block)
+        lines += [f"- Missing: {words}" for words in section.missing] + ([""] if section.missing else [])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _block(block: Table | Figure | Samples) -> list[str]:
+    if isinstance(block, Table):
+        rows = [block.header, *([str(cell) for cell in row] for row in block.rows)]
+        cells = [[_safe(cell).replace("|", "\\|") for cell in row] for row in rows]
+        rule = ["---", *["---:"] * (len(block.header) - 1)]
+        drawn = [f"| {' | '.join(row)} |" for row in (cells[0], rule, *cells[1:])]
+        return [f"**{_safe(block.title)}**", "", *drawn, "", _safe(block.notes), ""]
+    if isinstance(block, Figure):
+        drawn = [f"![{block.name}](figures/{block.name}.svg)"]
+        return [*drawn, "", f"*{_safe(block.caption)}*", ""]
+    return [f"Samples are on the page. *{_safe(block.caption)}*", ""]
+
+
+def _paragraph(words: str) -> str:
+    """A printed rule, of several lines, keeps them."""
+    return f"```\n{words}\n```" if "\n" in words else _safe(words)
+
+
+def _safe(words: str) -> str:
+    """Prompts and names may hold anything: outside of backticks no character is markup."""
+    parts = re.split(r"(`[^`]*`)", words)
+    return "".join(p if p.startswith("`") else re.sub(r"([\\*_<>#\[\]])", r"\\\1", p) for p in parts)
+
+
+def to_csv(table: Table) -> str:
+    """A column a value, and for those with intervals two more; not a number is empty."""
+    places = range(len(table.header))
+    wide = [any(isinstance(row[place], Number) for row in table.rows) for place in places]
+    names = _unique(table.header)
+    header = [
+        w for p in places for w in ((names[p], f"{names[p]} low", f"{names[p]} high") if wide[p] else (names[p],))
+    ]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    for row in table.rows:
+        writer.writerow([word for place in places for word in _columns(row[place], wide[place])])
+    return buffer.getvalue()
+
+
+def _unique(header: tuple[str, ...]) -> list[str]:
+    """A difference is named by the column that it follows."""
+    named, subject = [], ""
+    for words in header:
+        if words == "difference":
+            named.append(f"{subject} difference")
+        else:
+            named.append(words)
+            subject = words if words != "p" else subject
+    return named
+
+
+def _columns(cell: Cell, is_wide: bool) -> list[str]:
+    if isinstance(cell, Number):
+        return ["" if math.isnan(value) else f"{value:.6g}" for value in cell[:3]]
+    return [cell, "", ""] if is_wide else [cell]
+
+
+def to_latex(table: Table) -> str:
+    """A `table` with booktabs rules; value and interval in one cell."""
+    columns = "l" + "r" * (len(table.header) - 1)
+    rows = [" & ".join(_tex(str(cell)) for cell in row) + r" \\" for row in (table.header, *table.rows)]
+    body = [rows[0], r"\midrule", *rows[1:]]
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            r"\begin{table}",
+            r"\centering\small",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\caption{{{_tex(table.title)}. {_tex(table.notes)}}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _tex(words: str) -> str:
+    return "".join(_TEX.get(character, character) for character in words)

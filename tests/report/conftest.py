@@ -1,0 +1,51 @@
+"""Runs to report on: random weights, prompts that try to break out of a page."""
+
+import json
+
+import pytest
+from running import predict
+
+HOSTILE = """<script>alert(1)</script> "a & b' onload=x `code` | \\ _ {red} $x$ # %"""
+
+
+@pytest.fixture(scope="session")
+def hostile():
+    """A prompt that tries to break out of a page."""
+    return HOSTILE
+
+
+@pytest.fixture(scope="session")
+def study(weights, tmp_path_factory):
+    """Folder of runs of one generator: baseline and argmax of two seeds, two subsets; 4 hostile prompts."""
+    folder = tmp_path_factory.mktemp("study")
+    texts = [f"{HOSTILE} {number}" for number in range(4)]
+    prompts = folder / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts)))
+    add = "--trainer.callbacks+=gendiv_lightning.callbacks."
+    names = ["lpips[tiny]", "pixel_cosine", "clip_score[tiny-clip]", "fd[tiny-clip]", "token_entropy"]
+    metrics = f"--trainer.callbacks.metrics={json.dumps(names)}"  # without those of postcards, whose words are few
+
+    def run(name, *more):
+        return predict(weights, folder / name, metrics, "--data.path", str(prompts), "--data.limit", "4", *more)
+
+    run("baseline")
+    run("baseline-1", "--data.seed", "1")
+    run("argmax", f"{add}Argmax")
+    run("argmax-1", f"{add}Argmax", "--data.seed", "1")
+    for ratio in ("0.5", "0.25"):
+        subset = ("select=random", f"ratio={ratio}")
+        run(f"random-{ratio}", f"{add}CodebookSubset", *(f"--trainer.callbacks.{setting}" for setting in subset))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def decomposed(weights, tmp_path_factory):
+    """Folder of the three runs of a verdict, 3 prompts each."""
+    folder = tmp_path_factory.mktemp("decomposed")
+    add = "--trainer.callbacks+=gendiv_lightning.callbacks."
+    subset = [f"{add}CodebookSubset", "--trainer.callbacks.ratio=0.25"]
+    one_wording = "--trainer.callbacks.num_paraphrases=0"
+    usage = "--trainer.callbacks.usage=" + str(folder / "plain" / "usage.safetensors")
+    for name, more in {"plain": [], "argmax": [f"{add}Argmax"], "subset": [*subset, usage]}.items():
+        predict(weights, folder / name, one_wording, *more, config="llamagen_decompose")
+    return folder

@@ -1,0 +1,240 @@
+"""`gendiv report`: the page from runs, the same bytes for the same runs, and each number the one that was measured."""
+
+import csv
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from running import contents, metrics_of
+
+from gendiv_lightning.cli import main
+from gendiv_lightning.functional.comparison import compare
+from gendiv_lightning.report import claims
+from gendiv_lightning.report.document import Number, Table
+from gendiv_lightning.report.effects import Knee, find_knee, find_verdict
+from gendiv_lightning.report.runs import Setting, families_of, find_runs
+from gendiv_lightning.report.text import to_csv, to_latex
+from gendiv_lightning.report.wanted import CONFIGS, RUNS, command_for
+from gendiv_lightning.run_folder import RunFolder
+
+ROOT = Path(__file__).parents[2]
+
+
+def gendiv(*words):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    return stopped.value.code
+
+
+@pytest.fixture(scope="module")
+def report(study, tmp_path_factory):
+    """The report of the study, in a folder."""
+    folder = tmp_path_factory.mktemp("report")
+    assert gendiv("report", study, "--out", folder) == 0
+    return folder
+
+
+def rows_of(report, table):
+    with (report / "tables" / f"{table}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_same_runs_give_the_same_bytes_wherever_they_lie_and_in_any_order(study, report, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(study, moved)
+    folders = sorted((path.parent for path in moved.glob("*/metrics.json")), reverse=True)
+    assert gendiv("report", *folders, folders[0], "--out", tmp_path / "again") == 0
+    assert contents(tmp_path / "again") == contents(report)
+
+
+def test_the_page_stands_alone(report):
+    page = (report / "index.html").read_text()
+    assert not re.findall(r"""(?:src|href)="(?!#|data:)[^"]*|url\(|@import""", page)
+    assert set(re.findall(r"https?://[^\"' <]*", page)) == {"http://www.w3.org/2000/svg"}
+    assert "default-src 'none'" in page
+
+
+def test_a_hostile_prompt_is_only_text(report, hostile):
+    page = (report / "index.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &quot;a &amp; b&#x27; onload=x" in page
+    assert hostile not in page
+
+
+def test_no_picture_holds_what_is_not_a_number(report):
+    drawings = [path.read_text() for path in (report / "figures").iterdir()]
+    assert len(drawings) >= 4
+    for drawing in drawings:
+        assert not re.search(r"\b(nan|inf|None)\b", re.sub(r"<(text|title)[^>]*>.*?</\1>", "", drawing))
+
+
+def test_every_caption_says_prompts_samples_runs_and_that_it_is_a_toy(report):
+    captions = re.findall(r"<figcaption>([^<]{60,})</figcaption>", (report / "index.html").read_text())
+    assert len(captions) >= 5
+    for caption in captions:
+        assert re.search(r"4 prompts, \d+ samples", caption)
+        assert re.search(r"Runs [0-9a-f]{8}", caption)
+        assert "Toy" in caption
+        assert re.search(r"CLIP score|quality", caption) or "Entropy" in caption
+
+
+def test_what_is_missing_is_said_with_the_command_that_makes_it(report):
+    page = (report / "index.html").read_text()
+    for run in ("decompose", "paraphrases", "the enhancement"):
+        command = command_for({"generator": "llamagen", "embedded": True}, run)
+        assert f"<code>{command.strip('`')}</code>" in page
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("generator", CONFIGS)
+def test_a_command_to_make_a_run_names_a_config_that_is_there(generator, run, embedded):
+    command = command_for({"generator": generator, "embedded": embedded}, run)
+    (config,) = re.findall(r"--config (\S+?)(?:`| )", command)
+    assert (ROOT / config).exists()
+    assert ("configs/tiny/" in config) == embedded
+
+
+def test_the_profile_has_the_numbers_of_the_runs_and_their_paired_differences(study, report):
+    rows = {row["setting"]: row for row in rows_of(report, "profile-1")}
+    baseline, random = RunFolder(study / "baseline"), RunFolder(study / "random-0.5")
+    value = metrics_of(random)["diversity/lpips[tiny]"]["value"]
+    row = rows["random 50 %"]
+    assert float(row["LPIPS[tiny]"]) == pytest.approx(value, rel=1e-5)
+    columns = [torch.tensor(f.read_per_prompt()["diversity/lpips[tiny]"].to_pylist()) for f in (baseline, random)]
+    expected = compare(*columns)
+    assert float(row["LPIPS[tiny] difference"]) == pytest.approx(expected.difference, rel=1e-5)
+    assert float(row["LPIPS[tiny] difference low"]) == pytest.approx(expected.low, rel=1e-4)
+    quality = metrics_of(random)["quality/clip_score[tiny-clip]"]["value"]
+    assert float(row["CLIP score [tiny-clip] ↑"]) == pytest.approx(quality, rel=1e-5)
+
+
+def test_seeds_of_a_setting_are_one_row_with_their_mean(study, report):
+    rows = {row["setting"]: row for row in rows_of(report, "profile-1")}
+    values = [metrics_of(RunFolder(study / n))["diversity/lpips[tiny]"]["value"] for n in ("baseline", "baseline-1")]
+    assert float(rows["baseline"]["LPIPS[tiny]"]) == pytest.approx(sum(values) / 2, rel=1e-5)
+    assert rows["baseline"]["run"].count(",") == 1
+    assert float(rows["argmax"]["LPIPS[tiny]"]) == 0
+    assert len(rows_of(report, "runs")) == 6
+
+
+def test_a_setting_with_fewer_seeds_is_compared_with_the_baseline_of_its_seeds(study):
+    (family,) = families_of(find_runs([study])[0])
+    (random, *_) = family.find("CodebookSubset")
+    baseline = family.baseline_of(random)
+    assert [run.label.seed for run in random.runs] == [0] == [run.label.seed for run in baseline.runs]
+    assert [run.label.seed for run in family.baseline.runs] == [0, 1]
+
+
+def test_runs_over_other_prompts_are_not_compared(study, decomposed):
+    (family,) = families_of(find_runs([study, decomposed])[0])
+    (plain,) = family.find("Decompose")
+    (argmax,) = family.find("Argmax", "Decompose")
+    assert family.baseline_of(argmax) is plain
+    assert family.baseline_of(plain) is None
+    assert family.baseline_of(family.baseline) is None
+
+
+def test_three_runs_of_a_design_give_a_verdict_and_the_answer(decomposed, tmp_path, capsys):
+    assert gendiv("report", decomposed, "--out", tmp_path) == 0
+    assert "In LlamaGen from the token draws." in capsys.readouterr().out
+    (row,) = rows_of(tmp_path, "verdicts")
+    (family,) = families_of(find_runs([decomposed])[0])
+    assert row["verdict"] == find_verdict(family, "diversity/lpips[tiny]").kind
+    assert float(row["left under argmax"]) == 0
+    lenses = {row["lens"] for row in rows_of(tmp_path, "decomposition")}
+    assert {"A tokens", "B sequences", "C lpips[tiny]"} <= lenses
+    found = {row["as a number"]: row["outcome"] for row in rows_of(tmp_path, "claims")}
+    assert found["sampler path, share of the diversity of one wording: below 10 %"] == "agrees"
+    assert found["left under both: above 100 %"] == "not measured"
+
+
+def test_an_unfinished_run_is_left_out_and_named(study, tmp_path, capsys):
+    folder = tmp_path / "runs"
+    shutil.copytree(study, folder)
+    (folder / "argmax-1" / "metrics.json").unlink()
+    assert gendiv("report", folder, "--out", tmp_path / "out") == 0
+    assert "argmax-1 is not finished" in capsys.readouterr().err
+    assert len(rows_of(tmp_path / "out", "runs")) == 5
+
+
+def test_toys_and_real_models_do_not_share_a_report(study, tmp_path):
+    folder = tmp_path / "runs"
+    shutil.copytree(study / "baseline", folder / "toy")
+    shutil.copytree(study / "baseline", folder / "real")
+    file = folder / "real" / "fingerprint.json"
+    there = json.loads(file.read_text())
+    there["protocol"]["generator"]["embedded"] = False
+    file.write_text(json.dumps(there))
+    assert "a report of each" in gendiv("report", folder, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_without_runs_is_told(tmp_path):
+    assert "no finished run" in gendiv("report", tmp_path, "--out", tmp_path / "out")
+
+
+# --- rules with known answers ---
+
+
+def curve(*means, noise=0.0):
+    generator = torch.Generator().manual_seed(0)
+    ratios = [2.0 ** (place - len(means) + 1) for place in range(len(means))]
+    columns = [{"d": mean + noise * torch.randn(50, generator=generator).double()} for mean in means]
+    return [(ratio, Setting((), {}, column)) for ratio, column in zip(ratios, columns, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("means", "ratio"),
+    [
+        ((0.2, 0.5, 0.95, 1.0), 0.5),
+        ((1.6, 1.3, 1.2, 1.0), 1.0),
+        ((0.95, 1.02, 1.05, 1.0), 0.125),
+        ((1.0, 0.5, 1.0, 1.0), 0.5),
+    ],
+)
+def test_the_knee_is_where_the_diversity_begins_to_stay(means, ratio):
+    assert find_knee(curve(*means), "d") == Knee(ratio, 1.0)
+
+
+def test_a_knee_on_the_edge_is_not_sure():
+    knee = find_knee(curve(0.5, 0.9, 1.0, noise=0.1), "d")
+    assert 0.3 < knee.certainty < 0.8
+    assert find_knee(curve(0.5, 1.0), "d") is None
+
+
+@pytest.mark.parametrize(
+    ("number", "outcome"),
+    [
+        (Number(0.05, 0.02, 0.08), "agrees"),
+        (Number(0.09, 0.05, 0.2), "undecided"),
+        (Number(0.4, 0.3, 0.5), "contradicted"),
+        (Number(0.05), "undecided"),
+        (Number(math.nan), "not measured"),
+        (None, "not measured"),
+    ],
+)
+def test_a_claim_is_decided_by_where_the_interval_lies(number, outcome):
+    assert claims.outcome_of(claims.CLAIMS[0], number) == outcome
+
+
+def test_numbers_are_written_with_a_real_minus_and_percent_once():
+    assert str(Number(-0.25, -0.5, 0.0, 2)) == "−0.25 [−0.50, 0.00]"
+    assert str(Number(0.5, 0.25, 0.75, 0, percent=True)) == "50\u202f% [25, 75\u202f%]"
+    assert Number(0.5, is_change=True).text == "+0.500"
+    assert Number(-0.0001, digits=3).text == "0.000"
+    assert Number(math.nan).text == "n/a"
+
+
+def test_a_table_is_safe_in_every_language(hostile):
+    table = Table("t", "50 % of x_1", ("name", "value", "difference"), ((hostile, Number(1.5, 1, 2), ""),), "a & b")
+    ((name, value, low, high, difference),) = list(csv.reader(to_csv(table).splitlines()[1:]))
+    assert (name, value, low, high, difference) == (hostile, "1.5", "1", "2", "")
+    assert to_csv(table).startswith("name,value,value low,value high,value difference\n")
+    latex = to_latex(table)
+    assert r"\{red\} \$x\$ \# \%" in latex
+    assert r"50 \% of x\_1" in latex
