@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gendiv_lightning.report.document import Number
-from gendiv_lightning.report.effects import codebook_size, find_profile, share_left, share_within
+from gendiv_lightning.report.effects import codebook_size, find_profile, quarter_of, share_left, share_within
 from gendiv_lightning.report.runs import Family, Setting
 
 PAPER = "arXiv 2512.01831"
@@ -57,9 +57,10 @@ def check_claims(family: Family, distance: str) -> list[Finding]:
 
 def enhanced(family: Family) -> Setting | None:
     """The enhancement: the most frequent entries dropped, and mixed paraphrases."""
-    found = family.find("CodebookSubset", "Paraphrase")
-    found = [s for s in found if s.label.select == "drop_most_frequent" and s.label.paraphrase_length == "mixed"]
-    return next(iter(found), None)
+    for setting in family.find("CodebookSubset", "Paraphrase"):
+        if setting.label.select == "drop_most_frequent" and setting.label.paraphrase_length == "mixed":
+            return setting
+    return None
 
 
 def outcome_of(claim: Claim, number: Number | None) -> str:
@@ -90,14 +91,13 @@ def _codebook_share(family: Family, distance: str) -> Number | None:
     return Number(value, low, high, digits=0, percent=True)
 
 
-def _left(*probes: str) -> Callable[[Family, str], Number | None]:
-    """What is left of the baseline's diversity under probes; of several subsets the one closest to a quarter."""
+def _left(choose: Callable[[Family], Setting | None]) -> Callable[[Family, str], Number | None]:
+    """What is left of the baseline's diversity in a setting."""
 
     def measure(family: Family, distance: str) -> Number | None:
-        found = [s for s in family.find(*probes) if s.label.select in (None, "most_frequent")]
-        found.sort(key=lambda setting: abs((setting.label.ratio or 0.25) - 0.25))
-        baseline = family.baseline_of(found[0]) if found else None
-        return baseline and share_left(found[0], baseline, distance)
+        setting = choose(family)
+        baseline = setting and family.baseline_of(setting)
+        return setting and baseline and share_left(setting, baseline, distance)
 
     return measure
 
@@ -105,12 +105,6 @@ def _left(*probes: str) -> Callable[[Family, str], Number | None]:
 def _execution_under_subset(family: Family, distance: str) -> Number | None:
     plain, _, subset = find_profile(family)
     return plain and subset and share_left(subset, plain, f"{distance}/exec")
-
-
-def _gain(family: Family, distance: str) -> Number | None:
-    setting = enhanced(family)
-    baseline = setting and family.baseline_of(setting)
-    return setting and baseline and share_left(setting, baseline, distance)
 
 
 INFINITY = math.inf
@@ -148,7 +142,7 @@ CLAIMS = (
         "left under argmax: below 50 %",
         -INFINITY,
         0.5,
-        _left("Argmax"),
+        _left(lambda family: family.first("Argmax")),
         "argmax",
     ),
     Claim(
@@ -157,7 +151,7 @@ CLAIMS = (
         "left under the most frequent quarter (or the nearest share measured): below 90 %",
         -INFINITY,
         0.9,
-        _left("CodebookSubset"),
+        _left(quarter_of),
         "subset",
     ),
     Claim(
@@ -184,7 +178,7 @@ CLAIMS = (
         "left under both: above 100 %",
         1.0,
         INFINITY,
-        _gain,
+        _left(enhanced),
         "the enhancement",
     ),
 )

@@ -48,9 +48,8 @@ class Number(NamedTuple):
     def _write(self, value: float) -> str:
         if math.isnan(value):
             return "n/a"
-        scaled = 100 * value if self.percent else value
-        written = f"{scaled:{'+' if self.is_change else ''}.{self.digits}f}"
-        written = written.replace("-0." + "0" * self.digits, "0." + "0" * self.digits) if scaled else written
+        scaled = round(100 * value if self.percent else value, self.digits) + 0.0  # no sign on a zero
+        written = f"{scaled:{'+' if self.is_change and scaled else ''}.{self.digits}f}"
         return written.replace("-", MINUS) + (f"{NARROW_SPACE}%" if self.percent else "")
 
 

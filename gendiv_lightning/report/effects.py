@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gendiv_lightning.functional.bootstrap import bootstrap_ratio
-from gendiv_lightning.functional.comparison import Comparison, compare
+from gendiv_lightning.functional.bootstrap import bootstrap_mean, bootstrap_ratio
+from gendiv_lightning.functional.comparison import sign_flip_test
 from gendiv_lightning.report.document import Number
 from gendiv_lightning.report.runs import Family, Setting
 from gendiv_lightning.report.verdict import Verdict, judge
@@ -23,12 +23,21 @@ KNEE_RULE = (
 NUM_RESAMPLES = 2000
 
 
-def change(setting: Setting, baseline: Setting, name: str) -> Comparison:
-    """Paired difference of a number a prompt; the plain one, without an interval, of a number of the whole set."""
+def change(setting: Setting, baseline: Setting, name: str) -> tuple[float, float, float]:
+    """Mean paired difference of a number with its interval; of a number of the whole set the difference alone."""
     if name in setting.columns and name in baseline.columns:
-        return compare(baseline.columns[name], setting.columns[name])
-    difference = setting.value(name) - baseline.value(name)
-    return Comparison(difference, math.nan, math.nan, math.nan, math.nan, 0)
+        return bootstrap_mean(_differences(setting, baseline, name))
+    return setting.value(name) - baseline.value(name), math.nan, math.nan
+
+
+def p_value(setting: Setting, baseline: Setting, name: str) -> float:
+    """Of a paired difference of 0, by sign flips."""
+    return sign_flip_test(_differences(setting, baseline, name))
+
+
+def _differences(setting: Setting, baseline: Setting, name: str) -> Tensor:
+    differences = setting.columns[name] - baseline.columns[name]
+    return differences[~differences.isnan()]
 
 
 def share_left(setting: Setting, baseline: Setting, name: str) -> Number:
@@ -56,6 +65,12 @@ def subset_curve(family: Family, select: str = "most_frequent") -> list[tuple[fl
     return sorted([*curve, *([(1.0, whole)] if whole else [])], key=lambda point: point[0])
 
 
+def quarter_of(family: Family) -> Setting | None:
+    """The subset of the most frequent entries that is closest to a quarter of the codebook."""
+    subsets = [point for point in subset_curve(family) if point[0] < 1]
+    return min(subsets, key=lambda point: abs(point[0] - 0.25))[1] if subsets else None
+
+
 class Knee(NamedTuple):
     """Where the subset begins to matter, see `KNEE_RULE`.
 
@@ -66,6 +81,11 @@ class Knee(NamedTuple):
 
     ratio: float
     certainty: float
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether nine of ten resamples agree, as the verdict asks."""
+        return self.certainty >= 0.9
 
 
 def find_knee(curve: list[tuple[float, Setting]], name: str, seed: int = 0) -> Knee | None:
@@ -101,7 +121,7 @@ class Profile(NamedTuple):
 
 def find_profile(family: Family) -> Profile:
     """The runs of one design."""
-    plain = next(iter(family.find("Decompose")), None)
+    plain = family.first("Decompose")
     if plain is None:
         return Profile(None, None, None)
     argmax = [s for s in family.find("Argmax", "Decompose") if family.baseline_of(s) == plain]
@@ -124,6 +144,11 @@ def find_verdict(family: Family, name: str) -> Verdict | None:
     columns = [setting.columns[f"{name}/within"] for setting in (plain, argmax, subset)]
     perplexity = plain.value("codebook/perplexity") / codebook_size(plain)
     return judge(columns[0], plain.columns[f"{name}/exec"], columns[1], columns[2], perplexity)
+
+
+def mixed_paraphrases(family: Family) -> Setting | None:
+    """The paraphrases of mixed length, or else of another."""
+    return min(family.find("Paraphrase"), key=lambda s: s.label.paraphrase_length != "mixed", default=None)
 
 
 def usage_counts(setting: Setting) -> Tensor:

@@ -20,8 +20,8 @@ PARTS = (("execution", "exec"), ("sampler path", "sampler"), ("wording path", "w
 
 
 def _width(num_panels: int) -> int:
-    """Of a panel, so that up to four fill a row of the page."""
-    return {1: 520, 2: 520, 3: 354}.get(num_panels, 260)
+    """Of a panel, so that three or four fill a row of the page, and one a telephone's."""
+    return 354 if num_panels <= 3 else 260
 
 
 def kind_of(setting: Setting) -> tuple[str, str]:
@@ -87,8 +87,8 @@ def _bars(name: str, setting: Setting, width: int) -> str:
     x = linear("share of H_total", [0, 1], percent=True)
     y = linear("", [0])._replace(low=-len(lenses) + 0.3, high=1.2, ticks=())
     chart = Chart(name, x, y, width=width, height=90 + 40 * len(lenses), left=112)
-    for (words, style), place in zip(PARTS, (0, 0.27, 0.62), strict=True):
-        chart.text(place, 0.8, words, f"key {style}")
+    for (words, style), shift in zip(PARTS, (-60, 14, 106), strict=True):
+        chart.text(0, 0.8, words, f"key {style}", shift=shift)
     for row, lens in enumerate(lenses):
         chart.text(0, -row + 0.14, lens.title, "row", anchor="end", shift=-8)
         total = setting.value(lens.total)
@@ -129,8 +129,8 @@ def subset_curves(families: Sequence[Family], names: Sequence[tuple[str, str]], 
                 low, high = _ends(setting, name)
                 chart.interval((ratio, low), (ratio, high), style)
                 chart.mark(ratio, value, shape, style, f"{family.name}, {100 * ratio:.3g} %: {value:.3g}")
-                if place == 0 and knee is not None and ratio == knee.ratio:
-                    chart.mark(ratio, value, "circle", f"ring {style}", f"{family.name}: knee")
+                if place == 0 and knee is not None and ratio == knee.ratio < 1:
+                    chart.mark(ratio, value, "ring", f"ring {style}", f"{family.name}: knee")
             chart.label(*points[0], family.name, style)
         panels.append(chart.svg())
     return tuple(panels)
@@ -168,8 +168,7 @@ def _effect(family: Family, setting: Setting | None, name: str, *, is_share: boo
         return None
     if is_share:
         return share_left(setting, baseline, name)
-    found = change(setting, baseline, name)
-    return Number(found.difference, found.low, found.high, is_change=True)
+    return Number(*change(setting, baseline, name), is_change=True)
 
 
 def frontier(families: Sequence[Family], shown: Shown, diversity: tuple[str, str], quality: Quality) -> Panels:

@@ -7,7 +7,7 @@ import torch
 from gendiv_lightning.functional.comparison import holm
 from gendiv_lightning.report import claims
 from gendiv_lightning.report.document import Cell, Number, Section, Table, number
-from gendiv_lightning.report.effects import change, find_profile, find_verdict, share_left, share_within, subset_curve
+from gendiv_lightning.report.effects import find_profile, find_verdict, p_value, quarter_of, share_left, share_within
 from gendiv_lightning.report.runs import Family, Setting
 from gendiv_lightning.report.study import Study, about, comparable, costs_in_words, measured, moved, qualities_in_words
 from gendiv_lightning.report.verdict import RULE
@@ -70,7 +70,7 @@ def profile(study: Study) -> Section:
 def _profile_table(study: Study, family: Family, place: int) -> Table:
     (name, words), settings = study.diversity, comparable(family)
     baselines = [family.baseline_of(setting) for setting in settings]
-    p_values = [change(s, b, name).p_value for s, b in zip(settings, baselines, strict=True) if b is not None]
+    p_values = [p_value(s, b, name) for s, b in zip(settings, baselines, strict=True) if b is not None]
     corrected = iter(holm(torch.tensor(p_values)).tolist())
     rows: list[tuple[Cell, ...]] = []
     for setting, baseline in zip(settings, baselines, strict=True):
@@ -123,8 +123,8 @@ def paper(study: Study) -> Section:
 def _beside(study: Study, family: Family, finding: claims.Finding) -> str:
     """Quality of the runs behind a number of diversity."""
     setting = {
-        "argmax": next(iter(family.find("Argmax")), None),
-        "subset": next((s for _, s in subset_curve(family)), None),
+        "argmax": family.first("Argmax"),
+        "subset": quarter_of(family),
         "the enhancement": claims.enhanced(family),
         "decompose": find_profile(family).plain,
         "decompose under subset": find_profile(family).subset,

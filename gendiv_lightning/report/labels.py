@@ -71,9 +71,9 @@ def short_of(probes: list[dict[str, Any]]) -> str:
     for probe in probes:
         share = probe["size"] / probe["codebook_size"] if probe["probe"] == "CodebookSubset" else 0
         if probe["probe"] == "CodebookSubset" and probe["select"] == "drop_most_frequent":
-            found.append(f"drop {100 * (1 - share):.2g} %")
+            found.append(f"drop {100 * (1 - share):.3g} %")
         elif probe["probe"] == "CodebookSubset":
-            found.append(f"{selections[probe['select']]} {100 * share:.2g} %")
+            found.append(f"{selections[probe['select']]} {100 * share:.3g} %")
         elif probe["probe"] == "Paraphrase":
             found.append("paraphrases" if probe["length"] == "any" else probe["length"])
         else:

@@ -113,9 +113,10 @@ def _table(table: Table) -> str:
         f"<tr>{''.join(_cell(cell, words) for cell, words in zip(row, are_words, strict=True))}</tr>"
         for row in table.rows
     )
+    prose = ' class="prose"' if sum(are_words) > 2 else ""
     notes = f'<p class="notes">{_text(table.notes)}</p>' if table.notes else ""
     return (
-        f'<div class="scroll" tabindex="0"><table id="{table.name}"><caption>{escape(table.title)}</caption>'
+        f'<div class="scroll" tabindex="0"><table id="{table.name}"{prose}><caption>{escape(table.title)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{notes}"
     )
 

@@ -101,6 +101,10 @@ class Family(NamedTuple):
         """Settings of these probes and no others."""
         return [setting for setting in self.settings if setting.has(*probes)]
 
+    def first(self, *probes: str) -> Setting | None:
+        """The first of `find`; None where there is none."""
+        return next(iter(self.find(*probes)), None)
+
     def baseline_of(self, setting: Setting) -> Setting | None:
         """The setting without probes that is comparable to one: same prompts, samples, metrics, versions and seeds.
 
@@ -123,7 +127,7 @@ class Family(NamedTuple):
     @property
     def baseline(self) -> Setting | None:
         """The first setting without probes."""
-        return next(iter(self.find()), None)
+        return self.first()
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Path]]:

@@ -5,11 +5,20 @@ from __future__ import annotations
 from gendiv_lightning.report import claims, figures
 from gendiv_lightning.report.decomposition import find_lenses
 from gendiv_lightning.report.document import Cell, Figure, Section, Table, number
-from gendiv_lightning.report.effects import KNEE_RULE, Knee, find_knee, find_profile, share_left, subset_curve
+from gendiv_lightning.report.effects import (
+    KNEE_RULE,
+    Knee,
+    find_knee,
+    find_profile,
+    quarter_of,
+    share_left,
+    subset_curve,
+)
 from gendiv_lightning.report.runs import Family, Setting
 from gendiv_lightning.report.study import (
     Study,
     about,
+    baselines_in_words,
     comparable,
     costs_in_words,
     measured,
@@ -28,7 +37,7 @@ def plane(study: Study) -> Section:
     )
     caption = (
         "Entropy of the codebook's use over all prompts and in one prompt (Chao-Wang-Jost estimates, positions "
-        f"forgotten), with 95 % intervals over prompts. {about(study, shown_in(study))}"
+        f"forgotten), with 95 % intervals over prompts. {baselines_in_words(study)} {about(study, shown_in(study))}"
     )
     panels = figures.ib_plane(study.families, comparable)
     return Section("plane", "The information bottleneck plane", (words,), (Figure("ib-plane", panels, caption),))
@@ -76,13 +85,13 @@ def subset(study: Study) -> Section:
         return Section("subset", "How much of the codebook does it need?", missing=tuple(missing))
     panels = figures.subset_curves(study.families, study.numbers, knees)
     caption = (
-        f"{words} and its costs when only the most frequent entries may be drawn; rings mark the knee. {KNEE_RULE} "
+        f"{words} and its costs ({', '.join(q.words for q in study.qualities)}) when only the most frequent entries may be drawn; rings mark the knee. {KNEE_RULE} "
         f"{about(study, used)}"
     )
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
             family.name,
-            f"{100 * ratio:.3g}\u202f%" + (", knee" if knee is not None and ratio == knee.ratio else ""),
+            f"{100 * ratio:.3g}\u202f%" + _knee_mark(knee, ratio),
             *[measured(setting, each) for each, _ in study.numbers],
             share_left(setting, curve[-1][1], name),
             setting.fingerprints,
@@ -103,19 +112,22 @@ def subset(study: Study) -> Section:
 
 
 def _knee_words(family: Family, curve: list[tuple[float, Setting]], knee: Knee, study: Study) -> str:
-    ratio, certainty = knee
-    setting, whole = next(s for r, s in curve if r == ratio), curve[-1][1]
-    sure = f"the same in {100 * certainty:.0f} % of the resamples"
-    if setting is whole:
-        largest = curve[-2]
-        costs = costs_in_words(largest[1], whole, study)
-        return (
-            f"{family.name} has no knee: at {100 * largest[0]:.3g} % of the codebook, the largest share measured, the "
-            f"diversity has changed by more than 10 % ({sure}); there {costs}."
-        )
-    costs = costs_in_words(setting, whole, study)
-    where = "at or below" if setting is curve[0][1] else "at"
-    return f"{family.name} has its knee {where} {100 * ratio:.3g} % of the codebook ({sure}); there {costs}."
+    """Where the knee is, how sure that is, and what quality does there."""
+    whole, ratio = curve[-1][1], min(knee.ratio, curve[-2][0])
+    setting = next(setting for place, setting in curve if place == ratio)
+    share = f"{100 * ratio:.3g} % of the codebook"
+    if knee.ratio == 1:
+        found = f"has no knee: {share}, the most measured, already changes the diversity by more than 10 %"
+    else:
+        found = f"has its knee {'at or below' if setting is curve[0][1] else 'at'} {share}"
+    sure = f"the same in {100 * knee.certainty:.0f} % of the resamples{'' if knee.is_sure else ', so undecided'}"
+    return f"{family.name} {found} ({sure}); there {costs_in_words(setting, whole, study)}."
+
+
+def _knee_mark(knee: Knee | None, ratio: float) -> str:
+    if knee is None or not ratio == knee.ratio < 1:
+        return ""
+    return ", knee" if knee.is_sure else ", knee?"
 
 
 def effects(study: Study) -> Section:
@@ -174,21 +186,16 @@ def codebook(study: Study) -> Section:
     """How often the entries are used, by rank."""
 
     def shown(family: Family) -> list[Setting]:
-        return [s for s in comparable(family) if not s.probes or s.has("Argmax") or s.label.ratio == 0.25]
+        subset = quarter_of(family)
+        return [s for s in comparable(family) if not s.probes or s.has("Argmax") or s is subset]
 
     used = [setting for family in study.families for setting in shown(family)]
     title = "Who uses the codebook"
     if not used:
         return Section("codebook", title, missing=("a baseline of each generator",))
-    told = [
-        f"{family.name} {measured(family.baseline, study.distance)} {study.diversity[1]}, "
-        f"{qualities_in_words(family.baseline, study)}"
-        for family in study.families
-        if family.baseline is not None
-    ]
     caption = (
-        "Share of all sampled tokens by the rank of the codebook entry; dotted: every entry equally often. Diversity "
-        f"and quality of the baselines: {'; '.join(told)}. {about(study, used)}"
+        "Share of all sampled tokens by the rank of the codebook entry; dotted: every entry equally often. "
+        f"{baselines_in_words(study)} {about(study, used)}"
     )
     panels = figures.rank_frequency(study.families, shown)
     return Section("codebook", title, (), (Figure("rank-frequency", panels, caption),))

@@ -12,8 +12,7 @@ from PIL import Image
 from gendiv_lightning.batch import PromptSamples, split_by_prompt
 from gendiv_lightning.report.claims import enhanced
 from gendiv_lightning.report.document import Samples, Section, Strip
-from gendiv_lightning.report.effects import subset_curve
-from gendiv_lightning.report.figures import kind_of
+from gendiv_lightning.report.effects import mixed_paraphrases, quarter_of
 from gendiv_lightning.report.runs import Family, Run, Setting
 from gendiv_lightning.report.study import Study, about, comparable, measured, qualities_in_words
 from gendiv_lightning.report.wanted import command_for
@@ -87,14 +86,13 @@ def _samples_of(study: Study, family: Family, place: int) -> Samples:
 
 
 def _shown(family: Family, baseline: Setting) -> list[Setting]:
-    """The baseline and one setting of each kind of probe: the subset closest to a quarter, the enhancement itself."""
-    kinds = {kind_of(baseline)[1]: baseline}
-    for setting in comparable(family):
-        kinds.setdefault(kind_of(setting)[1], setting)
-    subsets = [setting for ratio, setting in subset_curve(family) if ratio < 1]
-    if subsets:
-        kinds["subset"] = min(subsets, key=lambda setting: abs((setting.label.ratio or 0) - 0.25))
-    best = enhanced(family)
-    if best is not None and best in comparable(family):
-        kinds["enhanced"] = best
-    return [setting for kind, setting in kinds.items() if kind != "other"]
+    """The baseline, argmax, the subset closest to a quarter, paraphrases (mixed if they are there), the enhancement."""
+    there = comparable(family)
+    candidates = (
+        baseline,
+        family.first("Argmax"),
+        quarter_of(family),
+        mixed_paraphrases(family),
+        enhanced(family),
+    )
+    return [setting for setting in candidates if setting is not None and setting in there]

@@ -97,8 +97,7 @@ def measured(setting: Setting, name: str) -> Number:
 
 def moved(setting: Setting, baseline: Setting, name: str) -> Number:
     """The paired difference of a number to the baseline."""
-    found = change(setting, baseline, name)
-    return Number(found.difference, found.low, found.high, digits_of(name), is_change=True)
+    return Number(*change(setting, baseline, name), digits_of(name), is_change=True)
 
 
 def digits_of(name: str) -> int:
@@ -110,6 +109,17 @@ def qualities_in_words(setting: Setting, study: Study) -> str:
     """The qualities of a setting: "CLIP score 31.2, FID 24.1"."""
     told = [f"{quality.words} {measured(setting, quality.name).text}" for quality in study.qualities]
     return ", ".join(told) or "no quality measured"
+
+
+def baselines_in_words(study: Study) -> str:
+    """Diversity and qualities of the baselines, for a picture of something else."""
+    told = [
+        f"{family.name} {study.diversity[1]} {measured(family.baseline, study.distance).text}, "
+        f"{qualities_in_words(family.baseline, study)}"
+        for family in study.families
+        if family.baseline is not None
+    ]
+    return f"Baselines: {'; '.join(told)}." if told else "There is no baseline."
 
 
 def costs_in_words(setting: Setting, baseline: Setting, study: Study) -> str:

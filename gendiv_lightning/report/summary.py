@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from tqdm import tqdm
+
 from gendiv_lightning.report.claims import enhanced
 from gendiv_lightning.report.document import Number, Report
-from gendiv_lightning.report.effects import find_profile, find_verdict, share_left, share_within
+from gendiv_lightning.report.effects import find_profile, find_verdict, mixed_paraphrases, share_left, share_within
 from gendiv_lightning.report.findings import paper, profile, runs, verdicts
 from gendiv_lightning.report.runs import Family, Setting
 from gendiv_lightning.report.sections import codebook, decomposition, effects, plane, quality_frontier, subset
@@ -34,7 +36,7 @@ TOY = (
 def write_report(study: Study) -> Report:
     """The report of a study."""
     summary = tuple(_about(study, family) for family in study.families)
-    sections = tuple(section(study) for section in SECTIONS)
+    sections = tuple(section(study) for section in tqdm(SECTIONS, desc="Report", unit="section", delay=2))
     return Report(TITLE, _answer(study), ANSWER_RULE, summary, TOY if study.is_toy else "", sections)
 
 
@@ -68,7 +70,7 @@ def _alone(study: Study, family: Family) -> tuple[Number | None, Number | None]:
     draws = None if plain is None else share_within(plain, f"{study.distance}/exec", within)
     if plain is not None and argmax is not None:
         return draws, share_left(argmax, plain, within)
-    alone = next(iter(family.find("Argmax")), None)
+    alone = family.first("Argmax")
     baseline = family.baseline_of(alone) if alone else None
     return draws, share_left(alone, baseline, study.distance) if alone and baseline else None
 
@@ -80,8 +82,8 @@ def _about(study: Study, family: Family) -> tuple[str, str]:
     if draws is not None and paths is not None:
         told.append(f"Of the {study.diversity[1]} of one wording, token draws alone give {draws}, paths alone {paths}.")
     for setting, action in (
-        (next(iter(family.find("Argmax")), None), "Argmax leaves"),
-        (_mixed(family), "Several wordings bring it to"),
+        (family.first("Argmax"), "Argmax leaves"),
+        (mixed_paraphrases(family), "Several wordings bring it to"),
         (enhanced(family), "Dropping the most frequent entries, with mixed paraphrases, brings it to"),
     ):
         baseline = family.baseline_of(setting) if setting is not None else None
@@ -92,11 +94,6 @@ def _about(study: Study, family: Family) -> tuple[str, str]:
     if verdict is not None:
         told.append(f"The rule says: {verdict.kind} ({100 * verdict.certainty:.0f} % of the resamples).")
     return family.name, " ".join(told) or "No probe was run beside the baseline."
-
-
-def _mixed(family: Family) -> Setting | None:
-    """The paraphrases of mixed length, or else of another."""
-    return min(family.find("Paraphrase"), key=lambda s: s.label.paraphrase_length != "mixed", default=None)
 
 
 def _first_cost(study: Study, setting: Setting, baseline: Setting) -> str:

@@ -32,9 +32,9 @@ def study(weights, tmp_path_factory):
     run("baseline-1", "--data.seed", "1")
     run("argmax", f"{add}Argmax")
     run("argmax-1", f"{add}Argmax", "--data.seed", "1")
-    for ratio in ("0.5", "0.25"):
-        subset = ("select=random", f"ratio={ratio}")
-        run(f"random-{ratio}", f"{add}CodebookSubset", *(f"--trainer.callbacks.{setting}" for setting in subset))
+    usage = f"usage={folder / 'baseline' / 'usage.safetensors'}"
+    for name, *subset in (("random-0.5", "select=random", "ratio=0.5"), ("top-0.25", "ratio=0.25", usage)):
+        run(name, f"{add}CodebookSubset", *(f"--trainer.callbacks.{setting}" for setting in subset))
     return folder
 
 
