@@ -85,8 +85,8 @@ def subset(study: Study) -> Section:
         return Section("subset", "How much of the codebook does it need?", missing=tuple(missing))
     panels = figures.subset_curves(study.families, study.numbers, knees)
     caption = (
-        f"{words} and its costs ({', '.join(q.words for q in study.qualities)}) when only the most frequent entries may be drawn; rings mark the knee. {KNEE_RULE} "
-        f"{about(study, used)}"
+        f"{words} and its costs ({', '.join(q.words for q in study.qualities)}) when only the most frequent "
+        f"entries may be drawn; rings mark the knee. {KNEE_RULE} {about(study, used)}"
     )
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
