@@ -89,11 +89,13 @@ class Knee(NamedTuple):
 
 
 def find_knee(curve: list[tuple[float, Setting]], name: str, seed: int = 0) -> Knee | None:
-    """The knee of a curve whose last point is the whole codebook; None for fewer than two subsets."""
+    """The knee of a curve whose last point is the whole codebook; None for fewer than two subsets or two prompts."""
     if len(curve) < 3 or any(name not in setting.columns for _, setting in curve):
         return None
     columns = torch.stack([setting.columns[name] for _, setting in curve], 1)
     columns = columns[~columns.isnan().any(1)]
+    if len(columns) < 2:
+        return None
     draws = torch.randint(len(columns), (NUM_RESAMPLES, len(columns)), generator=torch.Generator().manual_seed(seed))
     (place,), resampled = _knees(columns.mean(0)[None]), _knees(columns[draws].mean(1))
     return Knee(curve[int(place)][0], (resampled == place).double().mean().item())
@@ -135,11 +137,13 @@ def find_profile(family: Family) -> Profile:
 
 
 def find_verdict(family: Family, name: str) -> Verdict | None:
-    """The verdict by a distance; None where a run or the distance is missing."""
+    """The verdict by a distance; None where a run or the distance is missing, or there is one prompt."""
     plain, argmax, subset = find_profile(family)
     if plain is None or argmax is None or subset is None:
         return None
     if any(f"{name}/within" not in s.columns for s in (plain, argmax, subset)):
+        return None
+    if plain.estimates[f"{name}/within"].num_prompts < 2:
         return None
     columns = [setting.columns[f"{name}/within"] for setting in (plain, argmax, subset)]
     perplexity = plain.value("codebook/perplexity") / codebook_size(plain)

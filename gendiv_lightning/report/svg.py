@@ -104,8 +104,10 @@ class Chart:
         return self.left + across * self.x.place(x), self.height - _BOTTOM - down * self.y.place(y)
 
     def path(self, points: Sequence[Point], style: str) -> None:
-        """A line through points."""
+        """A line through points; those that are no numbers are left out."""
         drawn = [self.at(*point) for point in points if all(map(math.isfinite, point))]
+        if not drawn:
+            return
         self._marks.append(f'<path class="line {style}" d="M{"L".join(f"{x:.1f},{y:.1f}" for x, y in drawn)}"/>')
 
     def mark(self, x: float, y: float, shape: str, style: str, words: str = "") -> None:

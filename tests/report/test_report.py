@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import contents, metrics_of
+from running import contents, metrics_of, predict
 
 from gendiv_lightning.cli import main
 from gendiv_lightning.functional.comparison import compare
@@ -160,6 +160,15 @@ def test_an_unfinished_run_is_left_out_and_named(study, tmp_path, capsys):
     assert gendiv("report", folder, "--out", tmp_path / "out") == 0
     assert "argmax-1 is not finished" in capsys.readouterr().err
     assert len(rows_of(tmp_path / "out", "runs")) == 5
+
+
+def test_one_prompt_with_one_sample_makes_a_page_that_says_what_is_not_known(weights, tmp_path, capsys):
+    predict(weights, tmp_path / "run", "--data.num_samples", "1", limit=1)
+    assert gendiv("report", tmp_path / "run", "--out", tmp_path / "out") == 0
+    assert "In LlamaGen it is not measured yet." in capsys.readouterr().out
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "n/a" in page
+    assert ' d="M"' not in page
 
 
 def test_toys_and_real_models_do_not_share_a_report(study, tmp_path):
