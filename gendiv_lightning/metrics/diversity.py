@@ -124,7 +124,7 @@ class SSIM(DiversityMetric):
 
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
         """See `DiversityMetric`."""
-        return group_means(1 - ssim_matrix(images.double() / 255).cpu(), groups)
+        return group_means(1 - ssim_matrix(images).cpu(), groups)
 
 
 def _mean_squared_distances(features: Callable[[Tensor], Tensor], images: Tensor, groups: Tensor) -> Tensor:

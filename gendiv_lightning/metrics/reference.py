@@ -98,12 +98,12 @@ def check_provenance(path: Path, features: ImageFeatures, *, needs_features: boo
         lines = "; ".join(f"{key}: {theirs.get(key)!r} there, {mine.get(key)!r} here" for key in differing)
         raise ValueError(
             f"{path} was not made by the features that the metric uses ({lines}): their numbers do not compare. Choose "
-            "the same features, or make the reference again with `reference_statistics`"
+            "the same features, or make the reference again with `gendiv reference`"
         )
     if needs_features and not provenance["has_features"]:
         raise ValueError(
             f"{path} holds statistics only, the features of its images are needed too: make it again with "
-            "`reference_statistics(..., keep_features=True)`"
+            "`gendiv reference --keep-features`"
         )
     if provenance["num_images"] < fewest:
         raise ValueError(f"{path} holds {provenance['num_images']} images; the metric needs {fewest} or more")

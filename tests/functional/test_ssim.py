@@ -1,5 +1,6 @@
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from gendiv_lightning.functional.ssim import ssim_matrix
@@ -40,6 +41,32 @@ def test_chunks_of_pairs_give_the_same_matrix(monkeypatch):
     whole = ssim_matrix(pictures)
     monkeypatch.setattr("gendiv_lightning.functional.ssim._CHUNK_VALUES", 1)
     torch.testing.assert_close(ssim_matrix(pictures), whole, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 7, 13])
+def test_tiles_give_the_same_matrix(size, monkeypatch):
+    pictures = images(dtype=torch.float64)
+    whole = ssim_matrix(pictures)
+    monkeypatch.setattr("gendiv_lightning.functional.ssim._TILE", size)
+    torch.testing.assert_close(ssim_matrix(pictures), whole, rtol=0, atol=1e-12)
+
+
+def test_tiled_images_agree_with_torchmetrics():
+    pictures = images(3, 100, 71, torch.float64)
+    torch.testing.assert_close(ssim_matrix(pictures), pair_by_pair(pictures), rtol=0, atol=1e-6)
+
+
+def test_framed_images_agree_with_scikit_image():
+    framed = torch.full((2, 3, 90, 100), 0.4, dtype=torch.float64)  # in a frame the rule for borders does not show
+    framed[:, :, 15:-15, 15:-15] = images(2, 60, 70, torch.float64)
+    settings = {"gaussian_weights": True, "use_sample_covariance": False, "data_range": 1.0, "channel_axis": 0}
+    _, similarity = structural_similarity(*framed.numpy(), full=True, **settings)
+    assert ssim_matrix(framed)[0, 1].item() == pytest.approx(similarity.mean(), abs=1e-6)
+
+
+def test_uint8_is_the_same_as_its_floats():
+    pictures = (255 * images()).to(torch.uint8)
+    torch.testing.assert_close(ssim_matrix(pictures), ssim_matrix(pictures.double() / 255), rtol=0, atol=1e-12)
 
 
 def test_identical_images_are_similar_by_one():

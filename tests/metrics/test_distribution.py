@@ -195,7 +195,7 @@ def test_statistics_alone_are_enough_for_the_frechet_distance_only(real, tmp_pat
     write_reference(path, reference_statistics([real], Colours(), "noise", keep_features=False))
     measured(FrechetDistance(str(path), Colours()), [prompt(0), prompt(1)]).compute()
     for metric in (KernelDistance, PrecisionRecall):
-        with pytest.raises(ValueError, match="keep_features=True"):
+        with pytest.raises(ValueError, match="--keep-features"):
             metric(str(path), Colours()).load()
 
 

@@ -70,7 +70,7 @@ def test_a_reference_of_another_network_is_refused_with_the_differences(tmp_path
     check_provenance(path, TinyFeatures(), needs_features=False)
     with pytest.raises(ValueError, match=r"network: 'tiny .* resize: None there, 'clean' here.*reference_statistics"):
         check_provenance(path, InceptionFeatures(), needs_features=False)
-    with pytest.raises(ValueError, match="keep_features=True"):
+    with pytest.raises(ValueError, match="--keep-features"):
         check_provenance(path, TinyFeatures(), needs_features=True)
     with pytest.raises(ValueError, match="30 images; the metric needs 31"):
         check_provenance(path, TinyFeatures(), needs_features=False, fewest=31)
