@@ -1,4 +1,4 @@
-"""Which metric ranks samplers by their diversity? Samplers of known diversity in the embedded world, judged by its truth.
+"""Which metric ranks samplers by their diversity? Samplers of known diversity, judged by the truth of postcards.
 
     python docs/studies/diversity.py        # some minutes on one core; writes diversity.md and .png beside it
 
@@ -66,7 +66,7 @@ ORACLE, RECALL, COHERENCE = "postcards/free_entropy_bits", "postcards/free_entro
 
 
 class Measured:
-    """What all metrics say of one sampler: estimates by name, columns (P,) by name, and the true bits (P,), if known."""
+    """What all metrics say of one sampler: estimates, columns (P,), and the true bits (P,) or their reading."""
 
     def __init__(self, samples: list[PromptSamples], bits: Tensor | None, reference: str) -> None:
         metrics = [make_metric(name, reference) for name in (*METRICS, *OF_THE_SET, "postcard_truth")]
@@ -196,14 +196,17 @@ def draw(series: dict[str, tuple[tuple[float, ...], list[Measured]]], perfect: M
     for axis, (xs, levels), label in zip(axes, series.values(), labels, strict=True):
         for name, colour, mark in zip(shown, colours, "os^Dv", strict=True):
             axis.plot(xs, relative(levels, METRICS[name], perfect), mark + "-", color=colour, label=name, markersize=4)
-        truth = [(m.bits.mean() / perfect.bits.mean()).item() for m in levels]
-        axis.plot(xs, truth, "k-", linewidth=2.5, label="truth: entropy in bits", zorder=3)
+        if levels[0].bits is levels[0].columns[ORACLE]:  # not known, but read by the oracle
+            truth = relative(levels, RECALL, perfect)
+        else:
+            truth = [(m.bits.mean() / perfect.bits.mean()).item() for m in levels]
+        axis.plot(xs, truth, "k-", linewidth=2.5, label="truth: entropy", zorder=3)
         coherence = [m.estimates[COHERENCE].value for m in levels]
         axis.plot(xs, coherence, color="0.55", linestyle="--", linewidth=2, label="coherence")
         axis.axhline(1, color="0.85", zorder=0)
         axis.set_xlabel(label)
     axes[0].set_ylabel("share of the value for perfect samples")
-    axes[2].legend(fontsize=7.5, loc="center right")
+    axes[1].legend(fontsize=7.5, loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
@@ -273,8 +276,8 @@ def main() -> None:
     first, last = "<!-- measured -->", "<!-- end -->"
     before, after = text.split(first)[0], text.split(last)[1]
     setting = (
-        f"{len(prompts)} prompts x {num} samples a sampler, seed {seed}, {time.perf_counter() - start:.0f} seconds on one "
-        f"CPU core, torch {torch.__version__.split('+')[0]}"
+        f"{len(prompts)} prompts x {num} samples a sampler, seed {seed}, {time.perf_counter() - start:.0f} seconds on "
+        f"one CPU core, torch {torch.__version__.split('+')[0]}"
     )
     beside = {"recall": RECALL, "coherence": COHERENCE, **OF_THE_SET}
     tables = [rank_table(series, perfect), spoilt_table(series, perfect)]
