@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print, write."""
+    import torch
     from tqdm import tqdm
 
     from gendiv_lightning.metrics.base import compute_metrics
@@ -67,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--resize must be at least 1 pixel, got {arguments.resize}")
     if not 0 <= arguments.max_corrupt <= 1:
         raise ValueError(f"--max-corrupt is a share in [0, 1], got {arguments.max_corrupt}")
+    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {arguments.device}: torch finds no such device here: leave it out, or use cpu")
     metrics = [make_metric(name, arguments.reference) for name in arguments.metrics.split(",")]
     num_prompts, prompts = _prompts(arguments)
     for metric in metrics:
@@ -79,6 +82,11 @@ def run(arguments: argparse.Namespace) -> int:
         for metric in metrics:
             metric.update(samples)
     estimates, columns = compute_metrics(metrics)
+    if not any(estimate.num_prompts for estimate in estimates.values()):
+        raise ValueError(
+            "no prompt defines any of these metrics: a distance needs two images of a prompt; quality (clip_score, "
+            "clip_iqa) and all samples together (vendi_set) can be measured"
+        )
     if corrupt:
         sys.stderr.write(f"{len(corrupt)} corrupt images were skipped: {', '.join(corrupt)}\n")
     sys.stdout.write(f"{format_estimates(estimates)}\n")
