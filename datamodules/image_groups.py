@@ -91,6 +91,7 @@ def load_prompts(
         ValueError: too many images are corrupt, or the images of a prompt differ in size.
     """
     num_images, corrupt = sum(map(len, groups.values())), list[str]()
+    unnamed = list[str]()  # corrupt images of prompts without any other
     for place, (prompt, records) in enumerate(groups.items()):
         images, read, broken = [], [], []
         for record in records:
@@ -108,7 +109,12 @@ def load_prompts(
                 "bring them to one with --resize"
             )
         if images:
-            yield _to_samples(prompt, place, read, images), broken
+            yield _to_samples(prompt, place, read, images), unnamed + broken
+            unnamed = []
+        else:
+            unnamed += broken
+    if unnamed:
+        warnings.warn(f"no image of some prompts could be read: {', '.join(unnamed)}", stacklevel=2)
 
 
 def read_images(files: Sequence[Path], max_corrupt: float = 0.01) -> Iterator[Tensor]:
@@ -153,6 +159,8 @@ def _to_samples(prompt: str, place: int, records: list[ImageRecord], images: lis
 
 def _decode(data: bytes, resize: int | None) -> Tensor:
     with Image.open(io.BytesIO(data)) as file:
+        if file.mode.startswith(("I", "F")):  # Pillow would clip them at 255
+            raise ValueError(f"pixels of mode {file.mode}, more than 8 bits: convert the image to 8 bits a channel")
         image = file.convert("RGB")
     if resize is not None and image.size != (resize, resize):
         image = image.resize((resize, resize), Image.Resampling.BICUBIC)

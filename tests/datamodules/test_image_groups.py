@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -123,6 +124,23 @@ def test_corrupt_images_are_named_and_too_many_are_an_error(tmp_path):
         assert len(list(read_images(files, 0.5))) == 2
     with pytest.raises(ValueError, match="1 of 3 images"):
         list(read_images(files))
+
+
+def test_corrupt_images_of_a_prompt_without_others_are_named_too(tmp_path):
+    folders(tmp_path)
+    for file in (tmp_path / "1").glob("*.png"):
+        file.write_bytes(b"no image")
+    with pytest.warns(match=r"no image of some prompts could be read: .*0\.png.*1\.png"):
+        assert [samples.prompt for samples, _ in load_prompts(find_images(tmp_path), max_corrupt=0.5)] == [
+            "a red house"
+        ]
+
+
+def test_deep_pixels_are_not_clipped_but_refused(tmp_path):
+    folders(tmp_path)
+    Image.fromarray(np.full((16, 16), 40000, dtype=np.uint16)).save(tmp_path / "0" / "1.png")
+    found = list(load_prompts(find_images(tmp_path), max_corrupt=0.5))
+    assert [name for _, broken in found for name in broken] == [str(tmp_path / "0" / "1.png")]
 
 
 def test_mixed_sizes_need_a_size(tmp_path):
