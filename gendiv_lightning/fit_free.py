@@ -229,6 +229,8 @@ def explain(error: BaseException) -> str:
 def _quieten() -> None:
     """Leave to the user what is about the run; what libraries tell about themselves goes."""
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_about_the_run)
+    # A table of the weights that do not fit, which our own error names.
+    logging.getLogger("transformers.modeling_utils").addFilter(lambda record: "LOAD REPORT" not in record.getMessage())
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero")

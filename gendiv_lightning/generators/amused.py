@@ -79,7 +79,7 @@ class Amused(PipelineGenerator):
         """Codebook and grid of the transformer."""
         wanted = {"codebook_size": self.codebook_size, "sample_size": self.size.side}
         folder.check("transformer", wanted, "checkpoint")
-        self.mask = int(folder.config("scheduler")["mask_token_id"])
+        self.mask = int(folder.setting("scheduler", "mask_token_id"))
 
     def identity(self) -> dict[str, object]:
         """Hashes of the parts and sampling settings."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.models.checkpoints import DTYPES
 from gendiv_lightning.models.clip_captions import ClipTokenizer
-from gendiv_lightning.models.pipeline_folder import PipelineFolder
+from gendiv_lightning.models.pipeline_folder import PipelineFolder, weight_file
 from gendiv_lightning.sampling import TokenSampler, check_settings
 
 
@@ -92,7 +92,9 @@ class PipelineGenerator(Generator):
         folder = PipelineFolder(self.checkpoint, self.parts, "checkpoint", self.advice)
         folder.check("vqvae", {"num_vq_embeddings": self.codebook_size}, "checkpoint")
         self.check_folder(folder)
-        context = int(folder.config("text_encoder")["max_position_embeddings"])
+        for part in ("text_encoder", "transformer", "vqvae"):
+            weight_file(folder.path / part)  # all are there, before the first is loaded
+        context = int(folder.setting("text_encoder", "max_position_embeddings"))
         self.tokenizer, self._folder = ClipTokenizer(folder.path / "tokenizer", context), folder
 
     @abstractmethod

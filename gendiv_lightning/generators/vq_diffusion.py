@@ -79,6 +79,7 @@ class VQDiffusion(PipelineGenerator):
         """Codebook, grid and times of the transformer; the noise that it was trained on."""
         wanted = {"num_vector_embeds": self.codebook_size + 1, "sample_size": self.size.side}
         folder.check("transformer", wanted, "checkpoint")
+        folder.check("scheduler", {"num_vec_classes": self.codebook_size + 1}, "checkpoint")
         config = folder.config("scheduler")
         defaults = NoiseSchedule(self.codebook_size)
         self.schedule = NoiseSchedule(
@@ -126,8 +127,8 @@ class VQDiffusion(PipelineGenerator):
         (states,) = self.condition_rows(conditions, sampler)
 
         def predict(tokens: Tensor, time: int) -> Tensor:
-            now = torch.tensor(time, device=self.device)
-            log_probs = self.transformer(tokens.repeat(len(states) // len(tokens), 1), states, now).sample
+            rows, now = tokens.repeat(len(states) // len(tokens), 1), torch.tensor(time, device=self.device)
+            (log_probs,) = self.transformer(rows, states, now, return_dict=False)
             if not sampler.is_guided:
                 return log_probs.transpose(1, 2)
             null, conditional = log_probs.chunk(2)

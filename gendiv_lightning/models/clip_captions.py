@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -27,10 +26,14 @@ class ClipTokenizer:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Loaded on first use."""
+        """Loaded on first use; ValueError if the folder does not hold one."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.folder)
+        try:
+            return AutoTokenizer.from_pretrained(self.folder)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{self.folder} does not hold the tokenizer of captions: {reason}") from error
 
     def __call__(self, text: str) -> Tensor:
         """Token ids (1, context)."""
@@ -44,8 +47,3 @@ class ClipTokenizer:
         cut = [text for text, n in zip(texts, lengths, strict=True) if n > self.context]
         what = f"{len(cut)} of {len(texts)} wordings are longer than {self.context} tokens and are cut"
         return [f"{what}; the first: {cut[0]!r}"] if cut else []
-
-
-def spread(features: Sequence[Tensor], rows: Sequence[int]) -> Tensor:
-    """Features (1, ...) of some texts to (B, ...), row i being that of text `rows[i]`."""
-    return torch.cat([features[row] for row in rows])

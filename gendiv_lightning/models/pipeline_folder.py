@@ -35,7 +35,7 @@ class PipelineFolder:
         lacking = [part for part in parts if not (self.path / part).is_dir()]
         if lacking:
             raise MissingWeightsError(
-                f"{key}: {self.path} must hold the folders {', '.join(parts)}; {', '.join(lacking)} lack. {advice}"
+                f"{key}: {self.path} must hold the folders {', '.join(parts)}; {', '.join(lacking)} lack.\n{advice}"
             )
 
     def config(self, part: str) -> dict[str, Any]:
@@ -48,6 +48,13 @@ class PipelineFolder:
         if not isinstance(config, dict):
             raise ValueError(f"{path} cannot be read as a part's configuration: it holds a {type(config).__name__}")
         return config
+
+    def setting(self, part: str, name: str) -> Any:
+        """One setting of a part's configuration; ValueError if it does not say."""
+        config = self.config(part)
+        if name not in config:
+            raise ValueError(f"{self.path / part} is no part of such a model: its configuration has no {name}")
+        return config[name]
 
     def check(self, part: str, wanted: dict[str, Any], key: str) -> None:
         """Raise ValueError if the part's configuration says otherwise; before any weights are loaded."""
@@ -91,7 +98,7 @@ class PipelineFolder:
             first = str(error).strip().partition("\n")[0]
             raise ValueError(f"{folder} does not hold a {model_class.__name__}: {first}") from error
         # What is missing was drawn at random, and samples would be garbage without an error.
-        lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        lacking = sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])])
         if lacking:
             raise ValueError(
                 f"{folder} is no whole {model_class.__name__}: {len(lacking)} tensors lack or are of another shape, "

@@ -212,3 +212,23 @@ def test_a_wrong_folder_is_one_clear_line(pipelines, folder, tmp_path):
     assert "vqvae lack" in error(shutil.copytree(folder, tmp_path / "cut", ignore=shutil.ignore_patterns("vqvae")))
     assert "text_encoder, tokenizer, transformer, scheduler, vqvae lack" in error(tmp_path)
     assert "/nowhere" in error("/nowhere")
+
+
+@pytest.mark.usefixtures("_nothing_runs")
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("text_encoder/model.safetensors", "text_encoder holds no file of weights"),
+        ("transformer/diffusion_pytorch_model.safetensors", "transformer holds no file of weights"),
+        ("tokenizer/tokenizer.json", "tokenizer does not hold the tokenizer of captions"),
+        ("text_encoder/config.json", "config.json cannot be read"),
+        ("scheduler/scheduler_config.json", "its configuration has no mask_token_id"),
+    ],
+)
+def test_a_file_that_lacks_is_one_clear_line(folder, tmp_path, file, words):
+    """Of the scheduler it is what another pipeline's would say."""
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    (broken / file).unlink()
+    if file.startswith("scheduler"):
+        (broken / file).write_text('{"num_vec_classes": 257}')
+    assert words in error_of_config("amused", broken, tmp_path / "run")

@@ -248,5 +248,8 @@ def test_a_wrong_folder_is_one_clear_line(pipelines, tmp_path):
 
     without = shutil.ignore_patterns("scheduler")
     assert f"{LEARNED} lack" in error(pipelines / "amused")
-    assert "scheduler lack" in error(shutil.copytree(pipelines / "vq_diffusion", tmp_path / "cut", ignore=without))
+    cut = shutil.copytree(pipelines / "vq_diffusion", tmp_path / "cut", ignore=without)
+    assert "scheduler lack" in error(cut)
+    shutil.copytree(pipelines / "amused" / "scheduler", cut / "scheduler")
+    assert "scheduler is another model than the settings say: num_vec_classes None, not 257" in error(cut)
     assert "/nowhere" in error("/nowhere")
