@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gendiv_lightning.batch import TokenSamples
-from gendiv_lightning.sampling.sampler import TokenGrid, TokenSampler
+from gendiv_lightning.sampling.sampler import Draw, TokenGrid, TokenSampler
 
 
 class Rates(NamedTuple):
@@ -168,29 +168,29 @@ def sample_diffusion(
         times: times of the loop, falling.
         num_tokens: L.
     """
-    mask = schedule.codebook_size
-    grid = TokenGrid(sampler, num_tokens, blank=mask)
+    grid = TokenGrid(sampler, num_tokens, blank=schedule.codebook_size)
     for step, (time, earlier) in enumerate(zip(times, [*times[1:], -1], strict=True)):
         move = Transition(schedule, time, earlier, sampler.allowed)
-        logits = predict(grid.tokens, time)
-        if sampler.path.is_off:
-            probs = sampler.filter_logits(logits).softmax(-1).flatten(0, 1)
-            change = (move.posterior(probs, grid.tokens.flatten()).argmax(-1) != grid.tokens.flatten()).view_as(
-                grid.tokens
-            )
-        else:
-            change = sampler.choose_positions(_log_change(move, logits, grid.tokens, sampler), step)
-        rows, positions = change.nonzero(as_tuple=True)
-        probs = sampler.filter_logits(logits[rows, positions]).softmax(-1)
-        weights = move.change_weights(probs, grid.tokens[rows, positions])
-        grid.write(sampler.draw_filtered(weights.log(), step, rows, positions))
+        grid.write(_draw_changes(move, predict(grid.tokens, time), grid.tokens, sampler, step))
     return grid.samples()
 
 
-def _log_change(move: Transition, logits: Tensor, tokens: Tensor, sampler: TokenSampler) -> Tensor:
-    """Log-probability (B, L) that each position changes, nats; only unmasked ones ask the prediction."""
+def _draw_changes(move: Transition, logits: Tensor, tokens: Tensor, sampler: TokenSampler, step: int) -> Draw:
+    """Draw what positions become, for those alone that change."""
+    rows, positions = _choose_changes(move, logits, tokens, sampler, step).nonzero(as_tuple=True)
+    probs = sampler.filter_logits(logits[rows, positions]).softmax(-1)
+    weights = move.change_weights(probs, tokens[rows, positions])
+    return sampler.draw_filtered(weights.log(), step, rows, positions)
+
+
+def _choose_changes(move: Transition, logits: Tensor, tokens: Tensor, sampler: TokenSampler, step: int) -> Tensor:
+    """Which positions (B, L) change; with path noise only unmasked ones ask the prediction."""
+    if sampler.path.is_off:
+        probs = sampler.filter_logits(logits).softmax(-1)
+        modes = move.posterior(probs.flatten(0, 1), tokens.flatten()).argmax(-1)
+        return modes.view_as(tokens) != tokens
     stay = torch.full(tokens.shape, move.stay_masked, device=tokens.device)
     rows, positions = (tokens != move.codebook_size).nonzero(as_tuple=True)
     probs = sampler.filter_logits(logits[rows, positions]).softmax(-1)
     stay[rows, positions] = move.stay(probs.gather(1, tokens[rows, positions][:, None])[:, 0])
-    return (1 - stay).log()
+    return sampler.choose_positions((1 - stay).log(), step)

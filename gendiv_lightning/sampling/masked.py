@@ -76,13 +76,13 @@ def sample_masked(
     for step, (left, noise_scale) in enumerate(
         zip(schedule.num_unknown(num_tokens), schedule.noise_scales(), strict=True)
     ):
-        logits = predict(grid.tokens)
         rows, positions = (~known).nonzero(as_tuple=True)
-        draw = sampler.draw_tokens(logits[rows, positions], step, rows, positions)
+        draw = sampler.draw_tokens(predict(grid.tokens)[rows, positions], step, rows, positions)
         confidence = torch.full(known.shape, -torch.inf, device=known.device)
         confidence[rows, positions] = draw.confidence
         num_stay = len(rows) // max(1, len(known)) - left
         stay = sampler.choose_positions(confidence, step, count=num_stay, noise_scale=noise_scale)
         grid.write(draw.take(stay[rows, positions]))
         known |= stay
+        del draw  # or its logits would stand beside those of the next step
     return grid.samples()
