@@ -8,7 +8,10 @@ from importlib import import_module
 
 from gendiv_lightning import __version__
 
-COMMANDS = ("compare", "decompose", "doctor", "measure", "plan", "prompts", "reference", "report", "show", "zoo")
+COMMANDS = (
+    *("compare", "decompose", "doctor", "measure", "plan", "prompts", "reference"),
+    *("report", "show", "study", "zoo"),
+)
 
 EPILOG = """
 Where does the diversity of an image generator come from? Take a generator apart with three probes on its sampling loop
@@ -20,6 +23,7 @@ start here, offline, on a CPU, in about a minute:
 
 then:
   gendiv fit-free predict --help             every value of a config can be set on the command line
+  gendiv study --config configs/tiny/study.yaml   the whole comparison: generators x probes, then `gendiv report`
   gendiv decompose RUN                       H_total = H_path + H_exec by three lenses, and a verdict
   gendiv report RUNS --out report            all of it as one page: the answer in words, pictures, tables
   gendiv show RUN                            the numbers and the grid of one run, in the terminal

@@ -25,9 +25,11 @@ from gendiv_lightning.callbacks import RunWriter, SamplesPerSecond, WriteUsage
 from gendiv_lightning.callbacks.codebook_usage import usage_protocol
 from gendiv_lightning.callbacks.run_writer import check_probes, check_run, protocol_of
 from gendiv_lightning.datamodules import ImageFolderData, PostcardImages, PromptData
+from gendiv_lightning.datamodules.prompts import check_plan
 from gendiv_lightning.disk import write_atomically
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.run_folder import RunFolder, fingerprint_of
+from gendiv_lightning.sampling import plan_samples
 
 DESCRIPTION = """
 Without training: predict generates under probes and measures, validate counts how a tokenizer uses its codebook.
@@ -38,6 +40,9 @@ examples:
   gendiv fit-free validate --config configs/tiny/llamagen_codebook.yaml
   torchrun is not needed: --trainer.devices 4 --trainer.strategy ddp
 """
+
+
+USER_ERRORS = (ValueError, OSError, ArgumentError, MisconfigurationException)
 
 
 class FitFreeCLI(LightningCLI):
@@ -197,12 +202,36 @@ class FitFreeCLI(LightningCLI):
         return [csv, WandbLogger(experiment=run)]
 
 
+class CheckedConfig(FitFreeCLI):
+    """Generator, data and callbacks of a config of `predict`, made and checked together; nothing is loaded or run."""
+
+    def instantiate_classes(self) -> None:
+        """Make them, check the probes and the plan of samples."""
+        self.config_init = self.parser.instantiate_classes(self.config)
+        self.model, self.datamodule = self._get(self.config_init, "model"), self._get(self.config_init, "data")
+        self.callbacks = list(self._get(self.config_init, "trainer.callbacks") or [])
+        assert isinstance(self.datamodule, PromptData), "predict takes prompts"
+        check_plan(plan_samples(self.datamodule.own_plan, check_probes(self.model, self.callbacks)))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def check_config(path: Path) -> None:
+    """Raises ValueError, in a line, for what is wrong in a config of `predict`, weights and prompts aside."""
+    _quieten()
+    try:
+        CheckedConfig(["predict", "--config", str(path)])
+    except USER_ERRORS as error:
+        raise ValueError(explain(error)) from error
+
+
 def main(args: list[str] | None = None) -> None:
     """Run `gendiv fit-free` on `args`, or on the command line. What the user got wrong ends as a line, no traceback."""
     _quieten()
     try:
         FitFreeCLI(args)
-    except (ValueError, OSError, ArgumentError, MisconfigurationException) as error:
+    except USER_ERRORS as error:
         hint = " (all options: gendiv fit-free predict --help)" if isinstance(error, ArgumentError) else ""
         sys.exit(f"gendiv: {explain(error)}{hint}")
 

@@ -25,6 +25,7 @@ LAYERS = [
     ["datamodules"],
     ["callbacks"],
     ["fit_free"],
+    ["study"],
     ["commands"],
     ["cli"],
 ]

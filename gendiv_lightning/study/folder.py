@@ -1,0 +1,110 @@
+"""The folder of a study and its index: `study.json`, `configs/<cell>.yaml`, `logs/<cell>.log`, run folders `<cell>/`.
+
+It knows what is finished, not how to run it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gendiv_lightning.disk import write_atomically
+
+from .matrix import Cell
+
+WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
+
+
+class StudyFolder:
+    """The folder of a study, with its index `study.json`: settings, files and status of each cell.
+
+    A cell that finished with the config that it has now is not run again. Every other one is, and goes on where its run
+    was.
+    """
+
+    def __init__(self, path: Path, cells: Sequence[Cell]) -> None:
+        self.path, self.cells, self.index = path, cells, path / "study.json"
+        there = json.loads(self.index.read_text())["cells"] if self.index.exists() else []
+        before = {entry["name"]: entry for entry in there}
+        self.entries = {cell.name: self._entry(cell, before.get(cell.name, {})) for cell in cells}
+
+    def _entry(self, cell: Cell, before: dict[str, Any]) -> dict[str, Any]:
+        is_same = before.get("config_sha256") == cell.sha256
+        is_finished = is_same and before["status"] == FINISHED and self._has_results(cell)
+        return {
+            "name": cell.name,
+            "generator": cell.generator,
+            "probe": cell.probe,
+            "probes": cell.probes,
+            "seed": cell.seed,
+            "run_dir": cell.name,
+            "config": f"configs/{cell.name}.yaml",
+            "config_sha256": cell.sha256,
+            "log": f"logs/{cell.name}.log",
+            "status": FINISHED if is_finished else WAITING,
+            "seconds": before["seconds"] if is_finished else None,
+            "job": before["job"] if is_same else None,
+        }
+
+    def _has_results(self, cell: Cell) -> bool:
+        return (self.path / cell.name / "metrics.json").exists()
+
+    def unfinished(self) -> list[Cell]:
+        """What is to be run."""
+        return [cell for cell in self.cells if self.entries[cell.name]["status"] != FINISHED]
+
+    def command(self, cell: Cell) -> list[str]:
+        """The cell's run as a command line."""
+        run_dir = self.path / cell.name
+        return ["gendiv", "fit-free", "predict", "--config", str(self.config(cell)), "--run_dir", str(run_dir)]
+
+    def config(self, cell: Cell) -> Path:
+        """The cell's config."""
+        return self.path / self.entries[cell.name]["config"]
+
+    def log(self, cell: Cell) -> Path:
+        """What the cell's command says."""
+        return self.path / self.entries[cell.name]["log"]
+
+    def write_configs(self) -> None:
+        """A config for each cell, whole."""
+        for cell in self.cells:
+            text = f"# {' '.join(self.command(cell))}\n{cell.text}"
+            write_atomically(self.config(cell), lambda path, text=text: path.write_text(text))  # type: ignore[misc]
+
+    def note(self, cell: Cell, **changes: Any) -> None:
+        """Change the cell's entry in the index, and write it."""
+        self.entries[cell.name].update(changes)
+        text = json.dumps({"cells": list(self.entries.values())}, indent=2) + "\n"
+        write_atomically(self.index, lambda path: path.write_text(text))
+
+    def close(self, cell: Cell, succeeded: bool, seconds: float) -> bool:
+        """Note how a cell ended; whether it is finished."""
+        is_finished = succeeded and self._has_results(cell)
+        self.note(cell, status=FINISHED if is_finished else FAILED, seconds=round(seconds, 1))
+        return is_finished
+
+    def last_words(self, cell: Cell) -> str:
+        """Last line of the cell's log: of a run that failed, the reason."""
+        log = self.log(cell)
+        lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+        return next((line.split("\r")[-1].strip() for line in reversed(lines) if line.strip()), "")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other studies out of the folder while this process is at work in it, however it ends.
+
+        Raises:
+            ValueError: another one is at work in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(f"another `gendiv study` is at work in {self.path}") from error
+            yield

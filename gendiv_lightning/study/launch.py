@@ -1,0 +1,137 @@
+"""The unfinished cells of a study at work, in processes here or as jobs of a cluster. A cell is its plain command.
+
+A failed cell stops no other. Here a cell's process is a fork of one that has the libraries loaded already, which saves
+their loading time and nothing else; it ends when the study's process does, however that ended.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import sysconfig
+import threading
+import time
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .folder import RUNNING, StudyFolder
+from .matrix import Cell
+
+_POLL_SECONDS = 5.0
+
+
+def run_here(folder: StudyFolder, num_jobs: int) -> None:
+    """Run cells on this machine, `num_jobs` at a time."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gendiv_lightning.study.preload"])
+    waiting = folder.unfinished()[::-1]
+    running: dict[Any, tuple[BaseProcess, Cell, float]] = {}
+    with tqdm(total=len(waiting), desc="Cells", unit="cell", delay=2) as bar:
+        try:
+            while waiting or running:
+                while waiting and len(running) < num_jobs:
+                    cell = waiting.pop()
+                    process = context.Process(target=_work, args=(folder.command(cell), folder.log(cell)))
+                    process.start()
+                    folder.note(cell, status=RUNNING)
+                    running[process.sentinel] = process, cell, time.monotonic()
+                for sentinel in wait(list(running)):
+                    process, cell, started = running.pop(sentinel)
+                    process.join()
+                    _close(folder, cell, process.exitcode == 0, started, bar)
+        finally:
+            for left, *_ in running.values():
+                left.kill()  # Lightning lets a run go on after SIGTERM; a killed one loses nothing
+                left.join()
+
+
+def run_as_jobs(folder: StudyFolder, cluster: str, parameters: dict[str, Any]) -> None:
+    """Submit cells with submitit and wait for them; those of a former call that are still at work are waited for too.
+
+    Args:
+        folder: of the study.
+        cluster: "slurm", or another one that submitit knows.
+        parameters: of submitit's executor: timeout_min, gpus_per_node, slurm_partition, ...
+
+    Raises:
+        ValueError: submitit is not installed, does not know a parameter, or there is no such cluster.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise ValueError("cluster jobs need submitit: pip install 'gendiv_lightning[slurm]'") from error
+    try:
+        executor = submitit.AutoExecutor(folder.path / "jobs", cluster=cluster)
+        executor.update_parameters(name="gendiv", **parameters)
+    except (RuntimeError, NameError, TypeError) as error:  # what submitit raises for these
+        raise ValueError(f"{cluster}: {error}") from error
+    job_class: Any = executor.job_class
+    cells = folder.unfinished()
+    jobs = {}
+    for cell in cells:
+        number = folder.entries[cell.name]["job"]
+        former = job_class(executor.folder, number) if number else None
+        if former is not None and not former.done():
+            jobs[cell.name] = former
+    missing = [cell for cell in cells if cell.name not in jobs]
+    with executor.batch():
+        submitted = [executor.submit(run_cell, folder.command(cell), folder.log(cell)) for cell in missing]
+    for cell, job in zip(missing, submitted, strict=True):
+        jobs[cell.name] = job
+        folder.note(cell, status=RUNNING, job=job.job_id)
+    _wait_for(folder, cells, jobs)
+
+
+def _wait_for(folder: StudyFolder, cells: list[Cell], jobs: dict[str, Any]) -> None:
+    started, waiting = time.monotonic(), list(cells)
+    with tqdm(total=len(cells), desc="Cells", unit="cell", delay=2) as bar:
+        while waiting:
+            ended = [cell for cell in waiting if jobs[cell.name].done()]
+            for cell in ended:
+                failed = jobs[cell.name].exception() is not None or jobs[cell.name].result() != 0
+                _close(folder, cell, not failed, started, bar)
+            waiting = [cell for cell in waiting if cell not in ended]
+            time.sleep(_POLL_SECONDS if waiting else 0)
+
+
+def _close(folder: StudyFolder, cell: Cell, succeeded: bool, started: float, bar: Any) -> None:
+    if not folder.close(cell, succeeded, time.monotonic() - started):
+        bar.write(f"{cell.name} failed: {folder.last_words(cell)}", file=sys.stderr)
+    bar.update()
+
+
+def run_cell(command: list[str], log: Path) -> int:
+    """Be the command, in this process: its arguments, its output to `log`, its exit status returned."""
+    from gendiv_lightning.cli import main
+
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    # Lightning starts other ranks with it.
+    sys.argv = [str(Path(sysconfig.get_path("scripts")) / "gendiv"), *command[1:]]
+    try:
+        main()
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            sys.stderr.write(f"{ended.code}\n")
+            return 1
+        return ended.code or 0
+    return 0
+
+
+def _work(command: list[str], log: Path) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.exit(run_cell(command, log))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "the study started this process"
+    wait([parent.sentinel])
+    os._exit(1)

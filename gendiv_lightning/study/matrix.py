@@ -1,0 +1,157 @@
+"""A study as YAML, and the cells that it stands for: each is a config of `gendiv fit-free predict`. It runs nothing.
+
+    generators: {NAME: {config: FILE, usage: FILE}}     a config without probes each, beside the study's file
+    probes: {NAME: {PROBE: {argument: value}, ...}}     callbacks that act together; none: the baseline
+    seeds: [0]
+    metrics: [NAME, ...]                                instead of the configs' own
+    settings: {data.limit: 32, ...}                     any keys of the configs; inside a probe's entry: of its cells
+
+A list as a probe's argument is swept: a cell for each value. `usage` goes to codebook subsets by frequency.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from copy import deepcopy
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+_KEYS = ("generators", "probes", "seeds", "metrics", "settings")
+_CALLBACKS = "gendiv_lightning.callbacks"
+Probes = dict[str, dict[str, Any]]
+
+
+class Cell(NamedTuple):
+    """One run of a study.
+
+    Attributes:
+        name: of the cell, and of its run folder.
+        generator: its name in the study.
+        probe: its name in the study.
+        probes: arguments by name of the callback.
+        seed: root seed.
+        config: of `gendiv fit-free predict`, whole.
+    """
+
+    name: str
+    generator: str
+    probe: str
+    probes: Probes
+    seed: int
+    config: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The config as YAML."""
+        return yaml.safe_dump(self.config, sort_keys=False, width=120)
+
+    @property
+    def sha256(self) -> str:
+        """Of the config."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def read_study(path: Path) -> list[Cell]:
+    """The cells of a study: all of a generator together, its seeds and probes in the order of the file.
+
+    Raises:
+        ValueError: a key is unknown or missing, a value is not of its kind, or two cells have one name.
+        OSError: the file, or a config that it names, cannot be read.
+    """
+    study = _mapping(_load(path), str(path), _KEYS)
+    seeds = study.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise ValueError(f"{path}: seeds must be a list of whole numbers, got {seeds!r}")
+    cells: dict[str, Cell] = {}
+    for generator, seed in product(_named(path, study, "generators"), seeds):
+        for probe in _named(path, study, "probes"):
+            for cell in _cells(path, study, generator, probe, seed):
+                if cell.name in cells:
+                    raise ValueError(f"{path}: two cells have the name {cell.name}: sweep values that differ")
+                cells[cell.name] = cell
+    return list(cells.values())
+
+
+def _cells(path: Path, study: dict[str, Any], generator: str, probe: str, seed: int) -> Iterator[Cell]:
+    source = _mapping(study["generators"][generator], f"{path}: generators.{generator}", ("config", "usage"))
+    if "config" not in source:
+        raise ValueError(f"{path}: generators.{generator} names no config")
+    arms = dict(_mapping(study["probes"][probe] or {}, f"{path}: probes.{probe}"))
+    settings = {
+        **_mapping(study.get("settings", {}), f"{path}: settings"),
+        **_mapping(arms.pop("settings", {}), f"{path}: probes.{probe}.settings"),
+        "data.seed": seed,
+    }
+    given = {name: _mapping(arms[name] or {}, f"{path}: probes.{probe}.{name}") for name in arms}
+    for swept, probes in _sweep(given):
+        subset = probes.get("CodebookSubset", {"select": "random"})
+        if "usage" in source and subset.get("select") not in ("random", "list"):
+            subset.setdefault("usage", source["usage"])
+        config = _config(path.parent / source["config"], study.get("metrics"), settings, probes)
+        yield Cell("-".join([generator, probe, *swept, f"seed{seed}"]), generator, probe, probes, seed, config)
+
+
+def _sweep(arms: Probes) -> Iterator[tuple[list[str], Probes]]:
+    """Each choice of one value for every list among the arguments, with what is chosen in words."""
+    lists = [(name, key, value) for name, given in arms.items() for key, value in given.items()]
+    lists = [entry for entry in lists if isinstance(entry[2], list)]
+    for values in product(*(value for *_, value in lists)):
+        chosen = deepcopy(arms)
+        for (name, key, _), value in zip(lists, values, strict=True):
+            chosen[name][key] = value
+        yield [re.sub(r"[^\w.]+", "_", str(value)) for value in values], chosen
+
+
+def _config(base: Path, metrics: list[str] | None, settings: dict[str, Any], probes: Probes) -> dict[str, Any]:
+    """A base config with its fragments in it, changed."""
+    config = _mapping(_load(base), str(base))
+    for part in ("model", "data"):
+        if isinstance(config.get(part), str):
+            config[part] = _load(base.parent / config[part])
+    for key, value in settings.items():
+        _set(config, key, value)
+    callbacks = config.setdefault("trainer", {}).setdefault("callbacks", [])
+    for measure in callbacks:
+        if metrics is not None and measure["class_path"] == f"{_CALLBACKS}.Measure":
+            measure["init_args"]["metrics"] = list(metrics)
+    for name, arguments in probes.items():
+        class_path = name if "." in name else f"{_CALLBACKS}.{name}"
+        callbacks.append({"class_path": class_path, **({"init_args": arguments} if arguments else {})})
+    return config
+
+
+def _set(config: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for name in parents:
+        config = config.setdefault(name, {})
+        config = config.setdefault("init_args", {}) if "class_path" in config else config
+    config[last] = value
+
+
+def _named(path: Path, study: dict[str, Any], key: str) -> dict[str, Any]:
+    entries = _mapping(study.get(key), f"{path}: {key}")
+    wrong = [name for name in entries if not re.fullmatch(r"\w+", str(name))]
+    if wrong or not entries:
+        raise ValueError(f"{path}: {key} must have names of letters, digits and underscores, got {wrong or 'none'}")
+    return entries
+
+
+def _mapping(value: Any, where: str, keys: tuple[str, ...] | None = None) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} must be a mapping of names, got {value!r}")
+    unknown = [key for key in value if keys is not None and key not in keys]
+    if unknown:
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(keys or ())}")
+    return value
+
+
+def _load(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
