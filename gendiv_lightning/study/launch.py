@@ -36,18 +36,18 @@ def run_here(folder: StudyFolder, num_jobs: int) -> None:
             while waiting or running:
                 while waiting and len(running) < num_jobs:
                     cell = waiting.pop()
-                    process = context.Process(target=_work, args=(folder.command(cell), folder.log(cell)))
-                    process.start()
+                    worker = context.Process(target=_work, args=(folder.command(cell), folder.log(cell)))
+                    worker.start()
                     folder.note(cell, status=RUNNING)
-                    running[process.sentinel] = process, cell, time.monotonic()
+                    running[worker.sentinel] = worker, cell, time.monotonic()
                 for sentinel in wait(list(running)):
                     process, cell, started = running.pop(sentinel)
                     process.join()
                     _close(folder, cell, process.exitcode == 0, started, bar)
         finally:
-            for left, *_ in running.values():
-                left.kill()  # Lightning lets a run go on after SIGTERM; a killed one loses nothing
-                left.join()
+            for process, *_ in running.values():
+                process.kill()  # Lightning lets a run go on after SIGTERM; a killed one loses nothing
+                process.join()
 
 
 def run_as_jobs(folder: StudyFolder, cluster: str, parameters: dict[str, Any]) -> None:
