@@ -107,7 +107,7 @@ def _close(folder: StudyFolder, cell: Cell, succeeded: bool, started: float, bar
 
 def run_cell(command: list[str], log: Path) -> int:
     """Be the command, in this process: its arguments, its output to `log`, its exit status returned."""
-    from gendiv_lightning.cli import main
+    from gendiv_lightning.fit_free import main
 
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
