@@ -28,14 +28,15 @@ def choose_wordings(prompt: Prompt, plan: SamplePlan) -> list[int]:
     """
     if plan.num_paraphrases == 0:
         return [0]
-    if plan.length == "mixed":  # as evenly as three classes can share, the shorter first
-        wanted = {
-            length: (plan.num_paraphrases + len(LENGTHS) - 1 - place) // len(LENGTHS)
-            for place, length in enumerate(LENGTHS)
-        }
-    else:
-        wanted = {plan.length: plan.num_paraphrases}
+    wanted = share_lengths(plan.num_paraphrases, plan.length)
     return [number for length, count in wanted.items() for number in _first_wordings(prompt, length, count)]
+
+
+def share_lengths(num_paraphrases: int, length: str) -> dict[str, int]:
+    """Paraphrases of each length class: of "mixed" as evenly as three can share, the shorter first."""
+    if length != "mixed":
+        return {length: num_paraphrases}
+    return {name: (num_paraphrases + len(LENGTHS) - 1 - place) // len(LENGTHS) for place, name in enumerate(LENGTHS)}
 
 
 def _first_wordings(prompt: Prompt, length: str, count: int) -> list[int]:

@@ -9,7 +9,7 @@ from importlib import import_module
 from gendiv_lightning import __version__
 
 COMMANDS = (
-    *("compare", "decompose", "doctor", "measure", "plan", "prompts", "reference"),
+    *("compare", "decompose", "doctor", "measure", "paraphrase", "plan", "prompts", "reference"),
     *("report", "show", "study", "zoo"),
 )
 
@@ -30,6 +30,7 @@ then:
   gendiv compare RUN RUN                     what a probe changes, prompt by prompt, with intervals and p-values
   gendiv plan --pilot RUN --width 0.01 ...   how many prompts and samples does a question need?
   gendiv prompts CAPTIONS --num M --out SET  a prompt set out of files or a dataset, filtered, drawn by seed
+  gendiv paraphrase PROMPTS --out SET ...    other wordings of prompts, each held against its prompt
   gendiv measure IMAGES                      the metrics on anyone's images, grouped by prompt
   gendiv reference IMAGES --out FILE         statistics of real images, for FID
   gendiv fit-free validate --config configs/tiny/llamagen_codebook.yaml   how often is each codebook entry used?

@@ -23,6 +23,7 @@ LAYERS = [
     ["zoo.train", "zoo.evaluate"],
     ["report"],
     ["datamodules"],
+    ["paraphrasing"],
     ["callbacks"],
     ["fit_free"],
     ["study"],

@@ -69,7 +69,7 @@ def make_metric(name: str, reference: str | None = None) -> SampleMetric:
             raise ValueError(f"metric {name!r}: the network is one of {', '.join(nets)}")
         return LPIPS(nets[backbone or "alex"])
     if metric in _CLIP:
-        return _CLIP[metric](_clip_name(backbone or DEFAULT_BACKBONE))
+        return _CLIP[metric](clip_name(backbone or DEFAULT_BACKBONE))
     if metric in _VENDI:
         features = make_features(backbone) if backbone else Pixels() if metric == "vendi" else SmallPixels()
         return _VENDI[metric](features)
@@ -83,8 +83,9 @@ def make_metric(name: str, reference: str | None = None) -> SampleMetric:
 def make_features(name: str) -> ImageFeatures:
     """The network of a name: inception, tiny, pixels, tiny-clip, or a CLIP of open_clip by name or path."""
     plain: dict[str, type[ImageFeatures]] = {"inception": InceptionFeatures, "tiny": TinyFeatures, "pixels": Pixels}
-    return plain[name]() if name in plain else ClipImages(_clip_name(name))
+    return plain[name]() if name in plain else ClipImages(clip_name(name))
 
 
-def _clip_name(backbone: str) -> str:
+def clip_name(backbone: str) -> str:
+    """What `ClipFeatures` calls the CLIP that stands in brackets."""
     return "tiny" if backbone == "tiny-clip" else backbone

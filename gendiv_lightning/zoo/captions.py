@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Collection
 from functools import lru_cache
 
 import torch
@@ -90,6 +91,15 @@ def wording(stated: dict[str, int], length: str, rng: random.Random) -> str:
     return text
 
 
+def fresh_wording(stated: dict[str, int], length: str, rng: random.Random, known: Collection[str]) -> str | None:
+    """A wording of a meaning that is not among those known; None where there is none left.
+
+    A short wording of one group has three forms only.
+    """
+    candidates = (wording(stated, length, rng) for _ in range(100))
+    return next((candidate for candidate in candidates if candidate not in known), None)
+
+
 def parse(caption: str) -> dict[str, int]:
     """The meaning of a wording: number of the value of each group that it states.
 
@@ -137,9 +147,7 @@ def prompts(num_prompts: int, paraphrases_per_length: int = 3, seed: int = 0) ->
         others: dict[str, Paraphrase] = {}
         for place in range(3 * paraphrases_per_length):
             length = ("short", "medium", "long")[place // paraphrases_per_length]
-            candidates = (wording(stated, length, rng) for _ in range(100))
-            # A short wording of one group has three forms only: past those there is no fresh one.
-            fresh = next((c for c in candidates if c != text and c not in others), None)
+            fresh = fresh_wording(stated, length, rng, {text, *others})
             if fresh is not None:
                 others[fresh] = Paraphrase(fresh, length)
         made.append(Prompt(prompt_id(text, PROMPT_SET), text, tuple(others.values()), PROMPT_SET))

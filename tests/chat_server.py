@@ -1,0 +1,166 @@
+"""A server on this machine that speaks OpenAI's chat completions, knows postcards, and fails as it is told to."""
+
+import json
+import random
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from gendiv_lightning.zoo.captions import fresh_wording, parse
+
+
+def reword(body):
+    """Wordings of a postcard's caption, by the seed of the request."""
+    wanted = json.loads(body["messages"][-1]["content"])
+    length = {"1 to 12": "short", "13 to 40": "medium", "41 to 80": "long"}[wanted["words"]]
+    rng, stated, texts = random.Random(f"{body['seed']} {wanted['caption']}"), parse(wanted["caption"]), []
+    for _ in range(wanted["number"]):
+        known = {wanted["caption"], *wanted["there already"], *texts}
+        texts.append(fresh_wording(stated, length, rng, known) or wanted["caption"])
+    return json.dumps({"paraphrases": texts})
+
+
+class ChatServer(ThreadingHTTPServer):
+    """Answers with `content(body)`; a request is first met by the next of `faults`, if any is left.
+
+    A fault is a function of the handler; it has answered, or not, when it returns.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, content=reword, faults=(), seconds=0.0):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.faults, self.seconds = content, list(faults), seconds
+        self.lock = threading.Lock()
+        self.asked, self.answered, self.at_once, self.most_at_once = Counter(), Counter(), 0, 0
+        self.bodies, self.times, self.keys = [], [], set()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request, client_address):
+        pass  # clients that were killed
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        server, text = self.server, self.rfile.read(int(self.headers["Content-Length"])).decode()
+        with server.lock:
+            server.asked[text] += 1
+            server.bodies.append(json.loads(text))
+            server.times.append(time.monotonic())
+            server.keys.add(self.headers["Authorization"])
+            server.at_once += 1
+            server.most_at_once = max(server.most_at_once, server.at_once)
+            fault = server.faults.pop(0) if server.faults else None
+        try:
+            time.sleep(server.seconds)
+            if fault is not None:
+                fault(self)
+            else:
+                self.reply(completion(server.content(json.loads(text))))
+                with server.lock:
+                    server.answered[text] += 1
+        finally:
+            with server.lock:
+                server.at_once -= 1
+
+    def reply(self, body, status=200, headers=(), length=None, kind="application/json"):
+        data = body.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(data) if length is None else length))
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+        if length is not None:
+            self.close_connection = True
+
+    def log_message(self, *arguments):
+        pass
+
+
+def completion(content, finish="stop"):
+    message = {"role": "assistant", "content": content}
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    return json.dumps(whole)
+
+
+def status(number, **headers):
+    error = json.dumps({"error": {"message": f"fault {number}", "type": "fault"}})
+    return lambda handler: handler.reply(error, number, [(k.replace("_", "-"), v) for k, v in headers.items()])
+
+
+def silence(handler):
+    """Longer than any client waits."""
+    time.sleep(1.0)
+    handler.close_connection = True
+
+
+def trickle(handler):
+    """A byte now and then: no wait is long, the answer never comes."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "400")
+    handler.end_headers()
+    for _ in range(12):
+        handler.wfile.write(b" ")
+        time.sleep(0.1)
+    handler.close_connection = True
+
+
+def hang_up(handler):
+    handler.close_connection = True
+
+
+def broken_json(handler):
+    handler.reply(completion("[]")[:-7])
+
+
+def a_page(handler):
+    handler.reply("<html>502</html>", kind="text/html")
+
+
+def other_json(handler):
+    handler.reply('{"choices": []}')
+
+
+def other_content(handler):
+    handler.reply(completion([{"type": "text", "text": "[]"}]))
+
+
+def truncated(handler):
+    handler.reply(completion("[]")[:40], length=400)
+
+
+FAULTS = {
+    "429": status(429, Retry_After="0"),
+    "500": status(500),
+    "503": status(503),
+    "silence": silence,
+    "trickle": trickle,
+    "hang up": hang_up,
+    "broken json": broken_json,
+    "a page": a_page,
+    "other json": other_json,
+    "other content": other_content,
+    "truncated": truncated,
+}
+
+
+@contextmanager
+def serving(**settings):
+    with ChatServer(**settings) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
