@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
+from gendiv_lightning.functional.student import student_quantile
 
 NUM_FLIPS = 10_000
 _CHUNK = 2**20
@@ -156,7 +157,7 @@ def prompts_for_width(between: float, within: float, num_samples: int, half_widt
     """
     if not half_width > 0:
         raise ValueError(f"half_width must be positive, got {half_width}")
-    return _smallest(between + within / num_samples, lambda num: (_t(0.975, num - 1) / half_width) ** 2)
+    return _smallest(between + within / num_samples, lambda num: (student_quantile(0.975, num - 1) / half_width) ** 2)
 
 
 def prompts_for_effect(between: float, within: float, num_samples: int, effect: float, power: float = 0.8) -> int:
@@ -167,7 +168,9 @@ def prompts_for_effect(between: float, within: float, num_samples: int, effect: 
     if effect == 0 or not 0.5 <= power < 1:
         raise ValueError(f"effect must not be 0 and power in [0.5, 1), got {effect} and {power}")
     variance = between + within / num_samples
-    return _smallest(variance, lambda num: ((_t(0.975, num - 1) + _t(power, num - 1)) / effect) ** 2)
+    return _smallest(
+        variance, lambda num: ((student_quantile(0.975, num - 1) + student_quantile(power, num - 1)) / effect) ** 2
+    )
 
 
 def variance_components(estimates: Tensor, errors: Tensor, num_samples: int) -> tuple[float, float]:
@@ -193,19 +196,3 @@ def _smallest(variance: float, needed: Callable[[int], float]) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if variance * needed(middle) <= middle else (middle + 1, high)
     return low
-
-
-def _t(probability: float, degrees: int) -> float:
-    """Quantile of Student's t (Hill 1970 expansion; exact for 1 and 2 degrees)."""
-    if degrees == 1:
-        return math.tan(math.pi * (probability - 0.5))
-    if degrees == 2:
-        return (2 * probability - 1) / math.sqrt(2 * probability * (1 - probability))
-    z = torch.special.ndtri(torch.tensor(probability, dtype=torch.float64)).item()
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return z + sum(term / degrees**power for power, term in enumerate(terms, 1))

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from gendiv_lightning.functional.student import student_quantile
+
 NUM_BLOCKS = 20
 FEWEST_BLOCKS = 5
 
@@ -86,15 +88,4 @@ def _half_width(values: Tensor) -> float:
     if num_blocks < FEWEST_BLOCKS:
         return math.nan
     variance = (num_blocks - 1) / num_blocks * (left_out - left_out.mean()).square().sum()
-    return _student_quantile(num_blocks - 1) * variance.sqrt().item()
-
-
-def _student_quantile(degrees: int) -> float:
-    """97.5 % quantile of Student's t, to 0.3 % from 4 degrees on (Abramowitz and Stegun, 26.7.5)."""
-    z = 1.959963984540054
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + sum(term / degrees**power for power, term in enumerate(terms, 1))
+    return student_quantile(0.975, num_blocks - 1) * variance.sqrt().item()

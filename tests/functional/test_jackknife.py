@@ -6,7 +6,6 @@ from scipy import stats
 
 from gendiv_lightning.functional.jackknife import (
     NUM_BLOCKS,
-    _student_quantile,
     assign_blocks,
     jackknife,
     jackknife_limit,
@@ -76,8 +75,3 @@ def test_no_blocks_is_all_rows():
     assert [kept.tolist() for kept in leave_out(3)] == [[True] * 3]
     masks = [kept.tolist() for kept in leave_out(3, torch.tensor([0, 1, 0]))]
     assert masks == [[True, True, True], [False, True, False], [True, False, True]]
-
-
-@pytest.mark.parametrize("degrees", [4, 6, 10, 19])
-def test_students_quantile(degrees):
-    assert _student_quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=3e-3)
