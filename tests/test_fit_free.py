@@ -212,7 +212,12 @@ def test_a_run_cut_short_by_the_trainer_is_not_finished(finished, weights, tmp_p
         part = predict(weights, tmp_path / "run", "--trainer.limit_predict_batches", "1")
     assert not part.is_finished
     predict(weights, tmp_path / "run", "--data.prompts_per_batch", "2")
-    assert metrics_of(part) == metrics_of(finished)
+    resumed, whole = metrics_of(part), metrics_of(finished)
+    assert resumed.keys() == whole.keys()
+    for name, estimate in resumed.items():
+        # Other rows in a forward pass: the last digits of logits, and with them of entropies, may be others.
+        numbers = {key: pytest.approx(x, rel=1e-6) if isinstance(x, float) else x for key, x in whole[name].items()}
+        assert estimate == numbers, name
 
 
 def test_a_finished_run_says_so_and_does_nothing(weights, tmp_path, capsys, monkeypatch):
@@ -405,7 +410,9 @@ NEEDS = (
 
 
 @pytest.mark.usefixtures("_nothing_loads")
-@pytest.mark.parametrize("config", sorted(path.name for path in (ROOT / "configs").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "config", sorted(path.name for path in (ROOT / "configs").glob("*.yaml") if not path.stem.startswith("study"))
+)
 def test_a_real_config_without_its_weights_says_how_to_get_them(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     family, size, needs = next(row for row in NEEDS if config.startswith(row[0]))
@@ -414,7 +421,7 @@ def test_a_real_config_without_its_weights_says_how_to_get_them(config, tmp_path
     write_usage(usage, torch.ones(size), {})
     command = "validate" if "codebook" in config else "predict"
     words = ["--config", str(ROOT / "configs" / config), "--run_dir", str(tmp_path / "run")]
-    if "paraphrase" in config:
+    if any(f"_{word}" in config for word in ("paraphrase", "decompose", "enhance")):
         words += ["--data.path", str(ROOT / "gendiv_lightning/zoo/postcards.jsonl")]
     started = time.monotonic()
     message = error_of(command, *words)

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "llamagen",
             "amused-tokenizer",
             "amused",
+            "amused-refine",
             "vq-diffusion",
         ),
         help="which; the generators need tokenizer and tokenizer-local, amused and vq-diffusion need clip too",

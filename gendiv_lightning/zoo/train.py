@@ -31,6 +31,7 @@ RECIPES: dict[str, tuple[Callable[..., Recipe], int]] = {
     "llamagen": (LlamaGenRecipe, 5000),
     "amused-tokenizer": (AmusedTokenizerRecipe, 150),
     "amused": (AmusedRecipe, 4800),
+    "amused-refine": (partial(AmusedRecipe, refines=True), 2400),
     "vq-diffusion": (VQDiffusionRecipe, 6000),
 }
 
