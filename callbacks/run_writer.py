@@ -168,12 +168,22 @@ def log_run(trainer: Trainer, estimates: dict[str, Estimate], first: list[Sample
     scalars |= {f"{name}/low": e.low for name, e in estimates.items()}
     scalars |= {f"{name}/high": e.high for name, e in estimates.items()}
     for logger in trainer.loggers:
-        logger.log_metrics(scalars, step=0)
-        logger.save()
         if isinstance(logger, WandbLogger):
-            import wandb
+            _log_to_wandb(logger, scalars, first, grid)
+        else:
+            logger.log_metrics(scalars, step=0)
+            logger.save()
 
-            logger.experiment.log({"samples": _table(first), "grid": wandb.Image(str(grid))})
+
+def _log_to_wandb(logger: WandbLogger, scalars: dict[str, float], first: list[SampleBatch], grid: Path) -> None:
+    import wandb
+
+    try:
+        logger.log_metrics(scalars, step=0)
+        logger.experiment.log({"samples": _table(first), "grid": wandb.Image(str(grid))})
+    except wandb.Error as error:
+        # A service that is down must not cost the run its results.
+        rank_zero_warn(f"Weights & Biases failed, all results are in the run folder: {error}")
 
 
 def _table(batches: list[SampleBatch]) -> Any:

@@ -122,12 +122,10 @@ class FitFreeCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _protocol(self, generator: Generator) -> dict[str, Any]:
-        data = type(self.datamodule).__name__
         if self.subcommand == "predict":
-            if not isinstance(self.datamodule, PromptData):
-                raise ValueError(f"predict samples prompts: data must be PromptData, got {data}")
-            return protocol_of(generator, self.datamodule, self.callbacks)
+            return protocol_of(generator, _prompts_of(self.datamodule), self.callbacks)
         if not isinstance(self.datamodule, ImageFolderData | PostcardImages):
+            data = type(self.datamodule).__name__
             raise ValueError(f"validate counts images: data must be ImageFolderData or PostcardImages, got {data}")
         if not any(isinstance(callback, WriteUsage) for callback in self.callbacks):
             raise ValueError(
@@ -210,11 +208,16 @@ class CheckedConfig(FitFreeCLI):
         self.config_init = self.parser.instantiate_classes(self.config)
         self.model, self.datamodule = self._get(self.config_init, "model"), self._get(self.config_init, "data")
         self.callbacks = list(self._get(self.config_init, "trainer.callbacks") or [])
-        assert isinstance(self.datamodule, PromptData), "predict takes prompts"
-        check_plan(plan_samples(self.datamodule.own_plan, check_probes(self.model, self.callbacks)))
+        check_plan(plan_samples(_prompts_of(self.datamodule).own_plan, check_probes(self.model, self.callbacks)))
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass
+
+
+def _prompts_of(data: object) -> PromptData:
+    if not isinstance(data, PromptData):
+        raise ValueError(f"predict samples prompts: data must be PromptData, got {type(data).__name__}")
+    return data
 
 
 def check_config(path: Path) -> None:

@@ -85,6 +85,15 @@ def test_what_does_not_compare_is_refused_with_the_reason(runs, weights, tmp_pat
     assert "no Decompose" in gendiv("decompose", other.path)
 
 
+def test_a_run_with_other_numbers_of_samples_is_refused_though_its_data_ask_for_the_same(weights, tmp_path):
+    few = predict(weights, tmp_path / "few", "--data.num_samples", "8", config="llamagen_decompose")
+    less = predict(weights, tmp_path / "less", "--data.num_samples", "8")
+    assert few.read_protocol()["data"]["num_samples"] == less.read_protocol()["data"]["num_samples"]
+    message = gendiv("compare", few.path, less.path)
+    assert "samples in all (192 there, 24 now)" in message
+    assert "--anyway" in message
+
+
 def test_a_plan_from_a_pilot_and_from_stated_variances(runs, capsys):
     plain, argmax = runs
     assert gendiv("plan", "--pilot", plain.path, "--metric", "pixel_cosine", "--width", "0.01") == 0

@@ -252,7 +252,6 @@ def test_two_studies_do_not_work_in_one_folder(write, tmp_path):
 
 
 def test_cells_run_as_jobs_of_submitit(write, tmp_path):
-    pytest.importorskip("submitit")
     folder = StudyFolder(tmp_path / "out", read_study(write(probes={"baseline": None})))
     folder.write_configs()
     run_as_jobs(folder, "local", {"timeout_min": 5})

@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.run_folder import RunFolder
 
     sides = [[RunFolder(Path(path)) for path in side.split(",")] for side in (arguments.a, arguments.b)]
-    refused = _not_comparable([folder.read_protocol() for side in sides for folder in side])
+    folders = [folder for side in sides for folder in side]
+    refused = _not_comparable([folder.read_protocol() for folder in folders]) + _other_numbers(folders)
     if refused:
         message = f"these runs do not compare, they differ in: {'; '.join(refused)}"
         if not arguments.anyway:
@@ -81,6 +82,12 @@ def _not_comparable(protocols: list[dict[str, Any]]) -> list[str]:
 
     found = {line for other in protocols[1:] for line in differences(protocols[0], other)}
     return sorted(line for line in found if line.startswith(MUST_AGREE))
+
+
+def _other_numbers(folders: list[Any]) -> list[str]:
+    """Numbers of samples that differ though the data ask for the same: a probe such as Decompose makes its own plan."""
+    numbers = [folder.read_metrics()["codebook/entropy_bits"].num_samples for folder in folders]
+    return [f"samples in all ({numbers[0]} there, {other} now)" for other in sorted({*numbers} - {numbers[0]})]
 
 
 def _columns(side: list[Any]) -> dict[str, Tensor]:

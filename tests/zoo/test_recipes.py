@@ -2,6 +2,7 @@
 
 import math
 import random
+import shutil
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from gendiv_lightning.zoo.files import TINY_VQ_DIFFUSION_SCHEDULE, seeded
 from gendiv_lightning.zoo.recipes import amused, base, clip, llamagen, vq_diffusion
 from gendiv_lightning.zoo.recipes.base import captioned, token_grids, training_images
 from gendiv_lightning.zoo.recipes.text_tower import text_tower
+from gendiv_lightning.zoo.train import RECIPES
 
 NAMES = ["clip", "amused-tokenizer", "amused", "vq-diffusion"]
 K = 256  # codebook; as a token: masked
@@ -142,6 +144,21 @@ def test_amuseds_tokenizer_starts_near_the_shared_one(make_recipe):
         unadapted = recipe.loss(0)
     assert 0 < start["loss"] < 0.5 * unadapted["loss"]
     assert 1 > start["agree"] > 1.5 * unadapted["agree"]
+
+
+def test_amused_is_refined_from_what_was_exported_on_other_data(make_recipe, zoo_weights, tmp_path):
+    weights = tmp_path / "weights"
+    shutil.copytree(zoo_weights, weights)
+    with pytest.raises(ValueError, match="gendiv zoo train amused"):
+        RECIPES["amused-refine"][0](10, 0, tmp_path, weights)
+    first = make_recipe("amused")
+    first.export(weights)
+    refined = RECIPES["amused-refine"][0](10, 0, tmp_path, weights)
+    exported = {key: tensor.half().float() for key, tensor in first.state_dict().items()}
+    assert all(tensor.equal(exported[key]) for key, tensor in refined.state_dict().items())
+    assert refined.learning_rate == first.learning_rate / 3
+    assert refined.seed != first.seed
+    assert all(parameter.requires_grad for parameter in refined.parameters())
 
 
 def test_the_text_encoders_start_as_clips(make_recipe, zoo_weights):

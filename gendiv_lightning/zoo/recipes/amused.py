@@ -39,6 +39,10 @@ class AmusedRecipe(GeneratorRecipe):
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(weights / "clip")
         if refines:
             folder = weights / "amused"
+            if not (folder / "transformer").is_dir():
+                raise ValueError(
+                    f"there is no amused/transformer in {weights}: train it first, gendiv zoo train amused"
+                )
             self.learning_rate /= 3
             self.text_encoder = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder").float().train()
             self.model = UVit2DModel.from_pretrained(folder / "transformer", low_cpu_mem_usage=False).float().train()
