@@ -2,12 +2,19 @@
 
 import json
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
+from PIL import Image
 from running import metrics_of, predict
 
+from gendiv_lightning.batch import PromptBatch, SampleBatch, TokenSamples
 from gendiv_lightning.cli import main
 from gendiv_lightning.metrics.reference import read_provenance
+from gendiv_lightning.run_folder import RunFolder
 
+DEVICE = "--device {}: torch cannot use it here: leave it out, or use cpu"
 METRICS = "pixel_cosine,ssim,vendi[pixels],lpips[tiny],postcard_truth,token_entropy"
 
 
@@ -47,10 +54,43 @@ def test_the_images_alone_give_the_same(run, tmp_path):
         (["--metrics", "fid"], "gendiv reference"),
         (["--resize", "0"], "--resize"),
         (["--max-corrupt", "2"], "--max-corrupt"),
+        (["--device", "nowhere"], DEVICE.format("nowhere")),
+        (["--device", "meta"], DEVICE.format("meta")),
     ],
 )
 def test_what_cannot_be_is_one_line(words, message, tmp_path):
     assert message in gendiv("measure", tmp_path, *words)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("command", [("measure", "."), ("reference", ".", "--out", "file")])
+def test_a_gpu_that_is_not_there_is_one_line(command):
+    assert gendiv(*command, "--device", "cuda") == "gendiv: " + DEVICE.format("cuda")
+
+
+def test_one_image_a_prompt_has_quality_and_no_diversity(tmp_path, capsys):
+    for word in ("hills", "sea"):
+        (tmp_path / word).mkdir()
+        Image.fromarray(np.full((32, 32, 3), len(word), np.uint8)).save(tmp_path / word / "0.png")
+    message = gendiv("measure", tmp_path, "--metrics", "ssim,lpips[tiny]")
+    assert "a distance needs two images of a prompt" in message
+    assert "\n" not in message
+    assert gendiv("measure", tmp_path, "--metrics", "ssim,vendi_set") == 0
+    assert "diversity/vendi_set" in capsys.readouterr().out
+
+
+def test_rows_of_a_run_belong_to_their_prompts_whatever_the_order_of_its_shards(run, tmp_path):
+    """Prompts dealt to ranks in turn lie in shards of every second one."""
+    batches = list(run.read_samples())
+    copy = RunFolder(tmp_path / "run")
+    copy.path.mkdir()
+    for some in (batches[::2], batches[1::2]):
+        copy.write_samples(_joined(some), 256)
+    assert gendiv("measure", copy.path, "--metrics", "pixel_cosine", "--out", tmp_path) == 0
+    there, expected = (pq.read_table(path / "per_prompt.parquet").to_pylist() for path in (tmp_path, run.path))
+    wanted = {row["prompt"]: row["diversity/pixel_cosine"] for row in expected}
+    assert {row["prompt"]: row["diversity/pixel_cosine"] for row in there} == wanted
+    assert len(set(wanted.values())) == len(batches) == 3
 
 
 def test_a_reference_is_the_same_file_each_time_and_knows_where_it_comes_from(tmp_path):
@@ -68,8 +108,6 @@ def test_a_reference_of_a_folder_skips_what_is_corrupt(run, tmp_path):
     folder.mkdir()
     for batch in run.read_samples():
         for number, image in enumerate(batch.images):
-            from PIL import Image
-
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{batch.batch.indices[0]}-{number}.png")
     (folder / "broken.png").write_bytes(b"")
     call = ("reference", folder, "--backbone", "tiny-clip", "--out", tmp_path / "file")
@@ -77,3 +115,13 @@ def test_a_reference_of_a_folder_skips_what_is_corrupt(run, tmp_path):
     with pytest.warns(match="1 corrupt"):
         assert gendiv(*call, "--max-corrupt", "0.5") == 0
     assert read_provenance(tmp_path / "file")["num_images"] == 12
+
+
+def _joined(batches):
+    """Batches of one prompt each as one."""
+    rows = tuple(row for row, batch in enumerate(batches) for _ in batch.images)
+    of = [batch.batch for batch in batches]
+    prompts, indices, keys = (sum((getattr(b, name) for b in of), ()) for name in ("prompts", "indices", "keys"))
+    samples = TokenSamples(*(torch.cat(parts) for parts in zip(*(b.samples for b in batches), strict=True)))
+    joined = PromptBatch(of[0].seed, prompts, indices, keys, rows)
+    return SampleBatch(joined, samples, *(torch.cat([b[n] for b in batches]) for n in (2, 3)))

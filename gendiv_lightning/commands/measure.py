@@ -57,9 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print, write."""
-    import torch
     from tqdm import tqdm
 
+    from gendiv_lightning.features.base import check_device
     from gendiv_lightning.metrics.base import compute_metrics
     from gendiv_lightning.metrics.names import make_metric
     from gendiv_lightning.report.tables import format_estimates
@@ -68,16 +68,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--resize must be at least 1 pixel, got {arguments.resize}")
     if not 0 <= arguments.max_corrupt <= 1:
         raise ValueError(f"--max-corrupt is a share in [0, 1], got {arguments.max_corrupt}")
-    if arguments.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device {arguments.device}: torch finds no such device here: leave it out, or use cpu")
+    check_device(arguments.device)
     metrics = [make_metric(name, arguments.reference) for name in arguments.metrics.split(",")]
     num_prompts, prompts = _prompts(arguments)
     for metric in metrics:
         metric.load()
         metric.to(arguments.device)
-    texts, corrupt = [], []
+    texts, corrupt = dict[int, str](), list[str]()  # columns are ordered by the prompts' places, not as they are read
     for samples, broken in tqdm(prompts, total=num_prompts, desc="Measuring", unit="prompt", delay=2):
-        texts.append(samples.prompt)
+        texts[samples.place] = samples.prompt
         corrupt += broken
         for metric in metrics:
             metric.update(samples)
@@ -97,7 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
 
         folder = RunFolder(arguments.out)
         folder.path.mkdir(parents=True, exist_ok=True)
-        folder.write_per_prompt(pa.table({"prompt": texts, **{name: c.numpy() for name, c in columns.items()}}))
+        prompt = [texts[place] for place in sorted(texts)]
+        folder.write_per_prompt(pa.table({"prompt": prompt, **{name: c.numpy() for name, c in columns.items()}}))
         folder.write_metrics(estimates)
         sys.stdout.write(f"\nResults: {arguments.out}\n")
     return 0

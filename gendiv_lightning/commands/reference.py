@@ -47,11 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Stream, write."""
     from tqdm import tqdm
 
+    from gendiv_lightning.features.base import check_device
     from gendiv_lightning.metrics.names import make_features
     from gendiv_lightning.metrics.reference import reference_statistics, write_reference
 
     if arguments.num is not None and arguments.num < 2:
         raise ValueError(f"--num must be at least 2 images, got {arguments.num}")
+    check_device(arguments.device)
     dataset, num_batches, batches = _postcards(arguments) if arguments.source == "postcards" else _folder(arguments)
     features = make_features(arguments.backbone)
     features.load()

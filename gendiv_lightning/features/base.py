@@ -46,3 +46,11 @@ class ImageFeatures(nn.Module, ABC):
             torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
         ):
             return torch.cat([self.embed(part).float() for part in split_images(images)])
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError unless torch can work on a device of this name here."""
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
+        raise ValueError(f"--device {name}: torch cannot use it here: leave it out, or use cpu") from error
