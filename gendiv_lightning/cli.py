@@ -10,7 +10,7 @@ from gendiv_lightning import __version__
 
 COMMANDS = (
     *("compare", "decompose", "doctor", "measure", "paraphrase", "plan", "prompts", "reference"),
-    *("report", "show", "study", "zoo"),
+    *("report", "show", "study", "verify", "zoo"),
 )
 
 EPILOG = """
@@ -28,6 +28,7 @@ then:
   gendiv report RUNS --out report            all of it as one page: the answer in words, pictures, tables
   gendiv show RUN                            the numbers and the grid of one run, in the terminal
   gendiv compare RUN RUN                     what a probe changes, prompt by prompt, with intervals and p-values
+  gendiv verify RUN                          random samples of a run made again: are they the stored ones?
   gendiv plan --pilot RUN --width 0.01 ...   how many prompts and samples does a question need?
   gendiv prompts CAPTIONS --num M --out SET  a prompt set out of files or a dataset, filtered, drawn by seed
   gendiv paraphrase PROMPTS --out SET ...    other wordings of prompts, each held against its prompt

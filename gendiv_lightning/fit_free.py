@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 from argparse import ArgumentError, RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,9 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader
 
+from gendiv_lightning.batch import PromptBatch, SampleBatch
 from gendiv_lightning.callbacks import RunWriter, SamplesPerSecond, WriteUsage
 from gendiv_lightning.callbacks.codebook_usage import usage_protocol
 from gendiv_lightning.callbacks.run_writer import check_probes, check_run, protocol_of
@@ -29,7 +31,7 @@ from gendiv_lightning.datamodules.prompts import check_plan
 from gendiv_lightning.disk import write_atomically
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.run_folder import RunFolder, fingerprint_of
-from gendiv_lightning.sampling import plan_samples
+from gendiv_lightning.sampling import Probe, plan_samples
 
 DESCRIPTION = """
 Without training: predict generates under probes and measures, validate counts how a tokenizer uses its codebook.
@@ -42,6 +44,11 @@ examples:
 """
 
 
+WITHOUT_FIT: dict[str, Any] = {
+    "use_distributed_sampler": False,  # prompts are dealt to ranks by the data module, whole and once
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+}
 USER_ERRORS = (ValueError, OSError, ArgumentError, MisconfigurationException)
 
 
@@ -57,11 +64,7 @@ class FitFreeCLI(LightningCLI):
             save_config_callback=None,
             seed_everything_default=False,
             auto_configure_optimizers=False,
-            trainer_defaults={
-                "use_distributed_sampler": False,  # prompts are dealt to ranks by the data module, whole and once
-                "enable_checkpointing": False,
-                "enable_model_summary": False,
-            },
+            trainer_defaults=WITHOUT_FIT,
             parser_kwargs={
                 "prog": "gendiv fit-free",
                 "description": DESCRIPTION,
@@ -107,9 +110,7 @@ class FitFreeCLI(LightningCLI):
         self.callbacks = list(self._get(self.config_init, "trainer.callbacks") or [])
         check_probes(self.model, self.callbacks)  # before weights are looked for: they may have to be downloaded
         self.model.locate()
-        _hide_loading_bars()
-        if self.model.identity().get("embedded"):
-            _use_one_thread()
+        settle(self.model)
         self.protocol = self._protocol(self.model)
         fingerprint = fingerprint_of(self.protocol)
         self.folder = RunFolder(config.run_dir or Path("runs") / f"{self._config_name()}-{fingerprint[:8]}")
@@ -220,11 +221,51 @@ def _prompts_of(data: object) -> PromptData:
     return data
 
 
-def check_config(path: Path) -> None:
+def check_config(path: Path) -> CheckedConfig:
     """Raises ValueError, in a line, for what is wrong in a config of `predict`, weights and prompts aside."""
     _quieten()
     try:
-        CheckedConfig(["predict", "--config", str(path)])
+        return CheckedConfig(["predict", "--config", str(path)])
+    except USER_ERRORS as error:
+        raise ValueError(explain(error)) from error
+
+
+class Rebuilt:
+    """What a config of `predict` makes, to make single samples again; weights are found, and loaded on the first one.
+
+    Attributes:
+        generator: of the config.
+        data: the prompts.
+        protocol: everything that can change a number.
+        device: where samples are made.
+    """
+
+    def __init__(self, config: CheckedConfig) -> None:
+        self.generator, self.data = config.model, _prompts_of(config.datamodule)
+        self.generator.locate()
+        settle(self.generator)
+        self.protocol = protocol_of(self.generator, self.data, config.callbacks)
+        probes: list[Any] = [callback for callback in config.callbacks if isinstance(callback, Probe)]
+        self._trainer = Trainer(
+            accelerator=config.config.predict.trainer.accelerator,
+            devices=1,
+            callbacks=[*probes, SamplesPerSecond()],
+            **WITHOUT_FIT,
+            logger=False,
+        )
+        self.device = self._trainer.strategy.root_device
+
+    def sample(self, batches: Sequence[PromptBatch]) -> list[SampleBatch]:
+        """The rows of batches, by the generator's own predict step."""
+        loader: DataLoader[PromptBatch] = DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
+        return self._trainer.predict(self.generator, loader) or []  # type: ignore[return-value]
+
+
+def rebuild(path: Path) -> Rebuilt:
+    """Raises ValueError, in a line, for what is wrong in a config of `predict`, missing weights included."""
+    config = check_config(path)
+    try:
+        return Rebuilt(config)
     except USER_ERRORS as error:
         raise ValueError(explain(error)) from error
 
@@ -274,10 +315,13 @@ def _is_about_the_run(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(("GPU available", "TPU available", "HPU available", "💡 Tip"))
 
 
-def _hide_loading_bars() -> None:
+def settle(generator: Generator) -> None:
+    """Once all weights are found: no bars of loading, and one thread for the embedded models."""
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # hides the Hub's download bars too: call it when all is there
+    disable_progress_bar()  # it hides the Hub's download bars too
+    if generator.identity().get("embedded"):
+        _use_one_thread()
 
 
 def _use_one_thread() -> None:

@@ -169,6 +169,13 @@ class RunFolder:
         wanted = set(places)
         return [s for s in self.shards() if wanted & set(_read(s, ["prompt_index"])["prompt_index"].to_pylist())]
 
+    def sample_names(self) -> Iterator[tuple[Path, NoiseKey]]:
+        """The shard and the name of every stored sample."""
+        for shard in self.shards():
+            column = _read(shard, ["prompt_id", "paraphrase", "path", "sample"]).to_pydict()
+            for name in zip(*(column[part] for part in ("prompt_id", "paraphrase", "path", "sample")), strict=True):
+                yield shard, NoiseKey(*name)
+
     def read_samples(self, shards: Iterable[Path] | None = None) -> Iterator[SampleBatch]:
         """The shards as the batches that they were written from, but that wordings without a sample come empty."""
         for shard in self.shards() if shards is None else shards:
