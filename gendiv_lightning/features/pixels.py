@@ -26,10 +26,10 @@ def check_images(images: Tensor) -> None:
         raise ValueError(f"images must be (N, 3, H, W) with N >= 1 and RGB channels; got {tuple(images.shape)}")
 
 
-def split_images(images: Tensor) -> tuple[Tensor, ...]:
+def split_images(images: Tensor, most_pixels: int = _CHUNK_PIXELS) -> tuple[Tensor, ...]:
     """Images (N, 3, H, W) in parts of at most 2^19 pixels and 32 images, so that memory does not depend on N."""
     height, width = images.shape[-2:]
-    return images.split(max(1, min(_CHUNK_IMAGES, _CHUNK_PIXELS // (height * width))))
+    return images.split(max(1, min(_CHUNK_IMAGES, most_pixels // (height * width))))
 
 
 def pixel_features(images: Tensor) -> Tensor:

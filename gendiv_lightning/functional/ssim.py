@@ -1,12 +1,15 @@
 """Structural similarity of all pairs of a set of images: what belongs to one image is computed once.
 
-Images are taken in tiles: a window of 11 pixels looks no further, so a tile needs five pixels more on each side. Memory
-then does not grow with the images' size, and with their number by a tile each; and small tiles are fast.
+Images are taken in tiles: a window of 11 pixels looks no further, so a tile needs five pixels more on each side. Pairs
+are taken in blocks of 16 x 16 images, of which the second's moments are computed anew for each first. So memory grows
+neither with the images' size nor with their number, above the images themselves and the matrix; and small tiles are
+fast.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +19,7 @@ _SIGMA = 1.5
 _LUMINANCE = 0.01**2
 _CONTRAST = 0.03**2
 _TILE = 48
+_BLOCK = 16
 _CHUNK_VALUES = 2**19
 
 
@@ -44,28 +48,48 @@ def ssim_matrix(images: Tensor) -> Tensor:
     total = torch.zeros(num_images, num_images, dtype=dtype, device=images.device)
     for rows, down in _bands(height):
         for columns, across in _bands(width):
-            tile = images[..., rows, columns].to(dtype)
-            scaled = tile if images.is_floating_point() else tile / 255
-            _add_similarities(total, scaled, down.to(tile), across.T.to(tile))
-    return (total / images[0].numel()).fill_diagonal_(1)
+            _add_tile(total, images[..., rows, columns], down.to(total), across.T.to(total))
+    return ((total + total.T) / images[0].numel()).fill_diagonal_(1)
 
 
-def _add_similarities(total: Tensor, tile: Tensor, down: Tensor, across: Tensor) -> None:
-    """Add each pair's sum of similarities over the inner pixels of a tile (N, C, h, w), a few pairs at a time."""
+class _Local(NamedTuple):
+    """A tile (N, C, h, w) of some images, and the local moments of its inner pixels: an image's own."""
+
+    tile: Tensor
+    mean: Tensor
+    square: Tensor
+    variance: Tensor
+
+
+def _add_tile(total: Tensor, images: Tensor, down: Tensor, across: Tensor) -> None:
+    """Add each pair's sum of similarities over the inner pixels of a tile (N, C, h, w), above the diagonal."""
+    blocks = range(0, len(images), _BLOCK)
+    for a in blocks:
+        first = _local(images[a : a + _BLOCK], down, across)
+        for b in blocks[a // _BLOCK :]:
+            second = first if a == b else _local(images[b : b + _BLOCK], down, across)
+            _add_block(total[a : a + _BLOCK, b : b + _BLOCK], first, second, down, across)
+
+
+def _local(images: Tensor, down: Tensor, across: Tensor) -> _Local:
+    tile = images.to(down.dtype) if images.is_floating_point() else images.to(down.dtype) / 255
     mean = down @ tile @ across
     square = mean.square()
-    variance = (down @ tile.square() @ across - square).clamp(min=0)
-    chunk = max(1, _CHUNK_VALUES // mean[:1].numel())
-    for a in range(len(tile)):
-        for start in range(a + 1, len(tile), chunk):
+    return _Local(tile, mean, square, (down @ tile.square() @ across - square).clamp(min=0))
+
+
+def _add_block(total: Tensor, first: _Local, second: _Local, down: Tensor, across: Tensor) -> None:
+    """The pairs of two blocks, a few at a time; of a block with itself each pair once."""
+    chunk = max(1, _CHUNK_VALUES // first.mean[:1].numel())
+    for a in range(len(first.tile)):
+        for start in range(a + 1 if first is second else 0, len(second.tile), chunk):
             b = slice(start, start + chunk)
-            means = mean[a] * mean[b]  # from here on in place: time goes to memory, not to arithmetic
-            covariance = (down @ (tile[a] * tile[b]) @ across).sub_(means)
+            means = first.mean[a] * second.mean[b]  # from here on in place: time goes to memory, not to arithmetic
+            covariance = (down @ (first.tile[a] * second.tile[b]) @ across).sub_(means)
             upper = means.mul_(2).add_(_LUMINANCE).mul_(covariance.mul_(2).add_(_CONTRAST))
-            lower = (square[a] + square[b]).add_(_LUMINANCE).mul_((variance[a] + variance[b]).add_(_CONTRAST))
-            similarity = upper.div_(lower).sum((1, 2, 3))
-            total[a, b] += similarity
-            total[b, a] += similarity
+            lower = (first.square[a] + second.square[b]).add_(_LUMINANCE)
+            lower.mul_((first.variance[a] + second.variance[b]).add_(_CONTRAST))
+            total[a, b] += upper.div_(lower).sum((1, 2, 3))
 
 
 def _bands(size: int) -> Iterator[tuple[slice, Tensor]]:

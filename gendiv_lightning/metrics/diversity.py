@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,8 @@ from gendiv_lightning.functional.pairwise import PairDistances, group_means, spl
 from gendiv_lightning.functional.ssim import ssim_matrix
 from gendiv_lightning.metrics.base import PromptMetric
 from gendiv_lightning.models.checkpoints import sha256
+
+_PIXELS_AT_ONCE = 2**15
 
 
 class DiversityMetric(PromptMetric):
@@ -92,7 +94,7 @@ class LPIPS(DiversityMetric):
 
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
         """See `DiversityMetric`."""
-        return _mean_squared_distances(self.features, images, groups)
+        return _mean_squared_distances(self.features, split_images(images), groups)
 
 
 class PixelCosine(DiversityMetric):
@@ -108,7 +110,8 @@ class PixelCosine(DiversityMetric):
 
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
         """See `DiversityMetric`."""
-        return _mean_squared_distances(pixel_features, images, groups) / 2
+        parts = split_images(images, _PIXELS_AT_ONCE)  # nothing is gained by many at once
+        return _mean_squared_distances(pixel_features, parts, groups) / 2
 
 
 class SSIM(DiversityMetric):
@@ -127,11 +130,11 @@ class SSIM(DiversityMetric):
         return group_means(1 - ssim_matrix(images).cpu(), groups)
 
 
-def _mean_squared_distances(features: Callable[[Tensor], Tensor], images: Tensor, groups: Tensor) -> Tensor:
-    """(P, P) mean squared distances of features, a few images at a time."""
+def _mean_squared_distances(features: Callable[[Tensor], Tensor], parts: Sequence[Tensor], groups: Tensor) -> Tensor:
+    """(P, P) mean squared distances of features, a part of the images at a time."""
     pairs = PairDistances()
     start = 0
-    for part in split_images(images):
+    for part in parts:
         pairs.update(features(part), groups[start : start + len(part)])
         start += len(part)
     return pairs.matrix()

@@ -51,6 +51,15 @@ def test_tiles_give_the_same_matrix(size, monkeypatch):
     torch.testing.assert_close(ssim_matrix(pictures), whole, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_blocks_of_images_give_the_same_matrix(size, monkeypatch):
+    pictures = images(dtype=torch.float64)
+    whole = ssim_matrix(pictures)
+    monkeypatch.setattr("gendiv_lightning.functional.ssim._BLOCK", size)
+    torch.testing.assert_close(ssim_matrix(pictures), whole, rtol=0, atol=1e-12)
+    assert ssim_matrix(pictures).equal(ssim_matrix(pictures).T)
+
+
 def test_tiled_images_agree_with_torchmetrics():
     pictures = images(3, 100, 71, torch.float64)
     torch.testing.assert_close(ssim_matrix(pictures), pair_by_pair(pictures), rtol=0, atol=1e-6)
