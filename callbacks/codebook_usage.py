@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.utilities import rank_zero_info
 
 from gendiv_lightning.batch import ImageBatch, PromptSamples
-from gendiv_lightning.datamodules import ImageFolderData, PostcardImages
+from gendiv_lightning.datamodules import ImageData, PostcardImages
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.metrics.codebook import CodebookUsage
 from gendiv_lightning.report.tables import format_estimates
@@ -18,7 +18,7 @@ from gendiv_lightning.usage import write_usage
 
 def usage_protocol(generator: Generator, data: LightningDataModule) -> dict[str, Any]:
     """Everything that can change the counts, as plain values; its hash is the run's fingerprint."""
-    assert isinstance(data, ImageFolderData | PostcardImages), "codebook usage is counted on images"
+    assert isinstance(data, ImageData | PostcardImages), "codebook usage is counted on images"
     return {"what": "validation images", "generator": generator.identity(), "data": data.identity()}
 
 
@@ -68,6 +68,8 @@ class WriteUsage(Callback):
             counts = self.metric.counts.clone()
         if trainer.is_global_zero:
             path = self.folder.path / "usage.safetensors"
-            write_usage(path, counts, {**self.protocol, "estimates": to_plain(estimates)})
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            corrupt = {"corrupt": data.corrupt.names} if isinstance(data, ImageData) else {}
+            write_usage(path, counts, {**self.protocol, **corrupt, "estimates": to_plain(estimates)})
             self.folder.write_metrics(estimates)
             rank_zero_info(f"\n{format_estimates(estimates)}\n\nUsage file: {path}")

@@ -1,7 +1,7 @@
 """Prompts and images in: the data modules that configs name."""
 
-from .images import ImageFolderData
+from .images import ImageData
 from .postcards import PostcardImages
 from .prompts import PromptData
 
-__all__ = ["ImageFolderData", "PostcardImages", "PromptData"]
+__all__ = ["ImageData", "PostcardImages", "PromptData"]

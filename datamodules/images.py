@@ -1,26 +1,26 @@
-"""`ImageFolderData`: a folder of images as squares, for codebook usage. It knows no tokenizer."""
+"""`ImageData`: anyone's images as squares, for codebook usage. It knows no tokenizer."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import warnings
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from gendiv_lightning.batch import ImageBatch
 
+from .image_items import BROKEN, CorruptImages, ImageItem, decode_image, to_tensor
+from .image_sources import ImageSource, ignored_in_words, open_images
 from .loading import check_positive, deal
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+Placed = tuple[int, ImageItem]
+Item = TypeVar("Item")
 
 
 def crop_center(image: Image.Image, size: int) -> Image.Image:
@@ -36,122 +36,127 @@ def crop_center(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-class ImageFiles(Dataset[tuple[Tensor, int] | None]):
-    """Files as ((3, S, S) uint8, place); None for a corrupt one, which is remembered.
-
-    Raises:
-        ValueError: when more than 1 % of the files, and more than 10, have turned out corrupt.
-    """
-
-    def __init__(self, files: Sequence[tuple[int, Path]], image_size: int) -> None:
-        self.files = files
-        self.image_size = image_size
-        self.is_corrupt = torch.zeros(len(files), dtype=torch.bool).share_memory_()  # workers write, we read
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, item: int) -> tuple[Tensor, int] | None:
-        place, path = self.files[item]
+def read_squares(placed: Sequence[Placed], image_size: int) -> ImageBatch:
+    """Images with their places as a batch of squares; those that cannot be read are named instead."""
+    images, places, corrupt = [], [], []
+    for place, item in placed:
         try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow's words for a broken file
-            self.is_corrupt[item] = True
-            self._check_corrupt()
-            return None
-        pixels = np.array(crop_center(image, self.image_size))
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), place
-
-    def stack(self, items: list[tuple[Tensor, int] | None]) -> ImageBatch:
-        """The items that could be read, as a batch."""
-        read = [item for item in items if item is not None]
-        empty = torch.zeros(0, 3, self.image_size, self.image_size, dtype=torch.uint8)
-        images = torch.stack([image for image, _ in read]) if read else empty
-        return ImageBatch(images, torch.tensor([place for _, place in read], dtype=torch.int64))
-
-    @property
-    def corrupt(self) -> list[Path]:
-        """Corrupt files met so far."""
-        return [self.files[item][1] for item in self.is_corrupt.nonzero().flatten().tolist()]
-
-    def _check_corrupt(self) -> None:
-        num_corrupt, num_files = len(self.corrupt), len(self)
-        if num_corrupt > max(10, num_files / 100):
-            names = ", ".join(str(path) for path in self.corrupt[:10])
-            raise ValueError(
-                f"{num_corrupt} of {num_files} images are corrupt, at most 1 % (or 10) may be: {names}, ...; "
-                "fetch them again or delete them"
-            )
+            images.append(to_tensor(crop_center(decode_image(item.read()), image_size)))
+            places.append(place)
+        except BROKEN:
+            corrupt.append(item.name)
+    stacked = torch.stack(images) if images else torch.zeros(0, 3, image_size, image_size, dtype=torch.uint8)
+    return ImageBatch(stacked, torch.tensor(places, dtype=torch.int64), tuple(corrupt))
 
 
-class ImageFolderData(LightningDataModule):
-    """The images of a folder and its sub-folders, in the order of their relative paths, as central squares.
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    items = iter(items)
+    return iter(lambda: list(islice(items, size)), [])
+
+
+class _Streamed(IterableDataset[list[Placed]]):
+    """Batches of a rank, of a stream that begins anew with each loop."""
+
+    def __init__(self, items: Iterable[ImageItem], rank: int, world_size: int, batch_size: int) -> None:
+        self.items, self.rank, self.world_size, self.batch_size = items, rank, world_size, batch_size
+
+    def __iter__(self) -> Iterator[list[Placed]]:
+        return _batches(islice(enumerate(self.items), self.rank, None, self.world_size), self.batch_size)
+
+
+class ImageData(LightningDataModule):
+    """Images as central squares, dealt to ranks in turn: each is met once, and nothing is padded.
+
+    On this machine they come in the order of their names. A dataset on the Hub is streamed: every rank reads all of it
+    and decodes its own part, so for many ranks download it first.
 
     Args:
-        root: the folder; files ending in .jpg, .jpeg, .png, .webp or .bmp count.
+        source: a folder, Parquet, WebDataset tars, a saved dataset, or a name on the Hub; see `open_images`.
         image_size: side of the squares in pixels.
         batch_size: images a batch.
         limit: number of images to use, from the start; None uses all.
-        num_workers: processes that decode; 0 decodes in this one.
+        num_workers: processes that decode; 0 decodes in this one, as is always done for streams.
+        column: of the images, where there are columns and several could be it.
+        split: of a dataset; None takes the only one, on the Hub "train".
+        revision: commit, branch or tag of a dataset on the Hub.
+        max_corrupt: share of the images, over all ranks, that may be corrupt; they are skipped and named.
 
     Raises:
-        ValueError: for arguments that cannot be; in `setup` for a missing or empty folder.
+        ValueError: for arguments that cannot be; in `setup` for a source that is missing or holds no image; where too
+            many images are corrupt.
     """
 
     def __init__(
-        self, root: str, image_size: int = 256, batch_size: int = 16, limit: int | None = None, num_workers: int = 2
+        self,
+        source: str,
+        image_size: int = 256,
+        batch_size: int = 16,
+        limit: int | None = None,
+        num_workers: int = 2,
+        column: str | None = None,
+        split: str | None = None,
+        revision: str | None = None,
+        max_corrupt: float = 0.01,
     ) -> None:
         super().__init__()
         check_positive(image_size=image_size, batch_size=batch_size, limit=limit)
         if num_workers < 0:
             raise ValueError(f"num_workers must be 0 (decode in this process) or more, got {num_workers}")
-        self.root, self.image_size, self.batch_size = root, image_size, batch_size
-        self.limit, self.num_workers = limit, num_workers
+        self.source, self.image_size, self.batch_size, self.limit = source, image_size, batch_size, limit
+        self.num_workers, self.column, self.split, self.revision = num_workers, column, split, revision
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than images
-        self._files: list[Path] | None = None
-        self._dataset: ImageFiles | None = None
+        self.corrupt = CorruptImages(max_corrupt)
+        self.num_read = 0
+        self._images: ImageSource | None = None
 
-    def files(self) -> list[Path]:
-        """The image files, listed on the first call."""
-        if self._files is None:
-            root = Path(self.root)
-            if not root.is_dir():
-                raise ValueError(f"image folder {self.root} is missing; set `root` to a folder of images")
-            found = [path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
-            if not found:
-                raise ValueError(f"image folder {self.root} holds no file ending in {', '.join(SUFFIXES)}")
-            self._files = sorted(found, key=lambda path: path.relative_to(root).as_posix())[: self.limit]
-        return self._files
-
-    @property
-    def corrupt(self) -> list[Path]:
-        """Files of this rank that were skipped as corrupt, as far as they have been read."""
-        return self._dataset.corrupt if self._dataset else []
+    def images(self) -> ImageSource:
+        """The images, listed on the first call."""
+        if self._images is None:
+            self._images = open_images(
+                self.source, column=self.column, split=self.split, revision=self.revision, limit=self.limit
+            )
+            self.corrupt.num_images = self._images.num_images
+            if self._images.ignored:
+                rank_zero_info(f"{self.source}: {ignored_in_words(self._images.ignored)}")
+        return self._images
 
     def identity(self) -> dict[str, Any]:
         """Everything here that can change a number."""
-        root = Path(self.root)
-        listing = [(path.relative_to(root).as_posix(), path.stat().st_size) for path in self.files()]
+        chosen = {"column": self.column, "split": self.split}
         return {
-            "images_sha256": hashlib.sha256(json.dumps(listing).encode()).hexdigest(),
+            "images_sha256": self.images().version,
             "image_size": self.image_size,
             "limit": self.limit,
+            **{name: value for name, value in chosen.items() if value is not None},
         }
 
     def setup(self, stage: str) -> None:
-        """Fail over folder and ranks here, before a model loads."""
-        deal(self.files(), self.trainer)
+        """Fail over images and ranks here, before a model loads."""
+        self.images()
+        deal((), self.trainer)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """This rank's images as `ImageBatch`, corrupt files left out."""
-        self._dataset = ImageFiles(deal(list(enumerate(self.files())), self.trainer), self.image_size)
-        return DataLoader(
-            self._dataset, batch_size=self.batch_size, num_workers=self.num_workers, collate_fn=self._dataset.stack
-        )
+        """This rank's images as `ImageBatch`, corrupt ones left out."""
+        read = partial(read_squares, image_size=self.image_size)
+        items = self.images().items
+        if isinstance(items, Sequence):
+            batches = list(_batches(deal(list(enumerate(items)), self.trainer), self.batch_size))
+            return DataLoader(batches, batch_size=None, num_workers=self.num_workers, collate_fn=read)  # type: ignore[arg-type]
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return DataLoader(_Streamed(items, rank, world_size, self.batch_size), batch_size=None, collate_fn=read)
+
+    def on_before_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
+        """Count what was read, and what could not be."""
+        self.num_read += len(batch.images) + len(batch.corrupt)
+        self.corrupt.add(batch.corrupt)
+        return batch
 
     def teardown(self, stage: str) -> None:
-        """Name what was skipped."""
-        if self.corrupt:
-            names = ", ".join(str(path) for path in self.corrupt)
-            warnings.warn(f"{len(self.corrupt)} corrupt images were skipped: {names}", stacklevel=2)
+        """Bring together what the ranks met; name what was skipped, or fail if that was too much."""
+        if self.trainer is not None and self.trainer.world_size > 1:
+            met: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(met, (self.num_read, self.corrupt.names))
+            self.num_read, self.corrupt.names = sum(n for n, _ in met), sorted(name for _, ns in met for name in ns)
+        self.corrupt.check(self.num_read)
+        if self.corrupt.names:
+            rank_zero_warn(self.corrupt.in_words())

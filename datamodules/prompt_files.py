@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, groupby, islice, zip_longest
 from pathlib import Path
@@ -19,6 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gendiv_lightning.batch import Paraphrase, Prompt, length_class, prompt_id
+
+from .sources import data_files, dataset_name
+from .tar_files import File, read_tar
 
 COLUMNS = ("prompt", "caption", "text", "short_caption")
 LENGTHS = ("short", "medium", "long")
@@ -82,10 +84,9 @@ def stream_prompts(
 
 
 def _stream_records(name: str, config: str | None, split: str, revision: str | None) -> Iterator[Record | Unreadable]:
-    from datasets import Audio, Image, Video, load_dataset, load_dataset_builder  # seconds to import
+    from datasets import Audio, Image, Video, load_dataset  # seconds to import
 
-    builder = load_dataset_builder(name, config, revision=revision)
-    files = (builder.config.data_files or {}).get(split, ())
+    files = data_files(name, config, split, revision)
     suffixes = {Path(file).suffix for file in files}
     if len(suffixes) == 1 and suffixes <= _REMOTE_READERS.keys():
         # `datasets` would fetch all images; of tars it would also lose the columns that the first five records lack.
@@ -99,25 +100,20 @@ def _stream_records(name: str, config: str | None, split: str, revision: str | N
     yield from dataset
 
 
-def dataset_name(name: str) -> str:
-    """Name of a dataset's prompt set: its Hub name; of a local folder the last part, so that ids survive a move."""
-    return Path(name).name if Path(name).is_dir() else name
-
-
 def check_suffix(path: Path) -> None:
     """Raises ValueError for a file of an unknown format."""
     if path.suffix.lower() not in _READERS:
         raise ValueError(f"a prompt file must end in one of {', '.join(_READERS)}, got {path}")
 
 
-def find_column(columns: Iterable[str], column: str | None, where: str) -> str:
+def find_column(columns: Iterable[str], column: str | None, where: str, option: str = "`column`") -> str:
     """The column that holds the prompt: `column` itself, or the first of `COLUMNS` that is there, whatever its case."""
     columns = list(columns)
     found = _look_for(columns, column)
     if found is None:
         wanted = repr(column) if column else f"any of {', '.join(COLUMNS)}"
         raise ValueError(
-            f"{where} has the columns {', '.join(columns)}, not {wanted}: set `column` to one that is there"
+            f"{where} has the columns {', '.join(columns)}, not {wanted}: set {option} to one that is there"
         )
     return found
 
@@ -303,36 +299,25 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return any(_holds_bytes(kind.field(place).type) for place in range(kind.num_fields))
 
 
-def _read_tar(file: str | Path) -> Iterator[Record | Unreadable]:
-    """A record a sample: members that follow each other under one name but for the suffix. Images are passed over."""
-    with fsspec.open(str(file)) as opened:
-        try:
-            with tarfile.open(fileobj=opened) as tar:
-                members = (member for member in tar if member.isfile())
-                for _, sample in groupby(members, key=lambda member: member.name.rpartition(".")[0]):
-                    yield _read_sample(tar, sample, Path(file).name)
-                # The library takes a damaged header for the end.
-                opened.seek(tar.offset)
-                is_whole = opened.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-        except tarfile.TarError:
-            is_whole = False
-    if not is_whole:
-        raise ValueError(f"{file} is no tar, or it is damaged or cut off: fetch it again")
+def _read_tar(tar: str | Path) -> Iterator[Record | Unreadable]:
+    """A record a sample: files that follow each other under one name but for the suffix. Images are passed over."""
+    for _, sample in groupby(read_tar(tar), key=lambda file: file.name.rpartition(".")[0]):
+        yield read_sample(sample, Path(tar).name)
 
 
-def _read_sample(tar: tarfile.TarFile, members: Iterable[tarfile.TarInfo], file: str) -> Record | Unreadable:
+def read_sample(files: Iterable[File], where: str) -> Record | Unreadable:
+    """What stands in the `.json` and `.txt` among the files of a sample; the text is the column `prompt`."""
     record: dict[str, Any] = {}
-    for member in members:
-        suffix = member.name.rpartition(".")[2]
-        text = tar.extractfile(member) if suffix in ("json", "txt") else None
-        if text is None:
+    for file in files:
+        suffix = file.name.rpartition(".")[2]
+        if suffix not in ("json", "txt"):
             continue
-        where = f"{file}:{member.name}"
+        name = f"{where}:{file.name}"
         try:
-            content = text.read().decode()
-            record.update({"prompt": content.strip()} if suffix == "txt" else _as_record(json.loads(content), where))
+            content = file.read().decode()
+            record.update({"prompt": content.strip()} if suffix == "txt" else _as_record(json.loads(content), name))
         except ValueError as error:
-            return Unreadable(f"{where} cannot be read: {error}")
+            return Unreadable(f"{name} cannot be read: {error}")
     return record
 
 

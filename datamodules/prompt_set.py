@@ -15,7 +15,8 @@ from gendiv_lightning import __version__
 from gendiv_lightning.batch import Prompt, prompt_id
 from gendiv_lightning.disk import cache_folder, write_atomically
 
-from .prompt_files import dataset_name, read_prompts, stream_prompts
+from .prompt_files import read_prompts, stream_prompts
+from .sources import dataset_name
 
 
 class PromptReport(NamedTuple):
@@ -113,24 +114,6 @@ def write_card(path: str | Path, facts: dict[str, Any]) -> None:
     facts = {"gendiv": __version__, **facts, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path.with_suffix(".card.json"), lambda unfinished: unfinished.write_bytes(text.encode()))
-
-
-def describe_source(source: str, revision: str | None = None) -> dict[str, Any]:
-    """Where prompts are read from: name, version and licence of a dataset on the Hub or of local files.
-
-    A local version is a hash over names and sizes of the files; a licence is what the README of the dataset states.
-    """
-    from huggingface_hub import DatasetCard, HfApi
-
-    path = Path(source)
-    if not path.exists():
-        info = HfApi().dataset_info(source, revision=revision)
-        return {"name": source, "version": info.sha, "license": info.card_data.license if info.card_data else None}
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    listing = [(file.relative_to(path).as_posix(), file.stat().st_size) for file in files]
-    readme = path / "README.md"
-    stated = DatasetCard.load(readme).data.license if readme.is_file() else None
-    return {"name": path.name, "version": _sha256(json.dumps(listing)), "license": stated}
 
 
 def read_manifest(path: str | Path) -> tuple[Prompt, ...]:

@@ -26,7 +26,7 @@ from gendiv_lightning.batch import PromptBatch, SampleBatch
 from gendiv_lightning.callbacks import RunWriter, SamplesPerSecond, WriteUsage
 from gendiv_lightning.callbacks.codebook_usage import usage_protocol
 from gendiv_lightning.callbacks.run_writer import check_probes, check_run, protocol_of
-from gendiv_lightning.datamodules import ImageFolderData, PostcardImages, PromptData
+from gendiv_lightning.datamodules import ImageData, PostcardImages, PromptData
 from gendiv_lightning.datamodules.prompts import check_plan
 from gendiv_lightning.disk import write_atomically
 from gendiv_lightning.generators.base import Generator
@@ -125,9 +125,9 @@ class FitFreeCLI(LightningCLI):
     def _protocol(self, generator: Generator) -> dict[str, Any]:
         if self.subcommand == "predict":
             return protocol_of(generator, _prompts_of(self.datamodule), self.callbacks)
-        if not isinstance(self.datamodule, ImageFolderData | PostcardImages):
+        if not isinstance(self.datamodule, ImageData | PostcardImages):
             data = type(self.datamodule).__name__
-            raise ValueError(f"validate counts images: data must be ImageFolderData or PostcardImages, got {data}")
+            raise ValueError(f"validate counts images: data must be ImageData or PostcardImages, got {data}")
         if not any(isinstance(callback, WriteUsage) for callback in self.callbacks):
             raise ValueError(
                 "validate wants WriteUsage among trainer.callbacks, see configs/tiny/llamagen_codebook.yaml"

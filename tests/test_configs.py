@@ -11,7 +11,7 @@ from lightning.pytorch.cli import LightningCLI
 from running import ROOT
 
 from gendiv_lightning.callbacks import Argmax, CodebookSubset, Decompose, Measure, Paraphrase, WriteUsage
-from gendiv_lightning.datamodules import ImageFolderData, PostcardImages, PromptData
+from gendiv_lightning.datamodules import ImageData, PostcardImages, PromptData
 from gendiv_lightning.fit_free import FitFreeCLI
 from gendiv_lightning.generators import Amused, LlamaGen, VQDiffusion
 from gendiv_lightning.zoo.evaluate import FAMILIES
@@ -97,7 +97,7 @@ def test_the_command_of_a_config_makes_its_objects_without_weights(path, tmp_pat
     callbacks = [type(callback) for callback in made.trainer.callbacks]
     if experiment == "_codebook":
         assert made.subcommand == "validate"
-        assert isinstance(made.datamodule, PostcardImages if is_tiny else ImageFolderData)
+        assert isinstance(made.datamodule, PostcardImages if is_tiny else ImageData)
         assert WriteUsage in callbacks
     else:
         assert made.subcommand == "predict"

@@ -397,13 +397,13 @@ def test_predict_wants_prompts_and_validate_wants_images(weights, tmp_path):
     assert "data must be PromptData, got PostcardImages" in message
     path = str(ROOT / "gendiv_lightning/zoo/postcards.jsonl")
     message = error_of("validate", "--config", str(TINY / "llamagen.yaml"), "--data.path", path, *folder)
-    assert "ImageFolderData or PostcardImages, got PromptData" in message
+    assert "ImageData or PostcardImages, got PromptData" in message
 
 
 @pytest.mark.usefixtures("_nothing_loads")
 def test_a_missing_image_folder_is_named(weights, tmp_path):
     words = ["validate", "--config", str(TINY / "llamagen_codebook.yaml"), *tiny_weights(weights)]
-    words += ["--data", "gendiv_lightning.datamodules.ImageFolderData", "--data.root", "/nowhere/images"]
+    words += ["--data", "gendiv_lightning.datamodules.ImageData", "--data.source", "/nowhere/images"]
     assert "/nowhere/images is missing" in error_of(*words, "--run_dir", str(tmp_path / "run"))
 
 

@@ -17,10 +17,13 @@ Measures images of any generator and prints the table that a run prints: value, 
 
 SOURCE is one of
   a folder with one sub-folder of images a prompt; its name is the prompt, or the text of prompt.txt in it
-  a folder with metadata.jsonl or metadata.csv: file_name, prompt, and if you like paraphrase and path
-  a Parquet file or a folder of them, with a column of images and one of prompts
-  a WebDataset tar or a folder of them, with .json or .txt beside each image
+  a folder of images with .txt or .json beside each (caption of a.png: a.txt), or of one prompt, its name or prompt.txt
+  a folder with metadata.jsonl or metadata.csv: file_name, prompt, and if you like paraphrase and path; or such a table
+  a Parquet file or a folder of them, with a column of images (bytes, or paths of files) and one of prompts
+  a WebDataset tar or a folder of them; what is in a tar may be laid out like a folder
+  a folder of datasets.save_to_disk
   a run folder of gendiv
+Images: .jpg .png .webp .bmp .gif .tif; what is transparent stands over white, more than 8 bits a channel are refused.
 
 METRICS are names, with a backbone in brackets
   lpips[alex|vgg|squeeze|tiny]  pixel_cosine  ssim       distance of two images of a prompt
@@ -46,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics", default="lpips,pixel_cosine,ssim", help="names, separated by commas (default: %(default)s)"
     )
     parser.add_argument("--reference", help="reference file for fid, kid, ...: see gendiv reference")
-    parser.add_argument("--column", help="column of the prompt (default: prompt, caption or text)")
+    parser.add_argument("--column", help="column of the prompt (default: prompt, caption, text or short_caption)")
+    parser.add_argument("--image-column", metavar="NAME", help="column of the images, where several could be it")
+    parser.add_argument("--split", help="of a saved dataset that has several")
     parser.add_argument("--resize", type=int, metavar="PIXELS", help="bring all images to this side (bicubic)")
     parser.add_argument(
         "--max-corrupt", type=float, default=0.01, metavar="SHARE", help="of images that cannot be read (default: 0.01)"
@@ -107,6 +112,7 @@ def _prompts(arguments: argparse.Namespace) -> tuple[int, Iterator[tuple[PromptS
     """How many prompts there are, and their samples with the names of corrupt images."""
     from gendiv_lightning.batch import split_by_prompt
     from gendiv_lightning.datamodules.image_groups import find_images, load_prompts
+    from gendiv_lightning.datamodules.image_sources import ignored_in_words
     from gendiv_lightning.run_folder import RunFolder
 
     folder = RunFolder(arguments.source)
@@ -115,5 +121,7 @@ def _prompts(arguments: argparse.Namespace) -> tuple[int, Iterator[tuple[PromptS
             raise ValueError("--resize is for other images: those of a run are measured as they are")
         batches = folder.read_samples()
         return len(folder.finished_prompts()), ((s, []) for batch in batches for s in split_by_prompt(batch))
-    groups = find_images(arguments.source, arguments.column)
-    return len(groups), load_prompts(groups, arguments.resize, arguments.max_corrupt)
+    images = find_images(arguments.source, arguments.column, arguments.image_column, arguments.split)
+    for note in (*images.notes, ignored_in_words(images.ignored)):
+        sys.stderr.write(f"{note}\n" if note else "")
+    return len(images.groups), load_prompts(images, arguments.resize, arguments.max_corrupt)

@@ -76,7 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.datamodules.prompt_files import find_captions
     from gendiv_lightning.datamodules.prompt_filters import PromptFilter
     from gendiv_lightning.datamodules.prompt_pick import in_words, pick_prompts
-    from gendiv_lightning.datamodules.prompt_set import collect_prompts, describe_source, write_card, write_manifest
+    from gendiv_lightning.datamodules.prompt_set import collect_prompts, write_card, write_manifest
+    from gendiv_lightning.datamodules.sources import describe_source
 
     _check(arguments)
     source = str(find_captions(Path(arguments.source)))

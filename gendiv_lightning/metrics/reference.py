@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from torch import Tensor
 from gendiv_lightning.disk import write_atomically
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.functional.frechet import Statistics, merge, statistics
+
+
+_OF_A_PART = ("part", "num_images", "corrupt")
 
 
 class Reference(NamedTuple):
@@ -63,6 +67,29 @@ def reference_statistics(
     )
 
 
+def merge_references(parts: Sequence[Reference]) -> Reference:
+    """One reference of its parts, in any order: statistics and features are those of all images, in their order.
+
+    Raises:
+        ValueError: they are not the parts of one whole, each once.
+    """
+    told = [reference.provenance.get("part", "") for reference in parts]
+    wanted = [f"{number + 1}/{len(parts)}" for number in range(len(parts))]
+    if sorted(told) != sorted(wanted):
+        raise ValueError(f"these are not the parts {', '.join(wanted)} of a whole, but {', '.join(map(repr, told))}")
+    ordered = [parts[told.index(part)] for part in wanted]
+    shared = [{k: v for k, v in part.provenance.items() if k not in _OF_A_PART} for part in ordered]
+    if any(provenance != shared[0] for provenance in shared):
+        raise ValueError("the parts were made of different images, or by different features: make them again")
+    corrupt = [name for part in ordered for name in part.provenance.get("corrupt", ())]
+    total = reduce(merge, (part.statistics for part in ordered))
+    features = [part.features for part in ordered if part.features is not None]
+    if features and len(features) < len(ordered):
+        raise ValueError("some parts hold the features of their images, and some do not: make them again, alike")
+    provenance = {**shared[0], "num_images": total.num_rows, **({"corrupt": corrupt} if corrupt else {})}
+    return Reference(total, torch.cat(features) if features else None, provenance)
+
+
 def write_reference(path: Path, reference: Reference) -> None:
     """Write a reference as safetensors, with its provenance as JSON in the file's header; whole or not at all."""
     num_rows, mean, scatter = reference.statistics
@@ -99,6 +126,11 @@ def check_provenance(path: Path, features: ImageFeatures, *, needs_features: boo
         raise ValueError(
             f"{path} was not made by the features that the metric uses ({lines}): their numbers do not compare. Choose "
             "the same features, or make the reference again with `gendiv reference`"
+        )
+    if "part" in provenance:
+        raise ValueError(
+            f"{path} is part {provenance['part']} of a reference: bring the parts together first, see "
+            "`gendiv reference --help`"
         )
     if needs_features and not provenance["has_features"]:
         raise ValueError(

@@ -1,0 +1,66 @@
+"""Where a data set comes from: local files, or the Hugging Face Hub by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+
+def describe_source(source: str, revision: str | None = None) -> dict[str, Any]:
+    """Name, version and licence of a dataset on the Hub or of local files.
+
+    A local version is a hash over names and sizes of the files; a licence is what the README of the dataset states.
+
+    Raises:
+        ValueError: there is no such file or folder, and the Hub has no such dataset or cannot be reached.
+    """
+    from huggingface_hub import DatasetCard
+
+    path = Path(source)
+    if not path.exists():
+        info = _find_on_hub(source, revision)
+        return {"name": source, "version": info.sha, "license": info.card_data.license if info.card_data else None}
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    listing = [(file.relative_to(path).as_posix(), file.stat().st_size) for file in files]
+    readme = path / "README.md"
+    stated = DatasetCard.load(readme).data.license if readme.is_file() else None
+    return {"name": path.name, "version": hash_listing(listing), "license": stated}
+
+
+def hash_listing(listing: list[tuple[str, int]]) -> str:
+    """Version of files that are known by their names and sizes."""
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+def _find_on_hub(name: str, revision: str | None) -> Any:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError  # an OSError in some versions only
+
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
+        raise ValueError(f"{name} is missing; paths are taken from the working directory, {Path.cwd()}")
+    try:
+        return HfApi().dataset_info(name, revision=revision, timeout=10)
+    except (OSError, HTTPError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+        raise ValueError(
+            f"{name} is no file or folder here (paths start from {Path.cwd()}), and as a dataset on the Hugging Face "
+            f"Hub it cannot be had: {reason}"
+        ) from error
+
+
+def dataset_name(name: str) -> str:
+    """Name of a dataset: its Hub name; of a local folder the last part, so that what it names survives a move."""
+    return Path(name).name if Path(name).is_dir() else name
+
+
+def data_files(name: str, config: str | None, split: str, revision: str | None) -> list[str]:
+    """Addresses of the files of a dataset's split, where `datasets` knows them; raises ValueError where it fails."""
+    from datasets import load_dataset_builder  # seconds to import
+
+    if not Path(name).exists():
+        _find_on_hub(name, revision)  # fails at once, and in words; `datasets` tries for half a minute
+    builder = load_dataset_builder(name, config, revision=revision)
+    return list((builder.config.data_files or {}).get(split, ()))
