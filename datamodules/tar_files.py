@@ -11,6 +11,8 @@ from typing import IO, NamedTuple
 
 import fsspec
 
+_NOT_WHOLE = "is no tar, or it is damaged, cut off or compressed: fetch it again, or unpack it"
+
 
 class File(NamedTuple):
     """A file, not read yet.
@@ -47,13 +49,16 @@ def read_tar(tar: str | Path) -> Iterator[File]:
         except tarfile.TarError:
             is_whole = False
     if not is_whole:
-        raise ValueError(f"{tar} is no tar, or it is damaged, cut off or compressed: fetch it again, or unpack it")
+        raise ValueError(f"{tar} {_NOT_WHOLE}")
 
 
 def _read_slice(address: str, start: int, size: int) -> bytes:
     with _opened(address) as opened:
         opened.seek(start)
-        return opened.read(size)
+        data = opened.read(size)
+    if len(data) < size:
+        raise OSError(f"{address} {_NOT_WHOLE}")
+    return data
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from PIL import Image
 from running import TINY, arguments, gendiv, metrics_of, predict, run, samples_of, tiny_weights
 
 from gendiv_lightning import fit_free
 from gendiv_lightning.run_folder import RunFolder
 from gendiv_lightning.usage import read_usage
+from gendiv_lightning.zoo.world import render
 
 RANKS = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
 
@@ -53,14 +55,26 @@ def test_batches_of_two_ranks_hold_the_same_samples(weights, tmp_path):
 
 
 def test_codebook_usage_of_images_is_the_same_on_two_ranks(weights, tmp_path):
+    """One of each rank's files is corrupt, which is a share of 2 of 35."""
+    (tmp_path / "images").mkdir()
+    for place, image in enumerate(render(torch.arange(0, 35_000, 1_000))):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "images" / f"{place:02}.png")
+    for place in (3, 20):
+        (tmp_path / "images" / f"{place:02}.png").write_bytes(b"no image")
     line = ["validate", "--config", str(TINY / "llamagen_codebook.yaml"), *tiny_weights(weights)]
-    line += ["--data.num_images", "35", "--data.batch_size", "8"]
-    ended = run(gendiv("fit-free", *line, *RANKS, "--run_dir", str(tmp_path / "two")))
+    line += ["--data", "gendiv_lightning.datamodules.ImageData", "--data.source", str(tmp_path / "images")]
+    line += ["--data.image_size", "48", "--data.batch_size", "8", "--data.num_workers", "0", "--data.max_corrupt"]
+    ended = run(gendiv("fit-free", *line, "0.06", *RANKS, "--run_dir", str(tmp_path / "two")))
     assert ended.returncode == 0, ended.stderr
-    fit_free.main([*line, "--run_dir", str(tmp_path / "one")])
+    assert ended.stderr.count("2 corrupt images were skipped: 03.png, 20.png") == 1
+    with pytest.warns(match="2 corrupt images were skipped"):
+        fit_free.main([*line, "0.06", "--run_dir", str(tmp_path / "one")])
+    with pytest.raises(SystemExit, match="2 of 35 images are corrupt"):
+        fit_free.main([*line, "0.05", "--run_dir", str(tmp_path / "none")])
     two, one = (read_usage(tmp_path / name / "usage.safetensors") for name in ("two", "one"))
     assert two[0].equal(one[0])
     assert two[1] == one[1]
+    assert one[1]["corrupt"] == ["03.png", "20.png"]
     assert metrics_of(RunFolder(tmp_path / "two")) == metrics_of(RunFolder(tmp_path / "one"))
 
 

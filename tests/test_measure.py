@@ -11,7 +11,7 @@ from running import metrics_of, predict
 
 from gendiv_lightning.batch import PromptBatch, SampleBatch, TokenSamples
 from gendiv_lightning.cli import main
-from gendiv_lightning.metrics.reference import read_provenance
+from gendiv_lightning.metrics.reference import read_provenance, read_reference
 from gendiv_lightning.run_folder import RunFolder
 
 DEVICE = "--device {}: torch cannot use it here: leave it out, or use cpu"
@@ -103,7 +103,26 @@ def test_a_reference_is_the_same_file_each_time_and_knows_where_it_comes_from(tm
     assert provenance["num_images"] == 64
 
 
-def test_a_reference_of_a_folder_skips_what_is_corrupt(run, tmp_path):
+def test_the_parts_of_a_reference_are_together_what_the_whole_is(run, tmp_path):
+    call = ("reference", run.path / "samples", "--backbone", "tiny-clip", "--keep-features")
+    assert gendiv(*call, "--out", tmp_path / "whole.safetensors") == 0
+    for part in (3, 1, 2):
+        assert gendiv(*call, "--part", f"{part}/3", "--out", tmp_path / f"{part}.safetensors") == 0
+    parts = [tmp_path / f"{part}.safetensors" for part in (2, 3, 1)]
+    assert gendiv("reference", *parts, "--out", tmp_path / "merged.safetensors") == 0
+    whole, merged = (read_reference(tmp_path / f"{name}.safetensors") for name in ("whole", "merged"))
+    assert merged.provenance == whole.provenance
+    assert torch.equal(merged.features, whole.features)
+    assert merged.statistics.num_rows == whole.statistics.num_rows == 12
+    torch.testing.assert_close(merged.statistics.mean, whole.statistics.mean, rtol=0, atol=1e-12)
+    torch.testing.assert_close(merged.statistics.scatter, whole.statistics.scatter, rtol=0, atol=1e-12)
+    assert "not the parts 1/2, 2/2 of a whole" in gendiv("reference", *parts[:2], "--out", tmp_path / "x.safetensors")
+    words = ("--metrics", "fd[tiny-clip]", "--reference", parts[0])
+    assert "is part 2/3 of a reference" in gendiv("measure", run.path, *words)
+    assert "--part is K/N" in gendiv(*call, "--part", "4/3", "--out", tmp_path / "x")
+
+
+def test_a_reference_of_a_folder_skips_what_is_corrupt(run, tmp_path, capsys):
     folder = tmp_path / "images"
     folder.mkdir()
     for batch in run.read_samples():
@@ -112,9 +131,10 @@ def test_a_reference_of_a_folder_skips_what_is_corrupt(run, tmp_path):
     (folder / "broken.png").write_bytes(b"")
     call = ("reference", folder, "--backbone", "tiny-clip", "--out", tmp_path / "file")
     assert "broken.png" in gendiv(*call)
-    with pytest.warns(match="1 corrupt"):
-        assert gendiv(*call, "--max-corrupt", "0.5") == 0
-    assert read_provenance(tmp_path / "file")["num_images"] == 12
+    assert gendiv(*call, "--max-corrupt", "0.5") == 0
+    assert "1 corrupt images were skipped: broken.png" in capsys.readouterr().err
+    provenance = read_provenance(tmp_path / "file")
+    assert (provenance["num_images"], provenance["corrupt"]) == (12, ["broken.png"])
 
 
 def _joined(batches):

@@ -67,8 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Stream, write; or bring parts together."""
     from tqdm import tqdm
 
-    from gendiv_lightning.features.base import check_device
     from gendiv_lightning.datamodules.image_items import CorruptImages
+    from gendiv_lightning.features.base import check_device
     from gendiv_lightning.metrics.names import make_features
     from gendiv_lightning.metrics.reference import reference_statistics, write_reference
 

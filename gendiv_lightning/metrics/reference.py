@@ -17,7 +17,6 @@ from gendiv_lightning.disk import write_atomically
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.functional.frechet import Statistics, merge, statistics
 
-
 _OF_A_PART = ("part", "num_images", "corrupt")
 
 

@@ -219,10 +219,10 @@ def test_a_tar_that_is_cut_off_or_damaged_is_an_error(tmp_path, where):
     data = path.read_bytes()  # blocks of 512: 0 header, 1 text, 2 header, 3 to 8 image, 9 header, 10 text, 11 zeros
     end = {"header": 9 * 512 + 100, "text": 10 * 512 + 3, "image": 5 * 512, "end": 11 * 512}[where]
     path.write_bytes(data[:end])
-    with pytest.raises(ValueError, match="damaged, cut off"):
+    with pytest.raises((ValueError, OSError), match="damaged, cut off"):
         texts(path)
     path.write_bytes(data[: 9 * 512] + b"?" * 512 + data[10 * 512 :])
-    with pytest.raises(ValueError, match="damaged, cut off"):
+    with pytest.raises((ValueError, OSError), match="damaged, cut off"):
         texts(path)
 
 
