@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 
 from gendiv_lightning.batch import PromptSamples
+from gendiv_lightning.functional.decomposition import NAMES
 from gendiv_lightning.metrics.base import PromptMetric
-from gendiv_lightning.sampling.marginals import NAMES, count_entropies
+from gendiv_lightning.sampling.marginals import count_entropies
 
 
 class TokenEntropy(PromptMetric):

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from gendiv_lightning.batch import PromptBatch
+from gendiv_lightning.functional.decomposition import NAMES, marginal_entropies
 from gendiv_lightning.functional.entropy import chao_wang_jost_entropy
 from gendiv_lightning.sampling.sampler import Draw, Observer
 
-# Bits a token: what a prompt's row of marginals holds, first corrected for the number of samples, then as they are.
-NAMES = ("exec", "wording", "pool", "exec_plugin", "wording_plugin", "pool_plugin")
 NUM_BLOCKS = 4
 
 
@@ -135,67 +134,6 @@ def group_samples(wordings: Sequence[int], paths: Sequence[int]) -> tuple[list[l
     return groups, (1 + crossed, num_wordings, num_paths, 1 + shared)
 
 
-def marginal_entropies(sums: Tensor, pool: float | None = None) -> Tensor:
-    """Entropy of the mean token, given path and wording, given the wording, and of the pool of wordings.
-
-    With p_qz the mean distribution of a position in wording q on path z, and H the mean over positions of the entropy:
-        exec  mean_qz H[p_qz]        wording  mean_q H[mean_z p_qz]        pool  H[mean_qz p_qz]
-    H_exec is the first, the sampler path the step from the first to the second, the prompt path that to the third.
-
-    Entropy is concave: the mean of few distributions has too little of it, by about a constant over their number. So
-    the pool's is extrapolated to infinitely many, and the steps down from it are taken between groups of one size, from
-    which the lack falls out: the prompt path between the samples of one wording and as many of all of them; the sampler
-    path between n samples of one path and n samples of a path each. Without a path both steps are 0 on average, for any
-    n. What few *paths* still lack in the second step is extrapolated over halves of its groups, so that it speaks of
-    new paths. Wordings are a given set.
-
-    Args:
-        sums: (V, Q, n, halves, L, K) sums of distributions. V = 2: n paths with n samples each; then n groups with one
-            sample of each path. V = 1 with two halves: paths, without such groups. One half: no two samples share a
-            path, and any n blocks of samples will do.
-        pool: the pool's entropy, if it is known better than by leaving out paths one at a time (jackknife, Quenouille
-            1956).
-
-    Returns:
-        (6,) float64, bits a token, in the order of `NAMES`: corrected, then plug-in. NaN for what cannot be told.
-    """
-    num_views, num_wordings, _, num_halves = sums.shape[:4]
-    counts = sums[..., :1, :].sum(-1, keepdim=True).round()  # each distribution adds up to one
-    groups, parts = sums.sum(3) / counts.sum(3), sums / counts
-    paths = groups[0]
-    if num_halves == 1:
-        paths = paths[:, (counts[0, :, :, 0, 0, 0] > 0).all(0)]
-    one_path = paths.shape[1] == 1 and num_halves == 2
-    units = parts[0, :, 0] if one_path else paths
-    plugin = [_mean_entropy(paths), _mean_entropy(paths.mean(1)), _mean_entropy(paths.mean((0, 1)))]
-    pool = _leave_one_out(units) if pool is None else pool
-    prompt_path = sampler_path = math.nan
-    if num_wordings == 1:
-        prompt_path = 0.0
-    elif units.shape[1] % num_wordings == 0:
-        mixed = units.unflatten(1, (num_wordings, -1)).mean((0, 2))
-        prompt_path = _mean_entropy(mixed) - plugin[1]
-    if num_views == 2:
-        step = _mean_entropy(groups[1]) - plugin[0]
-        sampler_path = 2 * step - (_mean_entropy(parts[1]) - _mean_entropy(parts[0]))
-    elif one_path:
-        sampler_path = 0.0
-    if num_halves == 1:
-        plugin[0] = math.nan
-    wording = pool - prompt_path
-    return torch.tensor([wording - sampler_path, wording, pool, *plugin], dtype=torch.float64)
-
-
-def _leave_one_out(units: Tensor) -> float:
-    """Jackknife over the units of (Q, U, L, K) of the entropy of the mean over both; NaN for one unit."""
-    size, means = units.shape[1], units.mean(0)
-    if size < 2:
-        return math.nan
-    whole = means.sum(0)
-    less = [_mean_entropy(((whole - means[out]) / (size - 1)).clamp(min=0)) for out in range(size)]
-    return size * _mean_entropy(whole / size) - (size - 1) / size * sum(less)
-
-
 def count_entropies(tokens: Tensor, wordings: Tensor, paths: Tensor) -> Tensor:
     """The same from the tokens (N, L) of a prompt alone, each a distribution that is certain; (6,) as there.
 
@@ -203,19 +141,15 @@ def count_entropies(tokens: Tensor, wordings: Tensor, paths: Tensor) -> Tensor:
     samples: in a large codebook few tokens are seen twice, and then it is too low.
     """
     used, entries = tokens.unique(return_inverse=True)
-    groups, shape = group_samples(wordings.tolist(), paths.tolist())
-    num_samples, num_tokens = tokens.shape
-    sums = torch.zeros(math.prod(shape), num_tokens, len(used), dtype=torch.float64)
     one_hot = torch.nn.functional.one_hot(entries, len(used)).double()
+    pool = chao_wang_jost_entropy(one_hot.sum(0).long()).mean().item() if len(tokens) > 1 else math.nan
+    return marginal_entropies(sum_by_group(one_hot, wordings, paths), pool)
+
+
+def sum_by_group(probs: Tensor, wordings: Tensor, paths: Tensor) -> Tensor:
+    """Sums of distributions (N, L, K) of a prompt's samples in the groups of `marginal_entropies`."""
+    groups, shape = group_samples(wordings.tolist(), paths.tolist())
+    sums = probs.new_zeros(math.prod(shape), *probs.shape[1:])
     for view in torch.tensor(groups).unbind(1):
-        sums.index_add_(0, view, one_hot)
-    pool = chao_wang_jost_entropy(one_hot.sum(0).long()).mean().item() if num_samples > 1 else math.nan
-    return marginal_entropies(sums.view(*shape, num_tokens, len(used)), pool)
-
-
-def _mean_entropy(probs: Tensor) -> float:
-    """Mean entropy of distributions (..., K), bits; a few at a time, since K may be large."""
-    flat = probs.flatten(0, -2)
-    return sum(torch.special.entr(part).sum(dtype=torch.float64).item() for part in flat.split(4096)) / (
-        len(flat) * math.log(2)
-    )
+        sums.index_add_(0, view, probs)
+    return sums.view(*shape, *probs.shape[1:])

@@ -9,8 +9,9 @@ from gendiv_lightning.batch import Paraphrase, Prompt, PromptBatch, SamplePlan
 from gendiv_lightning.callbacks import Decompose, FreezePath
 from gendiv_lightning.callbacks import Paraphrase as ParaphraseProbe
 from gendiv_lightning.datamodules.prompts import plan_rows
+from gendiv_lightning.functional.decomposition import NAMES, marginal_entropies
 from gendiv_lightning.sampling import Draw, plan_samples
-from gendiv_lightning.sampling.marginals import NAMES, MarginalSums, marginal_entropies
+from gendiv_lightning.sampling.marginals import MarginalSums
 
 L, K = 3, 5
 

@@ -1,0 +1,135 @@
+"""Lens A from sums of distributions: entropies of tokens given path and wording, without the bias of few samples.
+
+Letters: Q wordings, n paths, L positions, K codebook entries; U units: groups of samples of a wording.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+# Bits a token: what a prompt's row of marginals holds, first corrected for the number of samples, then as they are.
+NAMES = ("exec", "wording", "pool", "exec_plugin", "wording_plugin", "pool_plugin")
+ROUNDING = 1e-5  # what float32 sums of distributions may differ by
+
+
+def marginal_entropies(sums: Tensor, pool: float | None = None) -> Tensor:
+    """Entropy of the mean token, given path and wording, given the wording, and of the pool of wordings.
+
+    With p_qz the mean distribution of a position in wording q on path z, and H the mean over positions of the entropy:
+        exec  mean_qz H[p_qz]        wording  mean_q H[mean_z p_qz]        pool  H[mean_qz p_qz]
+    H_exec is the first, the sampler path the step from the first to the second, the prompt path that to the third.
+
+    Entropy is concave: the mean of few distributions has too little of it. The pool's is extrapolated to infinitely
+    many. What the others lack is then told by groups of equally many samples, so that without a path, or between
+    wordings that mean the same, the steps are 0 on average, whatever the number of samples:
+    - n samples of one path (r) lack as much of `exec` as n samples of a path each (c) lack of `wording`, but for the
+      scale, which is that of what half of them lack of all: exec = r + (wording - c) (r - r_half) / (c - c_half).
+    - the prompt path: see `_prompt_path`. Wordings are a given set, paths are drawn.
+
+    Args:
+        sums: (V, Q, n, halves, L, K) sums of distributions. V = 2: n paths with n samples each; then n groups with one
+            sample of each path. V = 1 with two halves: paths, without such groups. One half: no two samples share a
+            path, and any n blocks of samples will do.
+        pool: the pool's entropy, if it is known better than by leaving out paths (jackknife).
+
+    Returns:
+        (6,) float64, bits a token, in the order of `NAMES`: corrected, then plug-in. NaN for what cannot be told.
+    """
+    num_views, num_halves = sums.shape[0], sums.shape[3]
+    counts = sums[..., :1, :].sum(-1, keepdim=True).round()  # each distribution adds up to one
+    groups, parts = sums.sum(3) / counts.sum(3), sums / counts
+    paths = groups[0]
+    if num_halves == 1:
+        paths = paths[:, (counts[0, :, :, 0, 0, 0] > 0).all(0)]
+    one_path = paths.shape[1] == 1 and num_halves == 2
+    units = parts[0, :, 0] if one_path else paths
+    plugin = [_mean_entropy(paths), _mean_entropy(paths.mean(1)), _mean_entropy(paths.mean((0, 1)))]
+    pool = _jackknife(units.mean(0), order=2) if pool is None else pool
+    wording = pool - _prompt_path(units, parts[0].unbind(2) if num_views == 2 else ())
+    execution = math.nan
+    if num_views == 2:
+        mixed, (half, mixed_half) = _mean_entropy(groups[1]), (_mean_entropy(part) for part in parts)
+        scale = (plugin[0] - half) / (mixed - mixed_half) if mixed - mixed_half > ROUNDING else 1.0
+        execution = plugin[0] + (wording - mixed) * scale
+    elif one_path:
+        execution = wording
+    if num_halves == 1:
+        plugin[0] = math.nan
+    return torch.tensor([execution, wording, pool, *plugin], dtype=torch.float64)
+
+
+def _prompt_path(units: Tensor, halves: Sequence[Tensor]) -> float:
+    """Entropy of the pool minus that of one wording, from units (Q, U, L, K) and both halves of each, if there are any.
+
+    Of wordings that mean the same the step from U units of one to as many of all is 0 on average, however few they are;
+    but in all of them a wording that means something else is there with few samples, and lacks much. Of wordings with
+    nothing in common the difference of two jackknives is better: all lacks are the wordings' own. What lies between is
+    weighted by how much they have in common.
+    """
+    num_wordings, num_units = units.shape[:2]
+    if num_wordings == 1:
+        return 0.0
+    if num_units < 2 or num_units % num_wordings:
+        return math.nan
+    even = _even_step(units)
+    if halves:
+        even = 2 * even - sum(map(_even_step, halves)) / len(halves)
+    apart = _jackknife(units.mean(0)) - _jackknife(units.transpose(0, 1))
+    common = _overlap(units)
+    return common * even + (1 - common) * apart
+
+
+def _even_step(units: Tensor) -> float:
+    """Entropy of the mean of U of the units (Q, U, L, K), as many of each wording, minus that of U of one wording."""
+    mixed = units.unflatten(1, (len(units), -1)).mean((0, 2))
+    return _mean_entropy(mixed) - _mean_entropy(units.mean(1))
+
+
+def _overlap(units: Tensor) -> float:
+    """How often tokens of two wordings agree, over how often those of two units of one wording do: units (Q, U, L, K).
+
+    1 on average for wordings that mean the same, 0 if they have no token in common. Above and below the line it is
+    unbiased; few samples scatter around 1, so it ends at 2.
+    """
+    num_wordings, num_units = units.shape[:2]
+    sums = units.sum(1)
+    pairs = [torch.linalg.vector_norm(x, dtype=torch.float64).item() ** 2 for x in (units, sums, sums.sum(0))]
+    within = (pairs[1] - pairs[0]) / (num_units - 1)
+    between = (pairs[2] - pairs[1]) / (num_units * (num_wordings - 1))
+    return min(between / within, 2.0) if within > ROUNDING else 0.0
+
+
+def _jackknife(units: Tensor, order: int = 1) -> float:
+    """Entropy (mean over all but units and entries) of the mean of units (U, ..., K), extrapolated; NaN for one unit.
+
+    Leaving out one unit at a time cancels what U of them lack to first order in 1 / U (Quenouille 1956), leaving out
+    two as well also the second (Schucany, Gray and Owen 1971), where there are three.
+    """
+    size, whole = len(units), units.sum(0)
+    if size < 2:
+        return math.nan
+    order = min(order, size - 1)
+    value = 0.0
+    for left_out in range(order + 1):
+        weight = (
+            (-1) ** left_out
+            * (size - left_out) ** order
+            / (math.factorial(left_out) * math.factorial(order - left_out))
+        )
+        choices = list(combinations(range(size), left_out))
+        less = ((whole - units[list(out)].sum(0)) / (size - left_out) for out in choices)
+        value += weight * sum(_mean_entropy(mean.clamp(min=0)) for mean in less) / len(choices)
+    return value
+
+
+def _mean_entropy(probs: Tensor) -> float:
+    """Mean entropy of distributions (..., K), bits; a few at a time, since K may be large."""
+    flat = probs.flatten(0, -2)
+    return sum(torch.special.entr(part).sum(dtype=torch.float64).item() for part in flat.split(4096)) / (
+        len(flat) * math.log(2)
+    )
