@@ -19,7 +19,7 @@ LAYERS = [
     ["zoo.captions"],
     ["zoo.files"],
     ["generators", "metrics"],
-    ["golden", "zoo.recipes"],
+    ["golden", "zoo.recipes", "zoo.analytic"],
     ["zoo.train", "zoo.evaluate"],
     ["report"],
     ["datamodules"],

@@ -1,18 +1,19 @@
 """Does the decomposition find what is there? Generators whose entropies are known exactly, at every codebook size.
 
-    python docs/studies/decomposition.py        # some minutes on one core; writes decomposition.md and .png beside it
+    python docs/studies/decomposition.py                      # writes decomposition.md and .png beside it
+    python docs/studies/decomposition.py --only "mixture"     # some families; the others are read from --work
 
-Four generators of L tokens, drawn anew for each prompt from a Dirichlet family:
-- independent: each token has a distribution of its own; paths mean nothing;
-- autoregressive: a Markov chain in raster order; paths mean nothing;
-- diffusion: the same chain, revealed in an order that is the path, from its exact conditionals; paths mean nothing;
-- paths: a path is one of M chains, each with a distribution of its own.
+Families and their exact values are in `gendiv_lightning/zoo/analytic.py`. Each repetition draws prompts anew, samples
+them by the project's own samplers and recorder, measures them by its own metrics and asks for their intervals. What is
+measured is kept in --work, 20 repetitions at a time: a study that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import platform
+import time
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,169 +21,135 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from gendiv_lightning.batch import PromptBatch, PromptSamples, SamplePlan, split_by_prompt
+from gendiv_lightning.callbacks import Decompose
+from gendiv_lightning.datamodules.prompts import plan_rows
+from gendiv_lightning.disk import write_atomically
 from gendiv_lightning.functional import entropy as estimators
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
+from gendiv_lightning.metrics.decomposition import SequenceEntropy, TokenEntropy
 from gendiv_lightning.report.tables import format_table
-from gendiv_lightning.sampling.marginals import count_entropies, group_samples, marginal_entropies
+from gendiv_lightning.sampling import plan_samples
+from gendiv_lightning.zoo.analytic import FAMILIES, AnalyticGenerator
 
 HERE = Path(__file__).parent
-L, KINDS, SPREAD = 6, 4, 24
 SIZES = (8, 64, 512, 4096)
+CHUNK = 20
+WORDINGS = 4
+EXACT = 1e-4  # bits; estimates without noise are told from the truth by rounding alone, and have no interval
+TOKEN = {"H_total": "h_total/token", "H_exec": "h_exec/token", "H_path": "h_path/token"}
+TOKEN |= {"sampler path": "h_sampler_path/token", "prompt path": "h_prompt_path/token"}
+SEQUENCE = {"H_total": "h_total/sequence", "H_exec": "h_exec/sequence", "prompt path": "h_prompt_path/sequence"}
+COUNTED = ("plugin", "miller_madow", "grassberger", "chao_shen", "chao_wang_jost")
+CURVES = {"distributions, plug-in": "h_total/token/plugin", "distributions, jackknife": "h_total/token"}
 
 
-def bits(probs: Tensor) -> float:
-    """Mean entropy of distributions (..., K), bits."""
-    return torch.special.entr(probs).sum(-1).mean().item() / math.log(2)
+def sample(generator: AnalyticGenerator, num_paths: int, num_wordings: int, seed: int) -> list[PromptSamples]:
+    """Crossed samples of all prompts of a generator, as `Decompose` plans them."""
+    plan = plan_samples(SamplePlan(), [Decompose(num_paths, num_wordings)])
+    named = [(row, key) for row, prompt in enumerate(generator.prompts) for key in plan_rows(prompt, plan)]
+    rows, keys = zip(*named, strict=True)
+    places = tuple(range(len(generator.prompts)))
+    return split_by_prompt(
+        generator.sample(PromptBatch(seed, generator.prompts, places, keys, rows, plan.scores_wordings))
+    )
 
 
-def dirichlet(shape: tuple[int, ...], size: int, generator: torch.Generator) -> Tensor:
-    """Distributions (*shape, K) on about `SPREAD` entries each, in float64."""
-    raw = torch.rand(*shape, size, generator=generator, dtype=torch.float64).clamp(min=1e-12)
-    weights = -raw.log() * (torch.rand(*shape, size, generator=generator) < min(1.0, SPREAD / size))
-    weights[..., 0] += 1e-6
-    return weights / weights.sum(-1, keepdim=True)
+def measure(family: str, size: int, seed: int, num_prompts: int, num_paths: int) -> tuple[Tensor, Tensor]:
+    """A repetition: estimates and truths (names, P) of new prompts, in the order of the names of the truth."""
+    generator = AnalyticGenerator(FAMILIES[family], size, num_prompts, WORDINGS, seed)
+    prompts = sample(generator, num_paths, WORDINGS, seed)
+    found = {}
+    for metric in (TokenEntropy(), SequenceEntropy()):
+        # Counts are for the curves: they would take most of the time.
+        rows = torch.tensor([metric.measure(samples._replace(tokens=None)) for samples in prompts], dtype=torch.float64)
+        found |= dict(zip(metric.names, rows.T, strict=True))
+    truth = generator.truth()
+    return torch.stack([found[name] for name in truth]), torch.stack(list(truth.values()))
 
 
-class Chain:
-    """A Markov chain over a few hidden states, each of which shows an entry: exact conditionals at any K.
-
-    Entries are grouped: a state is one of `SPREAD` entries, so that transition matrices stay small.
-    """
-
-    def __init__(self, size: int, generator: torch.Generator) -> None:
-        self.size, states = size, min(size, SPREAD)
-        self.entries = torch.stack([torch.randperm(size, generator=generator)[:states] for _ in range(L)])
-        self.first = dirichlet((), states, generator)
-        self.step = dirichlet((states,), states, generator) * 0.8 + 0.2 / states
-        powers = [torch.eye(states, dtype=torch.float64)]
-        for _ in range(L):
-            powers.append(powers[-1] @ self.step)
-        self.powers = powers
-        self.marginals = torch.stack([self.first @ powers[i] for i in range(L)])
-
-    def spread(self, position: int, probs: Tensor) -> Tensor:
-        """Distributions (N, states) of a position to (N, K)."""
-        out = torch.zeros(len(probs), self.size, dtype=torch.float64)
-        out[:, self.entries[position]] = probs
-        return out
-
-    def all_marginals(self) -> Tensor:
-        """(L, K)."""
-        return torch.cat([self.spread(i, self.marginals[i : i + 1]) for i in range(L)])
-
-    def sequence_entropy(self) -> float:
-        """H(C) of a whole sequence, bits."""
-        rows = torch.special.entr(self.step).sum(-1)
-        steps = sum((self.marginals[i] * rows).sum() for i in range(L - 1))
-        return ((torch.special.entr(self.first).sum() + steps) / math.log(2)).item()
-
-    def sample(self, num: int, order: list[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Tokens (num, L), revealed in an order, and the distributions (num, L, K) that they were drawn from."""
-        states = torch.full((num, L), -1)
-        drawn_from = torch.zeros(num, L, self.size, dtype=torch.float64)
-        for position in order:
-            before = [i for i in range(position) if states[0, i] >= 0]
-            after = [i for i in range(position + 1, L) if states[0, i] >= 0]
-            probs = self.marginals[position].expand(num, -1)
-            if before:
-                probs = self.powers[position - before[-1]][states[:, before[-1]]]
-            if after:
-                probs = probs * self.powers[after[0] - position][:, states[:, after[0]]].T
-            probs = probs / probs.sum(-1, keepdim=True)
-            states[:, position] = torch.multinomial(probs, 1, generator=generator)[:, 0]
-            drawn_from[:, position] = self.spread(position, probs)
-        tokens = torch.stack([self.entries[i][states[:, i]] for i in range(L)], 1)
-        return tokens, drawn_from
+def repeat(family: str, size: int, arguments: argparse.Namespace) -> dict[str, Tensor]:
+    """All repetitions of a family and a codebook size: "found" and "truth" (repetitions, names, P), "seconds" (1,)."""
+    place = f"{family.replace(' ', '_')}-{size}-{arguments.prompts}-{arguments.paths}.safetensors"
+    path = arguments.work / place
+    kept = load_file(path) if path.exists() else {}
+    done = len(kept.get("found", ()))
+    if done < arguments.repetitions and not arguments.draw:
+        for first in tqdm(range(done, arguments.repetitions, CHUNK), desc=f"{family}, K = {size}", delay=2):
+            start = time.process_time()
+            seeds = range(first, min(first + CHUNK, arguments.repetitions))
+            pairs = [measure(family, size, seed, arguments.prompts, arguments.paths) for seed in seeds]
+            new = dict(zip(("found", "truth"), map(torch.stack, zip(*pairs, strict=True)), strict=True))
+            spent = kept.get("seconds", torch.zeros(1)) + time.process_time() - start
+            kept = {name: torch.cat([kept[name], part]) if kept else part for name, part in new.items()}
+            kept["seconds"] = spent
+            write_atomically(path, lambda temporary: save_file(kept, temporary))  # noqa: B023 (called at once)
+    return {name: part[: arguments.repetitions] for name, part in kept.items()}
 
 
-def draw_prompt(kind: str, size: int, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor, list[float]]:
-    """Tokens (n * n, L), distributions (n * n, L, K) and the truth: H_exec, H_path, H_total a token, H a sequence."""
-    chains = [Chain(size, generator) for _ in range(KINDS if kind == "paths" else 1)]
-    if kind == "independent":
-        for chain in chains:
-            chain.step = chain.first.expand_as(chain.step)
-            chain.powers = [chain.powers[0], *[chain.step] * L]
-            chain.marginals = chain.first.expand(L, -1)
-    tokens, drawn_from = [], []
-    for _ in range(n):
-        chain = chains[int(torch.randint(len(chains), (), generator=generator))]
-        order = torch.randperm(L, generator=generator).tolist() if kind == "diffusion" else list(range(L))
-        some, probs = chain.sample(n, order, generator)
-        tokens.append(some)
-        drawn_from.append(probs)
-    marginals = torch.stack([chain.all_marginals() for chain in chains])
-    execution, total = bits(marginals), bits(marginals.mean(0))
-    sequence = sum(chain.sequence_entropy() for chain in chains) / len(chains)
-    return torch.cat(tokens), torch.cat(drawn_from), [execution, total - execution, total, sequence]
+def judge(found: Tensor, truth: Tensor, scale: float) -> tuple[str, str]:
+    """Bias in % of `scale`, and how many intervals cover the truth of the family: found, truth (repetitions, P)."""
+    true, error = truth.mean().item(), found - truth
+    if error.abs().max() < EXACT:
+        return "exact", "-"
+    # The prompts are paired with their own truths: what is left is the estimator's error, and its chance.
+    bias, chance = 100 * error.mean().item() / scale, 100 * error.std().item() / scale / math.sqrt(error.numel())
+    ends = [bootstrap_mean(run)[1:] for run in found]
+    covered = sum(low <= true <= high for low, high in ends) / len(ends)
+    return f"{bias:+.2f} ({chance:.2f})", f"{100 * covered:.1f}"
 
 
-def estimate(tokens: Tensor, drawn_from: Tensor, n: int) -> dict[str, list[float]]:
-    """H_exec, H_path, H_total a token by each estimator; samples are ordered by path, then execution."""
-    paths = torch.arange(n).repeat_interleave(n)
-    order = torch.arange(n * n).view(n, n).T.flatten()  # as plans have it: path after path, round and round
-    paths, tokens, drawn_from = paths[order], tokens[order], drawn_from[order]
-    groups, shape = group_samples([0] * n * n, paths.tolist())
-    sums = torch.zeros(math.prod(shape), L, drawn_from.shape[-1], dtype=torch.float64)
-    for view in torch.tensor(groups).unbind(1):
-        sums.index_add_(0, view, drawn_from)
-    recorded = marginal_entropies(sums.view(*shape, L, -1)).tolist()
-    counted = count_entropies(tokens, torch.zeros(n * n, dtype=torch.int64), paths).tolist()
-    found = {
-        "lens A": recorded[:3],
-        "lens A, plug-in": recorded[3:],
-        "counts": counted[:3],
-        "counts, plug-in": counted[3:],
-    }
-    sequence = torch.special.entr(drawn_from).sum((1, 2)).mean().item() / math.log(2)
-    return {
-        **{name: [execution, total - execution, total] for name, (execution, _, total) in found.items()},
-        "lens B": [math.nan, math.nan, sequence],
-    }
+def tables(arguments: argparse.Namespace) -> tuple[str, float, float]:
+    """Both tables, the largest residual of H_path + H_exec = H_total, CPU seconds."""
+    token = [("family", "K", "runs", "H_total", "path", *(f"{name}{kind}" for name in TOKEN for kind in (", %", "")))]
+    sequence = [("family", "K", "H_total", "prompt", *(f"{name}{kind}" for name in SEQUENCE for kind in (", %", "")))]
+    residual = seconds = 0.0
+    for family in FAMILIES:
+        names = list(AnalyticGenerator(FAMILIES[family], 8, 1).truth())
+        for size in SIZES:
+            kept = repeat(family, size, arguments)
+            if not kept:
+                continue
+            found, truth = (dict(zip(names, kept[part].unbind(1), strict=True)) for part in ("found", "truth"))
+            total, execution, path = (found[TOKEN[part]] for part in ("H_total", "H_exec", "H_path"))
+            residual = max(residual, (path + execution - total).abs().max().item())
+            seconds += kept["seconds"].item()
+            for rows, parts, scale_name in ((token, TOKEN, "H_total"), (sequence, SEQUENCE, "H_exec")):
+                scale = truth[parts[scale_name]].mean().item()
+                cells = [
+                    cell
+                    for name in parts.values()
+                    for cell in (("", "") if truth[name].isnan().any() else judge(found[name], truth[name], scale))
+                ]
+                other = truth[parts["prompt path" if rows is sequence else "H_path"]].mean().item()
+                shown = f"{scale:.2f}", "" if math.isnan(other) else f"{other:.2f}"
+                runs = (str(len(kept["found"])),) if rows is token else ()
+                rows.append((family, str(size), *runs, *shown, *cells))
+    return f"{format_table(token)}\n```\n\n```\n{format_table(sequence)}", residual, seconds
 
 
-def study(
-    kind: str, size: int, n: int, num_prompts: int, generator: torch.Generator
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Estimates (prompts, 3) by estimator, and truths (prompts, 4)."""
-    rows: dict[str, list[list[float]]] = {}
-    truths = []
-    for _ in tqdm(range(num_prompts), desc=f"{kind}, K = {size}, n = {n}", leave=False):
-        tokens, drawn_from, truth = draw_prompt(kind, size, n, generator)
-        truths.append(truth)
-        for name, found in estimate(tokens, drawn_from, n).items():
-            rows.setdefault(name, []).append(found)
-    return {name: torch.tensor(values, dtype=torch.float64) for name, values in rows.items()}, torch.tensor(truths)
-
-
-def coverage(estimates: Tensor, truth: float, prompts_a_run: int) -> float:
-    """Share of runs whose 95 % interval holds the truth."""
-    runs = estimates[: len(estimates) // prompts_a_run * prompts_a_run].view(-1, prompts_a_run)
-    ends = [bootstrap_mean(run)[1:] for run in runs]
-    return sum(low <= truth <= high for low, high in ends) / len(ends)
-
-
-def bias_by_samples(size: int, num_prompts: int, generator: torch.Generator) -> dict[str, list[float]]:
-    """Bias of H_total a token against the number of samples, share of the truth, by estimator."""
+def bias_by_samples(size: int, num_prompts: int) -> dict[str, list[float]]:
+    """Bias of H_total a token against the number of samples of one wording, share of the truth, by estimator."""
     found: dict[str, list[float]] = {}
-    for n in (2, 4, 6, 8, 12, 16):
-        sums: dict[str, list[float]] = {}
-        truth = []
-        for _ in range(num_prompts):
-            tokens, drawn_from, true = draw_prompt("autoregressive", size, n, generator)
-            truth.append(true[2])
-            counts = torch.zeros(L, size, dtype=torch.int64)
-            counts.scatter_add_(1, tokens.T, torch.ones_like(tokens.T))
-            for name in ("plugin", "miller_madow", "grassberger", "chao_shen", "chao_wang_jost"):
-                value = getattr(estimators, f"{name}_entropy")(counts).mean().item()
-                sums.setdefault(f"counts, {name.replace('_', '-')}", []).append(value)
-            both = estimate(tokens, drawn_from, n)
-            sums.setdefault("distributions, plug-in", []).append(both["lens A, plug-in"][2])
-            sums.setdefault("distributions, jackknife", []).append(both["lens A"][2])
-        for name, values in sums.items():
-            found.setdefault(name, []).append(sum(values) / sum(truth) - 1)
+    for num_paths in (2, 4, 6, 8, 12, 16):
+        generator = AnalyticGenerator(FAMILIES["autoregressive"], size, num_prompts, 1, seed=1)
+        truth = generator.truth()["h_total/token"].sum().item()
+        metric, sums = TokenEntropy(), dict.fromkeys((*(f"counts, {name}" for name in COUNTED), *CURVES), 0.0)
+        for samples in sample(generator, num_paths, 0, seed=1):
+            assert samples.tokens is not None
+            counts = torch.zeros(samples.tokens.shape[1], generator.codebook_size, dtype=torch.int64)
+            counts.scatter_add_(1, samples.tokens.T, torch.ones_like(samples.tokens.T))
+            for name in COUNTED:
+                sums[f"counts, {name}"] += getattr(estimators, f"{name}_entropy")(counts).mean().item()
+            values = dict(zip(metric.names, metric.measure(samples), strict=True))
+            for name, number in CURVES.items():
+                sums[name] += values[number]
+        for name, total in sums.items():
+            found.setdefault(name.replace("_", "-"), []).append(total / truth - 1)
     return found
 
 
@@ -202,42 +169,38 @@ def draw(curves: dict[int, dict[str, list[float]]], path: Path) -> None:
 
 
 def main() -> None:
-    """Run all, write table and figure."""
+    """Run all, write tables and figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=500, help="runs whose intervals are counted")
     parser.add_argument("--prompts", type=int, default=16, help="prompts a run")
-    parser.add_argument("--paths", type=int, default=8, help="paths, and executions of each")
+    parser.add_argument("--paths", type=int, default=4, help="paths of a wording, and executions of each")
+    parser.add_argument("--only", default="", help="measure families with this in their name alone")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="measure these codebook sizes alone")
+    parser.add_argument("--draw", action="store_true", help="measure nothing: tables and figure of what is there")
+    parser.add_argument("--work", type=Path, default=Path("runs/decomposition_study"))
     arguments = parser.parse_args()
-    generator = torch.Generator().manual_seed(0)
-    n, total = arguments.paths, arguments.repetitions * arguments.prompts
-    biases = ("bias H_total", "bias H_path", "covers", "covers path")
-    header = ("generator", "K", "H_total", "H_path", *biases, "plug-in H_path")
-    rows = [header]
-    sequences = [("generator", "K", "H(C) a sequence", "lens B", "bias", "covers")]
-    for kind in ("independent", "autoregressive", "diffusion", "paths"):
-        for size in SIZES:
-            found, truths = study(kind, size, n, total, generator)
-            truth, lens = truths.mean(0).tolist(), found["lens A"]
-            bias = [(lens[:, i].mean().item() - truth[i]) / truth[2] for i in (2, 1)]
-            # The truth of a run is that of the family, so the intervals must cover what prompts differ by.
-            covers = [coverage(lens[:, i], truth[i], arguments.prompts) for i in (2, 1)]
-            plugin = found["lens A, plug-in"][:, 1].mean().item()
-            shown = [f"{truth[2]:.3f}", f"{truth[1]:.3f}", *(f"{100 * b:+.2f} %" for b in bias)]
-            rows.append((kind, str(size), *shown, *(f"{100 * c:.1f} %" for c in covers), f"{plugin:.3f}"))
-            if kind != "paths":
-                by_sequence = found["lens B"][:, 2]
-                wrong = 100 * (by_sequence.mean().item() / truth[3] - 1)
-                covered = 100 * coverage(by_sequence, truth[3], arguments.prompts)
-                numbers = (f"{truth[3]:.3f}", f"{by_sequence.mean().item():.3f}", f"{wrong:+.2f} %", f"{covered:.1f} %")
-                sequences.append((kind, str(size), *numbers))
-    curves = {size: bias_by_samples(size, 300, generator) for size in (8, 64, 4096)}
-    draw(curves, HERE / "decomposition.png")
-    text = (HERE / "decomposition.md").read_text(encoding="utf-8")
-    start, end = "<!-- measured -->", "<!-- end -->"
-    before, after = text.split(start)[0], text.split(end)[1]
-    setting = f"{arguments.repetitions} runs of {arguments.prompts} prompts x {n} paths x {n} executions, seed 0"
-    tables = f"{setting}:\n\n```\n{format_table(rows)}\n\n{format_table(sequences)}\n```"
-    (HERE / "decomposition.md").write_text(f"{before}{start}\n{tables}\n{end}{after}", encoding="utf-8")
+    torch.set_num_threads(1)
+    if not arguments.draw:
+        for size in arguments.sizes:
+            for family in FAMILIES:
+                if arguments.only in family:
+                    repeat(family, size, arguments)
+        if arguments.only:
+            return
+    arguments.draw = True
+    start = time.process_time()
+    draw({size: bias_by_samples(size, 300) for size in (8, 64, 4096)}, HERE / "decomposition.png")
+    text, residual, seconds = tables(arguments)
+    hours = f"{(seconds + time.process_time() - start) / 60:.0f} minutes of one CPU core ({platform.machine()})"
+    setting = (
+        f"{arguments.repetitions} runs a row (fewer where said) of {arguments.prompts} prompts x {WORDINGS} wordings x "
+        f"{arguments.paths} paths x {arguments.paths} executions; {hours}, torch {torch.__version__.partition('+')[0]}. "
+        f"Largest |H_path + H_exec - H_total|: {residual:.0e} bits"
+    )
+    page = HERE / "decomposition.md"
+    before, rest = page.read_text(encoding="utf-8").split("<!-- measured -->")
+    after = rest.split("<!-- end -->")[1]
+    page.write_text(f"{before}<!-- measured -->\n{setting}:\n\n```\n{text}\n```\n<!-- end -->{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
