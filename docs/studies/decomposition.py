@@ -191,10 +191,11 @@ def main() -> None:
     start = time.process_time()
     draw({size: bias_by_samples(size, 300) for size in (8, 64, 4096)}, HERE / "decomposition.png")
     text, residual, seconds = tables(arguments)
-    hours = f"{(seconds + time.process_time() - start) / 60:.0f} minutes of one CPU core ({platform.machine()})"
+    minutes = (seconds + time.process_time() - start) / 60
     setting = (
         f"{arguments.repetitions} runs a row (fewer where said) of {arguments.prompts} prompts x {WORDINGS} wordings x "
-        f"{arguments.paths} paths x {arguments.paths} executions; {hours}, torch {torch.__version__.partition('+')[0]}. "
+        f"{arguments.paths} paths x {arguments.paths} executions; {minutes:.0f} minutes of one core of a shared "
+        f"{platform.machine()} machine, torch {torch.__version__.partition('+')[0]}. "
         f"Largest |H_path + H_exec - H_total|: {residual:.0e} bits"
     )
     page = HERE / "decomposition.md"
