@@ -19,7 +19,7 @@ from gendiv_lightning.functional.estimate import Estimate
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.report.decomposition import format_decomposition
 from gendiv_lightning.report.grid import draw_grid
-from gendiv_lightning.report.tables import format_estimates
+from gendiv_lightning.report.tables import format_estimates, format_truncation
 from gendiv_lightning.run_folder import RunFolder, environment
 from gendiv_lightning.sampling import Probe, plan_samples
 from gendiv_lightning.usage import write_usage
@@ -74,6 +74,24 @@ def check_run(generator: Generator, data: PromptData, callbacks: list[Callback])
     return generator.check_prompts(wordings)
 
 
+def prompt_card(generator: Generator, data: PromptData, callbacks: list[Callback]) -> dict[str, Any]:
+    """What became of the prompts on their way into a run: read and dropped, and cut by the generator's text encoder."""
+    prompt_set = data.prompt_set()
+    plan = plan_samples(data.own_plan, check_probes(generator, callbacks))
+    paraphrases = [p.wording(n) for p in prompt_set.prompts for n in choose_wordings(p, plan) if n]
+    kinds = {"prompts": [prompt.text for prompt in prompt_set.prompts], "paraphrases": paraphrases}
+    text_encoder: dict[str, Any] = {}
+    for kind, texts in kinds.items():
+        if (found := generator.text_lengths(texts)) is not None:
+            text_encoder |= {"limit": found.limit, kind: found.facts()}
+    return {
+        "prompt_set": prompt_set.name,
+        "prompts_sha256": prompt_set.sha256,
+        "report": prompt_set.report._asdict(),
+        "text_encoder": text_encoder,
+    }
+
+
 def _measure_of(callbacks: list[Callback]) -> Measure:
     measures = [callback for callback in callbacks if isinstance(callback, Measure)]
     if len(measures) != 1:
@@ -100,6 +118,7 @@ class RunWriter(Callback):
         if trainer.is_global_zero:
             self.folder.start(protocol_of(pl_module, data, callbacks), environment())
             write_manifest(data.prompt_set(), self.folder.path / "prompts.jsonl")
+            self.folder.write_prompt_card(prompt_card(pl_module, data, callbacks))
         trainer.strategy.barrier("the run folder is there")
         self._resume(trainer, data)
         trainer.strategy.barrier("all ranks know what is finished")
@@ -154,10 +173,12 @@ class RunWriter(Callback):
         self.folder.write_per_prompt(per_prompt)
         self.folder.write_metrics(estimates)
         decomposition = format_decomposition(estimates)
+        truncation = format_truncation(self.folder.read_prompt_card()["text_encoder"])
+        cut = f"Text encoder: {truncation}\n" if truncation else ""
         parts = [
             format_estimates(estimates),
             *([decomposition] if decomposition else []),
-            f"Run folder: {self.folder.path}",
+            f"{cut}Run folder: {self.folder.path}",
         ]
         rank_zero_info("\n" + "\n\n".join(parts))
 

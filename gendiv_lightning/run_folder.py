@@ -1,6 +1,6 @@
 """`RunFolder`: what a run leaves on disk, written whole or not at all, and read back. It knows no trainer.
 
-    runs/<name>/  config.yaml  fingerprint.json  environment.json  prompts.jsonl
+    runs/<name>/  config.yaml  fingerprint.json  environment.json  prompts.jsonl  prompts.card.json
                   samples/*.parquet  metrics.json  per_prompt.parquet  usage.safetensors  grid.png  log/  wandb/
 
 A prompt is finished when the shard that holds its samples is there; the run is finished when `metrics.json` is.
@@ -45,6 +45,7 @@ FILES = (  # in the order in which a run is deleted: at no time does a part of i
     "usage.safetensors",
     "grid.png",
     "prompts.jsonl",
+    "prompts.card.json",
     "environment.json",
     "config.yaml",
     "fingerprint.json",
@@ -182,6 +183,15 @@ class RunFolder:
             yield _from_table(_read(shard))
 
     # --- results ---
+
+    def write_prompt_card(self, card: Mapping[str, Any]) -> None:
+        """`prompts.card.json`: what became of the prompts on their way into the run."""
+        _write_json(self.path / "prompts.card.json", card)
+
+    def read_prompt_card(self) -> dict[str, Any]:
+        """`prompts.card.json`; empty for a run of a version that wrote none."""
+        path = self.path / "prompts.card.json"
+        return json.loads(path.read_text()) if path.exists() else {}
 
     def write_per_prompt(self, table: pa.Table) -> None:
         """`per_prompt.parquet`: a row of numbers a prompt."""

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gendiv_lightning.commands.prompts import COUNT_TOKENS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -68,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instruction", type=Path, metavar="FILE", help="tell the model this instead of the default")
     parser.add_argument("--column", help="column of the prompt (default: prompt, caption, text, short_caption)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
+    parser.add_argument("--count-tokens", action="append", default=[], metavar="TOKENIZER", help=COUNT_TOKENS)
     parser.add_argument("--license", help="of the paraphrases, for the card")
     parser.add_argument("--device", default="cpu", help="where local models run: cpu, cuda (default: cpu)")
 
@@ -147,10 +150,13 @@ def _check(prompt_set: PromptSet, judge: Judge) -> int:
 
 def _make(prompt_set: PromptSet, arguments: argparse.Namespace) -> int:
     from gendiv_lightning.datamodules.prompt_set import write_card
+    from gendiv_lightning.datamodules.token_counts import TokenCounter
     from gendiv_lightning.paraphrasing.request import INSTRUCTION
     from gendiv_lightning.paraphrasing.rewording import Rewording
     from gendiv_lightning.paraphrasing.set_files import dropped, format_distribution, write_set
+    from gendiv_lightning.report.tables import format_truncation
 
+    counters = [TokenCounter(name) for name in arguments.count_tokens]
     instruction = arguments.instruction.read_text(encoding="utf-8") if arguments.instruction else INSTRUCTION
     rewording = Rewording(
         _paraphraser(arguments),
@@ -163,11 +169,18 @@ def _make(prompt_set: PromptSet, arguments: argparse.Namespace) -> int:
     )
     found = rewording.reword(prompt_set.prompts)
     write_set(arguments.out, found, rewording.paraphraser.name, rewording.seed)
-    write_card(arguments.out, _card(prompt_set, rewording, found, arguments))
+    kinds = {
+        "prompts": [reworded.prompt.text for reworded in found],
+        "paraphrases": [scored.text for reworded in found for scored in reworded.paraphrases],
+    }
+    tokens = {counter.label: counter.facts(kinds) for counter in counters}
+    write_card(arguments.out, {**_card(prompt_set, rewording, found, arguments), "tokens": tokens})
     num_paraphrases = sum(len(reworded.paraphrases) for reworded in found)
     counts = f"{num_paraphrases} paraphrases of {len(found)} prompts by {rewording.paraphraser.name}"
     sys.stdout.write(f"{arguments.out}: {counts}\ndropped: {_in_words(dropped(found)) or 'nothing'}\n\n")
     sys.stdout.write(f"{format_distribution(found)}\n")
+    for label, facts in tokens.items():
+        sys.stdout.write(f"{label}: {format_truncation(facts)}\n")
     few = [reworded.prompt for reworded in found if reworded.missing]
     if few:
         sys.stderr.write(

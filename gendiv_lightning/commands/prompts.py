@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from gendiv_lightning.batch import Prompt
 
 HELP = "draw a prompt set from captions: a file, a folder of tars or Parquet, a dataset on the Hub"
+COUNT_TOKENS = (
+    "count what a text encoder would cut, and say it in the card; folder or Hub name, and its limit if it has none: "
+    "openai/clip-vit-large-patch14, google/flan-t5-xl:120; may be given several times"
+)
 DESCRIPTION = """
 Streams captions, filters them, and draws M of them by seed, none the near-duplicate of another. It writes SET.jsonl,
 which `--data.path` takes, and SET.card.json: source, licence, filters, what each of them dropped, hashes. What is drawn
@@ -62,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="captions that share so much (Jaccard, of 5 characters in a row) are the same (default: 0.8)",
     )
     parser.add_argument("--stratify", choices=("length", "source"), help="equally many of each length class, or source")
+    parser.add_argument("--count-tokens", action="append", default=[], metavar="TOKENIZER", help=COUNT_TOKENS)
     parser.add_argument("--max-corrupt", type=float, default=0.01, metavar="SHARE", help="of records (default: 0.01)")
     parser.add_argument("--license", help="of the captions, where their README states none")
     hub = parser.add_argument_group("datasets (folders, names on the Hub)")
@@ -78,12 +83,15 @@ def run(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.datamodules.prompt_pick import in_words, pick_prompts
     from gendiv_lightning.datamodules.prompt_set import collect_prompts, write_card, write_manifest
     from gendiv_lightning.datamodules.sources import describe_source
+    from gendiv_lightning.datamodules.token_counts import TokenCounter
+    from gendiv_lightning.report.tables import format_truncation
 
     _check(arguments)
     source = str(find_captions(Path(arguments.source)))
     if Path(source).is_file() and (arguments.split or arguments.config or arguments.revision):
         raise ValueError(f"--split, --config and --revision are of datasets, and {source} is a file: leave them out")
     origin = describe_source(source, arguments.revision)
+    counters = [TokenCounter(name) for name in arguments.count_tokens]
     keep = PromptFilter(tuple(arguments.sources), arguments.min_words, arguments.max_words, arguments.english)
     unreadable: list[str] = []
     drawn = pick_prompts(
@@ -100,6 +108,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"most a share of {arguments.max_corrupt:g} may be: fetch them again, or allow more with --max-corrupt"
         )
     prompt_set = collect_prompts(drawn.prompts, name=arguments.out.stem, source=source)
+    texts = {"prompts": [prompt.text for prompt in prompt_set.prompts]}
+    tokens = {counter.label: counter.facts(texts) for counter in counters}
     write_manifest(prompt_set, arguments.out)
     card = {
         "name": prompt_set.name,
@@ -114,10 +124,13 @@ def run(arguments: argparse.Namespace) -> int:
         "counts": drawn.counts,
         "lengths": Counter(length_class(prompt.text) for prompt in drawn.prompts),
         "sources": Counter(prompt.source for prompt in drawn.prompts),
+        "tokens": tokens,
         "unreadable": unreadable,
     }
     write_card(arguments.out, card)
     sys.stdout.write(f"{arguments.out}: {arguments.num} prompts of {origin['name']}\n{in_words(drawn.counts)}\n")
+    for label, facts in tokens.items():
+        sys.stdout.write(f"{label}: {format_truncation(facts)}\n")
     if unreadable:
         sys.stderr.write(f"{len(unreadable)} records cannot be read: {'; '.join(unreadable[:10])}\n")
     return 0

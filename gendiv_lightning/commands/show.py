@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from gendiv_lightning.report.decomposition import format_decomposition
     from gendiv_lightning.report.labels import label_of
-    from gendiv_lightning.report.tables import format_estimates
+    from gendiv_lightning.report.tables import format_estimates, format_truncation
     from gendiv_lightning.run_folder import RunFolder
 
     folder = RunFolder(arguments.run)
@@ -38,12 +38,14 @@ def run(arguments: argparse.Namespace) -> int:
     protocol, estimates = folder.read_protocol(), folder.read_metrics()
     label, data = label_of(protocol), protocol["data"]
     machine = json.loads((folder.path / "environment.json").read_text())
+    truncation = format_truncation(folder.read_prompt_card().get("text_encoder", {}))
     chosen = {name: estimate for name, estimate in estimates.items() if name.startswith(arguments.only)}
     if not chosen:
         raise ValueError(f"{arguments.run} has no number that starts with {arguments.only!r}: leave --only out")
     parts = [
         f"{label.title}\nrun {label.fingerprint}: {data['num_prompts']} prompts of {data['prompt_set']}, seed "
         f"{label.seed}, on {', '.join(machine['devices'])}",
+        f"text encoder: {truncation}" if truncation else "",
         format_estimates(chosen),
         format_decomposition(estimates) if not arguments.only else "",
         _picture(folder.path / "grid.png"),

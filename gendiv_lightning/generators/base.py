@@ -12,6 +12,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from gendiv_lightning.batch import ImageBatch, NoiseKey, PromptBatch, SampleBatch, TokenSamples
+from gendiv_lightning.models.text_lengths import TextLengths
 from gendiv_lightning.sampling import Noise, Observer, Probe, TokenSampler, apply_probes
 from gendiv_lightning.sampling.marginals import MarginalSums
 
@@ -60,6 +61,10 @@ class Generator(LightningModule, ABC):
     @abstractmethod
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
         """Warnings about wordings (such as being cut); ValueError if one cannot be a condition. Loads no weights."""
+
+    @abstractmethod
+    def text_lengths(self, texts: Sequence[str]) -> TextLengths | None:
+        """Wordings in tokens of the text encoder; None where wordings are no captions. Loads no weights."""
 
     def settings(self) -> dict[str, Any]:
         """The generator's own temperature, top_k, top_p and guidance, as fields of `TokenSampler`."""

@@ -19,6 +19,7 @@ from gendiv_lightning.models.caption_features import CaptionFeatures
 from gendiv_lightning.models.checkpoints import DTYPES, load_strictly, read_checkpoint, resolve, sha256
 from gendiv_lightning.models.llamagen_gpt import GPT, GPT_SIZES, Cache, GPTConfig, Prefill, join_prefills, rotary_table
 from gendiv_lightning.models.llamagen_vq import VQ_SIZES, VQConfig, VQModel, from_uint8, to_uint8
+from gendiv_lightning.models.text_lengths import TextLengths
 from gendiv_lightning.sampling import Draw, TokenGrid, TokenSampler, check_settings
 from gendiv_lightning.zoo.files import TINY_GPT, TINY_VQ
 
@@ -220,19 +221,18 @@ class LlamaGen(Generator):
 
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
         """Captions longer than the encoder reads, or empty once cleaned; labels that are no class."""
-        if self.captions is None:
+        found = self.text_lengths(texts)
+        if found is None:
             for text in texts:
                 self._label(text)
             return []
-        limit, lengths = self.gpt_config.cls_token_num, self.captions.num_tokens(texts)
-        cut = [text for text, n in zip(texts, lengths, strict=True) if n > limit]
-        empty = [text for text, n in zip(texts, lengths, strict=True) if n == 1]  # </s> alone
-        found = {f"are longer than {limit} tokens and are cut": cut, "are empty after the official cleaning": empty}
-        return [
-            f"{len(some)} of {len(texts)} wordings {what}; the first: {some[0]!r}"
-            for what, some in found.items()
-            if some
-        ]
+        empty = [text for text, length in zip(texts, found.lengths, strict=True) if length == 1]  # </s> alone
+        what = f"{len(empty)} of {len(texts)} wordings are empty after the official cleaning"
+        return [*found.warnings(), *([f"{what}; the first: {empty[0]!r}"] if empty else [])]
+
+    def text_lengths(self, texts: Sequence[str]) -> TextLengths | None:
+        """By T5's tokenizer, after the official cleaning; class labels are no captions."""
+        return None if self.captions is None else self.captions.lengths(texts)
 
     def _label(self, text: str) -> int:
         if not text.strip().isdecimal() or int(text) >= self.gpt_config.num_classes:

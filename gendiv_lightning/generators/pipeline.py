@@ -13,6 +13,7 @@ from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.models.checkpoints import DTYPES
 from gendiv_lightning.models.clip_captions import ClipTokenizer
 from gendiv_lightning.models.pipeline_folder import PipelineFolder, weight_file
+from gendiv_lightning.models.text_lengths import TextLengths
 from gendiv_lightning.sampling import TokenSampler, check_settings
 
 
@@ -114,7 +115,11 @@ class PipelineGenerator(Generator):
 
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
         """Captions longer than CLIP's context."""
-        return self.tokenizer.warnings(texts)
+        return self.text_lengths(texts).warnings()
+
+    def text_lengths(self, texts: Sequence[str]) -> TextLengths:
+        """By CLIP's tokenizer."""
+        return self.tokenizer.lengths(texts)
 
     # --- weights ---
 

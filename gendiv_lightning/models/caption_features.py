@@ -14,6 +14,7 @@ from torch import Tensor
 from gendiv_lightning.disk import cache_folder, write_atomically
 from gendiv_lightning.models.caption_cleaning import clean_caption
 from gendiv_lightning.models.checkpoints import sha256
+from gendiv_lightning.models.text_lengths import TextLengths
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, T5EncoderModel
@@ -38,12 +39,11 @@ class CaptionFeatures:
         name = f"{sha256(folder)} {dtype} {max_tokens}"
         self._cache = cache_folder() / "caption_features" / hashlib.sha256(name.encode()).hexdigest()[:16]
 
-    def num_tokens(self, texts: Sequence[str]) -> list[int]:
+    def lengths(self, texts: Sequence[str]) -> TextLengths:
         """Tokens of each caption after cleaning, `</s>` included, before anything is cut."""
-        if not texts:
-            return []
-        encoded = self.tokenizer([clean_caption(text) for text in texts], verbose=False)
-        return [len(ids) for ids in encoded["input_ids"]]
+        cleaned = [clean_caption(text) for text in texts]
+        encoded = self.tokenizer(cleaned, verbose=False)["input_ids"] if cleaned else []
+        return TextLengths(texts, [len(ids) for ids in encoded], self.max_tokens)
 
     def encode(self, texts: Sequence[str], device: torch.device) -> list[Tensor]:
         """Features (n, D) of each caption, n its number of tokens."""

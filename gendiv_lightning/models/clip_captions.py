@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from gendiv_lightning.models.text_lengths import TextLengths
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -41,9 +43,7 @@ class ClipTokenizer:
             text, padding="max_length", max_length=self.context, truncation=True, return_tensors="pt"
         ).input_ids
 
-    def warnings(self, texts: Sequence[str]) -> list[str]:
-        """One line about captions that are cut, if there are any."""
-        lengths = [len(ids) for ids in self.tokenizer(list(texts), verbose=False)["input_ids"]] if texts else []
-        cut = [text for text, n in zip(texts, lengths, strict=True) if n > self.context]
-        what = f"{len(cut)} of {len(texts)} wordings are longer than {self.context} tokens and are cut"
-        return [f"{what}; the first: {cut[0]!r}"] if cut else []
+    def lengths(self, texts: Sequence[str]) -> TextLengths:
+        """Tokens of each caption before anything is cut, start and end included."""
+        encoded = self.tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
+        return TextLengths(texts, [len(ids) for ids in encoded], self.context)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from gendiv_lightning.functional.estimate import Estimate
 
@@ -17,6 +18,16 @@ def format_estimates(estimates: Mapping[str, Estimate]) -> str:
     # In the order in which they were measured: diversity, and what it costs right below it.
     rows = [header, *(_row(name, estimate) for name, estimate in defined.items())]
     return format_table(rows)
+
+
+def format_truncation(facts: Mapping[str, Any]) -> str:
+    """What a text encoder cuts, as a line, nought included; "" where texts are no captions.
+
+    Args:
+        facts: `text_encoder` of a prompt card: its limit in tokens, and by kind how many texts there are and are cut.
+    """
+    kinds = [f"{f['cut']} of {f['texts']} {kind}" for kind, f in facts.items() if isinstance(f, Mapping) and f["texts"]]
+    return f"cut to {facts['limit']} tokens: {', '.join(kinds)}" if kinds else ""
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:

@@ -53,9 +53,9 @@ def test_features_are_the_last_states_of_the_encoder(make_features, weights):
 
 def test_features_have_a_row_a_token_and_the_empty_caption_has_one(make_features):
     features = make_features()
-    assert [len(f) for f in features.encode(TEXTS, CPU)] == features.num_tokens(TEXTS)
-    assert features.num_tokens(["", "a square"]) == [1, 3]
-    assert features.num_tokens([]) == []
+    assert [len(f) for f in features.encode(TEXTS, CPU)] == features.lengths(TEXTS).lengths
+    assert features.lengths(["", "a square"]).lengths == [1, 3]
+    assert features.lengths([]).lengths == []
 
 
 def test_a_caption_is_encoded_once(make_features, calls):
@@ -83,7 +83,7 @@ def test_a_cached_caption_needs_no_encoder(make_features, monkeypatch):
 
 def test_nothing_is_loaded_to_count_tokens_but_the_tokenizer(make_features, monkeypatch):
     monkeypatch.setattr(T5EncoderModel, "from_pretrained", lambda *_, **__: pytest.fail("loaded the encoder"))
-    assert make_features().num_tokens(["a square"]) == [3]
+    assert make_features().lengths(["a square"]).lengths == [3]
 
 
 def test_the_cache_tells_encoders_dtypes_and_lengths_apart(make_features, weights, tmp_path, calls):
@@ -120,7 +120,7 @@ def test_features_do_not_depend_on_the_captions_that_came_along(make_features, m
 def test_a_long_caption_is_cut_behind_which_the_end_token_stays(make_features, weights):
     tokenizer, encoder = AutoTokenizer.from_pretrained(weights / "t5"), T5EncoderModel.from_pretrained(weights / "t5")
     features = make_features(max_tokens=5)
-    assert features.num_tokens(TEXTS) == [8, 3, 1, 13]  # counted before the cut, so that it can be reported
+    assert features.lengths(TEXTS).lengths == [8, 3, 1, 13]  # counted before the cut, so that it can be reported
     assert [len(f) for f in features.encode(TEXTS, CPU)] == [5, 3, 1, 5]
     ids = tokenizer("a red circle above").input_ids
     assert len(ids) == 5

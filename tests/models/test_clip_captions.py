@@ -78,8 +78,10 @@ def test_a_caption_that_is_cut_keeps_its_end(pair):
 
 def test_captions_that_are_cut_are_counted(pair):
     ours, _ = pair
-    assert ours.warnings([]) == ours.warnings([FULL, "", "sky"]) == []
-    (line,) = ours.warnings(["sky", LONG, FULL, f"red {FULL}"])
+    assert ours.lengths([]).warnings() == ours.lengths([FULL, "", "sky"]).warnings() == []
+    found = ours.lengths(["sky", LONG, FULL, f"red {FULL}"])
+    assert found.facts() == {"texts": 4, "cut": 2, "longest": 82}
+    (line,) = found.warnings()
     assert line == f"2 of 4 wordings are longer than 77 tokens and are cut; the first: {LONG!r}"
 
 
