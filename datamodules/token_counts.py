@@ -35,7 +35,7 @@ class TokenCounter:
         except (OSError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise ValueError(f"--count-tokens {name}: the tokenizer cannot be had: {reason}") from error
-        self.label = folder.resolve().name if folder.is_dir() else source
+        self.label = f"{folder.resolve().name if folder.is_dir() else source}{f':{told}' if told else ''}"
         self.limit = int(told or self._tokenizer.model_max_length)
         if not 1 <= self.limit <= MOST:
             raise ValueError(f"--count-tokens {name}: this tokenizer has no limit of its own, give it: {name}:77")

@@ -55,6 +55,9 @@ def test_a_run_leaves_the_whole_folder(finished):
     prompts = [json.loads(line) for line in (finished.path / "prompts.jsonl").read_text().splitlines()]
     fingerprint = json.loads((finished.path / "fingerprint.json").read_text())
     assert [len(prompts), len(fingerprint["fingerprint"])] == [3, 64]
+    card = json.loads((finished.path / "prompts.card.json").read_text())
+    assert card["text_encoder"]["prompts"]["texts"] == 3
+    assert card["text_encoder"]["prompts"]["cut"] == 0
     assert {"python", "devices", "versions"} <= json.loads((finished.path / "environment.json").read_text()).keys()
     assert "diversity/ssim" in (finished.path / "log" / "metrics.csv").read_text()
     assert (finished.path / "grid.png").read_bytes().startswith(b"\x89PNG")
