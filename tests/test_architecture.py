@@ -25,7 +25,7 @@ LAYERS = [
     ["datamodules"],
     ["paraphrasing"],
     ["callbacks"],
-    ["fit_free"],
+    ["fit_free", "zoo.proof"],
     ["study"],
     ["commands"],
     ["cli"],

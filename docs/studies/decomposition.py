@@ -25,16 +25,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from gendiv_lightning.batch import PromptBatch, PromptSamples, SamplePlan, split_by_prompt
 from gendiv_lightning.callbacks import Decompose
-from gendiv_lightning.datamodules.prompts import plan_rows
 from gendiv_lightning.disk import write_atomically
 from gendiv_lightning.functional import entropy as estimators
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
-from gendiv_lightning.metrics.decomposition import SequenceEntropy, TokenEntropy
 from gendiv_lightning.report.tables import format_table
-from gendiv_lightning.sampling import plan_samples
 from gendiv_lightning.zoo.analytic import FAMILIES, AnalyticGenerator
+from gendiv_lightning.zoo.proof import measure, sample_crossed
 
 HERE = Path(__file__).parent
 SIZES = (8, 64, 512, 4096)
@@ -48,26 +45,10 @@ COUNTED = ("plugin", "miller_madow", "grassberger", "chao_shen", "chao_wang_jost
 CURVES = {"distributions, plug-in": "h_total/token/plugin", "distributions, jackknife": "h_total/token"}
 
 
-def sample(generator: AnalyticGenerator, num_paths: int, num_wordings: int, seed: int) -> list[PromptSamples]:
-    """Crossed samples of all prompts of a generator, as `Decompose` plans them."""
-    plan = plan_samples(SamplePlan(), [Decompose(num_paths, num_wordings)])
-    named = [(row, key) for row, prompt in enumerate(generator.prompts) for key in plan_rows(prompt, plan)]
-    rows, keys = zip(*named, strict=True)
-    places = tuple(range(len(generator.prompts)))
-    return split_by_prompt(
-        generator.sample(PromptBatch(seed, generator.prompts, places, keys, rows, plan.scores_wordings))
-    )
-
-
-def measure(family: str, size: int, seed: int, num_prompts: int, num_paths: int) -> tuple[Tensor, Tensor]:
+def one_run(family: str, size: int, seed: int, num_prompts: int, num_paths: int) -> tuple[Tensor, Tensor]:
     """A repetition: estimates and truths (names, P) of new prompts, in the order of the names of the truth."""
     generator = AnalyticGenerator(FAMILIES[family], size, num_prompts, WORDINGS, seed)
-    prompts = sample(generator, num_paths, WORDINGS, seed)
-    found = {}
-    for metric in (TokenEntropy(), SequenceEntropy()):
-        # Counts are for the curves: they would take most of the time.
-        rows = torch.tensor([metric.measure(samples._replace(tokens=None)) for samples in prompts], dtype=torch.float64)
-        found |= dict(zip(metric.names, rows.T, strict=True))
+    found = measure(sample_crossed(generator, Decompose(num_paths, WORDINGS), seed))
     truth = generator.truth()
     return torch.stack([found[name] for name in truth]), torch.stack(list(truth.values()))
 
@@ -82,7 +63,7 @@ def repeat(family: str, size: int, arguments: argparse.Namespace) -> dict[str, T
         for first in tqdm(range(done, arguments.repetitions, CHUNK), desc=f"{family}, K = {size}", delay=2):
             start = time.process_time()
             seeds = range(first, min(first + CHUNK, arguments.repetitions))
-            pairs = [measure(family, size, seed, arguments.prompts, arguments.paths) for seed in seeds]
+            pairs = [one_run(family, size, seed, arguments.prompts, arguments.paths) for seed in seeds]
             new = dict(zip(("found", "truth"), map(torch.stack, zip(*pairs, strict=True)), strict=True))
             spent = kept.get("seconds", torch.zeros(1)) + time.process_time() - start
             kept = {name: torch.cat([kept[name], part]) if kept else part for name, part in new.items()}
@@ -138,16 +119,16 @@ def bias_by_samples(size: int, num_prompts: int) -> dict[str, list[float]]:
     for num_paths in (2, 4, 6, 8, 12, 16):
         generator = AnalyticGenerator(FAMILIES["autoregressive"], size, num_prompts, 1, seed=1)
         truth = generator.truth()["h_total/token"].sum().item()
-        metric, sums = TokenEntropy(), dict.fromkeys((*(f"counts, {name}" for name in COUNTED), *CURVES), 0.0)
-        for samples in sample(generator, num_paths, 0, seed=1):
+        prompts = sample_crossed(generator, Decompose(num_paths), seed=1)
+        values = measure(prompts)
+        sums = {name: values[number].sum().item() for name, number in CURVES.items()}
+        for samples in prompts:
             assert samples.tokens is not None
             counts = torch.zeros(samples.tokens.shape[1], generator.codebook_size, dtype=torch.int64)
             counts.scatter_add_(1, samples.tokens.T, torch.ones_like(samples.tokens.T))
             for name in COUNTED:
-                sums[f"counts, {name}"] += getattr(estimators, f"{name}_entropy")(counts).mean().item()
-            values = dict(zip(metric.names, metric.measure(samples), strict=True))
-            for name, number in CURVES.items():
-                sums[name] += values[number]
+                value = getattr(estimators, f"{name}_entropy")(counts).mean().item()
+                sums[f"counts, {name}"] = sums.get(f"counts, {name}", 0.0) + value
         for name, total in sums.items():
             found.setdefault(name.replace("_", "-"), []).append(total / truth - 1)
     return found
@@ -156,7 +137,7 @@ def bias_by_samples(size: int, num_prompts: int) -> dict[str, list[float]]:
 def draw(curves: dict[int, dict[str, list[float]]], path: Path) -> None:
     """Bias against the number of samples, a panel a codebook size."""
     figure, axes = plt.subplots(1, len(curves), figsize=(4.2 * len(curves), 3.6), sharey=True)
-    styles = ["o--", "s--", "^--", "v--", "D--", "o-", "s-"]
+    styles = ["o-", "s-", "o--", "s--", "^--", "v--", "D--"]
     for axis, (size, found) in zip(axes, curves.items(), strict=True):
         for (name, values), style in zip(found.items(), styles, strict=True):
             axis.plot([n * n for n in (2, 4, 6, 8, 12, 16)], [100 * v for v in values], style, label=name, markersize=4)
