@@ -75,6 +75,20 @@ def test_runs_are_compared_prompt_by_prompt(runs, capsys):
     assert f"{difference:+.4f}" in row
 
 
+def test_no_difference_is_shown_by_two_one_sided_tests_or_not_at_all(runs, capsys):
+    plain, argmax = runs
+    same, other = (plain.path, plain.path), (plain.path, argmax.path)
+    answers = []
+    for sides, margin in ((same, "0.01"), (same, "5%"), (other, "1%"), (other, "1000%")):
+        assert gendiv("compare", *sides, "--only", "diversity/ssim/exec", "--margin", margin) == 0
+        printed = capsys.readouterr().out
+        assert "TOO FEW PROMPTS (3)" in printed
+        answers.append(printed.split("Two one-sided tests")[1].split("\n\n")[0].splitlines()[-1])
+    for answer, words in zip(answers, ("within 0.01", "equivalent within", "different by more", "within"), strict=True):
+        assert words in answer
+    assert "--margin is a positive number" in gendiv("compare", *same, "--margin", "-3")
+
+
 def test_what_does_not_compare_is_refused_with_the_reason(runs, weights, tmp_path):
     plain, _ = runs
     other = predict(weights, tmp_path / "other", limit=2)

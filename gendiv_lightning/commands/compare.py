@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,15 @@ Prints, for each number that both sides have, the paired difference B - A over p
 other without a test. A side may be several runs of one setting with other seeds, separated by commas: their numbers are
 averaged prompt by prompt.
 
+"No significant difference" does not show that there is none. --margin asks for that: by two one-sided tests (TOST), is
+the difference shown to lie within +- MARGIN, a number in the metric's unit, or a share of A's mean, such as 5%?
+
 It refuses to compare what is not comparable: other prompts, numbers of samples, metrics, or embedded with real models.
 
 examples:
   gendiv compare runs/tiny-llamagen-1a2b3c4d runs/tiny-llamagen_argmax-5e6f7a8b
   gendiv compare runs/base-0,runs/base-1 runs/subset-0,runs/subset-1 --only diversity
+  gendiv compare runs/base runs/frozen --only h_total/token --margin 5%
 """
 # What may differ is what is compared: probes and generators.
 MUST_AGREE = (
@@ -40,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="A", help="run folder, or several separated by commas")
     parser.add_argument("b", metavar="B", help="likewise")
     parser.add_argument("--only", default="", metavar="PREFIX", help="names that start so, such as diversity or h_")
+    parser.add_argument(
+        "--margin", metavar="MARGIN", help="what counts as no difference: 0.02, or 5%% of A's mean; tests equivalence"
+    )
     parser.add_argument("--anyway", action="store_true", help="compare what is not comparable, with a warning")
 
 
@@ -48,9 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from gendiv_lightning.functional.comparison import compare, holm
-    from gendiv_lightning.report.tables import format_table
+    from gendiv_lightning.report.tables import few_prompts, format_table
     from gendiv_lightning.run_folder import RunFolder
 
+    margin, is_share = _margin(arguments.margin) if arguments.margin else (0.0, False)
     sides = [[RunFolder(Path(path)) for path in side.split(",")] for side in (arguments.a, arguments.b)]
     folders = [folder for side in sides for folder in side]
     refused = _not_comparable([folder.read_protocol() for folder in folders]) + _other_numbers(folders)
@@ -73,7 +82,45 @@ def run(arguments: argparse.Namespace) -> int:
         rows.append((name, *means, f"{c.difference:+.4f}", interval, f"{p:.4f}", size, str(c.num_prompts)))
     rows += _set_rows(sides, arguments.only, exclude=set(a))
     sys.stdout.write(f"A: {arguments.a}\nB: {arguments.b}\n\n{format_table(rows)}\n")
+    if margin:
+        sys.stdout.write(f"\n{_equivalences({n: (a[n], b[n]) for n in found}, margin, is_share=is_share)}\n")
+    sys.stdout.write(few_prompts(min((c.num_prompts for c in found.values()), default=0)))
     return 0
+
+
+def _margin(written: str) -> tuple[float, bool]:
+    """A number, and whether it is a share."""
+    is_share = written.endswith("%")
+    try:
+        margin = float(written.removesuffix("%")) / (100 if is_share else 1)
+    except ValueError:
+        margin = 0.0
+    if not 0 < margin < math.inf:
+        raise ValueError(
+            f"--margin is a positive number, such as 0.02, or a share of A's mean, such as 5%; got {written}"
+        )
+    return margin, is_share
+
+
+def _equivalences(columns: dict[str, tuple[Tensor, Tensor]], margin: float, *, is_share: bool) -> str:
+    """A row a number: is the difference shown to be none?"""
+    from gendiv_lightning.functional.comparison import equivalence
+    from gendiv_lightning.report.tables import format_table
+
+    rows = [("metric", "margin", "90 % interval", "answer")]
+    for name, (a, b) in columns.items():
+        own = margin * abs(a[~(a.isnan() | b.isnan())].mean().item()) if is_share else margin
+        if own == 0:
+            rows.append((name, "0", "", "A is 0: a share of it is no margin"))
+            continue
+        found = equivalence(a, b, own)
+        words = {
+            "equivalent": f"equivalent within {own:.4g}",
+            "different": f"different by more than {own:.4g}",
+            "undecided": "not shown, more prompts may: see gendiv plan",
+        }
+        rows.append((name, f"{own:.4g}", f"[{found.low:+.4f}, {found.high:+.4f}]", words[found.answer]))
+    return f"Is there no difference? Two one-sided tests at 5 %, each number by itself:\n{format_table(rows)}"
 
 
 def _not_comparable(protocols: list[dict[str, Any]]) -> list[str]:

@@ -41,6 +41,21 @@ class Comparison(NamedTuple):
     num_prompts: int
 
 
+class Equivalence(NamedTuple):
+    """Answer to whether a difference is small enough to be none.
+
+    Attributes:
+        answer: "equivalent" where the whole 90 % interval lies within the margin, "different" where it lies outside,
+            else "undecided".
+        low: lower end of the 90 % interval of b - a.
+        high: upper end.
+    """
+
+    answer: str
+    low: float
+    high: float
+
+
 def compare(a: Tensor, b: Tensor, seed: int = 0) -> Comparison:
     """Paired comparison of numbers (P,) a prompt; prompts that are NaN on one side are left out."""
     differences = (b - a).double()
@@ -104,7 +119,7 @@ def benjamini_hochberg(p_values: Tensor) -> Tensor:
     return torch.empty_like(corrected).scatter_(0, order, corrected)
 
 
-def is_equivalent(a: Tensor, b: Tensor, margin: float, seed: int = 0) -> bool:
+def equivalence(a: Tensor, b: Tensor, margin: float, seed: int = 0) -> Equivalence:
     """Whether b - a is shown to lie within +- margin: two one-sided tests at 5 %, that is, its 90 % interval does.
 
     "No significant difference" shows nothing; this does. Source: Schuirmann (1987).
@@ -119,7 +134,8 @@ def is_equivalent(a: Tensor, b: Tensor, margin: float, seed: int = 0) -> bool:
         raise ValueError(f"margin must be positive, got {margin}")
     differences = (b - a).double()
     _, low, high = bootstrap_mean(differences[~differences.isnan()], level=0.9, seed=seed)
-    return -margin < low and high < margin
+    is_shown, is_refuted = -margin < low and high < margin, low >= margin or high <= -margin
+    return Equivalence("equivalent" if is_shown else "different" if is_refuted else "undecided", low, high)
 
 
 def factorial_effects(cells: Tensor) -> dict[tuple[int, ...], Tensor]:

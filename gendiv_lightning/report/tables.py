@@ -8,6 +8,8 @@ from typing import Any
 
 from gendiv_lightning.functional.estimate import Estimate
 
+FEWEST_PROMPTS = 8
+
 
 def format_estimates(estimates: Mapping[str, Estimate]) -> str:
     """An aligned table: name, value, 95 % interval, prompts, samples; what no prompt defines is left out."""
@@ -39,6 +41,16 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for row in rows
         for cells in [list(zip(row, widths, strict=True))]
+    )
+
+
+def few_prompts(num_prompts: int) -> str:
+    """A loud line where intervals over so few prompts cannot be relied on, else nothing."""
+    if num_prompts >= FEWEST_PROMPTS:
+        return ""
+    return (
+        f"\nTOO FEW PROMPTS ({num_prompts}): intervals over fewer than {FEWEST_PROMPTS} prompts miss the truth more "
+        "often than they say. How many it takes: gendiv plan --pilot RUN --metric METRIC --width WIDTH\n"
     )
 
 

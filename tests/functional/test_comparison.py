@@ -11,9 +11,9 @@ from gendiv_lightning.functional.comparison import (
     benjamini_hochberg,
     compare,
     effect_size,
+    equivalence,
     factorial_effects,
     holm,
-    is_equivalent,
     prompts_for_effect,
     prompts_for_width,
     sign_flip_test,
@@ -75,11 +75,13 @@ def test_corrections_are_scipys_and_keep_the_order():
 
 
 def test_no_difference_is_shown_where_there_is_none_and_prompts_are_enough():
-    assert is_equivalent(normal(400), normal(400), margin=0.2)
-    assert not is_equivalent(normal(400), normal(400, mean=0.3), margin=0.2)
-    assert not is_equivalent(normal(5), normal(5, seed=1), margin=0.2)
+    assert equivalence(normal(400), normal(400), margin=0.2).answer == "equivalent"
+    assert equivalence(normal(400), normal(400, seed=1, mean=0.2), margin=0.2).answer == "undecided"
+    assert equivalence(normal(400), normal(400, mean=0.3), margin=0.2).answer == "different"
+    assert equivalence(normal(5), normal(5, seed=1), margin=0.2).answer == "undecided"
+    assert equivalence(normal(1), normal(1), margin=0.2).answer == "undecided", "one prompt shows nothing"
     with pytest.raises(ValueError, match="margin"):
-        is_equivalent(normal(5), normal(5), 0)
+        equivalence(normal(5), normal(5), 0)
 
 
 def test_effects_of_a_design_with_known_ones():
