@@ -20,7 +20,9 @@ HELP = "H_total = H_path + H_exec of a run, and what kind of model that makes"
 DESCRIPTION = f"""
 Prints, of a run with the Decompose probe, H_total = H_exec + H_path by each lens with intervals, and whether samples of
 one path, or of one wording, are more alike than chance makes them (PERMANOVA within prompts). With the same run under
-Argmax and under CodebookSubset beside it: the factorial effects and a verdict.
+Argmax and under CodebookSubset beside it: the factorial effects and a verdict. --plot draws the information bottleneck
+plane, on which a probe moves a model, beside the shares of each lens. --truth, for runs of the embedded world: what is
+true beside what each lens says, and whose error the difference is, the model's or the estimator's.
 
 {RULE}
 
@@ -31,7 +33,8 @@ example:
   gendiv fit-free predict --config configs/tiny/amused_decompose.yaml --run_dir runs/subset \\
     --trainer.callbacks+=gendiv_lightning.callbacks.CodebookSubset --trainer.callbacks.ratio=0.25 \\
     --trainer.callbacks.usage=zoo:amused_usage.safetensors
-  gendiv decompose runs/plain --argmax runs/argmax --subset runs/subset
+  gendiv decompose runs/plain --argmax runs/argmax --subset runs/subset --plot decomposition.svg
+  gendiv decompose runs/plain --truth
 """
 EFFECTS = {
     (0,): "path free, not frozen",
@@ -50,6 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run with the Decompose probe")
     parser.add_argument("--argmax", type=Path, metavar="RUN", help="the same under Argmax")
     parser.add_argument("--subset", type=Path, metavar="RUN", help="the same under CodebookSubset")
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the plane and the shares of the lenses")
+    parser.add_argument("--truth", action="store_true", help="embedded world: what is true, beside what the lenses say")
     parser.add_argument(
         "--distance",
         default="lpips[tiny]",
@@ -73,13 +78,48 @@ def run(arguments: argparse.Namespace) -> int:
     metric = make_metric(arguments.distance)
     if not isinstance(metric, DiversityMetric):
         raise ValueError(f"--distance {arguments.distance} is no distance: lpips, pixel_cosine, ssim or clip_cosine")
+    if arguments.plot and arguments.plot.suffix != ".svg":
+        raise ValueError(f"--plot draws SVG, so the file must end in .svg, got {arguments.plot}")
+    if arguments.truth and not folder.read_protocol()["generator"].get("embedded"):
+        raise ValueError(f"--truth knows the embedded world alone, and {arguments.run} is of a real model")
     sys.stdout.write(f"{table}\n\n{_test(folder, metric)}\n")
+    if arguments.truth:
+        sys.stdout.write(f"\n{_truth(folder, metric)}\n")
     if arguments.argmax:
         sys.stdout.write(f"\n{_effects(folder, RunFolder(arguments.argmax), metric.name)}\n")
     if arguments.argmax and arguments.subset:
         others = RunFolder(arguments.argmax), RunFolder(arguments.subset)
         sys.stdout.write(f"\n{_verdict(folder, *others, metric.name)}\n")
+    if arguments.plot:
+        _plot([path for path in (arguments.run, arguments.argmax, arguments.subset) if path], arguments.plot)
     return 0
+
+
+def _plot(runs: list[Path], file: Path) -> None:
+    """The plane, with a mark a run, and the shares of execution and path in each."""
+    from gendiv_lightning.disk import write_atomically
+    from gendiv_lightning.report.document import Figure
+    from gendiv_lightning.report.figures import decomposition_bars, ib_plane
+    from gendiv_lightning.report.page import to_svg
+    from gendiv_lightning.report.runs import families_of, find_runs
+
+    families = families_of(find_runs(runs)[0])
+    bars = decomposition_bars([(family._replace(name=s.short), s) for family in families for s in family.settings])
+    panels = (*ib_plane(families, lambda family: list(family.settings)), *bars)
+    picture = to_svg(Figure(file.stem, panels, "", columns=2))
+    write_atomically(file, lambda path: path.write_text(picture, encoding="utf-8"))
+    sys.stdout.write(f"\n{file}\n")
+
+
+def _truth(folder: RunFolder, metric: DiversityMetric) -> str:
+    from tqdm import tqdm
+
+    from gendiv_lightning.report.runs import find_runs
+    from gendiv_lightning.report.truth import compare_with_truth, format_truth
+
+    ((run,), _) = find_runs([folder.path])
+    shards = tqdm(folder.shards(), desc="The perfect generator", unit="shard", delay=2)
+    return format_truth(compare_with_truth(folder.read_samples(shards), run.columns, metric))
 
 
 def _test(folder: RunFolder, metric: DiversityMetric) -> str:

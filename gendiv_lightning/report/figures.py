@@ -26,7 +26,7 @@ def _width(num_panels: int) -> int:
 
 def kind_of(setting: Setting) -> tuple[str, str]:
     """Shape and style of a setting's mark."""
-    names = {probe["probe"] for probe in setting.probes}
+    names = {probe["probe"] for probe in setting.probes} - {"Decompose"}
     if not names:
         return "circle", "baseline"
     if setting.label.select == "drop_most_frequent":
@@ -50,11 +50,10 @@ def ib_plane(families: Sequence[Family], shown: Shown) -> Panels:
             if ends:
                 chart.path(ends, "guide")
                 chart.text(*ends[1], f"I = {information}", "guide", anchor="end")
-        base = family.baseline
         for setting in shown(family):
-            at = setting.value(ENTROPY), setting.value(GIVEN_PROMPT)
+            at, base = (setting.value(ENTROPY), setting.value(GIVEN_PROMPT)), family.baseline_of(setting)
             shape, style = kind_of(setting)
-            if base is not None and setting is not base:
+            if base is not None:
                 chart.path([(base.value(ENTROPY), base.value(GIVEN_PROMPT)), at], f"move {style}")
             horizontal, vertical = _ends(setting, ENTROPY), _ends(setting, GIVEN_PROMPT)
             chart.interval((horizontal[0], at[1]), (horizontal[1], at[1]), style)
