@@ -23,6 +23,11 @@ from gendiv_lightning.metrics.decomposition import SequenceEntropy, TokenEntropy
 from gendiv_lightning.report.decomposition import find_lenses
 from gendiv_lightning.report.tables import format_table
 
+LEGEND = """The truth is that of the captions. A perfect generator draws each postcard that a caption fits with the same
+probability, for the same prompts, wordings and noise, and is measured by the same lenses. What these say beside the
+truth is their own error; what the run has beyond the perfect generator is the model's. Paired by prompt, 95 % BCa
+intervals."""
+
 
 class Comparison(NamedTuple):
     """A number of a lens, (P,) each: its truth, of the perfect generator by the lens, of the run by the lens."""
@@ -82,12 +87,7 @@ def format_truth(found: Iterable[Comparison]) -> str:
         known = "-" if truth.isnan().all() else f"{truth.mean().item():.3f}"
         errors = [_mean(difference, sign="+") for difference in (perfect - truth, run - perfect)]
         rows.append((lens, part, known, _mean(perfect), errors[0], _mean(run), errors[1]))
-    return (
-        f"{format_table(rows)}\nThe truth is that of the captions. A perfect generator draws each postcard that a caption "
-        "fits with one probability,\nfor the same prompts, wordings and noise, and is measured by the same lenses. What "
-        "these say beside the truth is their error;\nwhat the run has beyond the perfect generator is the model's. Paired "
-        "by prompt, 95 % BCa intervals."
-    )
+    return f"{format_table(rows)}\n{LEGEND}"
 
 
 def _mean(column: Tensor, sign: str = "") -> str:
