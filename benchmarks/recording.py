@@ -111,7 +111,8 @@ class RandomLlamaGen(LlamaGen):
     """
 
     def __init__(self, size: Literal["GPT-B", "GPT-XL"], layers: int, batch_size: int) -> None:
-        super().__init__(gpt=size, model_type="c2i", image_size=512, dtype="float32", batch_size=batch_size)
+        files = {"gpt_checkpoint": "random", "vq_checkpoint": "random"}
+        super().__init__(**files, gpt=size, model_type="c2i", image_size=512, dtype="float32", batch_size=batch_size)
         config = replace(self.gpt_config, n_layer=layers)
         with torch.device("meta"):
             gpt = GPT(config)

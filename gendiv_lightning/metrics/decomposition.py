@@ -58,10 +58,11 @@ class TokenEntropy(PromptMetric):
 class SequenceEntropy(PromptMetric):
     """Lens B: entropy of whole images, bits an image, from the entropies of the draws.
 
-    - `h_exec/sequence`: mean over samples of the summed entropies of their tokens' draws. By the chain rule this is
-      H(C | wording) of an autoregressive model, without bias for any number of samples. For the others it is a bound
-      from above on H(C | path, wording): tokens that are drawn at once do not see each other, a masked model keeps the
-      surest of many draws, and mask-and-replace diffusion draws noise first and tokens again later.
+    - `h_exec/sequence`: mean over samples of the summed entropies of their tokens' last draws. By the chain rule this is
+      H(C | wording) of an autoregressive model, and H(C | path, wording) of absorbing diffusion, without bias for any
+      number of samples. Mask-and-replace diffusion draws some tokens again: up to these. A masked model keeps the
+      surest of many draws, so its images are surer as a rule: read it as a bound from above, though it is no theorem
+      (docs/theory.md, section 6).
     - `h_prompt_path/sequence`: I(C; wording), exact where the model has a likelihood (autoregressive): each image is
       scored under every wording of its prompt. NaN elsewhere.
     - `h_total/sequence`: their sum, where both are there or the prompt has one wording. The sampler path is not in it:
