@@ -58,7 +58,7 @@ class TokenEntropy(PromptMetric):
 class SequenceEntropy(PromptMetric):
     """Lens B: entropy of whole images, bits an image, from the entropies of the draws.
 
-    - `h_exec/sequence`: mean over samples of the summed entropies of their tokens' last draws. By the chain rule this is
+    - `h_exec/sequence`: mean over samples of the summed entropies of their tokens' last draws. By the chain rule it is
       H(C | wording) of an autoregressive model, and H(C | path, wording) of absorbing diffusion, without bias for any
       number of samples. Mask-and-replace diffusion draws some tokens again: up to these. A masked model keeps the
       surest of many draws, so its images are surer as a rule: read it as a bound from above, though it is no theorem
