@@ -1,0 +1,147 @@
+"""Where does the diversity of the three embedded families come from, and which of the paper's findings hold there?
+
+    python docs/studies/first_finding.py --jobs 2     # about half an hour of one core; goes on where it was stopped
+
+Runs `first_finding.yaml` by `gendiv study`, decomposes each family by `gendiv decompose` with its truth, and holds the
+paper's findings against it by the report's rule. Writes first_finding.md (between its marks), first_finding.svg and
+first_finding_plane.svg beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from gendiv_lightning.cli import main as gendiv
+from gendiv_lightning.disk import write_atomically
+from gendiv_lightning.report.claims import PAPER, check_claims
+from gendiv_lightning.report.document import Figure
+from gendiv_lightning.report.effects import find_profile, find_verdict
+from gendiv_lightning.report.figures import decomposition_bars, ib_plane
+from gendiv_lightning.report.page import to_svg
+from gendiv_lightning.report.runs import Family, Setting, families_of, find_runs
+from gendiv_lightning.report.study import comparable
+from gendiv_lightning.report.tables import format_table
+
+HERE = Path(__file__).parent
+DISTANCES = ("diversity/lpips[tiny]", "diversity/pixel_cosine")
+
+
+def printed(*words: str | Path) -> str:
+    """What a command prints."""
+    out = io.StringIO()
+    try:
+        with redirect_stdout(out):
+            gendiv([str(word) for word in words])
+    except SystemExit as stopped:
+        if stopped.code:
+            raise
+    return out.getvalue().strip()
+
+
+def runs_of(setting: Setting | None) -> list[Path]:
+    """Folders by seed."""
+    return [] if setting is None else [run.folder.path for run in setting.runs]
+
+
+def decompositions(family: Family) -> str:
+    """`gendiv decompose` of each seed, the truth beside the first."""
+    plain, argmax, subset = map(runs_of, find_profile(family))
+    parts = []
+    for seed, (run, without_draws, few) in enumerate(zip(plain, argmax, subset, strict=True)):
+        truth = ["--truth"] if seed == 0 else []
+        words = printed("decompose", run, "--argmax", without_draws, "--subset", few, *truth)
+        parts.append(f"Seed {seed}:\n\n```\n{words}\n```")
+    return "\n\n".join(parts)
+
+
+def findings(families: list[Family]) -> str:
+    """The paper's findings, by each distance."""
+    rows = [("generator", f"{PAPER} reports", "as a number", "distance", "measured", "outcome")]
+    for family in families:
+        for distance in DISTANCES:
+            rows += [
+                (family.name, f.claim.words, f.claim.criterion, distance.split("/")[1], str(f.number or "-"), f.outcome)
+                for f in check_claims(family, distance)
+            ]
+    return as_markdown(rows)
+
+
+def verdicts(families: list[Family]) -> str:
+    """The rule's answer, over all seeds together."""
+    rows = [
+        (
+            "generator",
+            "distance",
+            "verdict",
+            "certainty",
+            "survives argmax",
+            "survives subset",
+            "paths",
+            "perplexity / K",
+        )
+    ]
+    for family in families:
+        for distance in DISTANCES:
+            found = find_verdict(family, distance)
+            if found is not None:
+                shares = [f"{100 * share:.1f} %" for share in found.shares]
+                rows.append(
+                    (family.name, distance.split("/")[1], found.kind, f"{100 * found.certainty:.0f} %", *shares)
+                )
+    return as_markdown(rows)
+
+
+def as_markdown(rows: list[tuple[str, ...]]) -> str:
+    """A table; the first row is its header."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def qualities(families: list[Family]) -> str:
+    """Fidelity of each setting: broken samples look diverse."""
+    names = {"stated right": "postcards/stated_right", "coherence": "postcards/coherence"}
+    names |= {"free entropy / truth": "postcards/free_entropy_share", "LPIPS": DISTANCES[0]}
+    rows = [("generator", "setting", *names, "runs")]
+    for family in families:
+        for setting in family.settings:
+            cells = [
+                f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
+                for e in (setting.estimates[name] for name in names.values())
+            ]
+            rows.append((family.name, setting.short, *cells, setting.fingerprints))
+    return format_table(rows)
+
+
+def main() -> None:
+    """Run, decompose, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/first_finding"), help="folder of the runs")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    arguments = parser.parse_args()
+    told = printed(
+        "study", "--config", HERE / "first_finding.yaml", "--out", arguments.out, "--jobs", str(arguments.jobs)
+    )
+    families = families_of(find_runs([arguments.out])[0])
+    plain = [(family, setting) for family in families if (setting := find_profile(family).plain) is not None]
+    figures = {
+        "first_finding": Figure("first_finding", decomposition_bars(plain), ""),
+        "first_finding_plane": Figure("first_finding_plane", ib_plane(families, comparable), ""),
+    }
+    for name, figure in figures.items():
+        picture = to_svg(figure)
+        write_atomically(HERE / f"{name}.svg", lambda path, picture=picture: path.write_text(picture, encoding="utf-8"))
+    parts = [verdicts(families), findings(families), f"```\n{qualities(families)}\n```"]
+    parts += [f"### {family.name}\n\n{decompositions(family)}" for family in families]
+    parts += [f"The runs:\n\n```\n{told}\n```"]
+    text = (HERE / "first_finding.md").read_text(encoding="utf-8")
+    first, last = "<!-- measured -->", "<!-- end -->"
+    before, after = text.split(first)[0], text.split(last)[1]
+    whole = "\n".join([before + first, "\n\n".join(parts), last + after])
+    write_atomically(HERE / "first_finding.md", lambda path: path.write_text(whole, encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()
