@@ -1,12 +1,16 @@
 """A run with the Decompose probe, and what is made of it: the table, the comparison, the plan."""
 
 import math
+from xml.etree import ElementTree
 
 import pytest
 from running import predict
 
 from gendiv_lightning.cli import main
+from gendiv_lightning.metrics.names import make_metric
 from gendiv_lightning.report.decomposition import find_lenses, format_decomposition, residual
+from gendiv_lightning.report.runs import find_runs
+from gendiv_lightning.report.truth import compare_with_truth, format_truth
 
 ARGMAX = "--trainer.callbacks+=gendiv_lightning.callbacks.Argmax"
 
@@ -52,6 +56,37 @@ def test_the_table_is_printed_by_the_run_and_again_from_its_folder(runs, capsys)
     assert format_decomposition(plain.read_metrics()) in printed
     for words in ("sampler paths of a wording", "tokens drawn, not argmax", "Verdict by diversity/ssim"):
         assert words in printed
+
+
+def test_the_truth_stands_beside_the_lenses_and_errors_are_told_apart(runs, capsys):
+    plain, _ = runs
+    (run,), _ = find_runs([plain.path])
+    metric = make_metric("ssim")
+    found = compare_with_truth(plain.read_samples(), run.columns, metric)
+    totals = {c.lens[0]: c for c in found if c.part == "H_total"}
+    assert totals["B"].truth.tolist() == run.columns["postcards/h_total_true_bits"].tolist()
+    for number in found:
+        assert number.part == "H_total" or not number.truth.any()
+        if not number.truth.isnan().any():
+            # Of three prompts x 64 samples the lens is right to a few percent of what there is to see.
+            error = (number.perfect - number.truth).nanmean().abs()
+            assert error < 0.1 * max(1.0, totals[number.lens[0]].truth.mean())
+    assert gendiv("decompose", plain.path, "--truth", "--distance", "ssim") == 0
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if line.startswith("B sequences  H_total"))
+    assert f"{totals['B'].truth.mean():.3f}" in row
+    assert f"{totals['B'].run.mean():.3f}" in row
+    assert format_truth(found) in printed
+
+
+def test_the_plane_is_drawn_by_command(runs, tmp_path, capsys):
+    plain, argmax = runs
+    file = tmp_path / "new" / "plane.svg"
+    assert gendiv("decompose", plain.path, "--argmax", argmax.path, "--distance", "ssim", "--plot", file) == 0
+    assert str(file) in capsys.readouterr().out
+    texts = {element.text for element in ElementTree.parse(file).iter() if element.text}
+    assert {"H(C), bits a token", "H(C|X), bits a token", "share of H_total"} <= texts
+    assert "must end in .svg" in gendiv("decompose", plain.path, "--distance", "ssim", "--plot", "plane.png")
 
 
 def test_a_resumed_run_has_the_same_numbers(runs, weights):

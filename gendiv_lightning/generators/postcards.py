@@ -80,7 +80,7 @@ class PerfectPostcards(LlamaGen):
         """Grids (N, L) of each distinct text."""
         distinct = list(dict.fromkeys(texts))
         rows = torch.tensor([distinct.index(text) for text in texts])
-        return Conditions([fitting_grids(text) for text in distinct], rows)
+        return Conditions([fitting_grids(parse(text)) for text in distinct], rows)
 
     def sample_tokens(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
         """Token by token, in raster order."""
@@ -124,9 +124,8 @@ class _Fitting:
             fits *= grid[:, step] == tokens[rows][:, None]
 
 
-def fitting_grids(caption: str) -> Tensor:
-    """Tokens (N, L) int64 of all images that a caption fits, by the embedded tokenizer."""
-    stated = parse(caption)
+def fitting_grids(stated: dict[str, int]) -> Tensor:
+    """Tokens (N, L) int64 of all images that a meaning fits (group: value; {} fits all), by the embedded tokenizer."""
     values = values_of(torch.arange(NUM_IMAGES))
     fits = torch.ones(NUM_IMAGES, dtype=torch.bool)
     for place, group in enumerate(GROUPS):

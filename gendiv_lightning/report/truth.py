@@ -22,6 +22,7 @@ from gendiv_lightning.metrics.base import PromptMetric, compute_metrics
 from gendiv_lightning.metrics.decomposition import SequenceEntropy, TokenEntropy
 from gendiv_lightning.report.decomposition import find_lenses
 from gendiv_lightning.report.tables import format_table
+from gendiv_lightning.zoo.captions import parse
 
 LEGEND = """The truth is that of the captions. A perfect generator draws each postcard that a caption fits with the same
 probability, for the same prompts, wordings and noise, and is measured by the same lenses. What these say beside the
@@ -74,7 +75,7 @@ def compare_with_truth(
 
 def _truth(caption: str) -> dict[str, float]:
     """H_total by the name of what estimates it. That of a distance has no closed form."""
-    grids = fitting_grids(caption)
+    grids = fitting_grids(parse(caption))
     counts = torch.nn.functional.one_hot(grids, int(grids.max()) + 1).sum(0)
     token = plugin_entropy(counts).mean().item()
     return {"h_total/token": token, "h_total/token/counts": token, "h_total/sequence": math.log2(len(grids))}
