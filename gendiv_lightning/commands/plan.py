@@ -19,6 +19,7 @@ many images that is. The variance within a prompt is taken from the two halves o
 examples:
   gendiv plan --pilot runs/tiny-llamagen-1a2b3c4d --metric pixel_cosine --width 0.01
   gendiv plan --pilot runs/base --pilot runs/argmax --metric lpips[tiny] --effect 0.05
+  gendiv plan --pilot runs/decomposed --metric lpips[tiny] --number sampler_path --width 0.005
   gendiv plan --between 0.02 --within 0.03 --effect 0.1 --power 0.9
 """
 NUMBERS_OF_SAMPLES = (2, 4, 8, 16, 32, 64)
@@ -30,7 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pilot", type=Path, action="append", metavar="RUN", help="a run folder; twice: their difference"
     )
-    parser.add_argument("--metric", help="of the pilot, by name as in configs; its first number is planned for")
+    parser.add_argument("--metric", help="of the pilot, by name as in configs")
+    parser.add_argument(
+        "--number",
+        metavar="PART",
+        help="which of the metric's numbers is planned for, by the end of its name, such as sampler_path (default: the "
+        "first)",
+    )
     parser.add_argument("--between", type=float, help="variance between prompts, instead of a pilot")
     parser.add_argument("--within", type=float, help="variance of a prompt's estimate times its number of samples")
     parser.add_argument("--width", type=float, help="wanted half-width of the 95 %% interval")
@@ -73,7 +80,9 @@ def _variances(arguments: argparse.Namespace) -> tuple[float, float]:
         return stated
     if len(arguments.pilot) > 2 or arguments.metric is None:
         raise ValueError("give one --pilot, or two for their difference, and a --metric")
-    whole, halves, num_samples = zip(*(_measure(path, arguments.metric) for path in arguments.pilot), strict=True)
+    whole, halves, num_samples = zip(
+        *(_measure(path, arguments.metric, arguments.number) for path in arguments.pilot), strict=True
+    )
     sign = -1 if len(whole) == 2 else 1
     values = whole[-1] + sign * whole[0] if len(whole) == 2 else whole[0]
     parts = halves[-1] + sign * halves[0] if len(whole) == 2 else halves[0]
@@ -84,7 +93,7 @@ def _variances(arguments: argparse.Namespace) -> tuple[float, float]:
     return variance_components(values, (parts[:, 0] - parts[:, 1]).square() / 4, min(num_samples))
 
 
-def _measure(path: Path, name: str) -> tuple[Tensor, Tensor, int]:
+def _measure(path: Path, name: str, part: str | None) -> tuple[Tensor, Tensor, int]:
     """A prompt's number from all its samples (P,) and from two halves of them (P, 2); samples a prompt."""
     import torch
     from tqdm import tqdm
@@ -98,6 +107,9 @@ def _measure(path: Path, name: str) -> tuple[Tensor, Tensor, int]:
     folder.read_protocol()
     if not isinstance(metric, PromptMetric):
         raise ValueError(f"--metric {name} is a number of a whole set: a pilot tells nothing about its prompts")
+    numbers = [place for place, number in enumerate(metric.names) if part is None or number.endswith(f"/{part}")]
+    if not numbers:
+        raise ValueError(f"--metric {name} has no number {part}: there are {', '.join(metric.names)}")
     metric.load()
 
     def take(samples: PromptSamples, start: int) -> PromptSamples:
@@ -111,7 +123,7 @@ def _measure(path: Path, name: str) -> tuple[Tensor, Tensor, int]:
     rows = []
     for batch in tqdm(folder.read_samples(), desc=f"Measuring {path.name}", delay=2):
         for samples in split_by_prompt(batch):
-            parts = (samples, take(samples, 0), take(samples, 1))
-            rows.append((samples.place, len(samples.images), *(metric.measure(part)[0] for part in parts)))
+            halves = (samples, take(samples, 0), take(samples, 1))
+            rows.append((samples.place, len(samples.images), *(metric.measure(half)[numbers[0]] for half in halves)))
     table = torch.tensor(sorted(rows), dtype=torch.float64)
     return table[:, 2], table[:, 3:], int(table[:, 1].min())

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
 from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.functional.decomposition import NAMES
 from gendiv_lightning.metrics.base import PromptMetric
 from gendiv_lightning.sampling.marginals import count_entropies
+
+UNSEEN = "h_total/token/counts/unseen"
 
 
 class TokenEntropy(PromptMetric):
@@ -25,6 +29,9 @@ class TokenEntropy(PromptMetric):
     model keeps the surest of many draws and mask-and-replace diffusion draws some tokens again: what they end with is
     surer than what they drew from, `counts` is lower, and the truth about the images.
 
+    `h_total/token/counts/unseen` is the probability that one more sample shows an entry that is new to its prompt and
+    position (Good-Turing); where it is not small, counts are too few.
+
     Samples with paths of their own tell no path from execution: then there is the total alone. Positions are looked at
     one by one: a token that follows from its neighbours counts as free.
     """
@@ -34,7 +41,7 @@ class TokenEntropy(PromptMetric):
     @property
     def names(self) -> tuple[str, ...]:
         """See above."""
-        return tuple(f"{part}/token{kind}" for kind in ("", "/plugin", "/counts") for part in self.parts)
+        return *(f"{part}/token{kind}" for kind in ("", "/plugin", "/counts") for part in self.parts), UNSEEN
 
     @property
     def method(self) -> str:
@@ -52,7 +59,8 @@ class TokenEntropy(PromptMetric):
         wordings, paths = samples.groups.T
         counts = nothing if samples.tokens is None else count_entropies(samples.tokens, wordings, paths).tolist()[:3]
         one_wording = len(wordings.unique()) == 1
-        return [x for bits in (recorded[:3], recorded[3:], counts) for x in _parts(*bits, one_wording=one_wording)]
+        bits = [x for bits in (recorded[:3], recorded[3:], counts) for x in _parts(*bits, one_wording=one_wording)]
+        return [*bits, math.nan if samples.tokens is None else _unseen(samples.tokens)]
 
 
 class SequenceEntropy(PromptMetric):
@@ -94,6 +102,12 @@ class SequenceEntropy(PromptMetric):
         gained = scores.gather(1, own[:, None])[:, 0] - mixture
         prompt_path = gained.mean().item() / math.log(2)
         return [execution + prompt_path, execution, prompt_path]
+
+
+def _unseen(tokens: Tensor) -> float:
+    """Share of the tokens (N, L) that are the only ones of their kind at their position."""
+    alone = [(column.unique(return_counts=True)[1] == 1).sum().item() for column in tokens.T]
+    return sum(alone) / tokens.numel()
 
 
 def _parts(execution: float, wording: float, pool: float, *, one_wording: bool) -> list[float]:

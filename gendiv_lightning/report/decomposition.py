@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from gendiv_lightning.functional.estimate import Estimate
-from gendiv_lightning.report.tables import format_table
+from gendiv_lightning.metrics.decomposition import UNSEEN
+from gendiv_lightning.report.tables import few_prompts, format_table
+
+MOST_UNSEEN = 0.05
 
 
 class Lens(NamedTuple):
@@ -68,8 +71,31 @@ def format_decomposition(estimates: Mapping[str, Estimate]) -> str:
     truth = "" if true is None else f"\nA perfect generator: H_total {_cell(true)} bits/image, no prompt path."
     return (
         f"{format_table(rows)}\n{size}; 95 % BCa intervals over prompts; H_total - H_exec - H_path is at most "
-        f"{worst:.1e}.{truth}"
+        f"{worst:.1e}.{truth}{_what_is_too_few(estimates, lenses)}"
     )
+
+
+def _what_is_too_few(estimates: Mapping[str, Estimate], lenses: list[Lens]) -> str:
+    """Lines that say what these prompts and samples cannot tell."""
+    told = [
+        f"{lens.title} {path}"
+        for lens in lenses
+        for path, name in (("sampler", lens.sampler_path), ("prompt", lens.prompt_path))
+        if name in estimates and estimates[name].low < 0 < estimates[name].high
+    ]
+    lines = []
+    if told:
+        lines.append(
+            f"Paths that are not told from 0: {', '.join(told)}. How many prompts it takes: gendiv plan --pilot RUN "
+            "--metric METRIC --number PART --width WIDTH"
+        )
+    unseen = estimates.get(UNSEEN)
+    if unseen is not None and unseen.value > MOST_UNSEEN:
+        lines.append(
+            f"TOO FEW SAMPLES for counts: the next one would show an entry that is new to its prompt and position with "
+            f"probability {unseen.value:.2f} (Good-Turing): read the row from distributions."
+        )
+    return "".join(f"\n{line}" for line in lines) + few_prompts(estimates[lenses[0].execution].num_prompts).rstrip()
 
 
 def _is_defined(estimate: Estimate | None) -> bool:
