@@ -83,11 +83,11 @@ def _truth(caption: str) -> dict[str, float]:
 
 def format_truth(found: Iterable[Comparison]) -> str:
     """An aligned table, a row a number."""
-    rows = [("lens", "of", "truth", "a perfect generator", "estimator error", "this run", "model error")]
+    rows = [("lens", "truth", "a perfect generator", "estimator error", "this run", "model error")]
     for lens, part, truth, perfect, run in found:
         known = "-" if truth.isnan().all() else f"{truth.mean().item():.3f}"
         errors = [_mean(difference, sign="+") for difference in (perfect - truth, run - perfect)]
-        rows.append((lens, part, known, _mean(perfect), errors[0], _mean(run), errors[1]))
+        rows.append((f"{lens}, {part}", known, _mean(perfect), errors[0], _mean(run), errors[1]))
     return f"{format_table(rows)}\n{LEGEND}"
 
 

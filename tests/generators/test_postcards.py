@@ -58,7 +58,7 @@ def test_samples_show_what_is_stated_and_their_draws_have_the_entropy_of_the_wor
     with torch.inference_mode():
         images, distances = world.read(generator.decode_tokens(samples.tokens[:16]))
     assert stated_right(images, parse(CAPTION)).all()
-    assert (distances < world.COHERENT_RMS).all()
+    assert (distances < 0.05).all(), "what the tokenizer loses, and nothing else"
     bits = samples.entropy.double().sum(1)
     assert bits.mean().item() == pytest.approx(math.log2(NUM_IMAGES), abs=4 * bits.std().item() / 16)
     assert samples.log_prob.double().sum(1).tolist() == pytest.approx([-math.log2(NUM_IMAGES)] * 256, abs=1e-3)
