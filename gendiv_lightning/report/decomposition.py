@@ -90,7 +90,7 @@ def _what_is_too_few(estimates: Mapping[str, Estimate], lenses: list[Lens]) -> s
             "--metric METRIC --number PART --width WIDTH"
         )
     unseen = estimates.get(UNSEEN)
-    if unseen is not None and unseen.value > MOST_UNSEEN:
+    if unseen is not None and unseen.value > MOST_UNSEEN and any("counts" in lens.title for lens in lenses):
         lines.append(
             f"TOO FEW SAMPLES for counts: the next one would show an entry that is new to its prompt and position with "
             f"probability {unseen.value:.2f} (Good-Turing): read the row from distributions."
