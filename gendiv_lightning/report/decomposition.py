@@ -77,16 +77,15 @@ def format_decomposition(estimates: Mapping[str, Estimate]) -> str:
 
 def _what_is_too_few(estimates: Mapping[str, Estimate], lenses: list[Lens]) -> str:
     """Lines that say what these prompts and samples cannot tell."""
-    told = [
-        f"{lens.title} {path}"
-        for lens in lenses
-        for path, name in (("sampler", lens.sampler_path), ("prompt", lens.prompt_path))
-        if name in estimates and estimates[name].low < 0 < estimates[name].high
-    ]
+    told = []
+    for lens in lenses:
+        ends = {"sampler": estimates.get(lens.sampler_path), "prompt": estimates.get(lens.prompt_path)}
+        words = [path for path, estimate in ends.items() if estimate is not None and estimate.low < 0 < estimate.high]
+        told += [f"{lens.title} ({', '.join(words)})"] if words else []
     lines = []
     if told:
         lines.append(
-            f"Paths that are not told from 0: {', '.join(told)}. How many prompts it takes: gendiv plan --pilot RUN "
+            f"Paths that are not told from 0: {'; '.join(told)}.\nHow many prompts it takes: gendiv plan --pilot RUN "
             "--metric METRIC --number PART --width WIDTH"
         )
     unseen = estimates.get(UNSEEN)
