@@ -46,14 +46,19 @@ def runs_of(setting: Setting | None) -> list[Path]:
     return [] if setting is None else [run.folder.path for run in setting.runs]
 
 
-def decompositions(family: Family) -> str:
-    """`gendiv decompose` of each seed, the truth beside the first."""
-    plain, argmax, subset = map(runs_of, find_profile(family))
+def decompositions(family: Family, folder: Path) -> str:
+    """`gendiv decompose` of each seed, the truth beside the first; kept in a folder, so that it is done once."""
+    profile = find_profile(family)
+    assert profile.plain is not None, "the study has it"
     parts = []
-    for seed, (run, without_draws, few) in enumerate(zip(plain, argmax, subset, strict=True)):
-        truth = ["--truth"] if seed == 0 else []
-        words = printed("decompose", run, "--argmax", without_draws, "--subset", few, *truth)
-        parts.append(f"Seed {seed}:\n\n```\n{words}\n```")
+    for seed, runs in enumerate(zip(*map(runs_of, profile), strict=True)):
+        file = folder / f"{profile.plain.runs[seed].label.fingerprint}.txt"
+        if not file.exists():
+            plain, argmax, subset = runs
+            truth = ["--truth"] if seed == 0 else []
+            words = printed("decompose", plain, "--argmax", argmax, "--subset", subset, *truth)
+            write_atomically(file, lambda path, words=words: path.write_text(words, encoding="utf-8"))
+        parts.append(f"Seed {seed}:\n\n```\n{file.read_text(encoding='utf-8').strip()}\n```")
     return "\n\n".join(parts)
 
 
@@ -134,7 +139,7 @@ def main() -> None:
         picture = to_svg(figure)
         write_atomically(HERE / f"{name}.svg", lambda path, picture=picture: path.write_text(picture, encoding="utf-8"))
     parts = [verdicts(families), findings(families), f"```\n{qualities(families)}\n```"]
-    parts += [f"### {family.name}\n\n{decompositions(family)}" for family in families]
+    parts += [f"### {family.name}\n\n{decompositions(family, arguments.out)}" for family in families]
     parts += [f"The runs:\n\n```\n{told}\n```"]
     text = (HERE / "first_finding.md").read_text(encoding="utf-8")
     first, last = "<!-- measured -->", "<!-- end -->"
