@@ -39,7 +39,7 @@ from gendiv_lightning.models.llamagen_gpt import (
     join_prefills,
     rotary_table,
 )
-from gendiv_lightning.sampling import Noise, TokenSampler, apply_probes
+from gendiv_lightning.sampling import Draw, Noise, TokenSampler, apply_probes
 
 TOLERANCE = 1e-3
 TOP_K = 1000
@@ -274,8 +274,17 @@ def step_parts(ours: Ours, batch: int, repeats: int = 20) -> dict[str, float]:
     device, half = prefill.logits.device, config.block_size // 2
     cache, position = Cache(prefill, config.block_size), torch.tensor([half], device=device)
     tokens = torch.randint(0, config.vocab_size, (len(prefill.logits),), device=device)
-    logits = 3 * torch.randn(batch, 1, config.vocab_size, device=device)
-    draw = sampler.draw_tokens(logits, 0)
+    logits = 3 * torch.randn(batch, config.vocab_size, device=device)
+    rows, positions = torch.arange(batch, device=device), torch.full((batch,), half, device=device)
+
+    def draw_by(sampler: TokenSampler) -> Draw:
+        return sampler.draw_tokens(logits, half, rows, positions)
+
+    def record() -> tuple[Tensor, Tensor]:
+        draw = sampler.draw_filtered(filtered, half, rows, positions)  # what it computes is kept: a new one each time
+        return draw.entropy, draw.log_prob
+
+    filtered = sampler.filter_logits(logits)
     probed = {name: apply_probes(sampler, probes) for name, probes in PROBES.items()}
     seconds = best_seconds(
         {
@@ -283,15 +292,17 @@ def step_parts(ours: Ours, batch: int, repeats: int = 20) -> dict[str, float]:
             "forward": lambda: ours.gpt.decode(tokens, position, half + 2, cache),
             "guidance": lambda: sampler.guide(logits, logits),
             "filter": lambda: sampler.filter_logits(logits),
-            "noise": lambda: sampler.exec.uniform(0, 1),
-            "draw": partial(sampler.draw_tokens, logits, 0),
-            "recording of entropy and log_prob": lambda: (draw.entropy, draw.log_prob),
-            **{name: partial(sampler.draw_tokens, logits, 0) for name, sampler in probed.items()},
+            "noise": lambda: sampler.exec.uniform(half, rows, positions),
+            "draw": partial(draw_by, sampler),
+            "draw and records": record,
+            **{name: partial(draw_by, sampler) for name, sampler in probed.items()},
         },
         repeats,
     )
     extra = {name: seconds[name] - seconds["draw"] for name in PROBES}
-    return {**seconds, "draw": seconds["draw"] - seconds["filter"] - seconds["noise"], **extra}
+    drawn = seconds["draw"] - seconds["filter"]
+    recorded = {"recording of entropy and log_prob": seconds.pop("draw and records") - drawn}
+    return {**seconds, "draw": drawn - seconds["noise"], **recorded, **extra}
 
 
 def arguments() -> argparse.Namespace:
