@@ -191,6 +191,9 @@ class AnalyticGenerator(Generator):
         """Prompts are its own."""
         return []
 
+    def text_lengths(self, texts: Sequence[str]) -> None:
+        """Wordings are numbers."""
+
     def _predict(self, chains: Tensor, positions: Tensor, classes: Tensor) -> Tensor:
         """Classes (N, S) of a position of each row, given the nearest known ones on both sides of it; -1: unknown."""
         places, now = torch.arange(NUM_TOKENS), positions[:, None]
