@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -41,11 +43,23 @@ class ImageFeatures(nn.Module, ABC):
         """Images (N, 3, H, W) uint8 to features (N, D) float32, without TF32 and autocast."""
         check_images(images)
         self.load()
+        with exact(images.device):
+            return torch.cat([self.embed(part).float() for part in split_images(images)])
+
+
+@contextmanager
+def exact(device: torch.device) -> Iterator[None]:
+    """Float32 as it is: no autocast, and no TF32 or bfloat16 inside matrix products and convolutions."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
         with (
-            torch.autocast(images.device.type, enabled=False),
+            torch.autocast(device.type, enabled=False),
             torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
         ):
-            return torch.cat([self.embed(part).float() for part in split_images(images)])
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def check_device(name: str) -> None:

@@ -1,10 +1,6 @@
 """CLIP as features: unit vectors of images and of captions, whose inner product is their cosine.
 
-An image gets the preprocessing that its backbone was trained with: bicubic resize with antialiasing, centre crop,
-(x / 255 - mean) / std. The resize is done in uint8 on the CPU, whatever the device: there torch rounds after each of
-its two passes as Pillow does (and differs by at most 2 of 255, in a pixel of a hundred), whereas bicubic in floats
-overshoots and a noisy image differs by up to 22. Rows come first, always; Pillow 13 begins with the columns of images
-much taller than wide.
+An image gets the preprocessing that its backbone was trained with, see `features.preprocessing`.
 
 A caption's feature is read from its end token, so a caption longer than the context must not lose it: it is cut before
 the end token (`ClipFeatures.texts`), or read in pieces that have one each (`ClipFeatures.chunk_texts`).
@@ -17,11 +13,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -29,19 +23,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gendiv_lightning.features.base import exact
+from gendiv_lightning.features.hub import fetch_one_of, read_pretrained, reading
 from gendiv_lightning.features.pixels import check_images, split_images
+from gendiv_lightning.features.preprocessing import Preprocessing, preprocessing_of
 from gendiv_lightning.models.checkpoints import sha256
 
 DEFAULT_BACKBONE = "openai/clip-vit-large-patch14"
 TINY_FOLDER = Path(__file__).parents[1] / "zoo" / "weights" / "clip"
-_TRANSFORMERS_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 _OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _CHUNK_TEXTS = 32
+_ADVICE = (
+    "Load it once where the Hub can be reached, or give as `backbone` a folder with a CLIPModel, its tokenizer and "
+    "image processor, or local-dir:FOLDER in open_clip's layout; for images of the embedded world only, 'tiny' needs "
+    "no download"
+)
 _HUB_NAME = re.compile(r"(?P<first>\w[\w.-]*)/(?P<second>\w[\w.-]*)")
 
 
@@ -109,7 +105,7 @@ class ClipFeatures(nn.Module):
         pixels = network.preprocessing.resize(images)
         if network.last is None or not torch.equal(network.last[0], pixels):
             device = self.device_mark.device
-            with _exact(device):
+            with exact(device):
                 parts = [
                     network.encode_images(network.preprocessing.scale(part.to(device))) for part in split_images(pixels)
                 ]
@@ -146,43 +142,9 @@ class ClipFeatures(nn.Module):
     @torch.no_grad()
     def _encode_texts(self, tokens: Tensor) -> Tensor:
         network, device = self._ready(), self.device_mark.device
-        with _exact(device):
+        with exact(device):
             parts = [network.encode_texts(part.to(device)) for part in tokens.split(_CHUNK_TEXTS)]
             return F.normalize(torch.cat(parts), dim=1)
-
-
-class Preprocessing(NamedTuple):
-    """From images of any size to a backbone's input.
-
-    Attributes:
-        shorter: length of the shorter side after the resize; None resizes to `size`, whatever the aspect.
-        size: height and width after the centre crop.
-        mode: how pixels are interpolated, always with antialiasing.
-        rounds_half: an odd margin's offset is rounded half to even (torchvision), or else down (transformers).
-        mean: of the channels, for pixels in [0, 1].
-        std: of the channels.
-    """
-
-    shorter: int | None
-    size: tuple[int, int]
-    mode: Literal["bicubic", "bilinear"]
-    rounds_half: bool
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def resize(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) uint8 to (N, 3, *size) uint8 on the CPU: what the backbone sees of them."""
-        sides = images.shape[-2:]
-        target = self.size if self.shorter is None else tuple(int(self.shorter * n / min(sides)) for n in sides)
-        resized = F.interpolate(images.cpu().contiguous(), target, mode=self.mode, antialias=True)
-        halves = [(had - wanted) / 2 for had, wanted in zip(target, self.size, strict=True)]
-        top, left = (round(half) if self.rounds_half else int(half) for half in halves)
-        return resized[:, :, top : top + self.size[0], left : left + self.size[1]]
-
-    def scale(self, pixels: Tensor) -> Tensor:
-        """Pixels (N, 3, *size) uint8 to the network's input, float32."""
-        mean, std = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (self.mean, self.std))
-        return (pixels.float() / 255 - mean) / std
 
 
 class _Source(NamedTuple):
@@ -259,13 +221,9 @@ class _Transformers(_Backbone):
         super().__init__()
         from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-        model_class: Any = CLIPModel
-        self.model, report = model_class.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-        lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        if lacking:  # they were drawn at random
-            raise ValueError(f"{len(lacking)} tensors of a CLIPModel lack, such as {lacking[0]}")
+        self.model = read_pretrained(CLIPModel, name)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
-        self.preprocessing = _transformers_preprocessing(AutoImageProcessor.from_pretrained(name).to_dict())
+        self.preprocessing = preprocessing_of(AutoImageProcessor.from_pretrained(name).to_dict())
         self._check_end_token()
 
     def pieces(self, text: str) -> Tensor:
@@ -343,55 +301,27 @@ def _existing(folder: Path) -> Path:
 
 
 def _read(source: _Source) -> _Backbone:
-    from huggingface_hub.errors import HTTPError  # an OSError in some versions only
-    from safetensors import SafetensorError
-
     if source.folder is not None:
         _existing(source.folder)
-    try:
-        with torch.random.fork_rng(devices=[]):  # weights are drawn before they are read
-            if source.folder is None:
-                _fetch(source)
-            is_open_clip = source.library == "open_clip"
-            network = _OpenClip(source.name, source.weights) if is_open_clip else _Transformers(source.name)
-    except (OSError, HTTPError) as error:
-        raise FileNotFoundError(
-            f"the CLIP backbone {source.label!r} cannot be had: {_first_line(error)}. Load it once where the Hub can "
-            "be reached, or give as `backbone` a folder with a CLIPModel, its tokenizer and image processor, or "
-            "local-dir:FOLDER in open_clip's layout; for images of the embedded world only, 'tiny' needs no download"
-        ) from error
-    except (ValueError, RuntimeError, KeyError, SafetensorError, UnpicklingError) as error:
-        raise ValueError(f"{source.label!r} cannot be used as CLIP backbone: {_first_line(error)}") from error
+    with reading("CLIP backbone", source.label, _ADVICE):
+        if source.library == "transformers":
+            network: _Backbone = _Transformers(source.name)
+        else:
+            _fetch(source)
+            network = _OpenClip(source.name, source.weights)
     return network.requires_grad_(False).eval()
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-
-
 def _fetch(source: _Source) -> None:
-    """Download the weights of a backbone on the Hub, unless they are in its cache."""
-    if source.library == "transformers":
-        _fetch_one_of(source.name, _TRANSFORMERS_FILES)
-    elif source.weights is None:
-        _fetch_one_of(source.name.removeprefix("hf-hub:"), _OPEN_CLIP_FILES)
+    """Download open_clip's weights of a backbone on the Hub, unless they are in its cache."""
+    if source.folder is not None:
+        return
+    if source.weights is None:
+        fetch_one_of(source.name.removeprefix("hf-hub:"), _OPEN_CLIP_FILES)
     else:
         repo, _, file = _open_clip_weights(source.name, source.weights).get("hf_hub", "").rpartition("/")
         if repo:  # else open_clip knows an address
-            _fetch_one_of(repo, (re.sub(r"\.\w+$", ".safetensors", file), file) if file else _OPEN_CLIP_FILES)
-
-
-def _fetch_one_of(repo: str, files: Sequence[str]) -> None:
-    """The first of these files that there is; without a network this fails in seconds, a download in minutes."""
-    from huggingface_hub import hf_hub_download, model_info, try_to_load_from_cache
-
-    if any(isinstance(try_to_load_from_cache(repo, file), str) for file in files):
-        return
-    there = {sibling.rfilename for sibling in model_info(repo, timeout=5).siblings or ()}
-    file = next((file for file in files if file in there), None)
-    if file is None:
-        raise ValueError(f"the Hub repository {repo} holds none of {', '.join(files)}")
-    hf_hub_download(repo, file)
+            fetch_one_of(repo, (re.sub(r"\.\w+$", ".safetensors", file), file) if file else _OPEN_CLIP_FILES)
 
 
 def _open_clip_weights(name: str, weights: str) -> Mapping[str, Any]:
@@ -416,35 +346,3 @@ def _open_clip_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
     mode: Literal["bicubic", "bilinear"] = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
     shorter = None if way == "squash" else height
     return Preprocessing(shorter, (height, width), mode, True, tuple(config["mean"]), tuple(config["std"]))
-
-
-def _transformers_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
-    steps = ("do_resize", "do_rescale", "do_normalize")
-    modes: dict[int, Literal["bicubic", "bilinear"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
-    shorter = config["size"].get("shortest_edge")
-    target = config["crop_size"] if config["do_center_crop"] else config["size"]
-    if (
-        not all(config[step] for step in steps)
-        or abs(255 * config["rescale_factor"] - 1) > 1e-6
-        or config["resample"] not in modes
-        or not {"height", "width"} <= target.keys()
-        or (target != config["size"] if shorter is None else max(target.values()) > shorter)
-    ):
-        raise ValueError("its image processor does not resize, crop, rescale and normalise as those of CLIP do")
-    mean, std = tuple(config["image_mean"]), tuple(config["image_std"])
-    return Preprocessing(shorter, (target["height"], target["width"]), modes[config["resample"]], False, mean, std)
-
-
-@contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
-    """Float32 as it is: no autocast, and no TF32 or bfloat16 inside matrix products and convolutions."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with (
-            torch.autocast(device.type, enabled=False),
-            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)

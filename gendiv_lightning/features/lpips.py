@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from gendiv_lightning.features.base import exact
 from gendiv_lightning.features.pixels import check_images, split_images
 from gendiv_lightning.models.checkpoints import load_strictly, read_checkpoint
 
@@ -96,10 +97,7 @@ class PerceptualFeatures(nn.Module):
                 f"{tuple(images.shape[-2:])}: enlarge them"
             )
         self.load().network.to(images.device, torch.float32)
-        with (
-            torch.autocast(images.device.type, enabled=False),
-            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
-        ):
+        with exact(images.device):
             return torch.cat([self._embed(part.float() / 127.5 - 1) for part in split_images(images)])
 
     def _embed(self, images: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from gendiv_lightning.features import clip
 from gendiv_lightning.features.clip import ClipFeatures
+from gendiv_lightning.features.preprocessing import preprocessing_of
 
 SIZES = [(32, 32), (48, 48), (41, 64), (90, 61), (20, 25)]
 LIBRARIES = ("transformers", "open_clip", "open_clip in English")
@@ -412,9 +413,9 @@ def test_a_text_tower_that_looks_for_another_end_token_is_an_error(end, message,
 )
 def test_preprocessing_that_is_not_that_of_a_clip_is_an_error(change, names):
     config = json.loads((Path(names["transformers"]) / "preprocessor_config.json").read_text())
-    assert clip._transformers_preprocessing(config).shorter == 36
+    assert preprocessing_of(config).shorter == 36
     with pytest.raises(ValueError, match="image processor"):
-        clip._transformers_preprocessing({**config, **change})
+        preprocessing_of({**config, **change})
 
 
 def test_a_resize_that_pads_is_an_error(tmp_path):

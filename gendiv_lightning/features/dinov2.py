@@ -1,0 +1,64 @@
+"""DINOv2 as features: the class token behind the last norm, as `Dinov2Model` of transformers pools it.
+
+Source: Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision" (2023); as features of a Frechet
+distance: Stein et al., "Exposing flaws of generative model evaluation metrics" (2023).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gendiv_lightning.features.base import ImageFeatures
+from gendiv_lightning.features.hub import read_pretrained, reading
+from gendiv_lightning.features.preprocessing import Preprocessing, preprocessing_of
+from gendiv_lightning.models.checkpoints import sha256
+
+DEFAULT_MODEL = "facebook/dinov2-base"
+
+
+class DINOv2Features(ImageFeatures):
+    """One vector an image: 384, 768, 1024 or 1536 numbers for the small, base, large and giant model.
+
+    Args:
+        model: `OWNER/REPO` on the Hugging Face Hub, or a folder with a `Dinov2Model` and its image processor.
+    """
+
+    network: Any
+    preprocessing: Preprocessing
+
+    def __init__(self, model: str = DEFAULT_MODEL) -> None:
+        super().__init__()
+        self.model = model
+        self.network = None
+
+    @property
+    def tag(self) -> str:
+        """See `ImageFeatures`; models other than the base one by the last part of their names."""
+        return "dinov2" if self.model == DEFAULT_MODEL else Path(self.model).name
+
+    def identity(self) -> dict[str, object]:
+        """Name, and hash of weights on this machine; those of others are known by their names."""
+        folder = Path(self.model).expanduser()
+        if not folder.is_dir():
+            return {"network": self.model, "weights": None}
+        return {"network": folder.name, "weights": sha256(folder)}
+
+    def load(self) -> None:
+        """See `ImageFeatures`; ValueError where what is there is no DINOv2."""
+        if self.network is not None:
+            return
+        from transformers import AutoImageProcessor, Dinov2Model
+
+        advice = "Load it once where the Hub can be reached, or give a folder as `model`: cosine[dinov2,model=FOLDER]"
+        with reading("DINOv2 model", self.model, advice):
+            network = read_pretrained(Dinov2Model, self.model)
+            self.preprocessing = preprocessing_of(AutoImageProcessor.from_pretrained(self.model).to_dict())
+        self.network = network.requires_grad_(False).eval()
+
+    def embed(self, images: Tensor) -> Tensor:
+        """See `ImageFeatures`."""
+        pixels = self.preprocessing.resize(images).to(images.device)
+        return self.network.to(images.device)(self.preprocessing.scale(pixels)).pooler_output
