@@ -72,8 +72,7 @@ class Measure(Callback):
 
         All three over all ranks: every rank must call it.
         """
-        estimates, columns = compute_metrics(self.metrics)
-        estimates |= self.usage.compute()
+        estimates, columns = compute_metrics([*self.metrics, self.usage])
         with self.usage.sync_context():
             counts = self.usage.counts.clone()
         return estimates, columns, counts

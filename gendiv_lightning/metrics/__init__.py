@@ -4,7 +4,7 @@ from gendiv_lightning.metrics.clip import CLIPIQA, CLIPCosine, CLIPScore
 from gendiv_lightning.metrics.codebook import CodebookUsage
 from gendiv_lightning.metrics.decomposition import SequenceEntropy, TokenEntropy
 from gendiv_lightning.metrics.distribution import FrechetDistance, KernelDistance, PrecisionRecall
-from gendiv_lightning.metrics.diversity import LPIPS, SSIM, PixelCosine
+from gendiv_lightning.metrics.diversity import LPIPS, SSIM, FeatureCosine, PixelCosine
 from gendiv_lightning.metrics.postcards import PostcardTruth
 from gendiv_lightning.metrics.vendi import SmallPixels, Vendi, VendiSet
 
@@ -15,6 +15,7 @@ __all__ = [
     "CLIPCosine",
     "CLIPScore",
     "CodebookUsage",
+    "FeatureCosine",
     "FrechetDistance",
     "KernelDistance",
     "PixelCosine",

@@ -41,6 +41,10 @@ class SampleMetric(Metric, ABC):
     def compute(self) -> dict[str, Estimate]:
         """One `Estimate` a name."""
 
+    def columns(self) -> dict[str, Tensor]:
+        """Numbers (P,) of single prompts by name, ordered by place; over all ranks, so each must call it."""
+        return {}
+
 
 class PromptMetric(SampleMetric):
     """A torchmetrics metric with one row of numbers a prompt and one `Estimate` a number.
@@ -115,6 +119,12 @@ class PromptMetric(SampleMetric):
             estimates[name] = Estimate(value, low, high, int(defined.sum()), num_paths, num_samples, self.method)
         return estimates
 
+    def columns(self) -> dict[str, Tensor]:
+        """The rows as columns."""
+        with self.sync_context():
+            _, rows = self.per_prompt()
+        return dict(zip(self.names, rows.T, strict=True))
+
 
 def compute_metrics(metrics: Sequence[SampleMetric]) -> tuple[dict[str, Estimate], dict[str, Tensor]]:
     """Estimates by name, and columns (P,) of numbers by the prompts' places; over all ranks, so each must call it."""
@@ -122,8 +132,5 @@ def compute_metrics(metrics: Sequence[SampleMetric]) -> tuple[dict[str, Estimate
     columns: dict[str, Tensor] = {}
     for metric in metrics:
         estimates |= metric.compute()
-        if isinstance(metric, PromptMetric):  # others are of the whole set of samples
-            with metric.sync_context():
-                _, rows = metric.per_prompt()
-            columns |= dict(zip(metric.names, rows.T, strict=True))
+        columns |= metric.columns()
     return estimates, columns

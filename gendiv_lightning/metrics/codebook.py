@@ -7,24 +7,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torch.nn import functional as F
 from torchmetrics.utilities import dim_zero_cat
 
 from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.functional.entropy import chao_wang_jost_entropy, coverage, gini, plugin_entropy
 from gendiv_lightning.functional.estimate import Estimate
+from gendiv_lightning.metrics.base import SampleMetric
 
 NUM_REPLICATES = 200
 MAX_UNSEEN = 0.2
-_NUM_COLUMNS = 6  # a prompt's place, tokens, distinct entries, entries seen once, entropy, plug-in entropy
+# Of a prompt: place, tokens, distinct entries, entries seen once, entropy, plug-in entropy, inequality.
+_NUM_COLUMNS = 7
 
 
-class CodebookUsage(Metric):
+class CodebookUsage(SampleMetric):
     """Entropy, perplexity, coverage and inequality of the tokens' overall frequencies, with intervals over prompts.
 
-    Beside them stands the usage of one prompt, all its samples and positions pooled: `codebook/prompt_entropy_bits` and
-    `codebook/prompt_entries` (distinct ones), means over prompts; and what a token tells of its prompt,
+    Beside them stands the usage of one prompt, all its samples and positions pooled: `codebook/prompt_entropy_bits`,
+    `.../prompt_entries` (distinct ones) and the same three, means over prompts; and what a token tells of its prompt,
     `codebook/information_bits`: I(X; C) = H(C) - H(C|X), where X is one of the measured prompts, each as often as its
     tokens, and C one token of it. It is at most log2 of the number of prompts.
 
@@ -44,9 +46,6 @@ class CodebookUsage(Metric):
         codebook_size: number of entries K.
     """
 
-    full_state_update = False
-    higher_is_better = None
-    is_differentiable = False
     counts: Tensor
     replicates: Tensor
     sizes: Tensor
@@ -62,6 +61,10 @@ class CodebookUsage(Metric):
         self.add_state("replicates", replicates, dist_reduce_fx="sum")
         self.add_state("sizes", torch.zeros(3, dtype=torch.int64), dist_reduce_fx="sum")  # prompts, paths, samples
         self.add_state("rows", default=[], dist_reduce_fx="cat")  # (1, _NUM_COLUMNS) float64 each
+
+    def identity(self) -> dict[str, object]:
+        """What is counted."""
+        return {"names": "codebook/...", "codebook_size": self.codebook_size}
 
     def update(self, samples: PromptSamples) -> None:
         """Add all tokens of one prompt; ValueError where there are none or one is outside 0..K - 1."""
@@ -81,7 +84,8 @@ class CodebookUsage(Metric):
         self.sizes += torch.tensor([1, samples.num_paths, len(samples.tokens)], device=self.device)
         if len(used):
             entropies = chao_wang_jost_entropy(counts), plugin_entropy(counts)
-            row = (samples.place, counts.sum(), len(used), (counts == 1).sum(), *entropies)
+            inequality = gini(F.pad(counts, (0, self.codebook_size - len(used))))
+            row = (samples.place, counts.sum(), len(used), (counts == 1).sum(), *entropies, inequality)
             self.rows.append(torch.tensor([[float(number) for number in row]], dtype=torch.float64, device=self.device))
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
@@ -102,9 +106,15 @@ class CodebookUsage(Metric):
         rows = self._sorted_rows()
         return {
             **estimates,
-            **_per_prompt(rows, sizes),
+            **_per_prompt(rows, self.codebook_size, sizes),
             "codebook/information_bits": _information(entropy, entropies, rows, sizes),
         }
+
+    def columns(self) -> dict[str, Tensor]:
+        """Usage of each prompt with tokens."""
+        with self.sync_context():
+            rows = self._sorted_rows()
+        return {name: column for name, (column, _) in _prompt_statistics(rows, self.codebook_size).items()}
 
     def _sorted_rows(self) -> Tensor:
         """(P, _NUM_COLUMNS), a row a prompt with tokens, by place: the result does not depend on who measured it."""
@@ -125,24 +135,32 @@ def _statistics(counts: Tensor) -> dict[str, tuple[Tensor, float, str]]:
     }
 
 
-def _per_prompt(rows: Tensor, sizes: list[int]) -> dict[str, Estimate]:
+def _prompt_statistics(rows: Tensor, num_entries: int) -> dict[str, tuple[Tensor, str]]:
+    """Each number of the prompts (P,), and its estimator in words."""
+    entropy, entries, grows = rows[:, 4], rows[:, 2], "of a prompt, grows with the number of tokens"
+    return {
+        "codebook/prompt_entropy_bits": (entropy, "Chao-Wang-Jost (2013) entropy of a prompt's tokens"),
+        "codebook/prompt_perplexity": (entropy.exp2(), "2^H with the Chao-Wang-Jost (2013) entropy of a prompt"),
+        "codebook/prompt_entries": (entries, f"distinct entries {grows}"),
+        "codebook/prompt_coverage": (entries / num_entries, f"share of entries {grows}"),
+        "codebook/prompt_gini": (rows[:, 6], "Gini coefficient of all entries' counts in a prompt"),
+    }
+
+
+def _per_prompt(rows: Tensor, num_entries: int, sizes: list[int]) -> dict[str, Estimate]:
     """Usage of one prompt, mean over prompts."""
     _, num_paths, num_samples = sizes
-    methods = {
-        "codebook/prompt_entropy_bits": (rows[:, 4], "Chao-Wang-Jost (2013) entropy of a prompt's tokens"),
-        "codebook/prompt_entries": (rows[:, 2], "distinct entries of a prompt, grows with the number of tokens"),
-    }
     return {
         name: Estimate(
             *bootstrap_mean(column), len(rows), num_paths, num_samples, f"{method}; BCa bootstrap over prompts"
         )
-        for name, (column, method) in methods.items()
+        for name, (column, method) in _prompt_statistics(rows, num_entries).items()
     }
 
 
 def _information(entropy: Tensor, entropies: Tensor, rows: Tensor, sizes: list[int]) -> Estimate:
     """I(X; C) from H(C), its replicates (R,) and the prompts' rows; see `CodebookUsage`."""
-    places, tokens, _, seen_once, conditional, plugin = rows.T
+    places, tokens, _, seen_once, conditional, plugin, _ = rows.T
     unseen = (seen_once.sum() / tokens.sum()).item()
     if not unseen <= MAX_UNSEEN:
         reason = (

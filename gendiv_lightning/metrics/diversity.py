@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gendiv_lightning.batch import PromptSamples
+from gendiv_lightning.features.base import ImageFeatures
+from gendiv_lightning.features.dinov2 import DINOv2Features
 from gendiv_lightning.features.lpips import TINY_WEIGHTS, Net, PerceptualFeatures
 from gendiv_lightning.features.pixels import check_images, pixel_features, split_images
 from gendiv_lightning.functional.pairwise import PairDistances, group_means, split, split_paths
 from gendiv_lightning.functional.ssim import ssim_matrix
+from gendiv_lightning.functional.vendi import unit_rows
 from gendiv_lightning.metrics.base import PromptMetric
 from gendiv_lightning.models.checkpoints import sha256
 
@@ -94,7 +97,7 @@ class LPIPS(DiversityMetric):
 
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
         """See `DiversityMetric`."""
-        return _mean_squared_distances(self.features, split_images(images), groups)
+        return _mean_squared_distances(map(self.features, split_images(images)), groups)
 
 
 class PixelCosine(DiversityMetric):
@@ -111,7 +114,38 @@ class PixelCosine(DiversityMetric):
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
         """See `DiversityMetric`."""
         parts = split_images(images, _PIXELS_AT_ONCE)  # nothing is gained by many at once
-        return _mean_squared_distances(pixel_features, parts, groups) / 2
+        return _mean_squared_distances(map(pixel_features, parts), groups) / 2
+
+
+class FeatureCosine(DiversityMetric):
+    """`diversity/cosine[...]`: 1 - cosine of a network's features, in [0, 2]; the network's tag stands in brackets.
+
+    Args:
+        features: the network. Default: DINOv2 (`cosine[dinov2]`).
+    """
+
+    def __init__(self, features: ImageFeatures | None = None) -> None:
+        features = DINOv2Features() if features is None else features
+        super().__init__(f"diversity/cosine[{features.tag}]")
+        self.features = features
+
+    @property
+    def method(self) -> str:
+        """Features and estimator."""
+        return f"1 - cosine of features ({self.features.tag}), closed form over all pairs; BCa bootstrap over prompts"
+
+    def identity(self) -> dict[str, object]:
+        """With that of the features."""
+        return {**super().identity(), "features": self.features.identity()}
+
+    def load(self) -> None:
+        """Load the features' weights."""
+        self.features.load()
+
+    def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
+        """See `DiversityMetric`; unit vectors' squared distance is twice their cosine distance."""
+        units = (unit_rows(self.features(part)) for part in split_images(images))
+        return _mean_squared_distances(units, groups) / 2
 
 
 class SSIM(DiversityMetric):
@@ -130,11 +164,11 @@ class SSIM(DiversityMetric):
         return group_means(1 - ssim_matrix(images).cpu(), groups)
 
 
-def _mean_squared_distances(features: Callable[[Tensor], Tensor], parts: Sequence[Tensor], groups: Tensor) -> Tensor:
-    """(P, P) mean squared distances of features, a part of the images at a time."""
+def _mean_squared_distances(parts: Iterable[Tensor], groups: Tensor) -> Tensor:
+    """(P, P) mean squared distances of features, which come a part of the images at a time."""
     pairs = PairDistances()
     start = 0
-    for part in parts:
-        pairs.update(features(part), groups[start : start + len(part)])
-        start += len(part)
+    for features in parts:
+        pairs.update(features, groups[start : start + len(features)])
+        start += len(features)
     return pairs.matrix()

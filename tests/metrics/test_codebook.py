@@ -47,6 +47,13 @@ def test_values_of_a_prompt_are_those_of_its_own_counts():
     for estimate in (entropy, entries):
         assert estimate.low < estimate.value < estimate.high
         assert estimate[3:6] == (5, 20, 20)
+    columns = measured(prompts).columns()
+    assert {name: column.mean().item() for name, column in columns.items()} == pytest.approx(
+        {name: estimates[name].value for name in columns}
+    )
+    assert columns["codebook/prompt_gini"].tolist() == pytest.approx([gini(c).item() for c in counts], rel=1e-12)
+    assert columns["codebook/prompt_coverage"].tolist() == [(c > 0).sum().item() / K for c in counts]
+    assert columns["codebook/prompt_perplexity"].equal(columns["codebook/prompt_entropy_bits"].exp2())
 
 
 # --- information: I(X; C) of categorical prompts, known in closed form ---

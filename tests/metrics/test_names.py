@@ -5,7 +5,7 @@ import pytest
 from gendiv_lightning.features.inception import InceptionFeatures
 from gendiv_lightning.features.pooled import ClipImages, TinyFeatures
 from gendiv_lightning.metrics import names
-from gendiv_lightning.metrics.names import METRICS, make_features, make_metric
+from gendiv_lightning.metrics.names import METRICS, make_features, make_metric, split_names
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,15 @@ from gendiv_lightning.metrics.names import METRICS, make_features, make_metric
         ("lpips", "diversity/lpips"),
         ("lpips[vgg]", "diversity/lpips[vgg]"),
         ("pixel_cosine", "diversity/pixel_cosine"),
+        ("cosine", "diversity/cosine[dinov2]"),
+        ("cosine[dinov2,model=facebook/dinov2-large]", "diversity/cosine[dinov2-large]"),
+        ("vendi[q=2]", "diversity/vendi[pixels,q=2]"),
+        ("vendi_set[tiny, q=.inf]", None),
+        ("clip_iqa[prompts=[happy,warm]]", "quality/clip_iqa/happy"),
+        ("clip_iqa[pairs={crisp: [Crisp photo., Soft photo.]}]", "quality/clip_iqa/quality"),
+        ("clip_score[tiny-clip,long_captions=chunks]", "quality/clip_score[tiny-clip]"),
+        ("fid[resize=torch-fidelity]", "quality/fid"),
+        ("precision_recall[tiny-clip,k=2]", "quality/precision[tiny-clip]"),
         (" ssim ", "diversity/ssim"),
         ("clip_score[tiny-clip]", "quality/clip_score[tiny-clip]"),
         ("clip_iqa", "quality/clip_iqa"),
@@ -29,12 +38,31 @@ from gendiv_lightning.metrics.names import METRICS, make_features, make_metric
     ],
 )
 def test_the_number_has_the_name(name, first):
-    assert make_metric(name, reference="there.safetensors").names[0] == first
+    metric = make_metric(name, reference="there.safetensors")
+    assert (metric.names[0] if first else metric.name) == (first or "diversity/vendi_set[tiny,q=inf]")
+
+
+def test_options_reach_the_metric_and_its_backbone(tmp_path):
+    (tmp_path / "alex.pth").touch()
+    assert make_metric(f"lpips[weights={tmp_path}/alex.pth]").features.weights == f"{tmp_path}/alex.pth"
+    fid = make_metric(f"fid[resize=torch-fidelity, weights={tmp_path}/alex.pth]", "there.safetensors")
+    assert (fid.network.resize, fid.network.weights) == ("torch-fidelity", f"{tmp_path}/alex.pth")
+    assert make_metric("precision_recall[k=2,k_density=7]", "there.safetensors").k_density == 7
+    iqa = make_metric("clip_iqa[tiny-clip,prompts=[],pairs={warm sky: [orange sky, blue sky]}]")
+    assert iqa.pairs == {"warm sky": ("orange sky", "blue sky")}
+    assert make_features("inception,resize=torch-fidelity").resize == "torch-fidelity"
+    assert make_metric("codebook", codebook_size=7).codebook_size == 7
+
+
+def test_a_comma_in_brackets_separates_nothing():
+    assert split_names("ssim, vendi[tiny,q=2],clip_iqa[pairs={a: [b, c]}]") == [
+        *("ssim", "vendi[tiny,q=2]", "clip_iqa[pairs={a: [b, c]}]")
+    ]
 
 
 def test_every_metric_can_be_had():
     for name in METRICS:
-        assert make_metric(f"{name}[tiny-clip]" if name in ("fd", "kd") else name, "there.safetensors")
+        assert make_metric(f"{name}[tiny-clip]" if name in ("fd", "kd") else name, "there.safetensors", 8)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +75,14 @@ def test_every_metric_can_be_had():
         ("ssim[tiny]", "has no backbone"),
         ("fid", "reference"),
         ("fd", "reference"),
+        ("vendi[order=2]", "metric 'vendi.order=2.' has no option 'order'; it has q"),
+        ("vendi[q=many]", "metric 'vendi.q=many.': Expected a .*float"),
+        ("vendi[q=0]", "q must lie in"),
+        ("vendi[tiny,inception]", "behind the backbone stand options"),
+        ("ssim[q=2]", "has no option 'q'; it has none"),
+        ("lpips[weights=nowhere.pth]", "weights must name a file; got 'nowhere.pth'"),
+        ("clip_iqa[pairs={crisp: [Crisp photo.]}]", "tuple with 2 elements"),
+        ("codebook", "measure a finished run's folder"),
     ],
 )
 def test_what_is_no_metric_is_refused(name, words):
