@@ -137,6 +137,7 @@ def _to_samples(prompt: str, place: int, items: list[ImageItem], images: list[Te
         place=place,
         paraphrase=torch.tensor([_number(item.row, "paraphrase") or 0 for item in items]),
         path=torch.tensor(paths),
+        names=tuple(item.name for item in items),
     )
 
 

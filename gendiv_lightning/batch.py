@@ -151,6 +151,7 @@ class PromptSamples(NamedTuple):
         marginals: (M,) bits, see `SampleBatch`.
         wording_log_prob: (N, Q) bits, see `SampleBatch`.
         texts: the wording that each sample was made from; empty where it is not known.
+        names: what each image is called, such as its file; empty where it has no name.
     """
 
     images: Tensor
@@ -163,6 +164,7 @@ class PromptSamples(NamedTuple):
     marginals: Tensor | None = None
     wording_log_prob: Tensor | None = None
     texts: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def groups(self) -> Tensor:

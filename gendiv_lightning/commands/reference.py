@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backbone",
         default="inception",
-        help="inception, tiny-clip, or a CLIP as MODEL/PRETRAINED (default: inception)",
+        help="inception, dinov2, tiny-clip, or a CLIP as MODEL/PRETRAINED; options behind it as in gendiv measure: "
+        "inception,resize=torch-fidelity,weights=FILE (default: inception)",
     )
     parser.add_argument("--num", type=int, metavar="IMAGES", help="only so many, from the start (default: all)")
     parser.add_argument("--part", metavar="K/N", help="only the K-th of N parts of them, to be brought together later")

@@ -23,14 +23,15 @@ def draw_grid(batches: Sequence[SampleBatch], num_prompts: int, num_samples: int
     draw, font = ImageDraw.Draw(grid), ImageFont.load_default(12)
     for row, samples in enumerate(prompts):
         top = _MARGIN + row * row_height
-        draw.text((_MARGIN, top), _fit(samples.prompt, draw, font, width - 2 * _MARGIN), "black", font=font)
+        draw.text((_MARGIN, top), fit(samples.prompt, draw, font, width - 2 * _MARGIN), "black", font=font)
         for column, image in enumerate(samples.images[:num_columns]):
             picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((cell, cell), Image.Resampling.NEAREST)
             grid.paste(picture, (_MARGIN + column * (cell + _PADDING), top + _CAPTION))
     return grid
 
 
-def _fit(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def fit(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """A text in one line, cut to a width in pixels."""
     text = " ".join(text.split())
     if draw.textlength(text, font) <= width:
         return text

@@ -32,6 +32,15 @@ def format_truncation(facts: Mapping[str, Any]) -> str:
     return f"cut to {facts['limit']} tokens: {', '.join(kinds)}" if kinds else ""
 
 
+def format_methods(estimates: Mapping[str, Estimate]) -> str:
+    """How each number came about, a line an estimator: the first of its names, and the method."""
+    first: dict[str, str] = {}
+    for name, estimate in estimates.items():
+        if estimate.num_prompts:
+            first.setdefault(estimate.method, name)
+    return "\n".join(f"{name}: {method}" for method, name in first.items())
+
+
 def format_table(rows: Sequence[Sequence[str]]) -> str:
     """Rows as aligned columns, the first to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
