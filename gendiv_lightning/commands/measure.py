@@ -105,7 +105,9 @@ def run(arguments: argparse.Namespace) -> int:
         for metric in metrics:
             metric.update(samples)
         if len(samples.images) > 1:
-            pairs += [measure_pairs(one, samples, keeps_images=len(texts) <= SHOWN_PAIRS) for one in distances]
+            pairs += [
+                measure_pairs(one, samples, keeps_images=len(pairs) < SHOWN_PAIRS * len(distances)) for one in distances
+            ]
     estimates, columns = compute_metrics(metrics)
     if not any(estimate.num_prompts for estimate in estimates.values()):
         raise ValueError(

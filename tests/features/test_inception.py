@@ -4,12 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch_fidelity
+from PIL import Image
 from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchvision.models import Inception3
 
+from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.features import inception
 from gendiv_lightning.features.inception import InceptionFeatures
+from gendiv_lightning.metrics import FrechetDistance, KernelDistance, PrecisionRecall
+from gendiv_lightning.metrics.reference import reference_statistics, write_reference
 
 
 def random_state(seed=0):
@@ -58,6 +63,38 @@ def test_features_are_torch_fidelitys(features, weights):
     assert truth.std() > 0.1
     assert (truth[0] - truth[1]).abs().max() > 0.01
     torch.testing.assert_close(features, truth, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_distances_between_folders_are_torch_fidelitys(ours, weights, tmp_path):
+    """FID to 1e-3 of itself, KID over all pairs, precision and recall, from image files on."""
+    generator = torch.Generator().manual_seed(0)
+    sets = {}
+    for name, spread in (("real", 120), ("sampled", 160)):
+        grounds = torch.randint(0, 256 - spread, (24, 3, 1, 1), generator=generator)
+        noise = torch.randint(0, spread, (24, 3, 64, 64), generator=generator)
+        sets[name] = (grounds + noise).to(torch.uint8)
+        (tmp_path / name).mkdir()
+        for number, image in enumerate(sets[name]):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / name / f"{number:02}.png")
+    write_reference(tmp_path / "real.safetensors", reference_statistics(sets["real"].split(8), ours, "noise"))
+    theirs = torch_fidelity.calculate_metrics(
+        input1=str(tmp_path / "sampled"),
+        input2=str(tmp_path / "real"),
+        **{name: True for name in ("fid", "kid", "prc")},
+        **{"kid_subsets": 1, "kid_subset_size": 24, "batch_size": 8},
+        **{"feature_extractor_weights_path": weights, "cuda": False, "verbose": False, "cache": False},
+    )
+    numbers = {}
+    for make in (FrechetDistance, KernelDistance, PrecisionRecall):
+        metric = make(str(tmp_path / "real.safetensors"), ours)
+        for place, part in enumerate(sets["sampled"].split(4)):
+            metric.update(PromptSamples(part, place=place))
+        numbers |= {name.partition("[")[0]: estimate.value for name, estimate in metric.compute().items()}
+    assert numbers["quality/fd"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
+    assert numbers["quality/kd"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
+    assert numbers["quality/precision"] == pytest.approx(theirs["precision"], abs=1e-6)
+    assert numbers["quality/recall"] == pytest.approx(theirs["recall"], abs=1e-6)
 
 
 def test_the_resize_rule_counts_and_is_told(ours, features, weights):

@@ -7,9 +7,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
+from torchmetrics.functional.image import lpips as torchmetrics_lpips
+from torchmetrics.image import lpip
 
+from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.features.lpips import PerceptualFeatures, TinyPerceptualNet
 from gendiv_lightning.features.pixels import split_images
+from gendiv_lightning.metrics import LPIPS
 
 
 def images(num=4, size=40):
@@ -53,6 +57,26 @@ def test_squared_distances_of_features_are_the_lpips_of_every_pair(net, tmp_path
         assert theirs > 1e-4
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
         assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+@pytest.mark.parametrize("net", ["alex", "squeeze", pytest.param("vgg", marks=pytest.mark.slow)])
+def test_the_metric_is_the_mean_over_pairs_of_the_package_and_of_torchmetrics(net, tmp_path):
+    network = random_network(net)
+    torch.save(as_torchvision(network), tmp_path / "backbone.pth")
+    pictures = images()
+    ours = LPIPS(net, str(tmp_path / "backbone.pth")).measure(PromptSamples(pictures))[0]
+    scaled = pictures.float() / 127.5 - 1
+    first, second = torch.triu_indices(len(pictures), len(pictures), 1)
+    with torch.no_grad():
+        package = network(scaled[first], scaled[second]).mean().item()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lpip, "_NoTrainLpips", lambda net: torchmetrics_lpips._NoTrainLpips(net=net, pnet_rand=True))
+        theirs = lpip.LearnedPerceptualImagePatchSimilarity(net_type=net)
+    theirs.net.net.load_state_dict(network.net.state_dict())
+    theirs.update(scaled[first], scaled[second])
+    assert ours == pytest.approx(package, abs=1e-5)
+    assert ours == pytest.approx(theirs.compute().item(), abs=1e-5)
+    assert ours > 1e-3
 
 
 @pytest.mark.parametrize("net", ["alex", "vgg", "squeeze"])

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from prdc import compute_prdc
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
 from gendiv_lightning.functional import neighbours
@@ -61,6 +62,14 @@ def test_precision_and_recall_are_those_of_torch_fidelity():
     reference, features = rows(80), rows(70, 1, shift=0.6)
     theirs = calculate_precision_recall_full(features, reference)
     assert precision_recall(reference, features)[0].tolist() == pytest.approx(theirs, abs=1e-6)
+
+
+def test_all_four_are_those_of_the_package_of_density_and_coverage():
+    reference, features = rows(80), rows(70, 1, shift=0.6)
+    for k in (3, 5):
+        theirs = compute_prdc(reference.numpy(), features.numpy(), nearest_k=k)
+        names = ("precision", "recall", "density", "coverage")
+        assert ours(reference, features, k, k)[0].tolist() == pytest.approx([theirs[name] for name in names], abs=1e-9)
 
 
 def test_a_set_covers_itself():

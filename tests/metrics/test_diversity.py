@@ -5,6 +5,8 @@ from itertools import combinations
 import pytest
 import torch
 from safetensors.torch import save_file
+from skimage.metrics import structural_similarity
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.features.lpips import TinyPerceptualNet
@@ -129,6 +131,21 @@ def test_images_that_are_not_uint8_are_an_error(make):
 def test_the_net_is_named_unless_it_is_the_default():
     assert LPIPS().names[0] == "diversity/lpips"
     assert LPIPS("vgg").names == ("diversity/lpips[vgg]", *(f"diversity/lpips[vgg]/{part}" for part in PARTS))
+
+
+def test_ssim_is_the_mean_over_pairs_of_torchmetrics_and_of_scikit_image():
+    inner = prompt(num=4).images
+    images = torch.full((4, 3, 46, 46), 90, dtype=torch.uint8)  # in a frame the rule for borders does not show
+    images[:, :, 15:-15, 15:-15] = inner
+    ours = row(SSIM(), PromptSamples(images))[0]
+    first, second = torch.triu_indices(4, 4, 1)
+    scaled = images.double() / 255
+    theirs = structural_similarity_index_measure(scaled[first], scaled[second], data_range=1.0)
+    settings = {"gaussian_weights": True, "use_sample_covariance": False, "data_range": 1.0, "channel_axis": 0}
+    maps = [structural_similarity(a.numpy(), b.numpy(), full=True, **settings)[1] for a, b in combinations(scaled, 2)]
+    assert ours == pytest.approx(1 - theirs.item(), abs=1e-5)
+    assert ours == pytest.approx(1 - sum(one.mean() for one in maps) / 6, abs=1e-5)
+    assert ours > 0.01
 
 
 def test_pixel_cosine_is_the_mean_cosine_distance_over_pairs():

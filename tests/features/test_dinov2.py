@@ -1,0 +1,81 @@
+import json
+import shutil
+
+import pytest
+import torch
+from random_clips import pictures
+from random_dinov2 import write_dinov2
+from torch.nn import functional as F
+
+from gendiv_lightning.batch import PromptSamples
+from gendiv_lightning.features.dinov2 import DINOv2Features
+from gendiv_lightning.metrics import FeatureCosine
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_dinov2(tmp_path_factory.mktemp("dinov2") / "toy")
+
+
+@pytest.fixture(scope="module")
+def features(folder):
+    return DINOv2Features(folder)
+
+
+def by_transformers(folder, images):
+    from transformers import AutoImageProcessor, Dinov2Model
+
+    pixels = AutoImageProcessor.from_pretrained(folder)(images=list(images), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        return Dinov2Model.from_pretrained(folder).eval()(pixels).pooler_output
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 40)])
+def test_features_are_those_of_transformers(folder, features, size):
+    images = pictures(4, *size)
+    theirs = by_transformers(folder, images)
+    assert (theirs[0] - theirs[1]).abs().max() > 0.05
+    torch.testing.assert_close(features(images), theirs, rtol=0, atol=2e-2)  # a resize may round a pixel otherwise
+    inputs = images if size == (32, 32) else None  # nothing is resized
+    if inputs is not None:
+        torch.testing.assert_close(features(inputs), theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_the_distance_is_the_mean_cosine_distance_over_pairs(folder, features):
+    images = pictures(5, 32, 32)
+    units = F.normalize(by_transformers(folder, images).double(), dim=1)
+    truth = 1 - (units @ units.T)[tuple(torch.triu_indices(5, 5, 1))].mean().item()
+    metric = FeatureCosine(features)
+    assert metric.names[0] == "diversity/cosine[toy]"
+    assert metric.measure(PromptSamples(images))[0] == pytest.approx(truth, abs=1e-5)
+    assert truth > 1e-3
+
+
+def test_features_do_not_depend_on_their_batch(features):
+    images = pictures(5, 40, 40)
+    alone = torch.cat([features(image[None]) for image in images])
+    torch.testing.assert_close(features(images), alone, rtol=0, atol=1e-5)
+
+
+def test_names_and_identity_tell_models_apart(folder):
+    assert DINOv2Features().tag == "dinov2"
+    assert DINOv2Features("facebook/dinov2-large").tag == "dinov2-large"
+    identity = DINOv2Features(folder).identity()
+    assert identity["network"] == "toy"
+    assert len(identity["weights"]) == 64
+    assert DINOv2Features().identity() == {"network": "facebook/dinov2-base", "weights": None}
+
+
+def test_a_model_that_cannot_be_had_names_the_ways_out():
+    with pytest.raises(FileNotFoundError, match=r"'facebook/dinov2-base' cannot be had.*cosine\[dinov2,model=FOLDER\]"):
+        DINOv2Features().load()
+
+
+def test_what_is_no_dinov2_is_an_error(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "deep")
+    config = json.loads((tmp_path / "deep" / "config.json").read_text())
+    (tmp_path / "deep" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(
+        ValueError, match="'deep' cannot be used as DINOv2 model: ValueError: .*lack".replace("'deep'", ".*deep'")
+    ):
+        DINOv2Features(str(tmp_path / "deep")).load()

@@ -1,0 +1,159 @@
+"""What every metric keeps to, whatever it measures: ranks, parts, and images that are not as they should be."""
+
+import json
+import math
+import os
+
+import pytest
+import torch
+from random_dinov2 import write_dinov2
+
+from gendiv_lightning.batch import PromptSamples
+from gendiv_lightning.features.pooled import ClipImages
+from gendiv_lightning.metrics.base import compute_metrics
+from gendiv_lightning.metrics.names import make_metric
+from gendiv_lightning.metrics.reference import reference_statistics, write_reference
+from gendiv_lightning.zoo import world
+
+DISTANCES = (
+    "lpips[tiny]",
+    "pixel_cosine",
+    "ssim",
+    "cosine[tiny]",
+    "cosine[dinov2,model=TOY]",
+    "clip_cosine[tiny-clip]",
+)
+NAMES = (
+    *DISTANCES,
+    *("vendi", "vendi[tiny,q=2]", "vendi_set", "vendi_set[tiny]", "codebook", "postcard_truth"),
+    *("clip_score[tiny-clip]", "clip_iqa[tiny-clip,prompts=[],pairs={warm: [orange sky, blue sky]}]"),
+    *("fd[tiny-clip]", "kd[tiny-clip]", "precision_recall[tiny-clip,k=1,k_density=1]"),
+)
+OF_IMAGES = tuple(name for name in NAMES if name != "codebook")
+K = 16
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("contract")
+    write_dinov2(folder / "toy")
+    reference = reference_statistics([world.render(torch.arange(0, 4000, 150))], ClipImages("tiny"), "postcards")
+    write_reference(folder / "reference.safetensors", reference)
+    return folder
+
+
+def make(name, folder):
+    return make_metric(name.replace("TOY", str(folder / "toy")), str(folder / "reference.safetensors"), K)
+
+
+def prompt(place, num=6):
+    generator = torch.Generator().manual_seed(place)
+    images = world.render(torch.randint(world.NUM_IMAGES, (num,), generator=generator))
+    tokens = torch.randint(K, (num, 36), generator=generator)
+    paraphrase = torch.arange(num) % 2
+    return PromptSamples(images, tokens, "a picture of the sun", place, paraphrase)
+
+
+def measured(folder, places, names=NAMES):
+    metrics = [make(name, folder) for name in names]
+    for metric in metrics:
+        metric.load()
+        for place in places:
+            metric.update(prompt(place))
+    return metrics
+
+
+def numbers(metrics):
+    """Values and ends by name, and the columns of single prompts."""
+    estimates, columns = compute_metrics(metrics)
+    return {
+        **{name: [estimate.value, estimate.low, estimate.high, *estimate[3:6]] for name, estimate in estimates.items()},
+        **{f"{name} by prompt": column.tolist() for name, column in columns.items()},
+    }
+
+
+def work(rank, folder, port):
+    """One of two ranks, which measures every second of seven prompts."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    found = numbers(measured(folder, range(rank, 7, 2)))
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_give_the_numbers_of_one(folder):
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(work, (folder, port), nprocs=2)
+    one = numbers(measured(folder, range(7)))
+    for rank in (0, 1):
+        two = json.loads((folder / f"{rank}.json").read_text())
+        assert two.keys() == one.keys()
+        for name, wanted in one.items():
+            assert two[name] == pytest.approx(wanted, rel=1e-6, abs=1e-6, nan_ok=True), name
+
+
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_any_parts_of_a_prompts_images_give_the_same(name, folder, monkeypatch):
+    places = range(3)
+    whole = numbers(measured(folder, places, [name]))
+    monkeypatch.setattr("gendiv_lightning.features.pixels._CHUNK_IMAGES", 1)
+    monkeypatch.setattr("gendiv_lightning.functional.ssim._BLOCK", 2)
+    monkeypatch.setattr("gendiv_lightning.features.clip._LOADED", {})  # nothing is remembered of the same images
+    parts = numbers(measured(folder, places, [name]))
+    for key, wanted in whole.items():
+        assert parts[key] == pytest.approx(wanted, rel=1e-5, abs=1e-6, nan_ok=True), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_sample_is_defined_or_left_out(name, folder):
+    metric = make(name, folder)
+    metric.update(prompt(0, num=1))
+    estimate = next(iter(metric.compute().values()))
+    if name in DISTANCES or name in ("vendi", "vendi[tiny,q=2]"):
+        assert math.isnan(estimate.value)
+        assert estimate.num_prompts == 0
+    elif name.startswith(("fd", "kd", "precision")):
+        assert math.isnan(estimate.value)
+        assert "needs 2 samples, there are 1" in estimate.method
+    else:
+        assert math.isfinite(estimate.value)
+
+
+@pytest.mark.parametrize("level", [0, 128, 255, None])
+@pytest.mark.parametrize("name", NAMES)
+def test_identical_and_constant_images_have_numbers(name, level, folder):
+    metric = make(name, folder)
+    for place in range(2):
+        samples = prompt(place)
+        images = samples.images[:1].expand(6, -1, -1, -1) if level is None else torch.full_like(samples.images, level)
+        metric.update(samples._replace(images=images.contiguous()))
+    estimate = next(iter(metric.compute().values()))
+    assert math.isfinite(estimate.value)
+    if name in DISTANCES:
+        assert estimate.value == pytest.approx(0, abs=1e-9)
+    elif name.startswith("vendi[") or name == "vendi":
+        assert estimate.value == pytest.approx(1, abs=1e-6)
+
+
+WRONG = {
+    "float in [0, 1]": (lambda images: images.float() / 255, "uint8"),
+    "NaN": (lambda images: torch.full_like(images.float(), math.nan), "uint8"),
+    "out of range": (lambda images: images.short() + 300, "uint8"),
+    "mixed sizes": (lambda images: [images[0], images[1][:, 1:]], "mixed sizes"),
+    "grey": (lambda images: images[:, :1], "RGB"),
+    "none": (lambda images: images[:0], "N >= 1"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_images_that_are_not_as_they_should_be_are_an_error(name, wrong, folder):
+    spoil, message = WRONG[wrong]
+    samples = prompt(0)
+    with pytest.raises(ValueError, match=message):
+        make(name, folder).update(samples._replace(images=spoil(samples.images)))
