@@ -1,4 +1,4 @@
-"""A random DINOv2 of toy size in the layout of transformers: resize of the shorter side to 32, crop of 28, patches of 14."""
+"""A random DINOv2 of toy size, in the layout of transformers: shorter side to 32, crop of 28, patches of 14."""
 
 import torch
 

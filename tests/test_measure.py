@@ -1,18 +1,21 @@
 """`gendiv measure` and `gendiv reference`: a run's images give the run's numbers, in any layout."""
 
 import json
+import re
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from pyarrow import csv
 from running import metrics_of, predict
 
 from gendiv_lightning.batch import PromptBatch, SampleBatch, TokenSamples
 from gendiv_lightning.cli import main
 from gendiv_lightning.metrics.reference import read_provenance, read_reference
 from gendiv_lightning.run_folder import RunFolder
+from gendiv_lightning.usage import read_usage
 
 DEVICE = "--device {}: torch cannot use it here: leave it out, or use cpu"
 METRICS = "pixel_cosine,ssim,vendi[pixels],lpips[tiny],postcard_truth,token_entropy"
@@ -145,3 +148,61 @@ def _joined(batches):
     samples = TokenSamples(*(torch.cat(parts) for parts in zip(*(b.samples for b in batches), strict=True)))
     joined = PromptBatch(of[0].seed, prompts, indices, keys, rows)
     return SampleBatch(joined, samples, *(torch.cat([b[n] for b in batches]) for n in (2, 3)))
+
+
+def test_single_pairs_have_names_distances_and_a_picture(tmp_path, capsys):
+    levels = {"hills": (10, 10, 200, 90), "sea": (50, 60, 180)}
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 50, (16, 16, 3), dtype=np.uint8)
+    for word, values in levels.items():
+        (tmp_path / "in" / word).mkdir(parents=True)
+        for number, value in enumerate(values):
+            image = np.where(np.arange(16)[:, None, None] < 4, noise, np.uint8(value))
+            Image.fromarray(image).save(tmp_path / "in" / word / f"{number}.png")
+    words = ("--metrics", "pixel_cosine,vendi,ssim", "--pairs", "--out", tmp_path / "out")
+    assert gendiv("measure", tmp_path / "in", *words) == 0
+    out = capsys.readouterr().out
+    assert "diversity/pixel_cosine, the nearest and the farthest pair\n" in out
+    assert re.search(r"^hills +0\.png 1\.png +0\.0000 +[01]\.png 2\.png", out, re.MULTILINE)
+    rows = pq.read_table(tmp_path / "out" / "pairs.parquet").to_pylist()
+    assert len(rows) == 2 * (6 + 3)
+    mean = np.mean([row["distance"] for row in rows if row["metric"] == "diversity/ssim" and row["prompt"] == "hills"])
+    columns = pq.read_table(tmp_path / "out" / "per_prompt.parquet").to_pylist()
+    assert mean == pytest.approx(next(row["diversity/ssim"] for row in columns if row["prompt"] == "hills"))
+    with Image.open(tmp_path / "out" / "pairs.png") as picture:
+        assert picture.height > 200
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(("--pairs",), "--out FOLDER"), (("--pairs", "--out", "x", "--metrics", "vendi"), "distance")],
+)
+def test_pairs_need_a_place_and_a_distance(words, message, tmp_path):
+    assert message in gendiv("measure", tmp_path, *words)
+
+
+def test_the_codebook_of_a_run_is_counted_again_with_its_ranks(run, tmp_path):
+    assert gendiv("measure", run.path, "--metrics", "codebook", "--out", tmp_path) == 0
+    measured, expected = json.loads((tmp_path / "metrics.json").read_text()), metrics_of(run)
+    assert measured == {name: expected[name] for name in measured}
+    assert len(measured) == 11
+    columns = pq.read_table(tmp_path / "per_prompt.parquet")
+    assert columns["codebook/prompt_entropy_bits"].equals(
+        pq.read_table(run.path / "per_prompt.parquet")["codebook/prompt_entropy_bits"]
+    )
+    ranks = csv.read_csv(tmp_path / "rank_frequency.csv")
+    assert ranks["rank"].to_pylist() == list(range(1, len(ranks) + 1))
+    assert sum(ranks["frequency"].to_pylist()) == pytest.approx(1)
+    counts, _ = read_usage(run.path / "usage.safetensors")
+    assert len(ranks) == (counts > 0).sum()
+
+
+def test_the_method_of_a_number_stands_below_the_table(run, tmp_path, capsys):
+    reference = tmp_path / "reference"
+    assert gendiv("reference", "postcards", "--backbone", "tiny-clip", "--num", "64", "--out", reference) == 0
+    names = "ssim,vendi[tiny,q=2],fd[tiny-clip]"
+    assert gendiv("measure", run.path, "--metrics", names, "--reference", reference) == 0
+    out = capsys.readouterr().out
+    assert "\ndiversity/ssim: 1 - SSIM (Gaussian window" in out
+    assert "\ndiversity/vendi[tiny,q=2]: Vendi score of order 2" in out
+    assert "beside 64 of 64 postcards" in out

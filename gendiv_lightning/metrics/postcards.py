@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gendiv_lightning.batch import PromptSamples
+from gendiv_lightning.features.pixels import check_images
 from gendiv_lightning.functional.entropy import chao_wang_jost_entropy
 from gendiv_lightning.metrics.base import PromptMetric
 from gendiv_lightning.zoo import world
@@ -60,6 +61,7 @@ class PostcardTruth(PromptMetric):
 
     def measure(self, samples: PromptSamples) -> list[float]:
         """Read the images, compare with the caption."""
+        check_images(samples.images)
         stated = parse(samples.prompt)
         images, distances = world.read(samples.images)
         right = stated_right(images, stated)

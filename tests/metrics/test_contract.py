@@ -16,17 +16,13 @@ from gendiv_lightning.metrics.reference import reference_statistics, write_refer
 from gendiv_lightning.zoo import world
 
 DISTANCES = (
-    "lpips[tiny]",
-    "pixel_cosine",
-    "ssim",
-    "cosine[tiny]",
-    "cosine[dinov2,model=TOY]",
+    *("lpips[tiny]", "pixel_cosine", "ssim", "cosine[tiny]", "cosine[dinov2,model=TOY]"),
     "clip_cosine[tiny-clip]",
 )
 NAMES = (
     *DISTANCES,
     *("vendi", "vendi[tiny,q=2]", "vendi_set", "vendi_set[tiny]", "codebook", "postcard_truth"),
-    *("clip_score[tiny-clip]", "clip_iqa[tiny-clip,prompts=[],pairs={warm: [orange sky, blue sky]}]"),
+    *("clip_score[tiny-clip]", "clip_iqa[tiny-clip,prompts=[],pairs={sunset: [orange sky, blue sky]}]"),
     *("fd[tiny-clip]", "kd[tiny-clip]", "precision_recall[tiny-clip,k=1,k_density=1]"),
 )
 OF_IMAGES = tuple(name for name in NAMES if name != "codebook")
@@ -51,7 +47,7 @@ def prompt(place, num=6):
     images = world.render(torch.randint(world.NUM_IMAGES, (num,), generator=generator))
     tokens = torch.randint(K, (num, 36), generator=generator)
     paraphrase = torch.arange(num) % 2
-    return PromptSamples(images, tokens, "a picture of the sun", place, paraphrase)
+    return PromptSamples(images, tokens, "the sun at the left", place, paraphrase)
 
 
 def measured(folder, places, names=NAMES):
