@@ -19,8 +19,8 @@ class Measure(Callback):
     """Metrics of the samples of a run; codebook usage is always among them.
 
     Args:
-        metrics: by name, such as `ssim`, `lpips[vgg]` (see `gendiv measure --help`), or as objects of
-            `gendiv_lightning.metrics`; each is updated with all samples of one prompt at a time.
+        metrics: by name, such as `ssim`, `lpips[vgg]`, `vendi[inception,q=2]` (see `gendiv measure --help`), or as
+            objects of `gendiv_lightning.metrics`; each is updated with all samples of one prompt at a time.
         reference: reference file of the metrics by name that compare with real images, see `gendiv reference`.
     """
 

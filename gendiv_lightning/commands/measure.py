@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from gendiv_lightning.metrics.base import compute_metrics
     from gendiv_lightning.metrics.diversity import DiversityMetric
-    from gendiv_lightning.report.pairs import measure_pairs
+    from gendiv_lightning.report.pairs import Pairs, measure_pairs
     from gendiv_lightning.report.tables import format_estimates, format_methods
 
     metrics = _metrics(arguments)
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         metric.load()
         metric.to(arguments.device)
     texts, corrupt = dict[int, str](), list[str]()  # columns are ordered by the prompts' places, not as they are read
-    pairs = []
+    pairs = list[Pairs]()
     for samples, broken in tqdm(prompts, total=num_prompts, desc="Measuring", unit="prompt", delay=2):
         texts[samples.place] = samples.prompt
         corrupt += broken
