@@ -72,7 +72,8 @@ def test_the_metric_is_the_mean_over_pairs_of_the_package_and_of_torchmetrics(ne
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lpip, "_NoTrainLpips", lambda net: torchmetrics_lpips._NoTrainLpips(net=net, pnet_rand=True))
         theirs = lpip.LearnedPerceptualImagePatchSimilarity(net_type=net)
-    theirs.net.net.load_state_dict(network.net.state_dict())
+    state = network.net.state_dict().values()  # under other names, in the same order
+    theirs.net.net.load_state_dict(dict(zip(theirs.net.net.state_dict(), state, strict=True)))
     theirs.update(scaled[first], scaled[second])
     assert ours == pytest.approx(package, abs=1e-5)
     assert ours == pytest.approx(theirs.compute().item(), abs=1e-5)
