@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 
 from gendiv_lightning.cli import main as gendiv
 from gendiv_lightning.disk import write_atomically
+from gendiv_lightning.metrics.base import PromptMetric
+from gendiv_lightning.metrics.names import make_metric
 from gendiv_lightning.report.claims import PAPER, check_claims
 from gendiv_lightning.report.document import Figure
 from gendiv_lightning.report.effects import find_profile, find_verdict
@@ -24,6 +28,7 @@ from gendiv_lightning.report.page import to_svg
 from gendiv_lightning.report.runs import Family, Setting, families_of, find_runs
 from gendiv_lightning.report.study import comparable
 from gendiv_lightning.report.tables import format_table
+from gendiv_lightning.report.truth import compare_with_truth, format_truth
 
 HERE = Path(__file__).parent
 DISTANCES = ("diversity/lpips[tiny]", "diversity/pixel_cosine")
@@ -46,20 +51,32 @@ def runs_of(setting: Setting | None) -> list[Path]:
     return [] if setting is None else [run.folder.path for run in setting.runs]
 
 
+def kept(file: Path, make: Callable[[], str]) -> str:
+    """What is in a file, or what is made and put there: so that it is done once."""
+    if not file.exists():
+        words = make()
+        write_atomically(file, lambda path: path.write_text(words, encoding="utf-8"))
+    return file.read_text(encoding="utf-8").strip()
+
+
 def decompositions(family: Family, folder: Path) -> str:
-    """`gendiv decompose` of each seed, the truth beside the first; kept in a folder, so that it is done once."""
-    profile = find_profile(family)
-    assert profile.plain is not None, "the study has it"
+    """`gendiv decompose` of each seed."""
     parts = []
-    for seed, runs in enumerate(zip(*map(runs_of, profile), strict=True)):
-        file = folder / f"{profile.plain.runs[seed].label.fingerprint}.txt"
-        if not file.exists():
-            plain, argmax, subset = runs
-            truth = ["--truth"] if seed == 0 else []
-            words = printed("decompose", plain, "--argmax", argmax, "--subset", subset, *truth)
-            write_atomically(file, lambda path, words=words: path.write_text(words, encoding="utf-8"))
-        parts.append(f"Seed {seed}:\n\n```\n{file.read_text(encoding='utf-8').strip()}\n```")
+    for plain, argmax, subset in zip(*map(runs_of, find_profile(family)), strict=True):
+        make = partial(printed, "decompose", plain, "--argmax", argmax, "--subset", subset)
+        parts.append(f"```\n{kept(folder / f'{plain.name}.txt', make)}\n```")
     return "\n\n".join(parts)
+
+
+def truth(family: Family, folder: Path) -> str:
+    """What `gendiv decompose --truth` adds, of the first seed."""
+    plain = find_profile(family).plain
+    assert plain is not None, "the study has it"
+    run, metric = plain.runs[0], make_metric("lpips[tiny]")
+    assert isinstance(metric, PromptMetric), "a distance"
+    metric.load()
+    make = partial(compare_with_truth, run.folder.read_samples(), run.columns, metric)
+    return f"```\n{kept(folder / f'{run.folder.path.name}-truth.txt', lambda: format_truth(make()))}\n```"
 
 
 def findings(families: list[Family]) -> str:
@@ -139,7 +156,10 @@ def main() -> None:
         picture = to_svg(figure)
         write_atomically(HERE / f"{name}.svg", lambda path, picture=picture: path.write_text(picture, encoding="utf-8"))
     parts = [verdicts(families), findings(families), f"```\n{qualities(families)}\n```"]
-    parts += [f"### {family.name}\n\n{decompositions(family, arguments.out)}" for family in families]
+    parts += [
+        f"### {family.name}\n\n{decompositions(family, arguments.out)}\n\n{truth(family, arguments.out)}"
+        for family in families
+    ]
     parts += [f"The runs:\n\n```\n{told}\n```"]
     text = (HERE / "first_finding.md").read_text(encoding="utf-8")
     first, last = "<!-- measured -->", "<!-- end -->"
