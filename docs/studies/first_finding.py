@@ -137,16 +137,9 @@ def qualities(families: list[Family]) -> str:
     return format_table(rows)
 
 
-def main() -> None:
-    """Run, decompose, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/first_finding"), help="folder of the runs")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    arguments = parser.parse_args()
-    told = printed(
-        "study", "--config", HERE / "first_finding.yaml", "--out", arguments.out, "--jobs", str(arguments.jobs)
-    )
-    families = families_of(find_runs([arguments.out])[0])
+def write(folder: Path) -> None:
+    """Tables and figures of the runs in a folder."""
+    families = families_of(find_runs([folder])[0])
     plain = [(family, setting) for family in families if (setting := find_profile(family).plain) is not None]
     figures = {
         "first_finding": Figure("first_finding", decomposition_bars(plain), ""),
@@ -156,16 +149,23 @@ def main() -> None:
         picture = to_svg(figure)
         write_atomically(HERE / f"{name}.svg", lambda path, picture=picture: path.write_text(picture, encoding="utf-8"))
     parts = [verdicts(families), findings(families), f"```\n{qualities(families)}\n```"]
-    parts += [
-        f"### {family.name}\n\n{decompositions(family, arguments.out)}\n\n{truth(family, arguments.out)}"
-        for family in families
-    ]
-    parts += [f"The runs:\n\n```\n{told}\n```"]
+    for family in families:
+        parts += [f"### {family.name}", decompositions(family, folder), truth(family, folder)]
     text = (HERE / "first_finding.md").read_text(encoding="utf-8")
     first, last = "<!-- measured -->", "<!-- end -->"
     before, after = text.split(first)[0], text.split(last)[1]
     whole = "\n".join([before + first, "\n\n".join(parts), last + after])
     write_atomically(HERE / "first_finding.md", lambda path: path.write_text(whole, encoding="utf-8"))
+
+
+def main() -> None:
+    """Run, decompose, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/first_finding"), help="folder of the runs")
+    parser.add_argument("--jobs", default="1", help="runs at a time")
+    arguments = parser.parse_args()
+    printed("study", "--config", HERE / "first_finding.yaml", "--out", arguments.out, "--jobs", arguments.jobs)
+    write(arguments.out)
 
 
 if __name__ == "__main__":
