@@ -1,12 +1,14 @@
 """A run with the Decompose probe, and what is made of it: the table, the comparison, the plan."""
 
 import math
+import re
 from xml.etree import ElementTree
 
 import pytest
 from running import predict
 
 from gendiv_lightning.cli import main
+from gendiv_lightning.metrics.decomposition import UNSEEN
 from gendiv_lightning.metrics.names import make_metric
 from gendiv_lightning.report.decomposition import find_lenses, format_decomposition, residual
 from gendiv_lightning.report.runs import find_runs
@@ -102,6 +104,17 @@ def test_a_resumed_run_has_the_same_numbers(runs, weights):
         assert estimate[:3] == pytest.approx(before[name][:3], rel=1e-6, abs=1e-9, nan_ok=True)
 
 
+def test_what_these_prompts_and_samples_cannot_tell_is_said(runs):
+    estimates = runs[0].read_metrics()
+    told = format_decomposition(estimates)
+    assert "TOO FEW PROMPTS (3)" in told
+    assert "TOO FEW SAMPLES for counts" in told, "random weights use most of the codebook"
+    assert "Paths that are not told from 0: A tokens (sampler" in told
+    many = {name: e._replace(low=1.0, high=2.0, num_prompts=e.num_prompts and 8) for name, e in estimates.items()}
+    many[UNSEEN] = many[UNSEEN]._replace(value=0.01)
+    assert not re.search("TOO FEW|not told", format_decomposition(many))
+
+
 def test_runs_are_compared_prompt_by_prompt(runs, capsys):
     plain, argmax = runs
     assert gendiv("compare", plain.path, argmax.path, "--only", "diversity/ssim") == 0
@@ -147,6 +160,9 @@ def test_a_run_with_other_numbers_of_samples_is_refused_though_its_data_ask_for_
 def test_a_plan_from_a_pilot_and_from_stated_variances(runs, capsys):
     plain, argmax = runs
     assert gendiv("plan", "--pilot", plain.path, "--metric", "pixel_cosine", "--width", "0.01") == 0
+    part = ["plan", "--pilot", plain.path, "--metric", "pixel_cosine", "--width", "0.01", "--number"]
+    assert gendiv(*part, "sampler_path") == 0
+    assert "has no number path_sampler: there are diversity/pixel_cosine, " in gendiv(*part, "path_sampler")
     assert gendiv("plan", "--pilot", plain.path, "--pilot", argmax.path, "--metric", "ssim", "--effect", "0.2") == 0
     assert gendiv("plan", "--between", "1", "--within", "0", "--effect", "0.5") == 0
     assert capsys.readouterr().out.splitlines()[-1].split() == ["64", "34", "2176"]
