@@ -26,8 +26,9 @@ from gendiv_lightning.zoo.captions import parse
 
 LEGEND = """The truth is that of the captions. A perfect generator draws each postcard that a caption fits with the same
 probability, for the same prompts, wordings and noise, and is measured by the same lenses. What these say beside the
-truth is their own error; what the run has beyond the perfect generator is the model's. Paired by prompt, 95 % BCa
-intervals."""
+truth is their own error; what the run has beyond the perfect generator is the model's. Where tokens are drawn more than
+once (aMUSEd, VQ-Diffusion) that is so for counts and for lens C: lens A by distributions and lens B speak of the draws,
+and what these have beyond the tokens that stay is in the last column too. Paired by prompt, 95 % BCa intervals."""
 
 
 class Comparison(NamedTuple):
@@ -66,11 +67,17 @@ def compare_with_truth(
         if "plug-in" in lens.title:
             continue
         total = torch.tensor([truth.get(lens.total, math.nan) for truth in truths], dtype=torch.float64)
-        for part, name in (("H_total", lens.total), ("sampler path", lens.sampler_path), ("wording", lens.prompt_path)):
-            truth = total if part == "H_total" else torch.zeros(len(truths), dtype=torch.float64)
-            if name in columns and not columns[name].isnan().all():
+        # Where the run has no total, what it has of the perfect generator's is all of it: nothing is left to a path.
+        whole = ("H_total", lens.total) if _is_there(columns, lens.total) else ("H_exec", lens.execution)
+        for part, name in (whole, ("sampler path", lens.sampler_path), ("wording", lens.prompt_path)):
+            truth = total if name == whole[1] else torch.zeros(len(truths), dtype=torch.float64)
+            if _is_there(columns, name):
                 found.append(Comparison(lens.title, part, truth, perfect[name], columns[name]))
     return found
+
+
+def _is_there(columns: Mapping[str, Tensor], name: str) -> bool:
+    return name in columns and not bool(columns[name].isnan().all())
 
 
 def _truth(caption: str) -> dict[str, float]:
