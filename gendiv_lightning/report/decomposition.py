@@ -10,7 +10,7 @@ from gendiv_lightning.functional.estimate import Estimate
 from gendiv_lightning.metrics.decomposition import UNSEEN
 from gendiv_lightning.report.tables import few_prompts, format_table
 
-MOST_UNSEEN = 0.05
+MOST_UNSEEN = 0.2
 
 
 class Lens(NamedTuple):
@@ -91,8 +91,8 @@ def _what_is_too_few(estimates: Mapping[str, Estimate], lenses: list[Lens]) -> s
     unseen = estimates.get(UNSEEN)
     if unseen is not None and unseen.value > MOST_UNSEEN and any("counts" in lens.title for lens in lenses):
         lines.append(
-            f"TOO FEW SAMPLES for counts: the next one would show an entry that is new to its prompt and position with "
-            f"probability {unseen.value:.2f} (Good-Turing): read the row from distributions."
+            "TOO FEW SAMPLES for counts: one more would show an entry that is new to its prompt and position with "
+            f"probability {unseen.value:.2f} (Good-Turing), at most {MOST_UNSEEN} is relied on: more samples a prompt."
         )
     return "".join(f"\n{line}" for line in lines) + few_prompts(estimates[lenses[0].execution].num_prompts).rstrip()
 
