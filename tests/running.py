@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,11 @@ def gendiv(*words: str) -> list[str]:
     return [str(Path(sysconfig.get_path("scripts")) / "gendiv"), *words]
 
 
-def run(line: list[str], timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def run(
+    line: list[str], timeout: float = 240, environment: Mapping[str, str] = os.environ
+) -> subprocess.CompletedProcess[str]:
     """A command line to its end, with as many threads as it likes."""
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment = {name: value for name, value in environment.items() if name != "OMP_NUM_THREADS"}
     return subprocess.run(line, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
 
 
