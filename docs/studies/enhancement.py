@@ -1,0 +1,94 @@
+"""What the enhancement gains and costs, by the number of frequent codebook entries that it leaves out.
+
+    gendiv study --config docs/studies/enhancement.yaml --out runs/enhancement --jobs 2     # some minutes a cell
+    python docs/studies/enhancement.py runs/enhancement                                     # the tables in enhancement.md
+
+Differences are those of `gendiv compare`: paired by prompt, the baseline's noise shared, with BCa intervals over prompts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gendiv_lightning.functional.comparison import compare
+from gendiv_lightning.report.labels import label_of
+from gendiv_lightning.report.tables import format_table
+from gendiv_lightning.run_folder import RunFolder
+
+HERE = Path(__file__).parent
+GAINS = {"LPIPS": "diversity/lpips[tiny]", "Vendi": "diversity/vendi[tiny]", "true bits": "postcards/free_entropy_bits"}
+COSTS = {
+    "coherence": "postcards/coherence",
+    "stated right": "postcards/stated_right",
+    "CLIP score": "quality/clip_score[tiny-clip]",
+}
+TOLERATED = 0.05  # loss of coherence
+
+
+def columns(run: RunFolder) -> dict[str, Tensor]:
+    """Numbers (P,) of each prompt by name."""
+    table = run.read_per_prompt()
+    names = [*GAINS.values(), *COSTS.values()]
+    return {name: torch.tensor(table[name].to_pylist(), dtype=torch.float64) for name in names}
+
+
+def setting(run: RunFolder) -> tuple[str, int]:
+    """The family, and how many entries are left out; -1 is the baseline, 0 the wordings alone."""
+    protocol = run.read_protocol()
+    label = label_of(protocol)
+    if label.probe == "baseline":
+        return label.generator, -1
+    probes = [probe for probe in protocol["probes"] if probe["probe"] == "CodebookSubset"]
+    return label.generator, probes[0]["codebook_size"] - probes[0]["size"] if probes else 0
+
+
+def in_words(num_left_out: int) -> str:
+    """The setting of a row."""
+    names = {-1: "baseline", 0: "wordings alone"}
+    return names.get(num_left_out, f"and {num_left_out} left out")
+
+
+def family_table(runs: dict[int, RunFolder]) -> str:
+    """A row a setting: what it changes beside the baseline; the baseline's own row has values."""
+    names = GAINS | COSTS
+    base = columns(runs[-1])
+    rows = [("setting", *names), (in_words(-1), *(f"{base[name].nanmean():.3f}" for name in names.values()))]
+    for num in sorted(runs)[1:]:
+        found = columns(runs[num])
+        changes = [compare(base[name], found[name]) for name in names.values()]
+        rows.append((in_words(num), *(f"{c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}]" for c in changes)))
+    return format_table(rows)
+
+
+def most_tolerated(runs: dict[int, RunFolder]) -> int:
+    """Most entries whose loss of coherence beside the wordings alone is at most `TOLERATED`, and that of all fewer."""
+    alone = columns(runs[0])[COSTS["coherence"]]
+    lost = {num: -compare(alone, columns(run)[COSTS["coherence"]]).difference for num, run in runs.items() if num > 0}
+    return max((num for num in lost if all(lost[n] <= TOLERATED for n in lost if n <= num)), default=0)
+
+
+def main() -> None:
+    """Read the runs, write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="folder of the study")
+    families: dict[str, dict[int, RunFolder]] = {}
+    for path in sorted(parser.parse_args().study.glob("*/metrics.json")):
+        family, num = setting(RunFolder(path.parent))
+        families.setdefault(family, {})[num] = RunFolder(path.parent)
+    parts = []
+    for family, runs in families.items():
+        verdict = f"entries that may be left out within {TOLERATED} of coherence: {most_tolerated(runs)}"
+        parts.append(f"**{family}**, {verdict}:\n\n```\n{family_table(runs)}\n```")
+    text = (HERE / "enhancement.md").read_text(encoding="utf-8")
+    first, last = "<!-- measured -->", "<!-- end -->"
+    before, after = text.split(first)[0], text.split(last)[1]
+    measured = "\n\n".join(parts)
+    (HERE / "enhancement.md").write_text(f"{before}{first}\n{measured}\n{last}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
