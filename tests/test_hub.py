@@ -23,8 +23,14 @@ def test_prompts_of_a_dataset_on_the_hub_are_those_of_its_files(tmp_path):
     folder = write_tars(tmp_path / "dalle" / "data", list(records(60)))
     call = ["--column", "short_caption2", "--num", "5", "--out"]
     with serving("owner/dalle", folder.parent) as hub:
-        ended = run(gendiv("prompts", "owner/dalle", *call, str(tmp_path / "hub.jsonl")), environment=hub.environment)
-        missing = run(gendiv("prompts", "owner/dale", *call, str(tmp_path / "x.jsonl")), environment=hub.environment)
+        ended = run(
+            gendiv("prompts", "owner/dalle", *call, str(tmp_path / "hub.jsonl")),
+            timeout=1200,
+            environment=hub.environment,
+        )
+        missing = run(
+            gendiv("prompts", "owner/dale", *call, str(tmp_path / "x.jsonl")), timeout=1200, environment=hub.environment
+        )
     assert ended.returncode == 0, ended.stderr
     card = json.loads((tmp_path / "hub.card.json").read_text())
     assert (card["source"]["name"], card["source"]["version"], card["source"]["license"]) == ("owner/dalle", SHA, "mit")
@@ -51,7 +57,7 @@ def test_images_of_a_dataset_on_the_hub_make_a_reference(tmp_path):
         pq.write_table(table, tmp_path / "coco" / "data" / f"train-{shard:05}-of-00002.parquet")
     call = ["--backbone", "tiny-clip", "--out", str(tmp_path / "reference.safetensors")]
     with serving("owner/coco", tmp_path / "coco") as hub:
-        ended = run(gendiv("reference", "owner/coco", *call), environment=hub.environment)
+        ended = run(gendiv("reference", "owner/coco", *call), timeout=1200, environment=hub.environment)
     assert ended.returncode == 0, ended.stderr
     provenance = read_provenance(tmp_path / "reference.safetensors")
     assert provenance["num_images"] == 6

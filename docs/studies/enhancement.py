@@ -1,9 +1,9 @@
 """What the enhancement gains and costs, by the number of frequent codebook entries that it leaves out.
 
-    gendiv study --config docs/studies/enhancement.yaml --out runs/enhancement --jobs 2     # some minutes a cell
-    python docs/studies/enhancement.py runs/enhancement                                     # the tables in enhancement.md
+    gendiv study --config docs/studies/enhancement.yaml --out runs/enhancement
+    python docs/studies/enhancement.py runs/enhancement        # writes the tables in enhancement.md
 
-Differences are those of `gendiv compare`: paired by prompt, the baseline's noise shared, with BCa intervals over prompts.
+Differences are those of `gendiv compare`: paired by prompt, with the baseline's noise, and BCa intervals over prompts.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def most_tolerated(runs: dict[int, RunFolder]) -> int:
 def main() -> None:
     """Read the runs, write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, help="folder of the study")
+    parser.add_argument("study", type=Path, nargs="+", help="folder of the study, or of several")
     families: dict[str, dict[int, RunFolder]] = {}
-    for path in sorted(parser.parse_args().study.glob("*/metrics.json")):
+    for path in sorted(path for study in parser.parse_args().study for path in study.glob("*/metrics.json")):
         family, num = setting(RunFolder(path.parent))
         families.setdefault(family, {})[num] = RunFolder(path.parent)
     parts = []
