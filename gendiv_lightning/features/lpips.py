@@ -155,6 +155,6 @@ def _backbone_weights(net: str) -> dict[str, Tensor]:
         path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
         raise FileNotFoundError(
             f"the backbone of net {net!r} cannot be had: it is not at {path}, and {weights.url} could not be read "
-            f"({error}). Put the file there, or give its place as `weights`; for images of the embedded world only, "
-            "net 'tiny' needs no download"
+            f"({error}). Put the file there, or give its place as `weights` (lpips[weights=FILE]); for images of the "
+            "embedded world only, net 'tiny' needs no download"
         ) from error

@@ -83,8 +83,10 @@ class LPIPS(DiversityMetric):
 
     @property
     def method(self) -> str:
-        """Network and estimator."""
-        return f"LPIPS v0.1 ({self.features.net}), closed form over all pairs; BCa bootstrap over prompts"
+        """Network, file of its weights if one was given, and estimator."""
+        file = self.features.weights
+        weights = f", weights {sha256(Path(file))[:8]}" if file else ""
+        return f"LPIPS v0.1 ({self.features.net}{weights}), closed form over all pairs; BCa bootstrap over prompts"
 
     def identity(self) -> dict[str, object]:
         """With the hash of a weight file; torchvision's backbones are known by their names."""

@@ -1,5 +1,6 @@
 import math
 import pickle
+import re
 from itertools import combinations
 
 import pytest
@@ -131,6 +132,11 @@ def test_images_that_are_not_uint8_are_an_error(make):
 def test_the_net_is_named_unless_it_is_the_default():
     assert LPIPS().names[0] == "diversity/lpips"
     assert LPIPS("vgg").names == ("diversity/lpips[vgg]", *(f"diversity/lpips[vgg]/{part}" for part in PARTS))
+
+
+def test_weights_of_ones_own_show_in_the_method(tiny_weights):
+    assert "(tiny)" in LPIPS("tiny").method
+    assert re.search(r"\(tiny, weights [0-9a-f]{8}\)", LPIPS("tiny", tiny_weights).method)
 
 
 def test_ssim_is_the_mean_over_pairs_of_torchmetrics_and_of_scikit_image():
