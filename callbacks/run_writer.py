@@ -19,7 +19,7 @@ from gendiv_lightning.functional.estimate import Estimate
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.report.decomposition import format_decomposition
 from gendiv_lightning.report.grid import draw_grid
-from gendiv_lightning.report.tables import format_estimates, format_truncation
+from gendiv_lightning.report.tables import format_estimates, format_truncation, scalars_of
 from gendiv_lightning.run_folder import RunFolder, environment
 from gendiv_lightning.sampling import Probe, plan_samples
 from gendiv_lightning.usage import write_usage
@@ -169,7 +169,7 @@ class RunWriter(Callback):
         first = list(self.folder.read_samples(self.folder.shards()[:GRID_PROMPTS]))
         grid = draw_grid(first, GRID_PROMPTS, GRID_SAMPLES)
         write_atomically(self.folder.path / "grid.png", lambda path: grid.save(path, "PNG"))
-        log_run(trainer, estimates, first, self.folder.path / "grid.png")
+        log_run(trainer, estimates, per_prompt, first, self.folder.path / "grid.png")
         self.folder.write_per_prompt(per_prompt)
         self.folder.write_metrics(estimates)
         decomposition = format_decomposition(estimates)
@@ -183,39 +183,15 @@ class RunWriter(Callback):
         rank_zero_info("\n" + "\n\n".join(parts))
 
 
-def log_run(trainer: Trainer, estimates: dict[str, Estimate], first: list[SampleBatch], grid: Path) -> None:
-    """Send the results to the loggers: scalars to all, the grid and a table of its prompts' samples to W&B."""
-    scalars = {name: estimate.value for name, estimate in estimates.items()}
-    scalars |= {f"{name}/low": e.low for name, e in estimates.items()}
-    scalars |= {f"{name}/high": e.high for name, e in estimates.items()}
+def log_run(
+    trainer: Trainer, estimates: dict[str, Estimate], per_prompt: pa.Table, first: list[SampleBatch], grid: Path
+) -> None:
+    """Send the results to the loggers: scalars to all, tables and the grid to W&B."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            _log_to_wandb(logger, scalars, first, grid)
+            from gendiv_lightning.report.wandb_run import send_results
+
+            send_results(logger.experiment, estimates, per_prompt, first, grid)
         else:
-            logger.log_metrics(scalars, step=0)
+            logger.log_metrics(scalars_of(estimates), step=0)
             logger.save()
-
-
-def _log_to_wandb(logger: WandbLogger, scalars: dict[str, float], first: list[SampleBatch], grid: Path) -> None:
-    import wandb
-
-    try:
-        logger.log_metrics(scalars, step=0)
-        logger.experiment.log({"samples": _table(first), "grid": wandb.Image(str(grid))})
-    except wandb.Error as error:
-        # A service that is down must not cost the run its results.
-        rank_zero_warn(f"Weights & Biases failed, all results are in the run folder: {error}")
-
-
-def _table(batches: list[SampleBatch]) -> Any:
-    import wandb
-
-    table = wandb.Table(columns=["prompt", "wording", "paraphrase", "path", "sample", "image"])
-    shown = sorted(place for sampled in batches for place in sampled.batch.indices)[:GRID_PROMPTS]
-    for sampled in batches:
-        batch = sampled.batch
-        for row, key, text, image in zip(batch.rows, batch.keys, batch.texts, sampled.images, strict=True):
-            if batch.indices[row] in shown:
-                picture = wandb.Image(image.permute(1, 2, 0).numpy())
-                table.add_data(batch.prompts[row].text, text, key.paraphrase, key.path, key.sample, picture)
-    return table

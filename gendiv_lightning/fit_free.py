@@ -95,7 +95,7 @@ class FitFreeCLI(LightningCLI):
             "--wandb",
             type=Literal["online", "offline", "disabled"],
             default="offline",
-            help="Log to Weights & Biases; offline runs lie in the run folder and can be sent with `wandb sync`.",
+            help="Log to Weights & Biases; offline runs lie in the run folder: `gendiv report RUN --sync` sends them.",
         )
         parser.add_argument("--wandb_project", type=str, default="gendiv", help="Project on Weights & Biases.")
 
@@ -171,33 +171,26 @@ class FitFreeCLI(LightningCLI):
         self.folder.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder.path / "config.yaml", lambda path: path.write_text(text))
         if self.subcommand == "predict" and resolved["trainer"]["logger"] is None:
-            self.trainer.loggers = self._loggers(stack)
-            for logger in self.trainer.loggers:
-                logger.log_hyperparams(resolved)
+            self.trainer.loggers = self._loggers(resolved, stack)
 
-    def _loggers(self, stack: ExitStack) -> list[Logger]:
-        config = self.config[self.subcommand]
+    def _loggers(self, resolved: dict[str, Any], stack: ExitStack) -> list[Logger]:
         csv = CSVLogger(self.folder.path, name="log", version="")
-        if config.wandb == "disabled":
+        csv.log_hyperparams(resolved)
+        if resolved["wandb"] == "disabled":
             return [csv]
-        import wandb
+        from gendiv_lightning.report.wandb_run import close_run, how_to_send, open_run
 
-        offline = config.wandb == "offline"
-        try:
-            run = wandb.init(
-                id=self.wandb_id,
-                name=self.folder.path.name,
-                project=config.wandb_project,
-                dir=self.folder.path,
-                mode=config.wandb,
-                resume=None if offline else "allow",
-                settings=wandb.Settings(silent=offline, console="off"),
-            )
-        except wandb.Error as error:
-            raise ValueError(f"Weights & Biases: {error} Or keep the run here: --wandb offline") from error
-        if offline:
-            stack.callback(_say, f"W&B run, to be sent at any time: wandb sync {Path(run.dir).parent}")
-        stack.push(lambda error, *_: run.finish(exit_code=int(error is not None)))
+        run = open_run(
+            self.folder.path,
+            self.protocol,
+            resolved,
+            run_id=self.wandb_id,
+            project=resolved["wandb_project"],
+            mode=resolved["wandb"],
+        )
+        if run.offline:
+            stack.callback(_say, how_to_send(self.folder.path))
+        stack.push(lambda error, *_: close_run(run, self.folder.path, exit_code=int(error is not None)))
         return [csv, WandbLogger(experiment=run)]
 
 

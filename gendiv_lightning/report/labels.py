@@ -23,7 +23,8 @@ class RunLabel(NamedTuple):
         seed: root seed of the noise.
         embedded: whether it is an embedded (toy) model.
         fingerprint: first 8 digits of the run's fingerprint, its id in tables and captions.
-        title: generator, probes and their settings, seed, for people.
+        group: generator, probes and their settings, for people; the same for all seeds.
+        title: the group and the seed.
     """
 
     generator: str
@@ -34,6 +35,7 @@ class RunLabel(NamedTuple):
     seed: int
     embedded: bool
     fingerprint: str
+    group: str
     title: str
 
 
@@ -44,7 +46,7 @@ def label_of(protocol: Mapping[str, Any]) -> RunLabel:
     subset: dict[str, Any] = next((probe for probe in probes if probe["probe"] == "CodebookSubset"), {})
     wordings: dict[str, Any] = next((probe for probe in probes if probe.get("num_paraphrases")), {})
     seed = protocol["data"]["seed"]
-    title = f"{generator}{' (toy)' if embedded else ''}, {setting_of(probes)}{f', seed {seed}' if seed else ''}"
+    group = f"{generator}{' (toy)' if embedded else ''}, {setting_of(probes)}"
     return RunLabel(
         generator,
         " + ".join(probe["probe"] for probe in probes) or BASELINE,
@@ -54,7 +56,8 @@ def label_of(protocol: Mapping[str, Any]) -> RunLabel:
         seed,
         embedded,
         fingerprint_of(protocol)[:8],
-        title,
+        group,
+        f"{group}, seed {seed}" if seed else group,
     )
 
 

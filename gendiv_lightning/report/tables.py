@@ -1,4 +1,4 @@
-"""Estimates as text."""
+"""Estimates as text, and as plain numbers by name."""
 
 from __future__ import annotations
 
@@ -39,6 +39,13 @@ def format_methods(estimates: Mapping[str, Estimate]) -> str:
         if estimate.num_prompts:
             first.setdefault(estimate.method, name)
     return "\n".join(f"{name}: {method}" for method, name in first.items())
+
+
+def scalars_of(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+    """Values and ends of intervals by name."""
+    scalars = {name: estimate.value for name, estimate in estimates.items()}
+    scalars |= {f"{name}/low": e.low for name, e in estimates.items()}
+    return scalars | {f"{name}/high": e.high for name, e in estimates.items()}
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:

@@ -1,0 +1,148 @@
+"""A run on Weights & Biases: how it is named and grouped, and what is sent. A service that fails stops no run.
+
+Whatever the service does, the run's data lie in its folder, below `wandb/`, and `gendiv report RUN --sync` sends them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import wandb
+from lightning.pytorch.utilities import rank_zero_warn
+from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
+
+from gendiv_lightning.batch import SampleBatch
+from gendiv_lightning.functional.estimate import Estimate
+from gendiv_lightning.report.labels import label_of
+from gendiv_lightning.report.tables import scalars_of
+
+# What the client raises where the service, or the client's own process of transport, is not there.
+FAILURES = (wandb.Error, HandleAbandonedError, MailboxClosedError, ServerResponseError, OSError)
+PATIENCE = {"init_timeout": 60, "finish_timeout": 300}  # seconds; WANDB_INIT_TIMEOUT, WANDB_FINISH_TIMEOUT: others
+SHOWN_PROMPTS = 8
+
+
+def describe(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """Name, group, tags and config of a run by its label, as arguments of `wandb.init`; seeds of a setting are a group.
+
+    Args:
+        protocol: of the run, see `RunFolder.read_protocol`.
+    """
+    label, data = label_of(protocol), protocol["data"]
+    probes = label.probe.split(" + ")
+    return {
+        "name": label.title[:128],
+        "group": label.group[:128],
+        "job_type": "predict",
+        "tags": [label.generator, *probes, *(["toy"] if label.embedded else [])],
+        "config": {**label._asdict(), **{name: data[name] for name in ("prompt_set", "num_prompts", "num_samples")}},
+    }
+
+
+def open_run(
+    folder: Path, protocol: Mapping[str, Any], config: Mapping[str, Any], *, run_id: str, project: str, mode: str
+) -> wandb.Run:
+    """Start the run there, "online" or "offline"; offline with a warning where the service cannot be reached.
+
+    Args:
+        folder: of the run.
+        protocol: of the run.
+        config: resolved config of the command.
+        run_id: of W&B; the same one goes on with the run.
+        project: of W&B.
+        mode: "online" or "offline".
+    """
+    told = describe(protocol)
+    told["config"] = {**config, **told["config"]}
+    common = {**told, "id": run_id, "project": project, "dir": folder}
+    if mode == "online":
+        try:
+            return wandb.init(**common, mode="online", resume="allow", settings=_settings(silent=False))
+        except FAILURES as error:
+            with _told("not closed"):
+                wandb.teardown()  # the client holds the run's id
+            rank_zero_warn(
+                f"Weights & Biases cannot be reached, and the run goes on without it ({error}). {how_to_send(folder)}"
+            )
+    return wandb.init(**common, mode="offline", settings=_settings(silent=True))
+
+
+def how_to_send(folder: Path) -> str:
+    """Which command sends what lies in a run folder."""
+    return f"W&B run, to be sent at any time: gendiv report {folder} --sync"
+
+
+def _settings(silent: bool) -> wandb.Settings:
+    patience: dict[str, Any] = {k: seconds for k, seconds in PATIENCE.items() if f"WANDB_{k.upper()}" not in os.environ}
+    return wandb.Settings(silent=silent, console="off", finish_timeout_raises=True, **patience)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """A failure of the service is a warning: it must not cost the run its results."""
+    try:
+        yield
+    except FAILURES as error:
+        rank_zero_warn(f"Weights & Biases failed, {what}; all results are in the run folder: {error!r}")
+
+
+def send_results(
+    run: wandb.Run, estimates: Mapping[str, Estimate], per_prompt: pa.Table, first: Sequence[SampleBatch], grid: Path
+) -> None:
+    """Scalars `NAME`, `NAME/low`, `NAME/high`; tables of estimates, of prompts and of the first samples; the grid."""
+    with _told("the results are not there"):
+        run.log(
+            {
+                **{name: value for name, value in scalars_of(estimates).items() if math.isfinite(value)},
+                "estimates": _estimates(estimates),
+                "per_prompt": wandb.Table(columns=per_prompt.column_names, data=_rows(per_prompt)),
+                "samples": _samples(first),
+                "grid": wandb.Image(str(grid)),
+            }
+        )
+
+
+def close_run(run: wandb.Run, folder: Path, exit_code: int) -> None:
+    """End it. What could not be sent in time is kept as a run that was made offline."""
+    try:
+        run.finish(exit_code=exit_code)
+    except FAILURES as error:
+        with _told("not closed"):
+            wandb.teardown()  # or it would be tried again when the process ends
+        made = Path(run.dir).parent
+        if not made.name.startswith("offline-"):
+            made.rename(made.with_name(f"offline-{made.name}"))
+        rank_zero_warn(f"Weights & Biases did not take all of the run: {error!r}. {how_to_send(folder)}")
+
+
+def _estimates(estimates: Mapping[str, Estimate]) -> wandb.Table:
+    rows = [[name, *map(_plain, estimate)] for name, estimate in estimates.items()]
+    return wandb.Table(columns=["metric", *Estimate._fields], data=rows)
+
+
+def _rows(table: pa.Table) -> list[list[Any]]:
+    return [list(map(_plain, row)) for row in zip(*table.to_pydict().values(), strict=True)]
+
+
+def _plain(value: Any) -> Any:
+    """None for what is not a number, so that a column has one type."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _samples(batches: Sequence[SampleBatch]) -> wandb.Table:
+    table = wandb.Table(columns=["prompt", "wording", "paraphrase", "path", "sample", "image"])
+    shown = sorted(place for sampled in batches for place in sampled.batch.indices)[:SHOWN_PROMPTS]
+    for sampled in batches:
+        batch = sampled.batch
+        for row, key, text, image in zip(batch.rows, batch.keys, batch.texts, sampled.images, strict=True):
+            if batch.indices[row] in shown:
+                picture = wandb.Image(image.permute(1, 2, 0).numpy())
+                table.add_data(batch.prompts[row].text, text, key.paraphrase, key.path, key.sample, picture)
+    return table
