@@ -21,9 +21,13 @@ Beside it: report.md, figures/*.svg, tables/*.csv and tables/*.tex. The same run
 RUN is a run folder, or a folder with run folders below it, such as a study's. What a section lacks is said there, with
 the command that makes it.
 
+On Weights & Biases: --sync sends the runs that were made offline; --wandb makes a W&B Report of them, with the words
+and tables of the page, and W&B's own panels. Either alone writes no page: add --out for both.
+
 examples:
   gendiv report runs/tiny-llamagen-1a2b3c4d runs/tiny-llamagen_argmax-5e6f7a8b
   gendiv report runs --out report
+  gendiv report runs --sync --wandb my-team/gendiv
 """
 
 
@@ -31,27 +35,71 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv report`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, or folder of run folders")
-    parser.add_argument("--out", type=Path, default=Path("report"), metavar="FOLDER", help="default: report")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the page (default: report)")
+    parser.add_argument("--sync", action="store_true", help="send runs that were made offline to Weights & Biases")
+    parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="make a W&B Report there")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read, write, say where."""
-    from gendiv_lightning.disk import write_atomically
+    """Read, write, send, say where."""
     from gendiv_lightning.report.runs import families_of, find_runs
     from gendiv_lightning.report.study import make_study
     from gendiv_lightning.report.summary import write_report
 
+    entity, project = _where(arguments.wandb)
+    sends = arguments.sync or project
+    if sends:
+        from gendiv_lightning.report.wandb_run import check_service
+
+        check_service()
+    if arguments.sync:
+        _sync(arguments.runs, entity, project)
+    if sends and not project and not arguments.out:
+        return 0
     runs, unfinished = find_runs(arguments.runs)
     for folder in unfinished:
         sys.stderr.write(
             f"{folder} is not finished and is left out: the same `gendiv fit-free predict` goes on with it\n"
         )
-    report = write_report(make_study(families_of(runs)))
+    study = make_study(families_of(runs))
+    report = write_report(study)
+    sys.stdout.write(f"{report.answer}\n")
+    if arguments.out or not sends:
+        page = _write(report, arguments.out or Path("report"))
+        sys.stdout.write(f"{len(runs)} runs: {page}\n")
+    if entity and project:
+        from gendiv_lightning.report.wandb_report import build_report, save
+
+        sys.stdout.write(f"{len(runs)} runs: {save(build_report(report, study, entity, project))}\n")
+    return 0
+
+
+def _where(words: str | None) -> tuple[str | None, str | None]:
+    if words is None:
+        return None, None
+    entity, _, project = words.partition("/")
+    if not entity or not project or "/" in project:
+        raise ValueError(f"--wandb takes ENTITY/PROJECT, such as my-team/gendiv, got {words!r}")
+    return entity, project
+
+
+def _sync(folders: list[Path], entity: str | None, project: str | None) -> None:
+    from gendiv_lightning.report.wandb_run import send, unsent
+
+    files = unsent(folders)
+    if files:
+        send(files, entity, project)
+    sys.stdout.write(f"{len(files)} offline W&B runs were sent\n")
+
+
+def _write(report: Report, folder: Path) -> Path:
+    """The page and what lies beside it."""
+    from gendiv_lightning.disk import write_atomically
+
     for name, text in _files(report):
         content = text.encode()
-        write_atomically(arguments.out / name, lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
-    sys.stdout.write(f"{report.answer}\n{len(runs)} runs: {arguments.out / 'index.html'}\n")
-    return 0
+        write_atomically(folder / name, lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
+    return folder / "index.html"
 
 
 def _files(report: Report) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ import io
 import math
 import re
 
-from gendiv_lightning.report.document import MINUS, NARROW_SPACE, Cell, Figure, Number, Report, Samples, Table
+from gendiv_lightning.report.document import MINUS, NARROW_SPACE, Cell, Figure, Number, Report, Samples, Section, Table
 
 _TEX = {
     "\\": r"\textbackslash{}",
@@ -37,12 +37,17 @@ def to_markdown(report: Report) -> str:
     lines += [line for name, words in report.summary for line in (f"**{_safe(name)}.** {_safe(words)}", "")]
     lines += [_safe(report.rule), ""]
     for section in report.sections:
-        lines += [f"## {section.title}", ""]
-        lines += [line for words in section.paragraphs for line in (_paragraph(words), "")]
-        for block in section.blocks:
-            lines += _block(block)
-        lines += [f"- Missing: {words}" for words in section.missing] + ([""] if section.missing else [])
+        lines += [f"## {section.title}", "", section_to_markdown(section), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def section_to_markdown(section: Section) -> str:
+    """A section without its title."""
+    lines = [line for words in section.paragraphs for line in (_paragraph(words), "")]
+    for block in section.blocks:
+        lines += _block(block)
+    lines += [f"- Missing: {words}" for words in section.missing]
+    return "\n".join(lines).rstrip()
 
 
 def _block(block: Table | Figure | Samples) -> list[str]:

@@ -7,25 +7,30 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import wandb
-from lightning.pytorch.utilities import rank_zero_warn
 from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
-from gendiv_lightning.batch import SampleBatch
-from gendiv_lightning.functional.estimate import Estimate
+import wandb
 from gendiv_lightning.report.labels import label_of
 from gendiv_lightning.report.tables import scalars_of
+
+if TYPE_CHECKING:
+    from gendiv_lightning.batch import SampleBatch
+    from gendiv_lightning.functional.estimate import Estimate
 
 # What the client raises where the service, or the client's own process of transport, is not there.
 FAILURES = (wandb.Error, HandleAbandonedError, MailboxClosedError, ServerResponseError, OSError)
 PATIENCE = {"init_timeout": 60, "finish_timeout": 300}  # seconds; WANDB_INIT_TIMEOUT, WANDB_FINISH_TIMEOUT: others
+ANSWER_SECONDS = 20
 SHOWN_PROMPTS = 8
 
 
@@ -58,6 +63,9 @@ def open_run(
         run_id: of W&B; the same one goes on with the run.
         project: of W&B.
         mode: "online" or "offline".
+
+    Raises:
+        ValueError: W&B's client does not work here at all.
     """
     told = describe(protocol)
     told["config"] = {**config, **told["config"]}
@@ -68,10 +76,13 @@ def open_run(
         except FAILURES as error:
             with _told("not closed"):
                 wandb.teardown()  # the client holds the run's id
-            rank_zero_warn(
+            _warn(
                 f"Weights & Biases cannot be reached, and the run goes on without it ({error}). {how_to_send(folder)}"
             )
-    return wandb.init(**common, mode="offline", settings=_settings(silent=True))
+    try:
+        return wandb.init(**common, mode="offline", settings=_settings(silent=True))
+    except wandb.Error as error:
+        raise ValueError(f"Weights & Biases: {error} Without it: --wandb disabled") from error
 
 
 def how_to_send(folder: Path) -> str:
@@ -84,13 +95,17 @@ def _settings(silent: bool) -> wandb.Settings:
     return wandb.Settings(silent=silent, console="off", finish_timeout_raises=True, **patience)
 
 
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
+
+
 @contextmanager
 def _told(what: str) -> Iterator[None]:
     """A failure of the service is a warning: it must not cost the run its results."""
     try:
         yield
     except FAILURES as error:
-        rank_zero_warn(f"Weights & Biases failed, {what}; all results are in the run folder: {error!r}")
+        _warn(f"Weights & Biases failed, {what}; all results are in the run folder: {error!r}")
 
 
 def send_results(
@@ -119,7 +134,7 @@ def close_run(run: wandb.Run, folder: Path, exit_code: int) -> None:
         made = Path(run.dir).parent
         if not made.name.startswith("offline-"):
             made.rename(made.with_name(f"offline-{made.name}"))
-        rank_zero_warn(f"Weights & Biases did not take all of the run: {error!r}. {how_to_send(folder)}")
+        _warn(f"Weights & Biases did not take all of the run: {error!r}. {how_to_send(folder)}")
 
 
 def _estimates(estimates: Mapping[str, Estimate]) -> wandb.Table:
@@ -146,3 +161,44 @@ def _samples(batches: Sequence[SampleBatch]) -> wandb.Table:
                 picture = wandb.Image(image.permute(1, 2, 0).numpy())
                 table.add_data(batch.prompts[row].text, text, key.paraphrase, key.path, key.sample, picture)
     return table
+
+
+# --- sending what was kept ---
+
+
+def check_service() -> None:
+    """Raises ValueError where nobody is logged in, or the service does not answer."""
+    try:
+        wandb.Api(timeout=ANSWER_SECONDS).viewer  # noqa: B018  it asks the service
+        wandb.teardown()  # `wandb sync` would use this process's client
+    except FAILURES as error:
+        raise ValueError(f"nothing was sent to Weights & Biases: {error} (`wandb login` logs in)") from error
+
+
+def unsent(folders: Iterable[Path]) -> list[Path]:
+    """Offline runs in or below folders that were not sent yet, the oldest first."""
+    found = {file for folder in folders for file in Path(folder).rglob("wandb/offline-run-*/run-*.wandb")}
+    return sorted((f for f in found if not _mark(f).exists()), key=lambda file: file.parent.name)
+
+
+def send(files: Sequence[Path], entity: str | None = None, project: str | None = None) -> None:
+    """Send offline runs by `wandb sync`, which remembers what it sent.
+
+    Args:
+        files: from `unsent`.
+        entity: instead of the one that is logged in.
+        project: instead of the runs' own.
+
+    Raises:
+        ValueError: some were not taken.
+    """
+    others = [word for name, value in (("--entity", entity), ("--project", project)) if value for word in (name, value)]
+    subprocess.run([sys.executable, "-m", "wandb", "sync", *others, *map(str, files)], check=False)
+    left = [str(file.parent) for file in files if not _mark(file).exists()]
+    if left:
+        raise ValueError(f"{len(left)} of {len(files)} runs were not sent, see above: {', '.join(left)}")
+
+
+def _mark(file: Path) -> Path:
+    """W&B's mark of a file that was sent."""
+    return file.with_name(f"{file.name}.synced")

@@ -1,0 +1,131 @@
+"""A small stand-in for the service of Weights & Biases on this machine: it takes runs, or fails, or never answers."""
+
+import json
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+KEY = "local-" + "5ec4e7" * 7  # what must never be printed
+RUN = {
+    "id": "cnVu",
+    "description": "",
+    "config": "{}",
+    "project": {"id": "cA==", "name": "gendiv", "entity": {"id": "ZQ==", "name": "team"}},
+    "historyLineCount": 0,
+}
+
+
+class _Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        """A client that is gone is none."""
+
+
+class Service:
+    """The service, in a thread.
+
+    Attributes:
+        mode: "works", "fails" (an error for every request) or "hangs"; it may be changed at any time.
+        fails_after: name of a request after whose first answer the mode becomes `then`.
+        asked: names of the queries so far, in order.
+        runs: variables of the mutations that make or change a run.
+        files: names of files that were uploaded.
+        streamed: history and summary that were sent.
+        reports: specs of reports that were saved.
+    """
+
+    def __init__(self, mode="works"):
+        self.mode, self.fails_after, self.then = mode, "", "hangs"
+        self.asked, self.runs, self.files, self.reports, self.streamed = [], [], [], [], ""
+        service, self.ended = self, threading.Event()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                if service.mode == "hangs":
+                    service.ended.wait()
+                    self.close_connection = True
+                    return
+                status, answer = (500, {}) if service.mode == "fails" else (200, service.answer(self.path, body))
+                content = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_PUT = do_POST
+
+            def log_message(self, *_):
+                """Say nothing."""
+
+        self._server = _Quiet(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self.ended.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, path, body):
+        if path.startswith("/upload/"):
+            self.files.append(path.removeprefix("/upload/"))
+        if path.endswith("/file_stream"):
+            self.streamed += body.decode()
+        if path != "/graphql":
+            return {}
+        asked = json.loads(body)
+        name, given = asked.get("operationName", ""), asked.get("variables", {})
+        self.asked.append(name)
+        if name == self.fails_after:
+            threading.Timer(0.2, lambda: setattr(self, "mode", self.then)).start()
+        return {"data": self._data(name, given, asked["query"])}
+
+    def _data(self, name, given, query):
+        if "viewer" in query:
+            viewer = {"id": "dg==", "entity": "team", "username": "me", "name": "me", "email": "", "flags": "{}"}
+            viewer |= {"admin": False, "deletedAt": None, "teams": {"edges": []}, "apiKeys": {"edges": []}}
+            return {
+                "viewer": {
+                    **viewer,
+                    "admin": False,
+                    "deletedAt": None,
+                    "teams": {"edges": []},
+                    "apiKeys": {"edges": []},
+                }
+            }
+        if name == "UpsertBucket":
+            self.runs.append(given)
+            return {"upsertBucket": {"bucket": {**RUN, "name": given["name"], "displayName": "x"}, "inserted": True}}
+        if name == "CreateRunFiles":
+            files = [{"name": file, "uploadUrl": f"{self.url}/upload/{file}"} for file in given["files"]]
+            return {"createRunFiles": {"runID": "cnVu", "uploadHeaders": [], "files": files}}
+        if name == "CreateArtifact":  # "committed": nothing of it is to be uploaded
+            artifact = {"id": "YQ==", "state": "COMMITTED", "artifactSequence": {"id": "cw==", "latestArtifact": None}}
+            return {"createArtifact": {"artifact": artifact}}
+        if name == "RunResumeStatus":
+            return {"model": {"id": "cA==", "name": "gendiv", "entity": {"id": "ZQ==", "name": "team"}, "bucket": None}}
+        if "upsertView" in query:
+            self.reports.append(json.loads(given["spec"]))
+            return {"upsertView": {"view": {**given, "id": "dmlldw==", "project": {"name": "gendiv"}}}}
+        return {}
+
+
+def closed_port():
+    """An address where nobody listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def wait_for(condition, seconds=20):
+    for _ in range(int(seconds * 20)):
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
