@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 KEY = "local-" + "5ec4e7" * 7  # what must never be printed
@@ -33,17 +32,14 @@ class Service:
         runs: variables of the mutations that make or change a run.
         files: names of files that were uploaded.
         streamed: history and summary that were sent.
-        reports: specs of reports that were saved.
     """
 
     def __init__(self, mode="works"):
         self.mode, self.fails_after, self.then = mode, "", "hangs"
-        self.asked, self.runs, self.files, self.reports, self.streamed = [], [], [], [], ""
+        self.asked, self.runs, self.files, self.streamed = [], [], [], ""
         service, self.ended = self, threading.Event()
 
         class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
             def do_POST(self):
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 if service.mode == "hangs":
@@ -110,9 +106,6 @@ class Service:
             return {"createArtifact": {"artifact": artifact}}
         if name == "RunResumeStatus":
             return {"model": {"id": "cA==", "name": "gendiv", "entity": {"id": "ZQ==", "name": "team"}, "bucket": None}}
-        if "upsertView" in query:
-            self.reports.append(json.loads(given["spec"]))
-            return {"upsertView": {"view": {**given, "id": "dmlldw==", "project": {"name": "gendiv"}}}}
         return {}
 
 
@@ -121,11 +114,3 @@ def closed_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-def wait_for(condition, seconds=20):
-    for _ in range(int(seconds * 20)):
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False

@@ -20,17 +20,17 @@ from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
 import wandb
+from gendiv_lightning.functional.estimate import Estimate
 from gendiv_lightning.report.labels import label_of
 from gendiv_lightning.report.tables import scalars_of
 
 if TYPE_CHECKING:
     from gendiv_lightning.batch import SampleBatch
-    from gendiv_lightning.functional.estimate import Estimate
 
 # What the client raises where the service, or the client's own process of transport, is not there.
 FAILURES = (wandb.Error, HandleAbandonedError, MailboxClosedError, ServerResponseError, OSError)
 PATIENCE = {"init_timeout": 60, "finish_timeout": 300}  # seconds; WANDB_INIT_TIMEOUT, WANDB_FINISH_TIMEOUT: others
-ANSWER_SECONDS = 20
+ANSWER_SECONDS = 15
 SHOWN_PROMPTS = 8
 
 
@@ -77,7 +77,7 @@ def open_run(
             with _told("not closed"):
                 wandb.teardown()  # the client holds the run's id
             _warn(
-                f"Weights & Biases cannot be reached, and the run goes on without it ({error}). {how_to_send(folder)}"
+                f"Weights & Biases cannot be reached, and the run goes on without it ({_reason(error)}). {how_to_send(folder)}"
             )
     try:
         return wandb.init(**common, mode="offline", settings=_settings(silent=True))
@@ -95,6 +95,10 @@ def _settings(silent: bool) -> wandb.Settings:
     return wandb.Settings(silent=silent, console="off", finish_timeout_raises=True, **patience)
 
 
+def _reason(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def _warn(message: str) -> None:
     warnings.warn(message, stacklevel=3)
 
@@ -105,7 +109,7 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except FAILURES as error:
-        _warn(f"Weights & Biases failed, {what}; all results are in the run folder: {error!r}")
+        _warn(f"Weights & Biases failed, {what}; all results are in the run folder: {_reason(error)}")
 
 
 def send_results(
@@ -134,7 +138,7 @@ def close_run(run: wandb.Run, folder: Path, exit_code: int) -> None:
         made = Path(run.dir).parent
         if not made.name.startswith("offline-"):
             made.rename(made.with_name(f"offline-{made.name}"))
-        _warn(f"Weights & Biases did not take all of the run: {error!r}. {how_to_send(folder)}")
+        _warn(f"Weights & Biases did not take all of the run: {_reason(error)}. {how_to_send(folder)}")
 
 
 def _estimates(estimates: Mapping[str, Estimate]) -> wandb.Table:
@@ -170,7 +174,6 @@ def check_service() -> None:
     """Raises ValueError where nobody is logged in, or the service does not answer."""
     try:
         wandb.Api(timeout=ANSWER_SECONDS).viewer  # noqa: B018  it asks the service
-        wandb.teardown()  # `wandb sync` would use this process's client
     except FAILURES as error:
         raise ValueError(f"nothing was sent to Weights & Biases: {error} (`wandb login` logs in)") from error
 
@@ -193,7 +196,8 @@ def send(files: Sequence[Path], entity: str | None = None, project: str | None =
         ValueError: some were not taken.
     """
     others = [word for name, value in (("--entity", entity), ("--project", project)) if value for word in (name, value)]
-    subprocess.run([sys.executable, "-m", "wandb", "sync", *others, *map(str, files)], check=False)
+    own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # not this process's client
+    subprocess.run([sys.executable, "-m", "wandb", "sync", *others, *map(str, files)], env=own, check=False)
     left = [str(file.parent) for file in files if not _mark(file).exists()]
     if left:
         raise ValueError(f"{len(left)} of {len(files)} runs were not sent, see above: {', '.join(left)}")
