@@ -31,12 +31,13 @@ class Service:
         asked: names of the queries so far, in order.
         runs: variables of the mutations that make or change a run.
         files: names of files that were uploaded.
+        reports: specs of reports that were saved.
         streamed: history and summary that were sent.
     """
 
     def __init__(self, mode="works"):
-        self.mode, self.fails_after, self.then = mode, "", "hangs"
-        self.asked, self.runs, self.files, self.streamed = [], [], [], ""
+        self.mode, self.fails_after, self.then = mode, None, "hangs"
+        self.asked, self.runs, self.files, self.reports, self.streamed = [], [], [], [], ""
         service, self.ended = self, threading.Event()
 
         class Handler(BaseHTTPRequestHandler):
@@ -86,15 +87,7 @@ class Service:
         if "viewer" in query:
             viewer = {"id": "dg==", "entity": "team", "username": "me", "name": "me", "email": "", "flags": "{}"}
             viewer |= {"admin": False, "deletedAt": None, "teams": {"edges": []}, "apiKeys": {"edges": []}}
-            return {
-                "viewer": {
-                    **viewer,
-                    "admin": False,
-                    "deletedAt": None,
-                    "teams": {"edges": []},
-                    "apiKeys": {"edges": []},
-                }
-            }
+            return {"viewer": viewer}
         if name == "UpsertBucket":
             self.runs.append(given)
             return {"upsertBucket": {"bucket": {**RUN, "name": given["name"], "displayName": "x"}, "inserted": True}}
@@ -106,6 +99,12 @@ class Service:
             return {"createArtifact": {"artifact": artifact}}
         if name == "RunResumeStatus":
             return {"model": {"id": "cA==", "name": "gendiv", "entity": {"id": "ZQ==", "name": "team"}, "bucket": None}}
+        if "models(" in query:
+            return {"models": {"edges": [], "pageInfo": {"endCursor": None, "hasNextPage": False}}}
+        if "upsertView" in query:
+            self.reports.append(json.loads(given["spec"]))
+            view = {"id": "dmlldw==", "displayName": given["displayName"], "spec": given["spec"], "type": "runs"}
+            return {"upsertView": {"view": {**view, "name": given["name"], "description": ""}}}
         return {}
 
 

@@ -76,9 +76,7 @@ def open_run(
         except FAILURES as error:
             with _told("not closed"):
                 wandb.teardown()  # the client holds the run's id
-            _warn(
-                f"Weights & Biases cannot be reached, and the run goes on without it ({_reason(error)}). {how_to_send(folder)}"
-            )
+            _warn(f"Weights & Biases cannot be reached: {_reason(error)}. The run goes on. {how_to_send(folder)}")
     try:
         return wandb.init(**common, mode="offline", settings=_settings(silent=True))
     except wandb.Error as error:

@@ -172,6 +172,15 @@ def test_the_wandb_report_has_the_words_the_tables_and_panels_over_these_runs(st
     assert "figures/" not in told
 
 
+def test_a_wandb_report_is_saved_and_its_address_told(study, tmp_path, connect, monkeypatch, capsys):
+    service = connect()
+    monkeypatch.chdir(tmp_path)
+    assert gendiv("report", study, "--wandb", "team/gendiv") == 0
+    assert len(service.reports) == 1
+    assert f"{service.url}/team/gendiv/reports/" in capsys.readouterr().out
+    assert not (tmp_path / "report").exists()
+
+
 def test_a_wandb_report_without_a_service_is_one_line(study, connect):
     connect(closed_port())
     message = gendiv("report", study, "--wandb", "team/gendiv")
