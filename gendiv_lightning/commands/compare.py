@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gendiv_lightning.run_folder import RunFolder
+
 HELP = "paired differences between two runs, or two groups of runs"
 DESCRIPTION = """
 Prints, for each number that both sides have, the paired difference B - A over prompts with its 95 % interval, p-value
@@ -21,7 +23,9 @@ averaged prompt by prompt.
 "No significant difference" does not show that there is none. --margin asks for that: by two one-sided tests (TOST), is
 the difference shown to lie within +- MARGIN, a number in the metric's unit, or a share of A's mean, such as 5%?
 
-It refuses to compare what is not comparable: other prompts, numbers of samples, metrics, or embedded with real models.
+It refuses to compare what is not comparable, and names the keys: other prompts or numbers of samples, a metric with
+another backbone, reference or resize rule, other versions, embedded with real models; and a side whose runs are not of
+one setting. With --anyway it warns, and compares the prompts that both sides have.
 
 examples:
   gendiv compare runs/tiny-llamagen-1a2b3c4d runs/tiny-llamagen_argmax-5e6f7a8b
@@ -37,6 +41,7 @@ MUST_AGREE = (
     "metrics",
     "versions",
 )
+MAY_DIFFER_IN_A_SIDE = ("data.seed", "metrics")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,13 +67,13 @@ def run(arguments: argparse.Namespace) -> int:
     margin, is_share = _margin(arguments.margin) if arguments.margin else (0.0, False)
     sides = [[RunFolder(Path(path)) for path in side.split(",")] for side in (arguments.a, arguments.b)]
     folders = [folder for side in sides for folder in side]
-    refused = _not_comparable([folder.read_protocol() for folder in folders]) + _other_numbers(folders)
+    refused = [*_not_comparable(folders), *_other_numbers(folders), *(line for side in sides for line in _mixed(side))]
     if refused:
         message = f"these runs do not compare, they differ in: {'; '.join(refused)}"
         if not arguments.anyway:
             raise ValueError(f"{message}. To do it all the same: --anyway")
         sys.stderr.write(f"{message}\n")
-    a, b = (_columns(side) for side in sides)
+    a, b = _columns(sides)
     names = [name for name in a if name in b and name.startswith(arguments.only)]
     found = {name: compare(a[name], b[name]) for name in names}
     found = {name: c for name, c in found.items() if c.num_prompts > 1}
@@ -123,34 +128,69 @@ def _equivalences(columns: dict[str, tuple[Tensor, Tensor]], margin: float, *, i
     return f"Is there no difference? Two one-sided tests at 5 %, each number by itself:\n{format_table(rows)}"
 
 
-def _not_comparable(protocols: list[dict[str, Any]]) -> list[str]:
-    """Keys in which some protocol differs from the first, among those that must agree."""
+def _not_comparable(folders: list[RunFolder]) -> list[str]:
+    """Keys in which some run differs from the first, among those that must agree."""
+    return [line for line in _differing(folders) if line.startswith(MUST_AGREE)]
+
+
+def _mixed(side: list[RunFolder]) -> list[str]:
+    """Keys in which the runs of a side differ, seeds aside: they are no repetitions of one setting."""
+    found = [line for line in _differing(side) if not line.startswith((*MAY_DIFFER_IN_A_SIDE, *MUST_AGREE))]
+    return [f"{line}, within {','.join(str(folder.path) for folder in side)}" for line in found]
+
+
+def _differing(folders: list[RunFolder]) -> list[str]:
     from gendiv_lightning.run_folder import differences
 
-    found = {line for other in protocols[1:] for line in differences(protocols[0], other)}
-    return sorted(line for line in found if line.startswith(MUST_AGREE))
+    first, *others = (_by_metric(folder.read_protocol()) for folder in folders)
+    found = set()
+    for other in others:
+        shared = first["metrics"].keys() & other["metrics"].keys()  # one that a run lacks is not compared
+        before, now = ({**p, "metrics": {name: p["metrics"][name] for name in shared}} for p in (first, other))
+        found |= set(differences(before, now))
+    return sorted(found)
 
 
-def _other_numbers(folders: list[Any]) -> list[str]:
+def _by_metric(protocol: dict[str, Any]) -> dict[str, Any]:
+    """A protocol whose metrics have their first number's name as key."""
+    return {**protocol, "metrics": {str(metric.get("names", [metric])[0]): metric for metric in protocol["metrics"]}}
+
+
+def _other_numbers(folders: list[RunFolder]) -> list[str]:
     """Numbers of samples that differ though the data ask for the same: a probe such as Decompose makes its own plan."""
     numbers = [folder.read_metrics()["codebook/entropy_bits"].num_samples for folder in folders]
     return [f"samples in all ({numbers[0]} there, {other} now)" for other in sorted({*numbers} - {numbers[0]})]
 
 
-def _columns(side: list[Any]) -> dict[str, Tensor]:
-    """Numbers (P,) by name, by the prompts' places; the mean over the runs of a side."""
+def _columns(sides: list[list[RunFolder]]) -> list[dict[str, Tensor]]:
+    """Numbers (P,) by name of each side, of the prompts that all runs have; the mean over the runs of a side."""
     import torch
 
-    tables = [folder.read_per_prompt() for folder in side]
-    names = [name for name in tables[0].column_names if name not in ("prompt_id", "prompt")]
-    shared = [name for name in names if all(name in table.column_names for table in tables)]
-    return {
-        name: torch.stack([torch.tensor(table[name].to_pylist(), dtype=torch.float64) for table in tables]).mean(0)
-        for name in shared
-    }
+    tables = [[folder.read_per_prompt() for folder in side] for side in sides]
+    ids = [table["prompt_id"].to_pylist() for side in tables for table in side]
+    shared = [prompt for prompt in ids[0] if all(prompt in other for other in ids)]
+    if not shared:
+        raise ValueError("these runs do not compare, they have no prompt in common: give runs over one prompt set")
+    found = []
+    for side in tables:
+        names = [name for name in side[0].column_names if name not in ("prompt_id", "prompt")]
+        rows = [[table["prompt_id"].to_pylist().index(prompt) for prompt in shared] for table in side]
+        found.append(
+            {
+                name: torch.stack(
+                    [
+                        torch.tensor(table[name].take(row).to_pylist(), dtype=torch.float64)
+                        for table, row in zip(side, rows, strict=True)
+                    ]
+                ).mean(0)
+                for name in names
+                if all(name in table.column_names for table in side)
+            }
+        )
+    return found
 
 
-def _set_rows(sides: list[list[Any]], only: str, exclude: set[str]) -> list[tuple[str, ...]]:
+def _set_rows(sides: list[list[RunFolder]], only: str, exclude: set[str]) -> list[tuple[str, ...]]:
     """Numbers of whole sets: beside each other, since there is nothing to pair."""
     first = [[folder.read_metrics() for folder in side] for side in sides]
     names = [n for n in first[0][0] if n.startswith(only) and n not in exclude]

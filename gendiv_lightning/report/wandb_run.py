@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import wandb
 from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
-import wandb
 from gendiv_lightning.functional.estimate import Estimate
 from gendiv_lightning.report.labels import label_of
 from gendiv_lightning.report.tables import scalars_of

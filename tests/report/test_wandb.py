@@ -4,10 +4,10 @@ import json
 import shutil
 
 import pytest
+import wandb
 from running import predict
 from wandb_server import KEY, Service, closed_port
 
-import wandb
 from gendiv_lightning.cli import main
 from gendiv_lightning.report.runs import families_of, find_runs
 from gendiv_lightning.report.study import make_study
