@@ -97,6 +97,8 @@ class Service:
         if name == "CreateArtifact":  # "committed": nothing of it is to be uploaded
             artifact = {"id": "YQ==", "state": "COMMITTED", "artifactSequence": {"id": "cw==", "latestArtifact": None}}
             return {"createArtifact": {"artifact": artifact}}
+        if "query ArtifactType" in query or "query ProjectArtifact" in query:
+            return {"project": None}
         if name == "RunResumeStatus":
             return {"model": {"id": "cA==", "name": "gendiv", "entity": {"id": "ZQ==", "name": "team"}, "bucket": None}}
         if "models(" in query:

@@ -27,8 +27,8 @@ from gendiv_lightning.report.tables import scalars_of
 if TYPE_CHECKING:
     from gendiv_lightning.batch import SampleBatch
 
-# What the client raises where the service, or the client's own process of transport, is not there.
-FAILURES = (wandb.Error, HandleAbandonedError, MailboxClosedError, ServerResponseError, OSError)
+# What the client raises where the service, or the client's own process of transport, is not there or talks nonsense.
+FAILURES = (wandb.Error, HandleAbandonedError, MailboxClosedError, ServerResponseError, ValidationError, OSError)
 PATIENCE = {"init_timeout": 60, "finish_timeout": 300}  # seconds; WANDB_INIT_TIMEOUT, WANDB_FINISH_TIMEOUT: others
 ANSWER_SECONDS = 15
 SHOWN_PROMPTS = 8
@@ -113,15 +113,16 @@ def _told(what: str) -> Iterator[None]:
 def send_results(
     run: wandb.Run, estimates: Mapping[str, Estimate], per_prompt: pa.Table, first: Sequence[SampleBatch], grid: Path
 ) -> None:
-    """Scalars `NAME`, `NAME/low`, `NAME/high`; tables of estimates, of prompts and of the first samples; the grid."""
-    with _told("the results are not there"):
+    """Scalars `NAME`, `NAME/low`, `NAME/high`; the grid; tables of estimates, of prompts and of the first samples."""
+    scalars = {name: value for name, value in scalars_of(estimates).items() if math.isfinite(value)}
+    with _told("its results are not there"):
+        run.log({**scalars, "grid": wandb.Image(str(grid))})
+    with _told("its tables are not there"):  # for tables, the client asks the service first
         run.log(
             {
-                **{name: value for name, value in scalars_of(estimates).items() if math.isfinite(value)},
                 "estimates": _estimates(estimates),
                 "per_prompt": wandb.Table(columns=per_prompt.column_names, data=_rows(per_prompt)),
                 "samples": _samples(first),
-                "grid": wandb.Image(str(grid)),
             }
         )
 
