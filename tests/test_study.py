@@ -13,7 +13,9 @@ import yaml
 from running import ROOT, contents, gendiv, metrics_of, run, samples_of
 
 from gendiv_lightning import cli, fit_free
+from gendiv_lightning.report.runs import find_runs
 from gendiv_lightning.run_folder import RunFolder
+from gendiv_lightning.study import launch
 from gendiv_lightning.study.folder import StudyFolder
 from gendiv_lightning.study.launch import run_as_jobs
 from gendiv_lightning.study.matrix import read_study
@@ -274,3 +276,30 @@ def test_the_help_teaches(capsys):
     shown = capsys.readouterr().out
     assert "a list is swept" in shown
     assert run(gendiv("study")).returncode == 2
+
+
+def test_the_batch_script_of_a_slurm_cluster_has_the_parameters(write, tmp_path, monkeypatch):
+    """With stand-ins for slurm's commands that keep the script and run nothing."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, does in (("srun", "exit 1"), ("sbatch", f'cp "$1" {tmp_path}/script; echo "Submitted batch job 17"')):
+        (commands / name).write_text(f"#!/bin/sh\n{does}\n")
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(commands), prepend=os.pathsep)
+    monkeypatch.setattr(launch, "_wait_for", lambda *_: None)
+    folder = StudyFolder(tmp_path / "out", read_study(write()))
+    run_as_jobs(folder, "slurm", {"slurm_partition": "gpu", "timeout_min": 240, "gpus_per_node": 1})
+    script = (tmp_path / "script").read_text()
+    for line in ("--partition=gpu", "--time=240", "--gpus-per-node=1", "--job-name=gendiv", "--array=0-1"):
+        assert f"#SBATCH {line}" in script
+    assert [cell["job"] for cell in index(folder.path).values()] == ["17_0", "17_1"]
+
+
+def test_what_is_no_cell_any_more_is_named_and_not_reported(write, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert study(write(metrics=["pixel_cosine"]), "--out", out) == 0
+    assert study(write(probes={"baseline": None}), "--out", out) == 0
+    assert f"{out / 'tiny-argmax-seed0'} is no cell of this study any more" in capsys.readouterr().out
+    runs, left_out = find_runs([out])
+    assert [run.folder.path.name for run in runs] == ["tiny-baseline-seed0"]
+    assert left_out == [f"{out / 'tiny-argmax-seed0'} is no cell of the study, or one that failed"]

@@ -56,11 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         _sync(arguments.runs, entity, project)
     if sends and not project and not arguments.out:
         return 0
-    runs, unfinished = find_runs(arguments.runs)
-    for folder in unfinished:
-        sys.stderr.write(
-            f"{folder} is not finished and is left out: the same `gendiv fit-free predict` goes on with it\n"
-        )
+    runs, left_out = find_runs(arguments.runs)
+    sys.stderr.write("".join(f"Left out: {why}\n" for why in left_out))
     study = make_study(families_of(runs))
     report = write_report(study)
     sys.stdout.write(f"{report.answer}\n")
@@ -93,13 +90,28 @@ def _sync(folders: list[Path], entity: str | None, project: str | None) -> None:
 
 
 def _write(report: Report, folder: Path) -> Path:
-    """The page and what lies beside it."""
+    """The page and what lies beside it; what a former report left there, and this one does not have, goes."""
     from gendiv_lightning.disk import write_atomically
 
+    former = set(_files_of(folder / "index.html"))
     for name, text in _files(report):
         content = text.encode()
+        former.discard(name)
+        if name == "index.html":
+            for stale in former:
+                (folder / stale).unlink(missing_ok=True)
         write_atomically(folder / name, lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
     return folder / "index.html"
+
+
+def _files_of(page: Path) -> Iterator[str]:
+    """What lies beside the page of a report, by the names in it."""
+    import re
+
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    if "<footer>Written by gendiv" in text:
+        for kind, name in re.findall(r'<(table|figure) id="([\w-]+)"', text):
+            yield from [f"tables/{name}.csv", f"tables/{name}.tex"] if kind == "table" else [f"figures/{name}.svg"]
 
 
 def _files(report: Report) -> Iterator[tuple[str, str]]:

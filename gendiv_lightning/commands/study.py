@@ -67,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.dry_run:
             sys.stdout.write("".join(f"{shlex.join(folder.command(cell))}\n" for cell in folder.unfinished()))
             return 0
+        folder.write_index()
         num_there = len(folder.cells) - len(folder.unfinished())
         sys.stderr.write(f"{len(folder.cells)} cells in {folder.path}, {num_there} of them finished before\n")
         if arguments.launch == "slurm":
@@ -113,5 +114,7 @@ def _tell(folder: StudyFolder) -> int:
         sys.stdout.write(f"{cell.name} failed: {folder.last_words(cell)}\n")
     if failed:
         sys.stdout.write(f"{len(failed)} of {len(folder.cells)} cells failed; the same command runs them again.\n")
+    for path in folder.leftovers():
+        sys.stdout.write(f"{path} is no cell of this study any more: reports leave it out, delete it if you like\n")
     sys.stdout.write(f"Next: gendiv report {folder.path} --out {folder.path / 'report'}\n")
     return 1 if failed else 0

@@ -130,30 +130,43 @@ class Family(NamedTuple):
         return self.first()
 
 
-def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[Path]]:
-    """All finished runs in or below folders, each once and in an order of their own; and folders of unfinished ones.
+def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """All finished runs in or below folders, each once and in an order of their own; and why others are left out.
+
+    Of a study's folder, what its `study.json` does not name as a cell, or names as failed, is not taken.
 
     Raises:
         ValueError: there is none, or embedded and real models are among them.
     """
     runs: dict[str, Run] = {}
-    unfinished = []
-    for path in paths:
-        for file in sorted(Path(path).rglob("fingerprint.json")):
+    left_out = []
+    for path in map(Path, paths):
+        cells = _cells_of(path)
+        for file in sorted(path.rglob("fingerprint.json")):
             folder = RunFolder(file.parent)
             if "probes" not in folder.read_protocol():
                 continue  # codebook usage of images
-            if not folder.is_finished:
-                unfinished.append(folder.path)
-                continue
-            run = _read(folder)
-            runs.setdefault(run.label.fingerprint, run)
+            if cells is not None and folder.path.parent == path and folder.path.name not in cells:
+                left_out.append(f"{folder.path} is no cell of the study, or one that failed")
+            elif not folder.is_finished:
+                left_out.append(f"{folder.path} is not finished: the same `gendiv fit-free predict` goes on with it")
+            else:
+                run = _read(folder)
+                runs.setdefault(run.label.fingerprint, run)
     if not runs:
         places = ", ".join(map(str, paths))
         raise ValueError(f"no finished run in {places}: `gendiv fit-free predict` or `gendiv study` makes them")
     if len({run.label.embedded for run in runs.values()}) > 1:
         raise ValueError("these are runs of embedded (toy) and of real models: make a report of each")
-    return sorted(runs.values(), key=_order), unfinished
+    return sorted(runs.values(), key=_order), left_out
+
+
+def _cells_of(path: Path) -> set[str] | None:
+    """Run folders of a study's cells that did not fail; None where no study is."""
+    index = path / "study.json"
+    if not index.exists():
+        return None
+    return {cell["run_dir"] for cell in json.loads(index.read_text())["cells"] if cell["status"] != "failed"}
 
 
 def families_of(runs: Sequence[Run]) -> list[Family]:

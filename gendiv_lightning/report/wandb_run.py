@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import wandb
+from pydantic import ValidationError
 from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
@@ -196,6 +197,7 @@ def send(files: Sequence[Path], entity: str | None = None, project: str | None =
     """
     others = [word for name, value in (("--entity", entity), ("--project", project)) if value for word in (name, value)]
     own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # not this process's client
+    own["WANDB_DIR"] = str(files[0].parents[2])  # for its log
     subprocess.run([sys.executable, "-m", "wandb", "sync", *others, *map(str, files)], env=own, check=False)
     left = [str(file.parent) for file in files if not _mark(file).exists()]
     if left:

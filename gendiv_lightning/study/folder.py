@@ -57,6 +57,12 @@ class StudyFolder:
         """What is to be run."""
         return [cell for cell in self.cells if self.entries[cell.name]["status"] != FINISHED]
 
+    def leftovers(self) -> list[Path]:
+        """Run folders of no cell: of a study that was another one before."""
+        return sorted(
+            file.parent for file in self.path.glob("*/fingerprint.json") if file.parent.name not in self.entries
+        )
+
     def command(self, cell: Cell) -> list[str]:
         """The cell's run as a command line."""
         run_dir = self.path / cell.name
@@ -79,6 +85,10 @@ class StudyFolder:
     def note(self, cell: Cell, **changes: Any) -> None:
         """Change the cell's entry in the index, and write it."""
         self.entries[cell.name].update(changes)
+        self.write_index()
+
+    def write_index(self) -> None:
+        """`study.json`: all cells of the study as it is now."""
         text = json.dumps({"cells": list(self.entries.values())}, indent=2) + "\n"
         write_atomically(self.index, lambda path: path.write_text(text))
 

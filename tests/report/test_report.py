@@ -162,6 +162,16 @@ def test_an_unfinished_run_is_left_out_and_named(study, tmp_path, capsys):
     assert len(rows_of(tmp_path / "out", "runs")) == 5
 
 
+def test_what_a_former_report_left_goes_and_other_files_stay(study, decomposed, tmp_path):
+    assert gendiv("report", study, decomposed, "--out", tmp_path) == 0
+    for name in ("tables/decomposition.csv", "tables/mine.csv", "figures/decomposition.svg"):
+        (tmp_path / name).touch()
+    assert gendiv("report", study, "--out", tmp_path) == 0
+    there = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()}
+    assert not {name for name in there if "decomposition" in name}
+    assert {"tables/mine.csv", "tables/profile-1.csv", "figures/ib-plane.svg"} <= there
+
+
 def test_one_prompt_with_one_sample_makes_a_page_that_says_what_is_not_known(weights, tmp_path, capsys):
     predict(weights, tmp_path / "run", "--data.num_samples", "1", limit=1)
     assert gendiv("report", tmp_path / "run", "--out", tmp_path / "out") == 0
