@@ -56,7 +56,12 @@ def test_the_table_is_printed_by_the_run_and_again_from_its_folder(runs, capsys)
     assert gendiv("decompose", plain.path, "--argmax", argmax.path, "--subset", plain.path, "--distance", "ssim") == 0
     printed = capsys.readouterr().out
     assert format_decomposition(plain.read_metrics()) in printed
-    for words in ("sampler paths of a wording", "tokens drawn, not argmax", "Verdict by diversity/ssim"):
+    beside = {
+        line.split()[0]: float(line.split()[1]) for line in printed.splitlines() if line[:6] in ("plugin", "chao-w")
+    }
+    assert beside["plugin"] < beside["chao-wang-jost"]
+    assert beside["chao-wang-jost"] == pytest.approx(plain.read_metrics()["h_total/token/counts"].value, abs=6e-4)
+    for words in ("grassberger", "sampler paths of a wording", "tokens drawn, not argmax", "Verdict by diversity/ssim"):
         assert words in printed
 
 

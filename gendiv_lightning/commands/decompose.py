@@ -13,13 +13,15 @@ from gendiv_lightning.report.verdict import RULE
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gendiv_lightning.batch import PromptSamples
     from gendiv_lightning.metrics.diversity import DiversityMetric
     from gendiv_lightning.run_folder import RunFolder
 
 HELP = "H_total = H_path + H_exec of a run, and what kind of model that makes"
 DESCRIPTION = f"""
-Prints, of a run with the Decompose probe, H_total = H_exec + H_path by each lens with intervals, and whether samples of
-one path, or of one wording, are more alike than chance makes them (PERMANOVA within prompts). With the same run under
+Prints, of a run with the Decompose probe, H_total = H_exec + H_path by each lens with intervals, H_total by every
+estimator from counts, and whether samples of one path, or of one wording, are more alike than chance makes them
+(PERMANOVA within prompts). With the same run under
 Argmax and under CodebookSubset beside it: the factorial effects and a verdict. --plot draws the information bottleneck
 plane, on which a probe moves a model, beside the shares of each lens. --truth, for runs of the embedded world: what is
 true beside what each lens says, and whose error the difference is, the model's or the estimator's.
@@ -64,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print."""
+    from gendiv_lightning.batch import split_by_prompt
     from gendiv_lightning.metrics.diversity import DiversityMetric
     from gendiv_lightning.metrics.names import make_metric
     from gendiv_lightning.report.decomposition import format_decomposition
@@ -82,7 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--plot draws SVG, so the file must end in .svg, got {arguments.plot}")
     if arguments.truth and not folder.read_protocol()["generator"].get("embedded"):
         raise ValueError(f"--truth knows the embedded world alone, and {arguments.run} is of a real model")
-    sys.stdout.write(f"{table}\n\n{_test(folder, metric)}\n")
+    prompts = [samples for batch in folder.read_samples() for samples in split_by_prompt(batch)]
+    sys.stdout.write(f"{table}\n\n{_estimators(prompts)}\n\n{_test(prompts, metric)}\n")
     if arguments.truth:
         sys.stdout.write(f"\n{_truth(folder, metric)}\n")
     if arguments.argmax:
@@ -122,17 +126,36 @@ def _truth(folder: RunFolder, metric: DiversityMetric) -> str:
     return format_truth(compare_with_truth(folder.read_samples(shards), run.columns, metric))
 
 
-def _test(folder: RunFolder, metric: DiversityMetric) -> str:
+def _estimators(prompts: list[PromptSamples]) -> str:
+    """H_total a token from counts alone, by every estimator: where they differ, samples are few."""
+    import torch
+
+    from gendiv_lightning.functional import entropy
+    from gendiv_lightning.functional.bootstrap import bootstrap_mean
+    from gendiv_lightning.report.tables import format_table
+
+    rows = [("H_total from counts, by", "bits/token", "95 % interval")]
+    for name in ("plugin", "miller_madow", "grassberger", "chao_shen", "chao_wang_jost"):
+        estimator = getattr(entropy, f"{name}_entropy")
+        found = []
+        for samples in prompts:
+            assert samples.tokens is not None, "a run has tokens"
+            _, entries = samples.tokens.unique(return_inverse=True)
+            found.append(estimator(torch.nn.functional.one_hot(entries).sum(0)).mean())
+        value, low, high = bootstrap_mean(torch.stack(found))
+        rows.append((name.replace("_", "-"), f"{value:.3f}", f"[{low:.3f}, {high:.3f}]"))
+    return format_table(rows)
+
+
+def _test(prompts: list[PromptSamples], metric: DiversityMetric) -> str:
     from tqdm import tqdm
 
-    from gendiv_lightning.batch import split_by_prompt
     from gendiv_lightning.functional.permanova import permanova
     from gendiv_lightning.report.tables import format_table
 
     metric.load()
-    shards = tqdm(folder.shards(), desc="Distances of all pairs", unit="shard", delay=2)
-    prompts = [samples for batch in folder.read_samples(shards) for samples in split_by_prompt(batch)]
-    matrices = [metric.matrix(samples).cpu() for samples in prompts]
+    bar = tqdm(prompts, desc="Distances of all pairs", unit="prompt", delay=2)
+    matrices = [metric.matrix(samples).cpu() for samples in bar]
 
     def paths() -> Iterator[tuple[Tensor, Tensor]]:
         for samples, matrix in zip(prompts, matrices, strict=True):
