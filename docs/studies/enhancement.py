@@ -66,7 +66,7 @@ def family_table(runs: dict[int, RunFolder]) -> str:
 
 def most_tolerated(runs: dict[int, RunFolder]) -> int:
     """Most entries whose loss of coherence beside the wordings alone is at most `TOLERATED`, and that of all fewer."""
-    alone = columns(runs[0])[COSTS["coherence"]]
+    alone = columns(runs.get(0, runs[-1]))[COSTS["coherence"]]
     lost = {num: -compare(alone, columns(run)[COSTS["coherence"]]).difference for num, run in runs.items() if num > 0}
     return max((num for num in lost if all(lost[n] <= TOLERATED for n in lost if n <= num)), default=0)
 
