@@ -14,6 +14,7 @@ import argparse
 import math
 import platform
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -37,6 +38,7 @@ HERE = Path(__file__).parent
 SIZES = (8, 64, 512, 4096)
 CHUNK = 20
 WORDINGS = 4
+BIAS_BAR, COVERAGE_BAR, MISSED = 1.0, (0.93, 0.97), " *"
 EXACT = 1e-4  # bits; estimates without noise are told from the truth by rounding alone, and have no interval
 TOKEN = {"H_total": "h_total/token", "H_exec": "h_exec/token", "H_path": "h_path/token"}
 TOKEN |= {"sampler path": "h_sampler_path/token", "prompt path": "h_prompt_path/token"}
@@ -73,7 +75,7 @@ def repeat(family: str, size: int, arguments: argparse.Namespace) -> dict[str, T
 
 
 def judge(found: Tensor, truth: Tensor, scale: float) -> tuple[str, str]:
-    """Bias in % of `scale`, and how many intervals cover the truth of the family: found, truth (repetitions, P)."""
+    """Bias in % of `scale`, and how many of 100 intervals cover the family's truth: found, truth (repetitions, P)."""
     true, error = truth.mean().item(), found - truth
     if error.abs().max() < EXACT:
         return "exact", "-"
@@ -81,13 +83,18 @@ def judge(found: Tensor, truth: Tensor, scale: float) -> tuple[str, str]:
     bias, chance = 100 * error.mean().item() / scale, 100 * error.std().item() / scale / math.sqrt(error.numel())
     ends = [bootstrap_mean(run)[1:] for run in found]
     covered = sum(low <= true <= high for low, high in ends) / len(ends)
-    return f"{bias:+.2f} ({chance:.2f})", f"{100 * covered:.1f}"
+    marks = MISSED * (abs(bias) >= BIAS_BAR), MISSED * (not COVERAGE_BAR[0] <= covered <= COVERAGE_BAR[1])
+    return f"{bias:+.2f} ({chance:.2f}){marks[0]}", f"{100 * covered:.1f}{marks[1]}"
 
 
 def tables(arguments: argparse.Namespace) -> tuple[str, float, float]:
     """Both tables, the largest residual of H_path + H_exec = H_total, CPU seconds."""
-    token = [("family", "K", "runs", "H_total", "path", *(f"{name}{kind}" for name in TOKEN for kind in (", %", "")))]
-    sequence = [("family", "K", "H_total", "prompt", *(f"{name}{kind}" for name in SEQUENCE for kind in (", %", "")))]
+
+    def header(*first: str, parts: Iterable[str]) -> list[tuple[str, ...]]:
+        return [("family", "K", *first, *(cell for part in parts for cell in (f"{part}, %", "covers")))]
+
+    token = header("runs", "H_total", "H_path", parts=TOKEN)
+    sequence = header("H_exec", "prompt path", parts=SEQUENCE)
     residual = seconds = 0.0
     for family in FAMILIES:
         names = list(AnalyticGenerator(FAMILIES[family], 8, 1).truth())
@@ -170,14 +177,14 @@ def main() -> None:
             return
     arguments.draw = True
     start = time.process_time()
-    draw({size: bias_by_samples(size, 300) for size in (8, 64, 4096)}, HERE / "decomposition.png")
+    draw({size: bias_by_samples(size, 100) for size in (8, 64, 4096)}, HERE / "decomposition.png")
     text, residual, seconds = tables(arguments)
     minutes = (seconds + time.process_time() - start) / 60
     setting = (
-        f"{arguments.repetitions} runs a row (fewer where said) of {arguments.prompts} prompts x {WORDINGS} wordings x "
-        f"{arguments.paths} paths x {arguments.paths} executions; {minutes:.0f} minutes of one core of a shared "
-        f"{platform.machine()} machine, torch {torch.__version__.partition('+')[0]}. "
-        f"Largest |H_path + H_exec - H_total|: {residual:.0e} bits"
+        f"{arguments.repetitions} runs a row (or as many as the column says) of {arguments.prompts} prompts x "
+        f"{WORDINGS} wordings x {arguments.paths} paths x {arguments.paths} executions, seeds 0, 1, ...; {minutes:.0f} "
+        f"minutes of processor time on one core ({platform.machine()}), torch {torch.__version__.partition('+')[0]}. "
+        f"Largest |H_path + H_exec - H_total| of a prompt: {residual:.0e} bits"
     )
     page = HERE / "decomposition.md"
     before, rest = page.read_text(encoding="utf-8").split("<!-- measured -->")
