@@ -37,6 +37,7 @@ from gendiv_lightning.zoo.proof import measure, sample_crossed
 HERE = Path(__file__).parent
 SIZES = (8, 64, 512, 4096)
 CHUNK = 20
+PARTS = ("found", "truth", "ends")
 WORDINGS = 4
 BIAS_BAR, COVERAGE_BAR, MISSED = 1.0, (0.93, 0.97), " *"
 EXACT = 1e-4  # bits; estimates without noise are told from the truth by rounding alone, and have no interval
@@ -47,16 +48,18 @@ COUNTED = ("plugin", "miller_madow", "grassberger", "chao_shen", "chao_wang_jost
 CURVES = {"distributions, plug-in": "h_total/token/plugin", "distributions, jackknife": "h_total/token"}
 
 
-def one_run(family: str, size: int, seed: int, num_prompts: int, num_paths: int) -> tuple[Tensor, Tensor]:
-    """A repetition: estimates and truths (names, P) of new prompts, in the order of the names of the truth."""
+def one_run(family: str, size: int, seed: int, num_prompts: int, num_paths: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A repetition: estimates and truths (names, P) of new prompts, and intervals (names, 2), by names of the truth."""
     generator = AnalyticGenerator(FAMILIES[family], size, num_prompts, WORDINGS, seed)
     found = measure(sample_crossed(generator, Decompose(num_paths, WORDINGS), seed))
     truth = generator.truth()
-    return torch.stack([found[name] for name in truth]), torch.stack(list(truth.values()))
+    known = {name: not values.isnan().any() for name, values in truth.items()}
+    ends = [bootstrap_mean(found[name])[1:] if known[name] else (math.nan, math.nan) for name in truth]
+    return torch.stack([found[name] for name in truth]), torch.stack(list(truth.values())), torch.tensor(ends)
 
 
 def repeat(family: str, size: int, arguments: argparse.Namespace) -> dict[str, Tensor]:
-    """All repetitions of a family and a codebook size: "found" and "truth" (repetitions, names, P), "seconds" (1,)."""
+    """All repetitions of a family and a codebook size: "found", "truth", "ends" as of `one_run`, and "seconds" (1,)."""
     place = f"{family.replace(' ', '_')}-{size}-{arguments.prompts}-{arguments.paths}.safetensors"
     path = arguments.work / place
     kept = load_file(path) if path.exists() else {}
@@ -65,8 +68,8 @@ def repeat(family: str, size: int, arguments: argparse.Namespace) -> dict[str, T
         for first in tqdm(range(done, arguments.repetitions, CHUNK), desc=f"{family}, K = {size}", delay=2):
             start = time.process_time()
             seeds = range(first, min(first + CHUNK, arguments.repetitions))
-            pairs = [one_run(family, size, seed, arguments.prompts, arguments.paths) for seed in seeds]
-            new = dict(zip(("found", "truth"), map(torch.stack, zip(*pairs, strict=True)), strict=True))
+            runs = [one_run(family, size, seed, arguments.prompts, arguments.paths) for seed in seeds]
+            new = dict(zip(PARTS, map(torch.stack, zip(*runs, strict=True)), strict=True))
             spent = kept.get("seconds", torch.zeros(1)) + time.process_time() - start
             kept = {name: torch.cat([kept[name], part]) if kept else part for name, part in new.items()}
             kept["seconds"] = spent
@@ -74,15 +77,16 @@ def repeat(family: str, size: int, arguments: argparse.Namespace) -> dict[str, T
     return {name: part[: arguments.repetitions] for name, part in kept.items()}
 
 
-def judge(found: Tensor, truth: Tensor, scale: float) -> tuple[str, str]:
-    """Bias in % of `scale`, and how many of 100 intervals cover the family's truth: found, truth (repetitions, P)."""
+def judge(found: Tensor, truth: Tensor, ends: Tensor, scale: float) -> tuple[str, str]:
+    """Bias in % of `scale`, and how many of 100 intervals (repetitions, 2) cover the family's truth."""
     true, error = truth.mean().item(), found - truth
+    if math.isnan(true):
+        return "", ""
     if error.abs().max() < EXACT:
         return "exact", "-"
     # The prompts are paired with their own truths: what is left is the estimator's error, and its chance.
     bias, chance = 100 * error.mean().item() / scale, 100 * error.std().item() / scale / math.sqrt(error.numel())
-    ends = [bootstrap_mean(run)[1:] for run in found]
-    covered = sum(low <= true <= high for low, high in ends) / len(ends)
+    covered = ((ends[:, 0] <= true) & (true <= ends[:, 1])).double().mean().item()
     marks = MISSED * (abs(bias) >= BIAS_BAR), MISSED * (not COVERAGE_BAR[0] <= covered <= COVERAGE_BAR[1])
     return f"{bias:+.2f} ({chance:.2f}){marks[0]}", f"{100 * covered:.1f}{marks[1]}"
 
@@ -102,17 +106,14 @@ def tables(arguments: argparse.Namespace) -> tuple[str, float, float]:
             kept = repeat(family, size, arguments)
             if not kept:
                 continue
-            found, truth = (dict(zip(names, kept[part].unbind(1), strict=True)) for part in ("found", "truth"))
+            found, truth, ends = (dict(zip(names, kept[part].unbind(1), strict=True)) for part in PARTS)
             total, execution, path = (found[TOKEN[part]] for part in ("H_total", "H_exec", "H_path"))
             residual = max(residual, (path + execution - total).abs().max().item())
             seconds += kept["seconds"].item()
             for rows, parts, scale_name in ((token, TOKEN, "H_total"), (sequence, SEQUENCE, "H_exec")):
                 scale = truth[parts[scale_name]].mean().item()
-                cells = [
-                    cell
-                    for name in parts.values()
-                    for cell in (("", "") if truth[name].isnan().any() else judge(found[name], truth[name], scale))
-                ]
+                judged = [judge(found[name], truth[name], ends[name], scale) for name in parts.values()]
+                cells = [cell for pair in judged for cell in pair]
                 other = truth[parts["prompt path" if rows is sequence else "H_path"]].mean().item()
                 shown = f"{scale:.2f}", "" if math.isnan(other) else f"{other:.2f}"
                 runs = (str(len(kept["found"])),) if rows is token else ()
