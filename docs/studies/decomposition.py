@@ -115,7 +115,7 @@ def tables(arguments: argparse.Namespace) -> tuple[str, float, float]:
                 judged = [judge(found[name], truth[name], ends[name], scale) for name in parts.values()]
                 cells = [cell for pair in judged for cell in pair]
                 other = truth[parts["prompt path" if rows is sequence else "H_path"]].mean().item()
-                shown = f"{scale:.2f}", "" if math.isnan(other) else f"{other:.2f}"
+                shown = f"{scale:.2f}", "" if math.isnan(other) else f"{abs(other):.2f}"
                 runs = (str(len(kept["found"])),) if rows is token else ()
                 rows.append((family, str(size), *runs, *shown, *cells))
     return f"{format_table(token)}\n```\n\n```\n{format_table(sequence)}", residual, seconds
