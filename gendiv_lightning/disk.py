@@ -9,7 +9,10 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path` (its folder is made), force it to disk, and give it its name."""
+    """Let `write` fill a temporary file beside `path` (its folder is made), force it to disk, and give it its name.
+
+    A writer that is killed leaves a hidden `.NAME.*` beside it, which nothing reads.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # several machines may share the disk
     write(temporary)

@@ -82,7 +82,7 @@ def make(source, folder, kills):
         command([*ask, "--concurrency", 1, "--out", wordings], lambda: sum(server.answered.values()) >= 3)
         assert sum(server.answered.values()) <= len(server.answered) + 1  # what was on its way is asked again
     command(["paraphrase", wordings, "--check", "--similarity", "tiny-clip"], lambda: True)
-    found = {path.name: path.read_bytes() for path in folder.glob("*.json*")}
+    found = {path.name: path.read_bytes() for path in folder.glob("[!.]*.json*")}  # hidden: unfinished when killed
     for family in FAMILIES:
         run_folder = RunFolder(folder / family)
         config = ["fit-free", "predict", "--config", TINY / f"{family}_enhance.yaml", "--wandb", "disabled"]
