@@ -130,6 +130,7 @@ def test_a_run_whose_service_cannot_be_reached_ends_as_an_offline_run_that_can_b
     assert KEY not in told.out + told.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["hangs", "fails"])
 def test_a_service_that_dies_in_the_run_costs_nothing(fault, made, connect):
     service = connect()
