@@ -9,6 +9,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 FAILURES = (wandb.Error, HandleAbandonedError, MailboxClosedError, ServerResponseError, ValidationError, OSError)
 PATIENCE = {"init_timeout": 60, "finish_timeout": 300}  # seconds; WANDB_INIT_TIMEOUT, WANDB_FINISH_TIMEOUT: others
 ANSWER_SECONDS = 15
+GRACE_SECONDS = 20  # beyond the client's own timeout
 SHOWN_PROMPTS = 8
 
 
@@ -131,7 +133,8 @@ def send_results(
 def close_run(run: wandb.Run, folder: Path, exit_code: int) -> None:
     """End it. What could not be sent in time is kept as a run that was made offline."""
     try:
-        run.finish(exit_code=exit_code)
+        with _killing_transport_after(run.settings.finish_timeout + GRACE_SECONDS):
+            run.finish(exit_code=exit_code)
     except FAILURES as error:
         with _told("not closed"):
             wandb.teardown()  # or it would be tried again when the process ends
@@ -139,6 +142,23 @@ def close_run(run: wandb.Run, folder: Path, exit_code: int) -> None:
         if not made.name.startswith("offline-"):
             made.rename(made.with_name(f"offline-{made.name}"))
         _warn(f"Weights & Biases did not take all of the run: {_reason(error)}. {how_to_send(folder)}")
+
+
+@contextmanager
+def _killing_transport_after(seconds: float) -> Iterator[None]:
+    """The client's process of transport has been seen to wait for ever, whatever `finish_timeout` says."""
+    service = wandb.setup().ensure_service()
+    process = getattr(getattr(service, "_proc", None), "_process", None)  # there is no public way
+    if process is None:
+        yield
+        return
+    timer = threading.Timer(seconds, process.kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _estimates(estimates: Mapping[str, Estimate]) -> wandb.Table:

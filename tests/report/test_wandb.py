@@ -1,7 +1,9 @@
 """Weights & Biases: what a run is called there, what is sent, and a service that fails, which stops nothing."""
 
 import json
+import os
 import shutil
+import signal
 
 import pytest
 import wandb
@@ -140,6 +142,17 @@ def test_a_service_that_dies_in_the_run_costs_nothing(fault, made, connect):
         log_and_close(run, made)
     (kept,) = unsent([made.path])
     assert all(name in kept.read_bytes() for name in (b"diversity/lpips[tiny]/low", b"grid"))
+
+
+def test_a_client_that_waits_for_ever_is_given_up(made, connect, monkeypatch):
+    connect()
+    monkeypatch.setattr("gendiv_lightning.report.wandb_run.GRACE_SECONDS", -3)
+    run = opened(made)
+    os.kill(wandb.setup().ensure_service()._proc._process.pid, signal.SIGSTOP)
+    with pytest.warns(UserWarning, match="did not take all"):
+        close_run(run, made.path, exit_code=0)
+    (kept,) = unsent([made.path])
+    assert kept.parent.name.startswith("offline-run-")
 
 
 def test_nobody_who_is_not_logged_in_sends_anything(made, connect, monkeypatch):
