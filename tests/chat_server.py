@@ -5,8 +5,9 @@ import random
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from local_server import running
 
 from gendiv_lightning.zoo.captions import fresh_wording, parse
 
@@ -154,13 +155,5 @@ FAULTS = {
 }
 
 
-@contextmanager
 def serving(**settings):
-    with ChatServer(**settings) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    return running(ChatServer(**settings))

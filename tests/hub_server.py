@@ -3,11 +3,11 @@
 import hashlib
 import json
 import os
-import threading
 from collections import Counter
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from local_server import running
 
 SHA = "5ca1ab1e" * 5
 
@@ -100,13 +100,5 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
 def serving(name, folder):
-    with HubServer(name, folder) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    return running(HubServer(name, folder))

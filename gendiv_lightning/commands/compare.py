@@ -167,14 +167,14 @@ def _columns(sides: list[list[RunFolder]]) -> list[dict[str, Tensor]]:
     import torch
 
     tables = [[folder.read_per_prompt() for folder in side] for side in sides]
-    ids = [table["prompt_id"].to_pylist() for side in tables for table in side]
-    shared = [prompt for prompt in ids[0] if all(prompt in other for other in ids)]
+    places = [[{name: row for row, name in enumerate(t["prompt_id"].to_pylist())} for t in side] for side in tables]
+    shared = [prompt for prompt in places[0][0] if all(prompt in rows for side in places for rows in side)]
     if not shared:
         raise ValueError("these runs do not compare, they have no prompt in common: give runs over one prompt set")
     found = []
-    for side in tables:
+    for side, known in zip(tables, places, strict=True):
         names = [name for name in side[0].column_names if name not in ("prompt_id", "prompt")]
-        rows = [[table["prompt_id"].to_pylist().index(prompt) for prompt in shared] for table in side]
+        rows = [[place[prompt] for prompt in shared] for place in known]
         found.append(
             {
                 name: torch.stack(

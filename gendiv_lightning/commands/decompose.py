@@ -21,10 +21,10 @@ HELP = "H_total = H_path + H_exec of a run, and what kind of model that makes"
 DESCRIPTION = f"""
 Prints, of a run with the Decompose probe, H_total = H_exec + H_path by each lens with intervals, H_total by every
 estimator from counts, and whether samples of one path, or of one wording, are more alike than chance makes them
-(PERMANOVA within prompts). With the same run under
-Argmax and under CodebookSubset beside it: the factorial effects and a verdict. --plot draws the information bottleneck
-plane, on which a probe moves a model, beside the shares of each lens. --truth, for runs of the embedded world: what is
-true beside what each lens says, and whose error the difference is, the model's or the estimator's.
+(PERMANOVA within prompts). With the same run under Argmax and under CodebookSubset beside it: the factorial effects
+and a verdict. --plot draws the information bottleneck plane, on which a probe moves a model, beside the shares of
+each lens. --truth, for runs of the embedded world: what is true beside what each lens says, and whose error the
+difference is, the model's or the estimator's.
 
 {RULE}
 

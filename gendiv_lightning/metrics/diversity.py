@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -84,18 +85,22 @@ class LPIPS(DiversityMetric):
     @property
     def method(self) -> str:
         """Network, file of its weights if one was given, and estimator."""
-        file = self.features.weights
-        weights = f", weights {sha256(Path(file))[:8]}" if file else ""
+        weights = f", weights {self._weights_sha256[:8]}" if self.features.weights else ""
         return f"LPIPS v0.1 ({self.features.net}{weights}), closed form over all pairs; BCa bootstrap over prompts"
 
     def identity(self) -> dict[str, object]:
         """With the hash of a weight file; torchvision's backbones are known by their names."""
-        file = self.features.weights or (TINY_WEIGHTS if self.features.net == "tiny" else None)
-        return {**super().identity(), "weights": sha256(Path(file)) if file else None}
+        return {**super().identity(), "weights": self._weights_sha256 or None}
 
     def load(self) -> None:
-        """Load the backbone."""
+        """Load the backbone, and hash its file while it is there."""
         self.features.load()
+        _ = self._weights_sha256
+
+    @cached_property
+    def _weights_sha256(self) -> str:
+        file = self.features.weights or (TINY_WEIGHTS if self.features.net == "tiny" else None)
+        return sha256(Path(file)) if file else ""
 
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
         """See `DiversityMetric`."""

@@ -133,7 +133,7 @@ def send_results(
 def close_run(run: wandb.Run, folder: Path, exit_code: int) -> None:
     """End it. What could not be sent in time is kept as a run that was made offline."""
     try:
-        with _killing_transport_after(run.settings.finish_timeout + GRACE_SECONDS):
+        with _killing_transport_after(run.settings.finish_timeout):
             run.finish(exit_code=exit_code)
     except FAILURES as error:
         with _told("not closed"):
@@ -145,14 +145,14 @@ def close_run(run: wandb.Run, folder: Path, exit_code: int) -> None:
 
 
 @contextmanager
-def _killing_transport_after(seconds: float) -> Iterator[None]:
-    """The client's process of transport has been seen to wait for ever, whatever `finish_timeout` says."""
+def _killing_transport_after(timeout: float) -> Iterator[None]:
+    """The client's process of transport has been seen to wait for ever beyond its own timeout; 0 asks it to."""
     service = wandb.setup().ensure_service()
     process = getattr(getattr(service, "_proc", None), "_process", None)  # there is no public way
-    if process is None:
+    if process is None or timeout <= 0:
         yield
         return
-    timer = threading.Timer(seconds, process.kill)
+    timer = threading.Timer(timeout + GRACE_SECONDS, process.kill)
     timer.daemon = True
     timer.start()
     try:

@@ -43,19 +43,13 @@ def test_chunks_of_pairs_give_the_same_matrix(monkeypatch):
     torch.testing.assert_close(ssim_matrix(pictures), whole, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("size", [1, 7, 13])
-def test_tiles_give_the_same_matrix(size, monkeypatch):
+@pytest.mark.parametrize(
+    ("part", "size"), [("_TILE", 1), ("_TILE", 7), ("_TILE", 13), ("_BLOCK", 1), ("_BLOCK", 2), ("_BLOCK", 3)]
+)
+def test_tiles_and_blocks_of_images_give_the_same_matrix(part, size, monkeypatch):
     pictures = images(dtype=torch.float64)
     whole = ssim_matrix(pictures)
-    monkeypatch.setattr("gendiv_lightning.functional.ssim._TILE", size)
-    torch.testing.assert_close(ssim_matrix(pictures), whole, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_blocks_of_images_give_the_same_matrix(size, monkeypatch):
-    pictures = images(dtype=torch.float64)
-    whole = ssim_matrix(pictures)
-    monkeypatch.setattr("gendiv_lightning.functional.ssim._BLOCK", size)
+    monkeypatch.setattr(f"gendiv_lightning.functional.ssim.{part}", size)
     torch.testing.assert_close(ssim_matrix(pictures), whole, rtol=0, atol=1e-12)
     assert ssim_matrix(pictures).equal(ssim_matrix(pictures).T)
 

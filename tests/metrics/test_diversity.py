@@ -1,7 +1,9 @@
 import math
 import pickle
 import re
+import shutil
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 import torch
@@ -137,6 +139,16 @@ def test_the_net_is_named_unless_it_is_the_default():
 def test_weights_of_ones_own_show_in_the_method(tiny_weights):
     assert "(tiny)" in LPIPS("tiny").method
     assert re.search(r"\(tiny, weights [0-9a-f]{8}\)", LPIPS("tiny", tiny_weights).method)
+
+
+def test_a_weight_file_that_goes_away_after_loading_costs_nothing(tiny_weights, tmp_path):
+    kept = LPIPS("tiny", tiny_weights)
+    moved = Path(shutil.copy(tiny_weights, tmp_path / "own.safetensors"))
+    gone = LPIPS("tiny", str(moved))
+    gone.load()
+    moved.unlink()
+    assert gone.method == kept.method
+    assert gone.identity() == kept.identity()
 
 
 def test_ssim_is_the_mean_over_pairs_of_torchmetrics_and_of_scikit_image():
