@@ -64,10 +64,11 @@ def repeat(family: str, size: int, arguments: argparse.Namespace) -> dict[str, T
     path = arguments.work / place
     kept = load_file(path) if path.exists() else {}
     done = len(kept.get("found", ()))
+    first_seed = 10_000 * list(FAMILIES).index(family) + 100_000 * size  # no row shares its chance with another
     if done < arguments.repetitions and not arguments.draw:
         for first in tqdm(range(done, arguments.repetitions, CHUNK), desc=f"{family}, K = {size}", delay=2):
             start = time.process_time()
-            seeds = range(first, min(first + CHUNK, arguments.repetitions))
+            seeds = (first_seed + number for number in range(first, min(first + CHUNK, arguments.repetitions)))
             runs = [one_run(family, size, seed, arguments.prompts, arguments.paths) for seed in seeds]
             new = dict(zip(PARTS, map(torch.stack, zip(*runs, strict=True)), strict=True))
             spent = kept.get("seconds", torch.zeros(1)) + time.process_time() - start

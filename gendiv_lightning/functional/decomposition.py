@@ -25,11 +25,8 @@ def marginal_entropies(sums: Tensor, pool: float | None = None) -> Tensor:
     H_exec is the first, the sampler path the step from the first to the second, the prompt path that to the third.
 
     Entropy is concave: the mean of few distributions has too little of it. The pool's is extrapolated to infinitely
-    many. What the others lack is then told by groups of equally many samples, so that without a path, or between
-    wordings that mean the same, the steps are 0 on average, whatever the number of samples:
-    - n samples of one path (r) lack as much of `exec` as n samples of a path each (c) lack of `wording`, but for the
-      scale, which is that of what half of them lack of all: exec = r + (wording - c) (r - r_half) / (c - c_half).
-    - the prompt path: see `_prompt_path`. Wordings are a given set, paths are drawn.
+    many. The steps are measured by themselves, `_sampler_path` and `_prompt_path`, so that each is 0 on average where
+    paths, or wordings, tell nothing, whatever the number of samples. Wordings are a given set, paths are drawn.
 
     Args:
         sums: (V, Q, n, halves, L, K) sums of distributions. V = 2: n paths with n samples each; then n groups with one
@@ -49,18 +46,56 @@ def marginal_entropies(sums: Tensor, pool: float | None = None) -> Tensor:
     one_path = paths.shape[1] == 1 and num_halves == 2
     units = parts[0, :, 0] if one_path else paths
     plugin = [_mean_entropy(paths), _mean_entropy(paths.mean(1)), _mean_entropy(paths.mean((0, 1)))]
-    pool = _jackknife(units.mean(0), order=2) if pool is None else pool
+    pool = _jackknife(units.mean(0), order=3) if pool is None else pool
     wording = pool - _prompt_path(units, parts[0].unbind(2) if num_views == 2 else ())
     execution = math.nan
     if num_views == 2:
-        mixed, (half, mixed_half) = _mean_entropy(groups[1]), (_mean_entropy(part) for part in parts)
-        scale = (plugin[0] - half) / (mixed - mixed_half) if mixed - mixed_half > ROUNDING else 1.0
-        execution = plugin[0] + (wording - mixed) * scale
+        execution = wording - _sampler_path(groups, parts, wording)
     elif one_path:
         execution = wording
     if num_halves == 1:
         plugin[0] = math.nan
     return torch.tensor([execution, wording, pool, *plugin], dtype=torch.float64)
+
+
+def _sampler_path(groups: Tensor, parts: Tensor, wording: float) -> float:
+    """Entropy of one wording minus that of one of its paths, from groups (2, Q, n, L, K) and their halves.
+
+    By entropies: n samples of one path lack as much as n samples of a path each (mixed), but for the scale, which is
+    that of what half of them lack of all. That holds for paths that differ in what they draw; but paths may differ in
+    how sure they are (a token drawn late follows from more), which entropies take for a path. So near 0, where paths
+    draw much the same, it is by spread. Two paths of a few kinds may be of one kind: half in common is little.
+    """
+    one, mixed = (_mean_entropy(group) for group in groups)
+    one_half, mixed_half = (_mean_entropy(part) for part in parts)
+    scale = (one - one_half) / (mixed - mixed_half) if mixed - mixed_half > ROUNDING else 1.0
+    apart = (wording - one) - (wording - mixed) * scale
+    same = _weight(_overlap(parts[0]), zero=0.5)
+    return same * _spread(groups[0], parts[0]) + (1 - same) * apart
+
+
+def _spread(paths: Tensor, halves: Tensor) -> float:
+    """Information of paths (Q, n, L, K) to second order, bits a token: mean of sum_k (p - p')^2 / (4 m ln 2) over pairs.
+
+    Each product is of different samples, and m, the mean distribution, of other paths than the pair: so where all paths
+    have one mean it is 0 on average, however sure each is. m is that of all wordings as far as they have tokens in
+    common. Half a token's mean probability is added to it, for tokens that no other path shows, and the sum is divided
+    by what that takes away where p - p' is in proportion to m.
+    """
+    num_wordings, num_paths, num_positions = paths.shape[:3]
+    squares, own = halves[:, :, 0] * halves[:, :, 1], paths.mean(1)
+    common = min(_overlap(paths), 1.0) if num_wordings > 1 else 0.0
+    mean = common * own.mean(0) + (1 - common) * own
+    share = common / (num_wordings * num_paths) + (1 - common) / num_paths  # of a path in it
+    floor = mean.square().sum(-1, keepdim=True) / 2
+    kept = (mean.square() / ((1 - 2 * share) * mean + floor)).sum(-1, keepdim=True)
+    total = 0.0
+    for first, second in combinations(range(num_paths), 2):
+        p, q = paths[:, first], paths[:, second]
+        differences = (squares[:, first] + squares[:, second]) / 2 - p * q
+        others = (mean - share * (p + q)).clamp(min=0)
+        total += (differences / (others + floor) / kept).sum(dtype=torch.float64).item()
+    return total / (math.comb(num_paths, 2) * num_wordings * num_positions) / (2 * math.log(2))
 
 
 def _prompt_path(units: Tensor, halves: Sequence[Tensor]) -> float:
@@ -80,8 +115,8 @@ def _prompt_path(units: Tensor, halves: Sequence[Tensor]) -> float:
     if halves:
         even = 2 * even - sum(map(_even_step, halves)) / len(halves)
     apart = _jackknife(units.mean(0)) - _jackknife(units.transpose(0, 1))
-    common = _overlap(units)
-    return common * even + (1 - common) * apart
+    same = _weight(_overlap(units))
+    return same * even + (1 - same) * apart
 
 
 def _even_step(units: Tensor) -> float:
@@ -91,24 +126,30 @@ def _even_step(units: Tensor) -> float:
 
 
 def _overlap(units: Tensor) -> float:
-    """How often tokens of two wordings agree, over how often those of two units of one wording do: units (Q, U, L, K).
+    """How often tokens of two groups agree, over how often those of two units of one do: units (..., G, U, L, K).
 
-    1 on average for wordings that mean the same, 0 if they have no token in common. Above and below the line it is
-    unbiased; few samples scatter around 1, so it ends at 2.
+    1 on average for groups that mean the same, however sure their units are, 0 if they have no token in common. Above
+    and below the line it is unbiased.
     """
-    num_wordings, num_units = units.shape[:2]
-    sums = units.sum(1)
-    pairs = [torch.linalg.vector_norm(x, dtype=torch.float64).item() ** 2 for x in (units, sums, sums.sum(0))]
+    num_groups, num_units = units.shape[-4:-2]
+    sums = units.sum(-3)
+    pairs = [torch.linalg.vector_norm(x, dtype=torch.float64).item() ** 2 for x in (units, sums, sums.sum(-3))]
     within = (pairs[1] - pairs[0]) / (num_units - 1)
-    between = (pairs[2] - pairs[1]) / (num_units * (num_wordings - 1))
-    return min(between / within, 2.0) if within > ROUNDING else 0.0
+    between = (pairs[2] - pairs[1]) / (num_units * (num_groups - 1))
+    return between / within if within > ROUNDING else 0.0
+
+
+def _weight(overlap: float, zero: float = 0.0) -> float:
+    """Rises from 0 at `zero` to 1 at 1; flat at both ends, where the overlap of few samples scatters."""
+    share = min(max((overlap - zero) / (1 - zero), 0.0), 1.0)
+    return share * share * (3 - 2 * share)
 
 
 def _jackknife(units: Tensor, order: int = 1) -> float:
     """Entropy (mean over all but units and entries) of the mean of units (U, ..., K), extrapolated; NaN for one unit.
 
     Leaving out one unit at a time cancels what U of them lack to first order in 1 / U (Quenouille 1956), leaving out
-    two as well also the second (Schucany, Gray and Owen 1971), where there are three.
+    two or three as well also the next orders (Schucany, Gray and Owen 1971), where there are as many and one more.
     """
     size, whole = len(units), units.sum(0)
     if size < 2:

@@ -33,14 +33,16 @@ class Family(NamedTuple):
 
     Attributes:
         dependence: share of a token's class that the class of its neighbour decides; 0: tokens are independent.
-        num_kinds: M; a path is one of so many chains, all equally likely. 1: it means nothing.
+        num_kinds: M; a path is of one of so many kinds, all equally likely. 1: it means nothing.
         wording: what wordings have of their own: "same" chain for all, the "start" of the chain, or the whole "chain".
+        path: what kinds of paths have of their own, "start" or "chain".
         random_order: tokens are drawn in the order of the path; else in raster order.
     """
 
     dependence: float = 0.0
     num_kinds: int = 1
     wording: str = "same"
+    path: str = "chain"
     random_order: bool = False
 
 
@@ -54,6 +56,8 @@ FAMILIES = {
     "paths x wordings": Family(num_kinds=2, wording="chain"),
     "sharp autoregressive": Family(0.95),
     "sharp diffusion": Family(0.95, random_order=True),
+    "paths that start apart": Family(0.5, num_kinds=4, path="start"),
+    "sharp diffusion that starts apart": Family(0.95, num_kinds=4, path="start", random_order=True),
 }
 
 
@@ -86,7 +90,8 @@ class AnalyticGenerator(Generator):
         )
         random = torch.Generator().manual_seed(seed)
         shape = num_prompts, num_wordings, family.num_kinds
-        own = num_prompts, num_wordings if family.wording == "chain" else 1, family.num_kinds
+        own_kinds = family.num_kinds if family.path == "chain" else 1
+        own = num_prompts, num_wordings if family.wording == "chain" else 1, own_kinds
         classes, entries = min(codebook_size, NUM_CLASSES), min(codebook_size, NUM_ENTRIES)
         peaks = 0.5 + 1.5 * torch.rand(num_prompts, 1, 1, 1, generator=random, dtype=torch.float64)
 
@@ -95,7 +100,8 @@ class AnalyticGenerator(Generator):
             weights = weights ** peaks.view(-1, *(1 for _ in size[1:]))
             return weights / weights.sum(-1, keepdim=True)
 
-        starts = distributions(num_prompts, 1 if family.wording == "same" else num_wordings, own[2], classes)
+        start_wordings = 1 if family.wording == "same" else num_wordings
+        starts = distributions(num_prompts, start_wordings, family.num_kinds, classes)
         follows = torch.rand(*own, classes, generator=random).argsort(-1)
         rows = torch.nn.functional.one_hot(follows, classes).double()
         free = distributions(*own, classes)

@@ -9,9 +9,9 @@ from gendiv_lightning.functional.bootstrap import bootstrap_mean
 
 
 def test_the_interval_agrees_with_scipy_on_skewed_values():
-    values = torch.from_numpy(np.random.default_rng(0).exponential(size=60))
+    values = torch.from_numpy(np.random.default_rng(0).uniform(size=400) ** 3)
     value, low, high = bootstrap_mean(values, num_resamples=9999)
-    reach = math.sqrt(60 / 59) * stats.t.ppf(0.975, 59)  # ours is wider for few prompts: scipy's at this level
+    reach = math.sqrt(400 / 399) * stats.t.ppf(0.975, 399)  # ours is wider for few prompts: scipy's at this level
     level = 2 * stats.norm.cdf(reach) - 1
     theirs = stats.bootstrap(
         (values.numpy(),), np.mean, method="BCa", confidence_level=level, rng=np.random.default_rng(1)
@@ -23,9 +23,15 @@ def test_the_interval_agrees_with_scipy_on_skewed_values():
 
 
 def test_the_interval_of_skewed_values_is_skewed():
-    values = torch.from_numpy(np.random.default_rng(0).exponential(size=30))
+    values = torch.from_numpy(np.random.default_rng(0).uniform(size=60) ** 3)
     value, low, high = bootstrap_mean(values)
     assert high - value > value - low > 0
+
+
+def test_one_value_far_off_shows_no_skewness():
+    values = torch.tensor([*[-1.0, 0.0, 1.0] * 5, 12.0])
+    value, low, high = bootstrap_mean(values)
+    assert high - value == pytest.approx(value - low)
 
 
 def test_equal_seeds_give_equal_intervals_and_the_global_generator_is_left_alone():
@@ -56,7 +62,15 @@ def test_equal_values_are_their_own_interval():
 
 
 @pytest.mark.parametrize("num_prompts", [16, 32])
-@pytest.mark.parametrize("draw", [np.random.Generator.standard_normal, lambda rng, size: rng.gamma(2.0, size=size) - 2])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        np.random.Generator.standard_normal,
+        lambda rng, size: rng.gamma(2.0, size=size) - 2,
+        lambda rng, size: rng.standard_normal(size) * (0.2 + 2 * rng.uniform(size=size) ** 2),
+    ],
+    ids=["normal", "skewed", "uneven"],
+)
 def test_the_interval_of_few_prompts_covers_the_truth_as_often_as_it_says(num_prompts, draw):
     draws = torch.from_numpy(draw(np.random.default_rng(0), size=(600, num_prompts)))
     intervals = [bootstrap_mean(row, num_resamples=500) for row in draws]

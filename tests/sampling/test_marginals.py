@@ -170,3 +170,25 @@ def test_entropies_are_close_to_the_truth_on_average(codebook_size, kind):
         assert step.mean().item() == pytest.approx(expected, abs=tolerance)
     plugin_path = (mean[4] - mean[3]).item()
     assert plugin_path > wording - exec_ + 0.05, "counting few samples finds paths where there are none"
+
+
+def test_paths_that_differ_in_how_sure_they_are_tell_nothing():
+    generator = torch.Generator().manual_seed(3)
+    sharp = torch.eye(16).double()
+    flat = sharp.mean(0).expand_as(sharp)
+    # Half of the paths know the token and half know nothing; the mean over either is the same.
+    weights = torch.block_diag(torch.ones(1, 16), torch.ones(1, 16))[None].expand(2, 2, 32).double() / 16
+    contexts = torch.cat([sharp, flat])
+    images = [torch.cat([sample_sums(4, weights, contexts, generator, 2) for _ in range(12)], -2) for _ in range(300)]
+    rows = torch.stack([marginal_entropies(sums) for sums in images])
+    path, plugin = rows[:, 1] - rows[:, 0], rows[:, 4] - rows[:, 3]
+    assert abs(path.mean()) < 0.02, "a two-hundredth of the total, 4 bits"
+    assert plugin.mean() > 0.5
+
+
+def test_wholly_different_paths_of_one_kind_each_have_their_bits():
+    generator = torch.Generator().manual_seed(4)
+    weights = torch.eye(64).double()[None]
+    contexts = torch.eye(64).double().repeat_interleave(2, 1) / 2
+    rows = torch.stack([marginal_entropies(sample_sums(8, weights, contexts, generator)) for _ in range(200)])
+    assert (rows[:, 0] - 1).abs().max() < 1e-6, "a token is one of two of its path's own"

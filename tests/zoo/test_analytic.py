@@ -62,5 +62,6 @@ def test_paths_and_wordings_choose_where_the_family_says_so():
         part: {name for name, values in truth.items() if (values[f"h_{part}_path/token"] > 1e-9).all()}
         for part in ("sampler", "prompt")
     }
-    assert chosen["sampler"] == {"mixture over paths", "paths x wordings"}
+    starts = {"paths that start apart", "sharp diffusion that starts apart"}
+    assert chosen["sampler"] == {"mixture over paths", "paths x wordings", *starts}
     assert chosen["prompt"] == {"wordings that start apart", "wordings apart", "paths x wordings"}
