@@ -75,7 +75,7 @@ def _sampler_path(groups: Tensor, parts: Tensor, wording: float) -> float:
 
 
 def _spread(paths: Tensor, halves: Tensor) -> float:
-    """Information of paths (Q, n, L, K) to second order, bits a token: mean of sum_k (p - p')^2 / (4 m ln 2) over pairs.
+    """Information of paths (Q, n, L, K) to second order, bits a token: mean of sum_k (p - p')^2 / (4 m ln 2) of pairs.
 
     Each product is of different samples, and m, the mean distribution, of other paths than the pair: so where all paths
     have one mean it is 0 on average, however sure each is. m is that of all wordings as far as they have tokens in
