@@ -2,6 +2,7 @@
 
     python benchmarks/recording.py embedded                  # the three embedded models, in the crossed design
     python benchmarks/recording.py real                      # K = 16384, L = 1024, random weights, reduced depth
+    python benchmarks/recording.py real --pixels 256 --layers 36 --repeats 1      # L = 256 at full depth
 
 There are two records: entropy and log-probability of each token (always on), and sums of token distributions a group
 (on by default, `data.record_marginals: false` switches them off), whose entropies are taken once a prompt, when its
@@ -140,17 +141,18 @@ def memory_of_sums(generator: Generator, batch: PromptBatch) -> float:
 
 
 class RandomLlamaGen(LlamaGen):
-    """The 512-pixel LlamaGen with random weights, by class labels and without its tokenizer of images.
+    """LlamaGen with random weights, by class labels and without its tokenizer of images.
 
     Args:
-        size: of the transformer.
-        layers: how many of its layers there are.
+        image_size: 256 or 512 pixels: L = 256 or 1024.
+        layers: how many of the 36 layers of GPT-XL there are.
         batch_size: images sampled together.
     """
 
-    def __init__(self, size: Literal["GPT-B", "GPT-XL"], layers: int, batch_size: int) -> None:
+    def __init__(self, image_size: Literal[256, 512], layers: int, batch_size: int) -> None:
         files = {"gpt_checkpoint": "random", "vq_checkpoint": "random"}
-        super().__init__(**files, gpt=size, model_type="c2i", image_size=512, dtype="float32", batch_size=batch_size)
+        size = {"image_size": image_size, "batch_size": batch_size}
+        super().__init__(**files, gpt="GPT-XL", model_type="c2i", dtype="float32", **size)
         config = replace(self.gpt_config, n_layer=layers)
         with torch.device("meta"):
             gpt = GPT(config)
@@ -177,7 +179,7 @@ def settings(args: argparse.Namespace) -> Iterator[tuple[str, Generator, str, Pr
         return
     made = [Prompt("label", "0")]
     for layers in args.layers:
-        generator, name = RandomLlamaGen("GPT-XL", layers, args.batch), f"GPT-XL, {layers} of 36 layers"
+        generator, name = RandomLlamaGen(args.pixels, layers, args.batch), f"GPT-XL, {layers} of 36 layers"
         yield name, generator, f"{args.batch} samples", make_batch(made, Design(1, args.batch, 1))
 
 
@@ -188,6 +190,7 @@ def main() -> None:
     parser.add_argument("what", choices=("embedded", "real"))
     parser.add_argument("--prompts", type=int, default=2, help="of the embedded world")
     parser.add_argument("--layers", type=int, nargs="+", default=[1, 3], help="of the real transformer")
+    parser.add_argument("--pixels", type=int, choices=(256, 512), default=512, help="of the real transformer's images")
     parser.add_argument("--batch", type=int, default=4, help="images of the real transformer, sampled together")
     parser.add_argument("--repeats", type=int, default=3, help="interleaved repetitions; the fastest counts")
     args = parser.parse_args()

@@ -48,8 +48,8 @@ class TokenEntropy(PromptMetric):
         """Estimator and interval."""
         return (
             "lens A: mean predictive distributions (Rao-Blackwell; counts: tokens), total extrapolated in the samples "
-            "(counts: Chao-Wang-Jost 2013), paths between groups of one size; plugin: as it is; BCa bootstrap over "
-            "prompts"
+            "(counts: Chao-Wang-Jost 2013), paths by spread near zero, else between groups of one size; plugin: as it "
+            "is; BCa bootstrap over prompts"
         )
 
     def measure(self, samples: PromptSamples) -> list[float]:
