@@ -11,7 +11,7 @@ import torch
 from gendiv_lightning.batch import NoiseKey, Paraphrase, Prompt, PromptBatch, SampleBatch, TokenSamples
 from gendiv_lightning.disk import write_atomically
 from gendiv_lightning.functional.estimate import Estimate
-from gendiv_lightning.run_folder import RunFolder, environment, fingerprint_of
+from gendiv_lightning.run_folder import RunFolder, differences, environment, fingerprint_of
 
 PROTOCOL = {"generator": {"gpt": "tiny", "guidance": 1.5}, "probes": [], "data": {"seed": 0}}
 
@@ -120,6 +120,12 @@ def test_another_protocol_is_refused_key_by_key(folder):
         folder.check(other)
     assert "data.limit (None there, 4 now); generator.guidance (1.5 there, 3.0 now)." in str(refused.value)
     folder.check(json.loads(json.dumps(PROTOCOL)))
+
+
+def test_of_lists_the_items_that_differ_are_named():
+    before = {"metrics": [{"names": ["a", "b"], "method": "old"}, {"names": ["c"]}], "probes": [1]}
+    now = {"metrics": [{"names": ["a", "b"], "method": "new"}, {"names": ["c"]}], "probes": []}
+    assert sorted(differences(before, now)) == ["metrics[0].method ('old' there, 'new' now)", "probes ([1] there, [] now)"]
 
 
 def test_samples_of_nobody_are_refused(folder):
