@@ -125,7 +125,10 @@ def test_another_protocol_is_refused_key_by_key(folder):
 def test_of_lists_the_items_that_differ_are_named():
     before = {"metrics": [{"names": ["a", "b"], "method": "old"}, {"names": ["c"]}], "probes": [1]}
     now = {"metrics": [{"names": ["a", "b"], "method": "new"}, {"names": ["c"]}], "probes": []}
-    assert sorted(differences(before, now)) == ["metrics[0].method ('old' there, 'new' now)", "probes ([1] there, [] now)"]
+    assert sorted(differences(before, now)) == [
+        "metrics[0].method ('old' there, 'new' now)",
+        "probes ([1] there, [] now)",
+    ]
 
 
 def test_samples_of_nobody_are_refused(folder):

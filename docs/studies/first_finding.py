@@ -1,6 +1,6 @@
 """Where does the diversity of the three embedded families come from, and which of the paper's findings hold there?
 
-    python docs/studies/first_finding.py --jobs 2     # about half an hour of one core; goes on where it was stopped
+    python docs/studies/first_finding.py --jobs 2     # about half an hour; goes on where it was stopped
 
 Runs `first_finding.yaml` by `gendiv study`, decomposes each family by `gendiv decompose` with its truth, and holds the
 paper's findings against it by the report's rule. Writes first_finding.md (between its marks), first_finding.svg and
