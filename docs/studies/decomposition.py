@@ -184,9 +184,9 @@ def main() -> None:
     minutes = (seconds + time.process_time() - start) / 60
     setting = (
         f"{arguments.repetitions} runs a row (or as many as the column says) of {arguments.prompts} prompts x "
-        f"{WORDINGS} wordings x {arguments.paths} paths x {arguments.paths} executions, each row with seeds of its own; "
-        f"{minutes:.0f} minutes of processor time on one core ({platform.machine()}), torch {torch.__version__.partition('+')[0]}. "
-        f"Largest |H_path + H_exec - H_total| of a prompt: {residual:.0e} bits"
+        f"{WORDINGS} wordings x {arguments.paths} paths x {arguments.paths} executions, each row with seeds of its "
+        f"own; {minutes:.0f} minutes of processor time on one core ({platform.machine()}), torch "
+        f"{torch.__version__.partition('+')[0]}. Largest |H_path + H_exec - H_total| of a prompt: {residual:.0e} bits"
     )
     page = HERE / "decomposition.md"
     before, rest = page.read_text(encoding="utf-8").split("<!-- measured -->")
