@@ -46,7 +46,7 @@ def marginal_entropies(sums: Tensor, pool: float | None = None) -> Tensor:
     one_path = paths.shape[1] == 1 and num_halves == 2
     units = parts[0, :, 0] if one_path else paths
     plugin = [_mean_entropy(paths), _mean_entropy(paths.mean(1)), _mean_entropy(paths.mean((0, 1)))]
-    pool = _jackknife(units.mean(0), order=3) if pool is None else pool
+    pool = _jackknife(units.mean(0)) if pool is None else pool
     wording = pool - _prompt_path(units, parts[0].unbind(2) if num_views == 2 else ())
     execution = math.nan
     if num_views == 2:
@@ -64,13 +64,13 @@ def _sampler_path(groups: Tensor, parts: Tensor, wording: float) -> float:
     By entropies: n samples of one path lack as much as n samples of a path each (mixed), but for the scale, which is
     that of what half of them lack of all. That holds for paths that differ in what they draw; but paths may differ in
     how sure they are (a token drawn late follows from more), which entropies take for a path. So near 0, where paths
-    draw much the same, it is by spread. Two paths of a few kinds may be of one kind: half in common is little.
+    draw much the same, it is by spread.
     """
     one, mixed = (_mean_entropy(group) for group in groups)
     one_half, mixed_half = (_mean_entropy(part) for part in parts)
     scale = (one - one_half) / (mixed - mixed_half) if mixed - mixed_half > ROUNDING else 1.0
     apart = (wording - one) - (wording - mixed) * scale
-    same = _weight(_overlap(parts[0]), zero=0.5)
+    same = _sameness(_overlap(parts[0]))
     return same * _spread(groups[0], parts[0]) + (1 - same) * apart
 
 
@@ -103,8 +103,7 @@ def _prompt_path(units: Tensor, halves: Sequence[Tensor]) -> float:
 
     Of wordings that mean the same the step from U units of one to as many of all is 0 on average, however few they are;
     but in all of them a wording that means something else is there with few samples, and lacks much. Of wordings with
-    nothing in common the difference of two jackknives is better: all lacks are the wordings' own. What lies between is
-    weighted by how much they have in common.
+    little in common the difference of two jackknives is better: all lacks are the wordings' own.
     """
     num_wordings, num_units = units.shape[:2]
     if num_wordings == 1:
@@ -115,7 +114,7 @@ def _prompt_path(units: Tensor, halves: Sequence[Tensor]) -> float:
     if halves:
         even = 2 * even - sum(map(_even_step, halves)) / len(halves)
     apart = _jackknife(units.mean(0)) - _jackknife(units.transpose(0, 1))
-    same = _weight(_overlap(units))
+    same = _sameness(_overlap(units))
     return same * even + (1 - same) * apart
 
 
@@ -139,22 +138,27 @@ def _overlap(units: Tensor) -> float:
     return between / within if within > ROUNDING else 0.0
 
 
-def _weight(overlap: float, zero: float = 0.0) -> float:
-    """Rises from 0 at `zero` to 1 at 1; flat at both ends, where the overlap of few samples scatters."""
-    share = min(max((overlap - zero) / (1 - zero), 0.0), 1.0)
+def _sameness(overlap: float) -> float:
+    """Weight of what is right for groups that mean the same: rises from 0 to 1 with overlaps from a half to 1.
+
+    It is flat at both ends, where the overlap of few samples scatters. Half is nothing: two paths, or wordings, of a
+    few kinds may be of one kind.
+    """
+    share = min(max(2 * overlap - 1, 0.0), 1.0)
     return share * share * (3 - 2 * share)
 
 
-def _jackknife(units: Tensor, order: int = 1) -> float:
+def _jackknife(units: Tensor) -> float:
     """Entropy (mean over all but units and entries) of the mean of units (U, ..., K), extrapolated; NaN for one unit.
 
     Leaving out one unit at a time cancels what U of them lack to first order in 1 / U (Quenouille 1956), leaving out
-    two or three as well also the next orders (Schucany, Gray and Owen 1971), where there are as many and one more.
+    two or three as well also the next orders (Schucany, Gray and Owen 1971), where there are as many and one more. Of
+    more than eight units the third order is little, and takes many entropies.
     """
     size, whole = len(units), units.sum(0)
     if size < 2:
         return math.nan
-    order = min(order, size - 1)
+    order = min(3 if size <= 8 else 2, size - 1)
     value = 0.0
     for left_out in range(order + 1):
         weight = (
