@@ -12,7 +12,7 @@ from gendiv_lightning.zoo.analytic import FAMILIES, AnalyticGenerator
 from gendiv_lightning.zoo.proof import measure, sample_crossed
 
 PROMPTS = 16
-CHANCE = math.sqrt(0.05 * 0.95 / 500)  # standard error of a coverage
+CHANCE = 3 * math.sqrt(0.05 * 0.95 / 500)  # of a coverage: three standard errors, as sixty numbers are looked at
 PARTS = ("total", "exec", "path", "sampler_path", "prompt_path")
 EASY = ["independent", "autoregressive", "mixture over paths", "wordings that start apart", "wordings apart"]
 ORDERS = ["absorbing diffusion", "sharp diffusion"]
