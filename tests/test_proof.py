@@ -12,7 +12,6 @@ from gendiv_lightning.zoo.analytic import FAMILIES, AnalyticGenerator
 from gendiv_lightning.zoo.proof import measure, sample_crossed
 
 PROMPTS = 16
-CHANCE = 3 * math.sqrt(0.05 * 0.95 / 500)  # of a coverage: three standard errors, as sixty numbers are looked at
 PARTS = ("total", "exec", "path", "sampler_path", "prompt_path")
 EASY = ["independent", "autoregressive", "mixture over paths", "wordings that start apart", "wordings apart"]
 ORDERS = ["absorbing diffusion", "sharp diffusion"]
@@ -128,10 +127,13 @@ def test_four_and_eight_paths_agree():
 def test_the_proof(family, size):
     found, truth = repeat(family, size, 500)
     total = truth["h_total/token"].mean()
+    hits = []
     for part in PARTS:
         name = f"h_{part}/token"
         error = found[name] - truth[name]
         assert abs(error.mean()) < 0.01 * total
         if error.abs().max() > 1e-4:  # else all is rounding, intervals included
-            share = sum(covers(found[name], truth[name])) / 500
-            assert 0.93 - CHANCE <= share <= 0.97 + CHANCE, (name, share)
+            hits.append(int(sum(covers(found[name], truth[name]))))
+    # 93 to 97 % of all, and what chance makes of 500: which numbers miss that by a little stands in the study.
+    assert all(455 <= each <= 490 for each in hits), hits
+    assert not hits or 465 * len(hits) <= sum(hits) <= 485 * len(hits), hits
