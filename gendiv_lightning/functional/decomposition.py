@@ -50,7 +50,7 @@ def marginal_entropies(sums: Tensor, pool: float | None = None) -> Tensor:
     wording = pool - _prompt_path(units, parts[0].unbind(2) if num_views == 2 else ())
     execution = math.nan
     if num_views == 2:
-        execution = wording - _sampler_path(groups, parts, wording)
+        execution = wording - _sampler_path(groups, parts, wording, plugin[0])
     elif one_path:
         execution = wording
     if num_halves == 1:
@@ -58,15 +58,15 @@ def marginal_entropies(sums: Tensor, pool: float | None = None) -> Tensor:
     return torch.tensor([execution, wording, pool, *plugin], dtype=torch.float64)
 
 
-def _sampler_path(groups: Tensor, parts: Tensor, wording: float) -> float:
+def _sampler_path(groups: Tensor, parts: Tensor, wording: float, one: float) -> float:
     """Entropy of one wording minus that of one of its paths, from groups (2, Q, n, L, K) and their halves.
 
-    By entropies: n samples of one path lack as much as n samples of a path each (mixed), but for the scale, which is
-    that of what half of them lack of all. That holds for paths that differ in what they draw; but paths may differ in
-    how sure they are (a token drawn late follows from more), which entropies take for a path. So near 0, where paths
-    draw much the same, it is by spread.
+    By entropies: n samples of one path (`one`) lack as much as n samples of a path each (mixed), but for the scale,
+    which is that of what half of them lack of all. That holds for paths that differ in what they draw; but paths may
+    differ in how sure they are (a token drawn late follows from more), which entropies take for a path. So near 0,
+    where paths draw much the same, it is by spread.
     """
-    one, mixed = (_mean_entropy(group) for group in groups)
+    mixed = _mean_entropy(groups[1])
     one_half, mixed_half = (_mean_entropy(part) for part in parts)
     scale = (one - one_half) / (mixed - mixed_half) if mixed - mixed_half > ROUNDING else 1.0
     apart = (wording - one) - (wording - mixed) * scale
