@@ -27,8 +27,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from gendiv_lightning.callbacks.probes import Argmax, CodebookSubset, FreezePath
-from gendiv_lightning.generators.llamagen import DTYPES, pack_left, sample_image_tokens
-from gendiv_lightning.models.llamagen_gpt import (
+from gendiv_lightning.generators.llamagen.generator import DTYPES, pack_left, sample_image_tokens
+from gendiv_lightning.generators.llamagen.transformer import (
     GPT,
     GPT_SIZES,
     Attention,

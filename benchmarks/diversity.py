@@ -29,8 +29,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import lpip
 from tqdm import tqdm
 
-from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.metrics.diversity import LPIPS, SSIM, DiversityMetric, PixelCosine
+from gendiv_lightning.records import PromptSamples
 
 TOLERANCE = 1e-5
 PAIRS_AT_ONCE = 32

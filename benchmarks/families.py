@@ -44,12 +44,12 @@ from diffusers import (
 from diffusers.utils import logging
 from torch import Tensor, nn
 
-from gendiv_lightning.batch import NoiseKey
 from gendiv_lightning.generators import Amused, VQDiffusion
-from gendiv_lightning.generators.pipeline import Conditions, PipelineGenerator
-from gendiv_lightning.models.checkpoints import DTYPES
+from gendiv_lightning.generators.diffusers_base import Conditions, PipelineGenerator
+from gendiv_lightning.records import NoiseKey
 from gendiv_lightning.sampling import Draw, Observer
 from gendiv_lightning.sampling.diffusion import NoiseSchedule
+from gendiv_lightning.weights.resolve import DTYPES
 
 
 class Setting(NamedTuple):

@@ -25,14 +25,14 @@ import torch
 from ar_sampling import MIB
 from torch import Tensor
 
-from gendiv_lightning.batch import NoiseKey, Prompt, PromptBatch
 from gendiv_lightning.generators import LlamaGen
 from gendiv_lightning.generators.base import Generator
-from gendiv_lightning.models.llamagen_gpt import GPT, rotary_table
+from gendiv_lightning.generators.llamagen.transformer import GPT, rotary_table
+from gendiv_lightning.recorders.marginals import MarginalSums
+from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch
 from gendiv_lightning.sampling import Draw, TokenGrid
-from gendiv_lightning.sampling.marginals import MarginalSums
-from gendiv_lightning.zoo.captions import prompts
-from gendiv_lightning.zoo.evaluate import FAMILIES
+from gendiv_lightning.toy.captions import prompts
+from gendiv_lightning.toy.evaluate import FAMILIES
 
 
 class Design(NamedTuple):

@@ -7,13 +7,13 @@ from typing import Any
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
-from gendiv_lightning.batch import ImageBatch, PromptSamples
+from gendiv_lightning.console.tables import format_estimates
 from gendiv_lightning.datamodules import ImageData, PostcardImages
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.metrics.codebook import CodebookUsage
-from gendiv_lightning.report.tables import format_estimates
-from gendiv_lightning.run_folder import RunFolder, environment, to_plain
-from gendiv_lightning.usage import write_usage
+from gendiv_lightning.records import ImageBatch, PromptSamples
+from gendiv_lightning.runs.folder import RunFolder, environment, to_plain
+from gendiv_lightning.storage.codebook_counts import write_usage
 
 
 def usage_protocol(generator: Generator, data: LightningDataModule) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from gendiv_lightning.batch import SampleBatch, split_by_prompt
-from gendiv_lightning.functional.estimate import Estimate
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.metrics.base import SampleMetric, compute_metrics
 from gendiv_lightning.metrics.codebook import CodebookUsage
-from gendiv_lightning.metrics.names import make_metric
+from gendiv_lightning.metrics.registry import make_metric
+from gendiv_lightning.records import SampleBatch, split_by_prompt
+from gendiv_lightning.records.estimate import Estimate
 
 
 class Measure(Callback):

@@ -14,11 +14,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from gendiv_lightning.batch import SamplePlan
 from gendiv_lightning.generators.base import Generator
-from gendiv_lightning.models.checkpoints import resolve
+from gendiv_lightning.records import SamplePlan
 from gendiv_lightning.sampling import Noise, Probe, TokenSampler, check_settings
-from gendiv_lightning.usage import read_usage
+from gendiv_lightning.storage.codebook_counts import read_usage
+from gendiv_lightning.weights.resolve import resolve
 
 Selection = Literal["most_frequent", "least_frequent", "drop_most_frequent", "random", "list"]
 

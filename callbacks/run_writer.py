@@ -12,17 +12,17 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tqdm import tqdm
 
-from gendiv_lightning.batch import NoiseKey, SampleBatch
+from gendiv_lightning.console.decomposition import format_decomposition
+from gendiv_lightning.console.grid import draw_grid
+from gendiv_lightning.console.tables import format_estimates, format_truncation, scalars_of
 from gendiv_lightning.datamodules.prompts import PromptData, check_plan, choose_wordings, write_manifest
-from gendiv_lightning.disk import write_atomically
-from gendiv_lightning.functional.estimate import Estimate
 from gendiv_lightning.generators.base import Generator
-from gendiv_lightning.report.decomposition import format_decomposition
-from gendiv_lightning.report.grid import draw_grid
-from gendiv_lightning.report.tables import format_estimates, format_truncation, scalars_of
-from gendiv_lightning.run_folder import RunFolder, environment
+from gendiv_lightning.records import NoiseKey, SampleBatch
+from gendiv_lightning.records.estimate import Estimate
+from gendiv_lightning.runs.folder import RunFolder, environment
 from gendiv_lightning.sampling import Probe, plan_samples
-from gendiv_lightning.usage import write_usage
+from gendiv_lightning.storage.atomic import write_atomically
+from gendiv_lightning.storage.codebook_counts import write_usage
 
 from .measure import Measure
 
@@ -189,7 +189,7 @@ def log_run(
     """Send the results to the loggers: scalars to all, tables and the grid to W&B."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
-            from gendiv_lightning.report.wandb_run import send_results
+            from gendiv_lightning.tracking.wandb import send_results
 
             send_results(logger.experiment, estimates, per_prompt, first, grid)
         else:

@@ -1,7 +1,8 @@
 """Prompts and images in: the data modules that configs name."""
 
+from gendiv_lightning.toy.images import PostcardImages
+
 from .images import ImageData
-from .postcards import PostcardImages
 from .prompts import PromptData
 
 __all__ = ["ImageData", "PostcardImages", "PromptData"]

@@ -13,11 +13,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
-from gendiv_lightning.batch import ImageBatch
+from gendiv_lightning.images.decode import BROKEN, CorruptImages, ImageItem, decode_image, to_tensor
+from gendiv_lightning.images.sources import ImageSource, ignored_in_words, open_images
+from gendiv_lightning.records import ImageBatch
 
-from .image_items import BROKEN, CorruptImages, ImageItem, decode_image, to_tensor
-from .image_sources import ImageSource, ignored_in_words, open_images
-from .loading import check_positive, deal
+from .sharding import check_positive, deal
 
 Placed = tuple[int, ImageItem]
 Item = TypeVar("Item")

@@ -10,12 +10,18 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from gendiv_lightning.batch import NoiseKey, Prompt, PromptBatch, SamplePlan
+from gendiv_lightning.prompts.files import LENGTHS, check_suffix, read_prompts
+from gendiv_lightning.prompts.prompt_set import (
+    PromptSet,
+    collect_prompts,
+    materialise_dataset,
+    read_manifest,
+    write_manifest,
+)
+from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch, SamplePlan
 from gendiv_lightning.sampling.sampler import Probe, plan_samples
 
-from .loading import check_positive, deal
-from .prompt_files import LENGTHS, check_suffix, read_prompts
-from .prompt_set import PromptSet, collect_prompts, materialise_dataset, read_manifest, write_manifest
+from .sharding import check_positive, deal
 
 __all__ = ["PromptData", "PromptSet", "check_plan", "choose_wordings", "plan_rows", "read_manifest", "write_manifest"]
 

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from local_server import running
 
-from gendiv_lightning.zoo.captions import fresh_wording, parse
+from gendiv_lightning.toy.captions import fresh_wording, parse
 
 
 def reword(body):

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from study_runs import hostile, study  # noqa: F401  fixtures
 
-from gendiv_lightning.batch import NoiseKey, Prompt, PromptBatch
 from gendiv_lightning.generators import Amused, LlamaGen, VQDiffusion
-from gendiv_lightning.models.llamagen_gpt import GPT, GPT_SIZES, GPTConfig
-from gendiv_lightning.models.llamagen_vq import VQ_SIZES, VQConfig, VQModel
-from gendiv_lightning.zoo.files import (
+from gendiv_lightning.generators.llamagen.tokenizer import VQ_SIZES, VQConfig, VQModel
+from gendiv_lightning.generators.llamagen.transformer import GPT, GPT_SIZES, GPTConfig
+from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch
+from gendiv_lightning.toy.files import (
     TINY_AMUSED,
     TINY_AMUSED_SCHEDULE,
     TINY_CLIP,

@@ -5,8 +5,8 @@ import json
 import torch
 from safetensors.torch import save_file
 
-from gendiv_lightning.zoo.captions import vocabulary
-from gendiv_lightning.zoo.files import write_tokenizer
+from gendiv_lightning.toy.captions import vocabulary
+from gendiv_lightning.toy.files import write_tokenizer
 
 CONTEXT = 16
 NUM_WORDS = len(vocabulary()) + 4

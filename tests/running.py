@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gendiv_lightning import fit_free
-from gendiv_lightning.run_folder import RunFolder
+from gendiv_lightning.cli import predict as fit_free
+from gendiv_lightning.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "tiny"
@@ -20,7 +20,7 @@ def arguments(weights: Path, folder: Path, *more: str, config: str = "llamagen",
     """What follows `gendiv fit-free predict`: a few prompts with 4 samples each, no W&B; `more` wins."""
     return [
         *("--config", str(TINY / f"{config}.yaml"), "--run_dir", str(folder), *tiny_weights(weights)),
-        *("--data.path", str(ROOT / "gendiv_lightning/zoo/postcards.jsonl"), "--data.limit", str(limit)),
+        *("--data.path", str(ROOT / "gendiv_lightning/toy/postcards.jsonl"), "--data.limit", str(limit)),
         *("--data.num_samples", "4", "--data.prompts_per_batch", "1", "--wandb", "disabled", *more),
     ]
 

@@ -12,22 +12,27 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import what stands above it, and its own package; never what stands on its line or below.
 LAYERS = [
-    ["batch", "disk", "functional"],
+    ["records", "storage.atomic", "functional"],
     ["sampling"],
-    ["usage", "run_folder", "models", "zoo.world"],
+    ["recorders"],
+    ["storage", "text", "weights", "toy.world"],
     ["features"],
-    ["zoo.captions"],
-    ["zoo.files"],
-    ["generators", "metrics"],
-    ["golden", "zoo.recipes", "zoo.analytic"],
-    ["zoo.train", "zoo.evaluate"],
+    ["toy.captions"],
+    ["toy.files"],
+    ["runs.folder"],
+    ["generators", "metrics", "toy.metric", "toy.perfect"],
+    ["toy.recipes", "toy.analytic"],
+    ["toy.train", "toy.evaluate"],
+    ["runs", "analysis", "console", "toy.ground_truth"],
     ["report"],
+    ["prompts"],
+    ["images", "toy.images", "toy.grammar"],
     ["datamodules"],
-    ["paraphrasing"],
+    ["tracking"],
     ["callbacks"],
-    ["fit_free", "zoo.proof"],
+    ["cli.predict", "toy.calibration"],
     ["study"],
-    ["commands"],
+    ["cli.commands"],
     ["cli"],
 ]
 PLACES = {name: place for place, names in enumerate(LAYERS) for name in names}
@@ -67,7 +72,7 @@ def layer(module):
     """The entry of `LAYERS` that a module of ours belongs to; None for the package itself, which holds nothing."""
     name = module.removeprefix("gendiv_lightning").removeprefix(".")
     entries = [entry for entry in PLACES if name == entry or name.startswith(f"{entry}.")]
-    if entries or name in ("", "zoo"):
+    if entries or name in ("", "toy"):
         return max(entries, key=len, default=None)
     pytest.fail(f"{module} has no place in LAYERS: give it one")
 
@@ -90,12 +95,16 @@ def test_imports_go_one_way(module):
 def test_an_arrow_that_points_back_would_be_seen():
     assert PLACES["sampling"] < PLACES["generators"] < PLACES["report"] < PLACES["callbacks"] < PLACES["cli"]
     assert layer("gendiv_lightning.generators.base") == "generators"
-    assert layer("gendiv_lightning.zoo.world") == "zoo.world"
+    assert layer("gendiv_lightning.toy.world") == "toy.world"
     found = set(imports("gendiv_lightning.callbacks.probes"))
-    assert {"gendiv_lightning.generators.base", "gendiv_lightning.sampling", "gendiv_lightning.usage"} <= found
+    assert {
+        "gendiv_lightning.generators.base",
+        "gendiv_lightning.sampling",
+        "gendiv_lightning.storage.codebook_counts",
+    } <= found
     assert "gendiv_lightning.callbacks.measure" in set(imports("gendiv_lightning.callbacks.run_writer"))  # relative
-    assert "gendiv_lightning.fit_free" in set(imports("gendiv_lightning.cli"))  # inside a function
-    assert "gendiv_lightning.zoo.world" in set(imports("gendiv_lightning.zoo.recipes.base"))  # from a package
+    assert "gendiv_lightning.cli.predict" in set(imports("gendiv_lightning.cli.main"))  # inside a function
+    assert "gendiv_lightning.toy.world" in set(imports("gendiv_lightning.toy.recipes.base"))  # from a package
 
 
 @pytest.mark.parametrize("module", FILES)
@@ -111,7 +120,7 @@ def test_functional_and_sampling_import_no_other_package_but_torch(module):
     allowed = (
         {"gendiv_lightning.functional"}
         if "functional" in module
-        else {"gendiv_lightning.sampling", "gendiv_lightning.batch", "gendiv_lightning.functional"}
+        else {"gendiv_lightning.sampling", "gendiv_lightning.records", "gendiv_lightning.functional"}
     )
     for imported in imports(module):
         top = imported.partition(".")[0]
@@ -155,9 +164,9 @@ def test_other_randomness_would_be_seen():
 
 
 HEAVY = {"torch", "lightning", "transformers", "numpy", "datasets", "huggingface_hub", "pyarrow", "PIL", "safetensors"}
-RUN = "from gendiv_lightning.cli import main\ntry:\n    main({})\nexcept SystemExit:\n    pass"
+RUN = "from gendiv_lightning.cli.main import main\ntry:\n    main({})\nexcept SystemExit:\n    pass"
 START = {
-    "import": "import gendiv_lightning.cli",
+    "import": "import gendiv_lightning.cli.main",
     "help": RUN.format(["--help"]),
     "doctor help": RUN.format(["doctor", "--help"]),
 }

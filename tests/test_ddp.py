@@ -5,10 +5,10 @@ import torch
 from PIL import Image
 from running import TINY, arguments, gendiv, metrics_of, predict, run, samples_of, tiny_weights
 
-from gendiv_lightning import fit_free
-from gendiv_lightning.run_folder import RunFolder
-from gendiv_lightning.usage import read_usage
-from gendiv_lightning.zoo.world import render
+from gendiv_lightning.cli import predict as fit_free
+from gendiv_lightning.runs.folder import RunFolder
+from gendiv_lightning.storage.codebook_counts import read_usage
+from gendiv_lightning.toy.world import render
 
 RANKS = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
 

@@ -17,8 +17,8 @@ from chat_server import serving
 from running import TINY, gendiv, run, samples_of
 
 from gendiv_lightning.datamodules.prompts import read_manifest
-from gendiv_lightning.run_folder import RunFolder
-from gendiv_lightning.zoo.captions import prompts
+from gendiv_lightning.runs.folder import RunFolder
+from gendiv_lightning.toy.captions import prompts
 
 pytestmark = pytest.mark.slow
 FAMILIES = ("llamagen", "amused", "vq_diffusion")

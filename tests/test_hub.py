@@ -12,11 +12,11 @@ from PIL import Image
 from running import gendiv, run
 from test_prompts_command import records, write_tars
 
-from gendiv_lightning.cli import main
+from gendiv_lightning.cli.main import main
 from gendiv_lightning.datamodules import ImageData, PromptData
-from gendiv_lightning.datamodules.prompt_set import read_manifest
 from gendiv_lightning.metrics.reference import read_provenance
-from gendiv_lightning.zoo.world import render
+from gendiv_lightning.prompts.prompt_set import read_manifest
+from gendiv_lightning.toy.world import render
 
 
 def test_prompts_of_a_dataset_on_the_hub_are_those_of_its_files(tmp_path):

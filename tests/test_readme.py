@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from running import ROOT
 
-from gendiv_lightning.fit_free import main
-from gendiv_lightning.run_folder import RunFolder
+from gendiv_lightning.cli.predict import main
+from gendiv_lightning.runs.folder import RunFolder
 
 LINES = re.findall(r"^gendiv fit-free (.*configs/tiny/.*)$", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
 

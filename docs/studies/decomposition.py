@@ -3,7 +3,7 @@
     python docs/studies/decomposition.py                      # writes decomposition.md and .png beside it
     python docs/studies/decomposition.py --only "mixture"     # some families; the others are read from --work
 
-Families and their exact values are in `gendiv_lightning/zoo/analytic.py`. Each repetition draws prompts anew, samples
+Families and their exact values are in `gendiv_lightning/toy/analytic.py`. Each repetition draws prompts anew, samples
 them by the project's own samplers and recorder, measures them by its own metrics and asks for their intervals. What is
 measured is kept in --work, 20 repetitions at a time: a study that was stopped goes on where it was.
 """
@@ -27,12 +27,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gendiv_lightning.callbacks import Decompose
-from gendiv_lightning.disk import write_atomically
+from gendiv_lightning.console.tables import format_table
 from gendiv_lightning.functional import entropy as estimators
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
-from gendiv_lightning.report.tables import format_table
-from gendiv_lightning.zoo.analytic import FAMILIES, AnalyticGenerator
-from gendiv_lightning.zoo.proof import measure, sample_crossed
+from gendiv_lightning.storage.atomic import write_atomically
+from gendiv_lightning.toy.analytic import FAMILIES, AnalyticGenerator
+from gendiv_lightning.toy.calibration import measure, sample_crossed
 
 HERE = Path(__file__).parent
 SIZES = (8, 64, 512, 4096)

@@ -28,19 +28,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gendiv_lightning.batch import Prompt, PromptBatch, PromptSamples, SamplePlan, split_by_prompt
 from gendiv_lightning.callbacks import Temperature
-from gendiv_lightning.datamodules.prompt_files import read_prompts
+from gendiv_lightning.console.tables import format_table
 from gendiv_lightning.datamodules.prompts import plan_rows
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
-from gendiv_lightning.functional.estimate import Estimate
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.metrics.base import compute_metrics
-from gendiv_lightning.metrics.names import make_features, make_metric
 from gendiv_lightning.metrics.reference import reference_statistics, write_reference
-from gendiv_lightning.report.tables import format_table
-from gendiv_lightning.zoo import captions, world
-from gendiv_lightning.zoo.evaluate import FAMILIES
+from gendiv_lightning.metrics.registry import make_features, make_metric
+from gendiv_lightning.prompts.files import read_prompts
+from gendiv_lightning.records import Prompt, PromptBatch, PromptSamples, SamplePlan, split_by_prompt
+from gendiv_lightning.records.estimate import Estimate
+from gendiv_lightning.toy import captions, world
+from gendiv_lightning.toy.evaluate import FAMILIES
 
 HERE = Path(__file__).parent
 PROMPTS = Path(world.__file__).parent / "postcards.jsonl"

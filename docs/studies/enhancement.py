@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gendiv_lightning.console.tables import format_table
 from gendiv_lightning.functional.comparison import compare
-from gendiv_lightning.report.labels import label_of
-from gendiv_lightning.report.tables import format_table
-from gendiv_lightning.run_folder import RunFolder
+from gendiv_lightning.runs.folder import RunFolder
+from gendiv_lightning.runs.labels import label_of
 
 HERE = Path(__file__).parent
 GAINS = {"LPIPS": "diversity/lpips[tiny]", "Vendi": "diversity/vendi[tiny]", "true bits": "postcards/free_entropy_bits"}

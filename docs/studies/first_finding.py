@@ -16,19 +16,19 @@ from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
-from gendiv_lightning.cli import main as gendiv
-from gendiv_lightning.disk import write_atomically
+from gendiv_lightning.analysis.effects import find_profile, find_verdict
+from gendiv_lightning.analysis.paper_claims import PAPER, check_claims
+from gendiv_lightning.cli.main import main as gendiv
+from gendiv_lightning.console.tables import format_table
 from gendiv_lightning.metrics.base import PromptMetric
-from gendiv_lightning.metrics.names import make_metric
-from gendiv_lightning.report.claims import PAPER, check_claims
+from gendiv_lightning.metrics.registry import make_metric
+from gendiv_lightning.report.charts import decomposition_bars, ib_plane
+from gendiv_lightning.report.context import comparable
 from gendiv_lightning.report.document import Figure
-from gendiv_lightning.report.effects import find_profile, find_verdict
-from gendiv_lightning.report.figures import decomposition_bars, ib_plane
-from gendiv_lightning.report.page import to_svg
-from gendiv_lightning.report.runs import Family, Setting, families_of, find_runs
-from gendiv_lightning.report.study import comparable
-from gendiv_lightning.report.tables import format_table
-from gendiv_lightning.report.truth import compare_with_truth, format_truth
+from gendiv_lightning.report.html import to_svg
+from gendiv_lightning.runs.load import Family, Setting, families_of, find_runs
+from gendiv_lightning.storage.atomic import write_atomically
+from gendiv_lightning.toy.ground_truth import compare_with_truth, format_truth
 
 HERE = Path(__file__).parent
 DISTANCES = ("diversity/lpips[tiny]", "diversity/pixel_cosine")

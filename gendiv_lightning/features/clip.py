@@ -27,10 +27,10 @@ from gendiv_lightning.features.base import exact
 from gendiv_lightning.features.hub import fetch_one_of, read_pretrained, reading
 from gendiv_lightning.features.pixels import check_images, split_images
 from gendiv_lightning.features.preprocessing import Preprocessing, preprocessing_of
-from gendiv_lightning.models.checkpoints import sha256
+from gendiv_lightning.weights.resolve import sha256
 
 DEFAULT_BACKBONE = "openai/clip-vit-large-patch14"
-TINY_FOLDER = Path(__file__).parents[1] / "zoo" / "weights" / "clip"
+TINY_FOLDER = Path(__file__).parents[1] / "toy" / "weights" / "clip"
 _OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _CHUNK_TEXTS = 32
 _ADVICE = (

@@ -14,7 +14,7 @@ from torch import Tensor
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.hub import read_pretrained, reading
 from gendiv_lightning.features.preprocessing import Preprocessing, preprocessing_of
-from gendiv_lightning.models.checkpoints import sha256
+from gendiv_lightning.weights.resolve import sha256
 
 DEFAULT_MODEL = "facebook/dinov2-base"
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from gendiv_lightning.features.base import exact
 from gendiv_lightning.features.pixels import check_images, split_images
-from gendiv_lightning.models.checkpoints import load_strictly, read_checkpoint
+from gendiv_lightning.weights.resolve import load_strictly, read_checkpoint
 
 Net = Literal["alex", "vgg", "squeeze", "tiny"]
-TINY_WEIGHTS = Path(__file__).parents[1] / "zoo" / "weights" / "perceptual.safetensors"
+TINY_WEIGHTS = Path(__file__).parents[1] / "toy" / "weights" / "perceptual.safetensors"
 _TORCHVISION = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights", "squeeze": "SqueezeNet1_1_Weights"}
 _SMALLEST = {"alex": 31, "vgg": 16, "squeeze": 17, "tiny": 1}
 

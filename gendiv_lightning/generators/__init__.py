@@ -1,8 +1,8 @@
 """Generators: one family a file."""
 
 from gendiv_lightning.generators.amused import Amused
-from gendiv_lightning.generators.llamagen import LlamaGen
-from gendiv_lightning.generators.postcards import PerfectPostcards
+from gendiv_lightning.generators.llamagen.generator import LlamaGen
 from gendiv_lightning.generators.vq_diffusion import VQDiffusion
+from gendiv_lightning.toy.perfect import PerfectPostcards
 
 __all__ = ["Amused", "LlamaGen", "PerfectPostcards", "VQDiffusion"]

@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gendiv_lightning.batch import TokenSamples
-from gendiv_lightning.generators.pipeline import Conditions, PipelineGenerator, Size
-from gendiv_lightning.models.pipeline_folder import PipelineFolder
+from gendiv_lightning.generators.diffusers_base import Conditions, PipelineGenerator, Size
+from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling import TokenSampler
 from gendiv_lightning.sampling.masked import MaskSchedule, sample_masked
+from gendiv_lightning.weights.diffusers_folder import PipelineFolder
 
 SIZES = {"amused-256": Size(8192, 16, 256), "amused-512": Size(8192, 32, 512), "tiny": Size(256, 6, 48)}
 

@@ -11,10 +11,10 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from gendiv_lightning.batch import ImageBatch, NoiseKey, PromptBatch, SampleBatch, TokenSamples
-from gendiv_lightning.models.text_lengths import TextLengths
+from gendiv_lightning.recorders.marginals import MarginalSums
+from gendiv_lightning.records import ImageBatch, NoiseKey, PromptBatch, SampleBatch, TokenSamples
 from gendiv_lightning.sampling import Noise, Observer, Probe, TokenSampler, apply_probes
-from gendiv_lightning.sampling.marginals import MarginalSums
+from gendiv_lightning.text.lengths import TextLengths
 
 
 class Generator(LightningModule, ABC):

@@ -10,12 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gendiv_lightning.batch import TokenSamples
-from gendiv_lightning.generators.pipeline import Conditions, PipelineGenerator, Size
-from gendiv_lightning.models.checkpoints import read_checkpoint
-from gendiv_lightning.models.pipeline_folder import PipelineFolder, weight_file
+from gendiv_lightning.generators.diffusers_base import Conditions, PipelineGenerator, Size
+from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling import TokenSampler
 from gendiv_lightning.sampling.diffusion import NoiseSchedule, sample_diffusion
+from gendiv_lightning.weights.diffusers_folder import PipelineFolder, weight_file
+from gendiv_lightning.weights.resolve import read_checkpoint
 
 SIZES = {"ithq": Size(4096, 32, 256), "tiny": Size(256, 6, 48)}
 LEARNED = "learned_classifier_free_sampling_embeddings"

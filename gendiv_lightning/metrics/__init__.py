@@ -5,8 +5,8 @@ from gendiv_lightning.metrics.codebook import CodebookUsage
 from gendiv_lightning.metrics.decomposition import SequenceEntropy, TokenEntropy
 from gendiv_lightning.metrics.distribution import FrechetDistance, KernelDistance, PrecisionRecall
 from gendiv_lightning.metrics.diversity import LPIPS, SSIM, FeatureCosine, PixelCosine
-from gendiv_lightning.metrics.postcards import PostcardTruth
 from gendiv_lightning.metrics.vendi import SmallPixels, Vendi, VendiSet
+from gendiv_lightning.toy.metric import PostcardTruth
 
 __all__ = [
     "CLIPIQA",

@@ -11,9 +11,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
-from gendiv_lightning.functional.estimate import Estimate
+from gendiv_lightning.records import PromptSamples
+from gendiv_lightning.records.estimate import Estimate
 
 
 class SampleMetric(Metric, ABC):

@@ -9,12 +9,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.features.clip import DEFAULT_BACKBONE, ClipFeatures
 from gendiv_lightning.features.pixels import check_images
 from gendiv_lightning.functional.pairwise import PairDistances
 from gendiv_lightning.metrics.base import PromptMetric
 from gendiv_lightning.metrics.diversity import DiversityMetric
+from gendiv_lightning.records import PromptSamples
 
 LongCaptions = Literal["cut", "chunks"]
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.utilities import dim_zero_cat
 
-from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.functional.entropy import chao_wang_jost_entropy, coverage, gini, plugin_entropy
-from gendiv_lightning.functional.estimate import Estimate
 from gendiv_lightning.metrics.base import SampleMetric
+from gendiv_lightning.records import PromptSamples
+from gendiv_lightning.records.estimate import Estimate
 
 NUM_REPLICATES = 200
 MAX_UNSEEN = 0.2

@@ -9,10 +9,10 @@ import math
 
 from torch import Tensor
 
-from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.functional.decomposition import NAMES
 from gendiv_lightning.metrics.base import PromptMetric
-from gendiv_lightning.sampling.marginals import count_entropies
+from gendiv_lightning.recorders.marginals import count_entropies
+from gendiv_lightning.records import PromptSamples
 
 UNSEEN = "h_total/token/counts/unseen"
 

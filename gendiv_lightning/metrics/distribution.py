@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
-from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.inception import InceptionFeatures
 from gendiv_lightning.features.pixels import check_images
-from gendiv_lightning.functional.estimate import Estimate
 from gendiv_lightning.functional.frechet import Statistics, check_finite, frechet_distances
 from gendiv_lightning.functional.jackknife import FEWEST_BLOCKS, assign_blocks, count_blocks, jackknife, jackknife_limit
 from gendiv_lightning.functional.kernel import kernel_distances
 from gendiv_lightning.functional.neighbours import density_coverage, precision_recall
 from gendiv_lightning.metrics.base import SampleMetric
 from gendiv_lightning.metrics.reference import Reference, check_provenance, read_reference
-from gendiv_lightning.models.checkpoints import resolve, sha256
+from gendiv_lightning.records import PromptSamples
+from gendiv_lightning.records.estimate import Estimate
+from gendiv_lightning.weights.resolve import resolve, sha256
 
 Interval = tuple[float, float, float]
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.dinov2 import DINOv2Features
 from gendiv_lightning.features.lpips import TINY_WEIGHTS, Net, PerceptualFeatures
@@ -20,7 +19,8 @@ from gendiv_lightning.functional.pairwise import PairDistances, group_means, spl
 from gendiv_lightning.functional.ssim import ssim_matrix
 from gendiv_lightning.functional.vendi import unit_rows
 from gendiv_lightning.metrics.base import PromptMetric
-from gendiv_lightning.models.checkpoints import sha256
+from gendiv_lightning.records import PromptSamples
+from gendiv_lightning.weights.resolve import sha256
 
 _PIXELS_AT_ONCE = 2**15
 

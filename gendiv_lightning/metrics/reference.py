@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gendiv_lightning.disk import write_atomically
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.functional.frechet import Statistics, merge, statistics
+from gendiv_lightning.storage.atomic import write_atomically
 
 _OF_A_PART = ("part", "num_images", "corrupt")
 

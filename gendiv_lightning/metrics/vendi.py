@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.utilities import dim_zero_cat
 
-from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.pixels import check_images, pixel_features
-from gendiv_lightning.functional.estimate import Estimate
 from gendiv_lightning.functional.jackknife import FEWEST_BLOCKS, jackknife
 from gendiv_lightning.functional.vendi import check_order, hill_number, shares, unit_rows, vendi_score
 from gendiv_lightning.metrics.base import PromptMetric, SampleMetric
+from gendiv_lightning.records import PromptSamples
+from gendiv_lightning.records.estimate import Estimate
 
 NUM_GROUPS = 16
 MAX_WITH_INTERVAL = 1024  # dimensions; 128 MiB of second moments

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from gendiv_lightning.functional.estimate import Estimate
+from gendiv_lightning.records.estimate import Estimate
 
 MINUS, NARROW_SPACE = "\u2212", "\u202f"
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
-from gendiv_lightning.report.claims import enhanced
+from gendiv_lightning.analysis.effects import find_profile, find_verdict, mixed_paraphrases, share_left, share_within
+from gendiv_lightning.analysis.paper_claims import enhanced
+from gendiv_lightning.report.context import Study, measured, moved
 from gendiv_lightning.report.document import Number, Report
-from gendiv_lightning.report.effects import find_profile, find_verdict, mixed_paraphrases, share_left, share_within
-from gendiv_lightning.report.findings import paper, profile, runs, verdicts
-from gendiv_lightning.report.runs import Family, Setting
-from gendiv_lightning.report.sections import codebook, decomposition, effects, plane, quality_frontier, subset
-from gendiv_lightning.report.strips import samples
-from gendiv_lightning.report.study import Study, measured, moved
+from gendiv_lightning.report.figure_sections import codebook, decomposition, effects, plane, quality_frontier, subset
+from gendiv_lightning.report.sample_rows import samples
+from gendiv_lightning.report.table_sections import paper, profile, runs, verdicts
+from gendiv_lightning.runs.load import Family, Setting
 
 TITLE = "Where does the diversity come from?"
 SECTIONS = (samples, verdicts, profile, decomposition, effects, subset, quality_frontier, plane, codebook, paper, runs)

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gendiv_lightning.batch import TokenSamples
+from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling.sampler import TokenGrid, TokenSampler
 
 

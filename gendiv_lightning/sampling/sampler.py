@@ -18,7 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from gendiv_lightning.batch import SamplePlan, TokenSamples
+from gendiv_lightning.records import SamplePlan, TokenSamples
 from gendiv_lightning.sampling.noise import Noise
 
 

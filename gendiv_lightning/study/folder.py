@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gendiv_lightning.disk import write_atomically
-
-from .matrix import Cell
+from gendiv_lightning.storage.atomic import write_atomically
+from gendiv_lightning.study.matrix import Cell
 
 WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
 

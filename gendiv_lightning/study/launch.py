@@ -19,8 +19,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .folder import RUNNING, StudyFolder
-from .matrix import Cell
+from gendiv_lightning.study.folder import RUNNING, StudyFolder
+from gendiv_lightning.study.matrix import Cell
 
 _POLL_SECONDS = 5.0
 
@@ -107,7 +107,7 @@ def _close(folder: StudyFolder, cell: Cell, succeeded: bool, started: float, bar
 
 def run_cell(command: list[str], log: Path) -> int:
     """Be the command, in this process: its arguments, its output to `log`, its exit status returned."""
-    from gendiv_lightning.fit_free import main
+    from gendiv_lightning.cli.predict import main
 
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:

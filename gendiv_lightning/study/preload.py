@@ -6,4 +6,4 @@ import wandb  # noqa: F401
 from diffusers import Transformer2DModel, UVit2DModel, VQModel  # noqa: F401
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel  # noqa: F401
 
-import gendiv_lightning.fit_free  # noqa: F401
+import gendiv_lightning.cli.predict  # noqa: F401

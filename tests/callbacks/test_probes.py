@@ -7,8 +7,6 @@ from dataclasses import fields
 import pytest
 import torch
 
-from gendiv_lightning.batch import Paraphrase as Wording
-from gendiv_lightning.batch import Prompt, SamplePlan
 from gendiv_lightning.callbacks import (
     Argmax,
     CodebookSubset,
@@ -21,8 +19,10 @@ from gendiv_lightning.callbacks import (
     TopP,
 )
 from gendiv_lightning.datamodules.prompts import plan_rows
+from gendiv_lightning.records import Paraphrase as Wording
+from gendiv_lightning.records import Prompt, SamplePlan
 from gendiv_lightning.sampling import Noise, TokenSampler, apply_probes, plan_samples
-from gendiv_lightning.usage import read_usage, write_usage
+from gendiv_lightning.storage.codebook_counts import read_usage, write_usage
 
 COUNTS = torch.tensor([5, 0, 40, 5, 100, 1, 0, 30])  # by frequency: 4, 2, 7, 0, 3, 5, 1, 6
 

@@ -9,7 +9,6 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
-from gendiv_lightning.batch import ImageBatch, NoiseKey
 from gendiv_lightning.callbacks import (
     Argmax,
     CodebookSubset,
@@ -20,6 +19,7 @@ from gendiv_lightning.callbacks import (
     TopK,
     TopP,
 )
+from gendiv_lightning.records import ImageBatch, NoiseKey
 from gendiv_lightning.sampling import Observer
 
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gendiv_lightning.batch import NoiseKey, Paraphrase, Prompt, SamplePlan, prompt_id
 from gendiv_lightning.datamodules import PromptData
 from gendiv_lightning.datamodules.prompts import plan_rows, read_manifest, write_manifest
+from gendiv_lightning.records import NoiseKey, Paraphrase, Prompt, SamplePlan, prompt_id
 from gendiv_lightning.sampling.sampler import Probe
 
 TEXTS = [f"postcard number {number}" for number in range(11)]

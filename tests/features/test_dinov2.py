@@ -7,9 +7,9 @@ from random_clips import pictures
 from random_dinov2 import write_dinov2
 from torch.nn import functional as F
 
-from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.features.dinov2 import DINOv2Features
 from gendiv_lightning.metrics import FeatureCosine
+from gendiv_lightning.records import PromptSamples
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchvision.models import Inception3
 
-from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.features import inception
 from gendiv_lightning.features.inception import InceptionFeatures
 from gendiv_lightning.metrics import FrechetDistance, KernelDistance, PrecisionRecall
 from gendiv_lightning.metrics.reference import reference_statistics, write_reference
+from gendiv_lightning.records import PromptSamples
 
 
 def random_state(seed=0):

@@ -10,10 +10,10 @@ from torch.nn import functional as F
 from torchmetrics.functional.image import lpips as torchmetrics_lpips
 from torchmetrics.image import lpip
 
-from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.features.lpips import PerceptualFeatures, TinyPerceptualNet
 from gendiv_lightning.features.pixels import split_images
 from gendiv_lightning.metrics import LPIPS
+from gendiv_lightning.records import PromptSamples
 
 
 def images(num=4, size=40):

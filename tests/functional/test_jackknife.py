@@ -4,13 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from gendiv_lightning.functional.jackknife import (
-    NUM_BLOCKS,
-    assign_blocks,
-    jackknife,
-    jackknife_limit,
-    leave_out,
-)
+from gendiv_lightning.functional.jackknife import NUM_BLOCKS, assign_blocks, jackknife, jackknife_limit, leave_out
 
 
 def values_of(statistic, rows, blocks):

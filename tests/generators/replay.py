@@ -20,7 +20,7 @@ from running import TINY, error_of
 from scipy.stats import chisquare
 from torch import Tensor
 
-from gendiv_lightning.batch import TokenSamples
+from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling import apply_probes
 
 TEXTS = ["a red house", "a blue sky over a green hill with a tree at left", "a red house"]

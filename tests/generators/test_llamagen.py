@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from gendiv_lightning.callbacks import Argmax, CodebookSubset, Temperature, TopK, TopP
-from gendiv_lightning.generators.llamagen import pack_left, sample_image_tokens
-from gendiv_lightning.models.checkpoints import MissingWeightsError
-from gendiv_lightning.models.llamagen_gpt import GPT, rotary_table
-from gendiv_lightning.models.llamagen_vq import from_uint8, to_uint8
+from gendiv_lightning.generators.llamagen.generator import pack_left, sample_image_tokens
+from gendiv_lightning.generators.llamagen.tokenizer import from_uint8, to_uint8
+from gendiv_lightning.generators.llamagen.transformer import GPT, rotary_table
+from gendiv_lightning.weights.resolve import MissingWeightsError
 
 TEXTS = ("a red circle", "a large blue square on a green ground", "a")
 

@@ -7,9 +7,9 @@ from jsonargparse import ArgumentParser
 from random_clips import CONTEXT, pictures, sentence, write_open_clip, write_transformers_clip
 from torch.nn import functional as F
 
-from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.metrics import CLIPIQA, CLIPCosine, CLIPScore
 from gendiv_lightning.metrics.clip import QUALITY_PROMPTS
+from gendiv_lightning.records import PromptSamples
 
 PAIRS = {"warm sky": ("orange sky", "blue sky"), "flat": ("flat land", "a red peak")}
 POSTCARDS = {"prompts": (), "pairs": PAIRS}

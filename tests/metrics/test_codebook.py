@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.functional.entropy import chao_wang_jost_entropy, gini, plugin_entropy
 from gendiv_lightning.metrics.codebook import CodebookUsage
+from gendiv_lightning.records import PromptSamples
 
 K = 50
 

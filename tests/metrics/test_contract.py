@@ -8,12 +8,12 @@ import pytest
 import torch
 from random_dinov2 import write_dinov2
 
-from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.features.pooled import ClipImages
 from gendiv_lightning.metrics.base import compute_metrics
-from gendiv_lightning.metrics.names import make_metric
 from gendiv_lightning.metrics.reference import reference_statistics, write_reference
-from gendiv_lightning.zoo import world
+from gendiv_lightning.metrics.registry import make_metric
+from gendiv_lightning.records import PromptSamples
+from gendiv_lightning.toy import world
 
 DISTANCES = (
     *("lpips[tiny]", "pixel_cosine", "ssim", "cosine[tiny]", "cosine[dinov2,model=TOY]"),

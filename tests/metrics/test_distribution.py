@@ -5,7 +5,6 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
-from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.inception import InceptionFeatures
 from gendiv_lightning.features.pooled import TinyFeatures
@@ -15,6 +14,7 @@ from gendiv_lightning.functional.neighbours import density_coverage, precision_r
 from gendiv_lightning.metrics import FrechetDistance, KernelDistance, PrecisionRecall
 from gendiv_lightning.metrics.base import SampleMetric
 from gendiv_lightning.metrics.reference import reference_statistics, write_reference
+from gendiv_lightning.records import PromptSamples
 
 SIZE = 8
 

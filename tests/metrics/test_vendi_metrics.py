@@ -6,12 +6,12 @@ import torch
 from scipy import stats
 from torch.nn import functional as F
 
-from gendiv_lightning.batch import PromptSamples
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.pixels import pixel_features
 from gendiv_lightning.functional.vendi import vendi_score
 from gendiv_lightning.metrics import SmallPixels, Vendi, VendiSet
 from gendiv_lightning.metrics import vendi as module
+from gendiv_lightning.records import PromptSamples
 
 NAME, SET = "diversity/vendi[pixels]", "diversity/vendi_set[colours]"
 

@@ -7,7 +7,7 @@ import pytest
 from browser import CHROMIUM, Browser
 from PIL import Image
 
-from gendiv_lightning.cli import main
+from gendiv_lightning.cli.main import main
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no chromium on this machine (Debian: apt-get install chromium)"

@@ -11,15 +11,15 @@ import pytest
 import torch
 from running import contents, metrics_of, predict
 
-from gendiv_lightning.cli import main
+from gendiv_lightning.analysis import paper_claims as claims
+from gendiv_lightning.analysis.effects import Knee, find_knee, find_verdict
+from gendiv_lightning.cli.main import main
 from gendiv_lightning.functional.comparison import compare
-from gendiv_lightning.report import claims
 from gendiv_lightning.report.document import Number, Table
-from gendiv_lightning.report.effects import Knee, find_knee, find_verdict
-from gendiv_lightning.report.runs import Setting, families_of, find_runs
-from gendiv_lightning.report.text import to_csv, to_latex
-from gendiv_lightning.report.wanted import CONFIGS, RUNS, command_for
-from gendiv_lightning.run_folder import RunFolder
+from gendiv_lightning.report.markdown import to_csv, to_latex
+from gendiv_lightning.report.missing_runs import CONFIGS, RUNS, command_for
+from gendiv_lightning.runs.folder import RunFolder
+from gendiv_lightning.runs.load import Setting, families_of, find_runs
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,1 @@
+"""What runs say: pure functions over stored runs, importable from a notebook."""

@@ -1,0 +1,46 @@
+"""`gendiv doctor`: is all in place here, and does it compute what it should?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "check the environment, the embedded weights, and reference values"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `gendiv doctor`."""
+    parser.add_argument(
+        "--golden", type=Path, metavar="FOLDER", help="run every reference case of a folder; exit 1 if one fails"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check a folder's reference values, or versions, devices and embedded weights. Returns the exit status."""
+    if arguments.golden is not None:
+        from gendiv_lightning.golden.cases import check_folder
+
+        return check_folder(arguments.golden, print_line)
+    return _environment()
+
+
+def print_line(line: str) -> None:
+    """A line on standard output, at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _environment() -> int:
+    from gendiv_lightning.runs.folder import environment
+    from gendiv_lightning.toy.files import WEIGHTS
+
+    found = environment()
+    print_line(f"python {found['python']} on {found['platform']}")
+    print_line(f"devices: {', '.join(found['devices'])}")
+    for name, number in found["versions"].items():
+        print_line(f"{name} {number}")
+    wanted = ("llamagen_vq.safetensors", "llamagen_gpt.safetensors", "perceptual.safetensors", "t5/model.safetensors")
+    missing = [name for name in wanted if not (WEIGHTS / name).exists()]
+    print_line(f"embedded weights: {'missing: ' + ', '.join(missing) if missing else 'all there'}")
+    return 1 if missing else 0

@@ -1,0 +1,208 @@
+"""`gendiv measure`: the metrics on anyone's images, grouped by prompt."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gendiv_lightning.console.pairs import Pairs
+    from gendiv_lightning.metrics.base import SampleMetric
+    from gendiv_lightning.records import PromptSamples
+    from gendiv_lightning.records.estimate import Estimate
+
+SHOWN_PAIRS = 8  # prompts
+HELP = "measure images of any generator, grouped by prompt"
+DESCRIPTION = """
+Measures images of any generator and prints the table that a run prints: value, interval, prompts, samples.
+
+SOURCE is one of
+  a folder with one sub-folder of images a prompt; its name is the prompt, or the text of prompt.txt in it
+  a folder of images with .txt or .json beside each (caption of a.png: a.txt), or of one prompt, its name or prompt.txt
+  a folder with metadata.jsonl or metadata.csv: file_name, prompt, and if you like paraphrase and path; or such a table
+  a Parquet file or a folder of them, with a column of images (bytes, or paths of files) and one of prompts
+  a WebDataset tar or a folder of them; what is in a tar may be laid out like a folder
+  a folder of datasets.save_to_disk
+  a run folder of gendiv
+Images: .jpg .png .webp .bmp .gif .tif; what is transparent stands over white, more than 8 bits a channel are refused.
+
+METRICS are names, separated by commas
+  lpips  pixel_cosine  ssim  cosine  clip_cosine    distance of two images of a prompt; where paraphrases or paths are
+                                                    known also within them, between them, and what they add
+  vendi  vendi_set                                  number of different images, of a prompt and of all
+  clip_score  clip_iqa                              fit to the prompt, quality
+  fid  kid  precision_recall  fd[...]  kd[...]      beside real images: --reference, see gendiv reference
+  codebook  token_entropy  sequence_entropy         of runs: use of the codebook, entropies of tokens
+  postcard_truth                                    of postcards: what is stated, what is left free
+In brackets stand a backbone, then options; what each number rests on is printed below the table
+  lpips[vgg]  lpips[squeeze,weights=FILE]           alex (default), vgg, squeeze, or tiny
+  cosine[dinov2]  cosine[dinov2,model=FOLDER]       dinov2 (default), inception, tiny, or a CLIP
+  clip_score[BACKBONE]  clip_score[long_captions=chunks]      a CLIP: OWNER/REPO or a folder of transformers,
+                                                    MODEL/PRETRAINED of open_clip (ViT-B-32/openai), or tiny-clip
+  clip_iqa[prompts=[happy,warm]]  clip_iqa[pairs={crisp: [Crisp photo., Soft photo.]}]
+  vendi[inception,q=2]                              pixels (default), dinov2, inception, tiny, or a CLIP; order q
+  fid[weights=FILE,resize=torch-fidelity]           resize: clean (default, as clean-fid) or torch-fidelity
+  fd[dinov2]  precision_recall[k=5]                 with other networks than Inception, other settings
+tiny and tiny-clip are embedded and know postcards only.
+
+examples:
+  gendiv measure images/ --metrics lpips,pixel_cosine,ssim,vendi
+  gendiv measure midjourney.parquet --metrics 'lpips[vgg],vendi[dinov2,q=2],clip_score' --resize 256 --out measured
+  gendiv measure images/ --metrics lpips --pairs --out measured         the distance of each pair, with a picture
+  gendiv measure runs/tiny-llamagen-1a2b3c4d --metrics 'ssim,vendi[tiny],codebook'
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `gendiv measure`."""
+    parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="images by prompt, see above")
+    parser.add_argument(
+        "--metrics", default="lpips,pixel_cosine,ssim", help="names, separated by commas (default: %(default)s)"
+    )
+    parser.add_argument("--reference", help="reference file for fid, kid, ...: see gendiv reference")
+    parser.add_argument("--column", help="column of the prompt (default: prompt, caption, text or short_caption)")
+    parser.add_argument("--image-column", metavar="NAME", help="column of the images, where several could be it")
+    parser.add_argument("--split", help="of a saved dataset that has several")
+    parser.add_argument("--resize", type=int, metavar="PIXELS", help="bring all images to this side (bicubic)")
+    parser.add_argument(
+        "--max-corrupt", type=float, default=0.01, metavar="SHARE", help="of images that cannot be read (default: 0.01)"
+    )
+    parser.add_argument("--device", default="cpu", help="where backbones run: cpu, cuda (default: cpu)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write metrics.json and per_prompt.parquet there")
+    parser.add_argument(
+        "--pairs",
+        action="store_true",
+        help="write the distances of all pairs of a prompt too (pairs.parquet), and show the nearest and the farthest",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print, write."""
+    from tqdm import tqdm
+
+    from gendiv_lightning.console.pairs import Pairs, measure_pairs
+    from gendiv_lightning.console.tables import format_estimates, format_methods
+    from gendiv_lightning.metrics.base import compute_metrics
+    from gendiv_lightning.metrics.diversity import DiversityMetric
+
+    metrics = _metrics(arguments)
+    distances = [metric for metric in metrics if isinstance(metric, DiversityMetric)] if arguments.pairs else []
+    num_prompts, prompts = _prompts(arguments)
+    for metric in metrics:
+        metric.load()
+        metric.to(arguments.device)
+    texts, corrupt = dict[int, str](), list[str]()  # columns are ordered by the prompts' places, not as they are read
+    pairs = list[Pairs]()
+    for samples, broken in tqdm(prompts, total=num_prompts, desc="Measuring", unit="prompt", delay=2):
+        texts[samples.place] = samples.prompt
+        corrupt += broken
+        for metric in metrics:
+            metric.update(samples)
+        if len(samples.images) > 1:
+            pairs += [
+                measure_pairs(one, samples, keeps_images=len(pairs) < SHOWN_PAIRS * len(distances)) for one in distances
+            ]
+    estimates, columns = compute_metrics(metrics)
+    if not any(estimate.num_prompts for estimate in estimates.values()):
+        raise ValueError(
+            "no prompt defines any of these metrics: a distance needs two images of a prompt; quality (clip_score, "
+            "clip_iqa) and all samples together (vendi_set) can be measured"
+        )
+    if corrupt:
+        sys.stderr.write(f"{len(corrupt)} corrupt images were skipped: {', '.join(corrupt)}\n")
+    sys.stdout.write(f"{format_estimates(estimates)}\n\n{format_methods(estimates)}\n")
+    if arguments.out is not None:
+        _write(arguments.out, metrics, estimates, [texts[place] for place in sorted(texts)], columns)
+        _write_pairs(arguments.out, pairs)
+        sys.stdout.write(f"\nResults: {arguments.out}\n")
+    return 0
+
+
+def _metrics(arguments: argparse.Namespace) -> list[SampleMetric]:
+    """The metrics, once all arguments are checked."""
+    from gendiv_lightning.features.base import check_device
+    from gendiv_lightning.metrics.diversity import DiversityMetric
+    from gendiv_lightning.metrics.registry import make_metric, split_names
+    from gendiv_lightning.storage.codebook_counts import read_usage
+
+    if arguments.resize is not None and arguments.resize < 1:
+        raise ValueError(f"--resize must be at least 1 pixel, got {arguments.resize}")
+    if not 0 <= arguments.max_corrupt <= 1:
+        raise ValueError(f"--max-corrupt is a share in [0, 1], got {arguments.max_corrupt}")
+    check_device(arguments.device)
+    usage = arguments.source / "usage.safetensors"  # of a finished run
+    codebook_size = len(read_usage(usage)[0]) if usage.is_file() else None
+    metrics = [make_metric(name, arguments.reference, codebook_size) for name in split_names(arguments.metrics)]
+    if arguments.pairs and arguments.out is None:
+        raise ValueError("--pairs writes files: say where with --out FOLDER")
+    if arguments.pairs and not any(isinstance(metric, DiversityMetric) for metric in metrics):
+        raise ValueError("--pairs needs a distance of two images among --metrics: lpips, pixel_cosine, ssim, cosine")
+    return metrics
+
+
+def _write(
+    path: Path,
+    metrics: list[SampleMetric],
+    estimates: dict[str, Estimate],
+    texts: list[str],
+    columns: dict[str, Tensor],
+) -> None:
+    """The files of `--out`; `rank_frequency.csv` is for a picture of the codebook's use on two logarithmic axes."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    from gendiv_lightning.functional.entropy import zipf
+    from gendiv_lightning.metrics.codebook import CodebookUsage
+    from gendiv_lightning.runs.folder import RunFolder
+    from gendiv_lightning.storage.atomic import write_atomically
+
+    folder = RunFolder(path)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    usage = next((metric for metric in metrics if isinstance(metric, CodebookUsage)), None)
+    if usage is not None:
+        ranks = pa.table(dict(zip(("rank", "frequency"), (x.cpu().numpy() for x in zipf(usage.counts)), strict=True)))
+        write_atomically(path / "rank_frequency.csv", lambda p: csv.write_csv(ranks, p))
+    folder.write_per_prompt(pa.table({"prompt": texts, **{name: c.numpy() for name, c in columns.items()}}))
+    folder.write_metrics(estimates)
+
+
+def _write_pairs(path: Path, pairs: list[Pairs]) -> None:
+    """`pairs.parquet` of all, `pairs.png` and a printed table of the first prompts by the first distance."""
+    import pyarrow.parquet as pq
+
+    from gendiv_lightning.console.pairs import draw_pairs, format_pairs, to_table
+    from gendiv_lightning.storage.atomic import write_atomically
+
+    if not pairs:
+        return
+    table = to_table(pairs)
+    write_atomically(path / "pairs.parquet", lambda p: pq.write_table(table, p))
+    shown = [some for some in pairs if some.metric == pairs[0].metric and some.images is not None]
+    picture = draw_pairs(shown)
+    write_atomically(path / "pairs.png", lambda p: picture.save(p, "PNG"))
+    sys.stdout.write(f"\n{pairs[0].metric}, the nearest and the farthest pair\n{format_pairs(shown)}\n")
+
+
+def _prompts(arguments: argparse.Namespace) -> tuple[int, Iterator[tuple[PromptSamples, list[str]]]]:
+    """How many prompts there are, and their samples with the names of corrupt images."""
+    from gendiv_lightning.images.by_prompt import find_images, load_prompts
+    from gendiv_lightning.images.sources import ignored_in_words
+    from gendiv_lightning.records import split_by_prompt
+    from gendiv_lightning.runs.folder import RunFolder
+
+    folder = RunFolder(arguments.source)
+    if folder.shards():
+        if arguments.resize:
+            raise ValueError("--resize is for other images: those of a run are measured as they are")
+        batches = folder.read_samples()
+        return len(folder.finished_prompts()), ((s, []) for batch in batches for s in split_by_prompt(batch))
+    images = find_images(arguments.source, arguments.column, arguments.image_column, arguments.split)
+    for note in (*images.notes, ignored_in_words(images.ignored)):
+        sys.stderr.write(f"{note}\n" if note else "")
+    return len(images.groups), load_prompts(images, arguments.resize, arguments.max_corrupt)

@@ -1,0 +1,168 @@
+"""`gendiv prompts`: a prompt set out of a file, a folder of tars or Parquet, or a dataset on the Hub."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gendiv_lightning.records import Prompt
+
+HELP = "draw a prompt set from captions: a file, a folder of tars or Parquet, a dataset on the Hub"
+COUNT_TOKENS = (
+    "count what a text encoder would cut, and say it in the card; folder or Hub name, and its limit if it has none: "
+    "openai/clip-vit-large-patch14, google/flan-t5-xl:120; may be given several times"
+)
+DESCRIPTION = """
+Streams captions, filters them, and draws M of them by seed, none the near-duplicate of another. It writes SET.jsonl,
+which `--data.path` takes, and SET.card.json: source, licence, filters, what each of them dropped, hashes. What is drawn
+depends on the seed and the captions alone, not on the order of files; the same call gives the same bytes.
+
+SOURCE is one of
+  a file: .jsonl, .json, .csv, .tsv, .parquet, .txt, .tar
+  a folder of WebDataset tars (captions inside their .json), of Parquet or of JSONL
+  MSCOCO: its folder, or annotations/captions_val2014.json; one caption an image is drawn
+  a dataset on the Hugging Face Hub, by name; it is streamed
+
+examples:
+  gendiv prompts ProGamerGov/synthetic-dataset-1m-dalle3-high-quality-captions --column short_caption2 \\
+      --source dall --english --num 1000 --seed 0 --out dalle3.jsonl
+  gendiv prompts dalle3/ --column long_caption --num 300 --stratify length --out lengths.jsonl
+  gendiv prompts data/coco --num 30000 --out coco30k.jsonl
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `gendiv prompts`."""
+    parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("source", metavar="SOURCE", help="captions, see above")
+    parser.add_argument("--out", type=Path, required=True, metavar="SET", help="the prompt set, .jsonl")
+    parser.add_argument("--num", type=int, required=True, metavar="M", help="prompts to draw")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
+    parser.add_argument("--column", help="where the caption stands (default: prompt, caption, text, short_caption)")
+    parser.add_argument(
+        "--id", metavar="NAME", help="column of what captions are of, such as an image: one of each is drawn"
+    )
+    parser.add_argument(
+        "--source", dest="sources", action="append", default=[], metavar="TEXT", help="keep sources with this in them"
+    )
+    parser.add_argument("--min-words", type=int, metavar="N", help="drop shorter captions")
+    parser.add_argument("--max-words", type=int, metavar="N", help="drop longer captions")
+    parser.add_argument(
+        "--english",
+        action="store_true",
+        help="drop what is not English, by its letters and commonest words; a few words of another language may pass",
+    )
+    parser.add_argument(
+        "--near-duplicates",
+        type=float,
+        default=0.8,
+        metavar="SHARE",
+        help="captions that share so much (Jaccard, of 5 characters in a row) are the same (default: 0.8)",
+    )
+    parser.add_argument("--stratify", choices=("length", "source"), help="equally many of each length class, or source")
+    parser.add_argument("--count-tokens", action="append", default=[], metavar="TOKENIZER", help=COUNT_TOKENS)
+    parser.add_argument("--max-corrupt", type=float, default=0.01, metavar="SHARE", help="of records (default: 0.01)")
+    parser.add_argument("--license", help="of the captions, where their README states none")
+    hub = parser.add_argument_group("datasets (folders, names on the Hub)")
+    hub.add_argument("--split", help="default: train")
+    hub.add_argument("--config", help="configuration of the dataset")
+    hub.add_argument("--revision", help="commit, branch or tag (default: the newest; the card says which)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Stream, draw, write the set and its card."""
+    from gendiv_lightning.console.tables import format_truncation
+    from gendiv_lightning.prompts.draw import in_words, pick_prompts
+    from gendiv_lightning.prompts.files import find_captions
+    from gendiv_lightning.prompts.filters import PromptFilter
+    from gendiv_lightning.prompts.prompt_set import collect_prompts, write_card, write_manifest
+    from gendiv_lightning.prompts.token_counts import TokenCounter
+    from gendiv_lightning.records import length_class
+    from gendiv_lightning.storage.sources import describe_source
+
+    _check(arguments)
+    source = str(find_captions(Path(arguments.source)))
+    if Path(source).is_file() and (arguments.split or arguments.config or arguments.revision):
+        raise ValueError(f"--split, --config and --revision are of datasets, and {source} is a file: leave them out")
+    origin = describe_source(source, arguments.revision)
+    counters = [TokenCounter(name) for name in arguments.count_tokens]
+    keep = PromptFilter(tuple(arguments.sources), arguments.min_words, arguments.max_words, arguments.english)
+    unreadable: list[str] = []
+    drawn = pick_prompts(
+        lambda: _read(source, origin["version"], arguments, unreadable),
+        arguments.num,
+        arguments.seed,
+        keep=keep,
+        near_duplicates=arguments.near_duplicates,
+        stratify=arguments.stratify,
+    )
+    if len(unreadable) > arguments.max_corrupt * (drawn.counts["read"] + len(unreadable)):
+        raise ValueError(
+            f"{len(unreadable)} records of {source} cannot be read, the last ones {'; '.join(unreadable[-3:])}; at "
+            f"most a share of {arguments.max_corrupt:g} may be: fetch them again, or allow more with --max-corrupt"
+        )
+    prompt_set = collect_prompts(drawn.prompts, name=arguments.out.stem, source=source)
+    texts = {"prompts": [prompt.text for prompt in prompt_set.prompts]}
+    tokens = {counter.label: counter.facts(texts) for counter in counters}
+    write_manifest(prompt_set, arguments.out)
+    card = {
+        "name": prompt_set.name,
+        "prompts_sha256": prompt_set.sha256,
+        "source": {
+            **origin,
+            "license": arguments.license or origin["license"],
+            **{name: getattr(arguments, name) for name in ("column", "id", "split", "config")},
+        },
+        "draw": {"num": arguments.num, "seed": arguments.seed, "stratify": arguments.stratify},
+        "filters": {**asdict(keep), "near_duplicates": arguments.near_duplicates},
+        "counts": drawn.counts,
+        "lengths": Counter(length_class(prompt.text) for prompt in drawn.prompts),
+        "sources": Counter(prompt.source for prompt in drawn.prompts),
+        "tokens": tokens,
+        "unreadable": unreadable,
+    }
+    write_card(arguments.out, card)
+    sys.stdout.write(f"{arguments.out}: {arguments.num} prompts of {origin['name']}\n{in_words(drawn.counts)}\n")
+    for label, facts in tokens.items():
+        sys.stdout.write(f"{label}: {format_truncation(facts)}\n")
+    if unreadable:
+        sys.stderr.write(f"{len(unreadable)} records cannot be read: {'; '.join(unreadable[:10])}\n")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    counts = {name: getattr(arguments, name) for name in ("num", "min_words", "max_words")}
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {count}")
+    if counts["min_words"] and counts["max_words"] and counts["min_words"] > counts["max_words"]:
+        raise ValueError(f"--min-words {counts['min_words']} is above --max-words {counts['max_words']}")
+    if not 0 <= arguments.max_corrupt <= 1:
+        raise ValueError(f"--max-corrupt is a share in [0, 1], got {arguments.max_corrupt}")
+    if arguments.out.suffix != ".jsonl":
+        raise ValueError(f"--out must end in .jsonl, got {arguments.out}")
+    source = Path(arguments.source).resolve()
+    if source == arguments.out.resolve() or source in arguments.out.resolve().parents:
+        raise ValueError(f"--out {arguments.out} must not lie in SOURCE: the next call would read it")
+
+
+def _read(source: str, version: str, arguments: argparse.Namespace, unreadable: list[str]) -> Iterable[Prompt]:
+    from tqdm import tqdm
+
+    from gendiv_lightning.prompts.files import read_prompts, stream_prompts
+
+    unreadable.clear()
+    columns: dict[str, Any] = {"column": arguments.column, "id_column": arguments.id, "unreadable": unreadable}
+    if Path(source).is_file():
+        prompts = read_prompts(source, **columns)
+    else:
+        dataset = {"split": arguments.split or "train", "config": arguments.config}
+        revision = None if Path(source).is_dir() else version  # the one that the card names
+        prompts = stream_prompts(source, revision=revision, **dataset, **columns)
+    return tqdm(prompts, desc=f"Reading {Path(source).name}", unit=" prompts", delay=2)

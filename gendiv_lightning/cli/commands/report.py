@@ -1,0 +1,130 @@
+"""`gendiv report`: runs as one page that tells where the diversity comes from."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gendiv_lightning.report.document import Report
+
+HELP = "runs as one HTML page, with Markdown, CSV and LaTeX beside it"
+DESCRIPTION = """
+Writes index.html, one page that needs no network: the answer in words, sample grids, the profile table with intervals
+and paired differences, path and execution, the subset curve with its knee, what argmax and paraphrases do, diversity
+against quality, the information bottleneck plane, codebook use, and what the paper reported beside what was measured.
+Beside it: report.md, figures/*.svg, tables/*.csv and tables/*.tex. The same runs give the same bytes.
+
+RUN is a run folder, or a folder with run folders below it, such as a study's. What a section lacks is said there, with
+the command that makes it.
+
+On Weights & Biases: --sync sends the runs that were made offline; --wandb makes a W&B Report of them, with the words
+and tables of the page, and W&B's own panels. Either alone writes no page: add --out for both.
+
+examples:
+  gendiv report runs/tiny-llamagen-1a2b3c4d runs/tiny-llamagen_argmax-5e6f7a8b
+  gendiv report runs --out report
+  gendiv report runs --sync --wandb my-team/gendiv
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `gendiv report`."""
+    parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, or folder of run folders")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the page (default: report)")
+    parser.add_argument("--sync", action="store_true", help="send runs that were made offline to Weights & Biases")
+    parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="make a W&B Report there")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Read, write, send, say where."""
+    from gendiv_lightning.report.context import make_study
+    from gendiv_lightning.report.summary import write_report
+    from gendiv_lightning.runs.load import families_of, find_runs
+
+    entity, project = _where(arguments.wandb)
+    sends = arguments.sync or project
+    if sends:
+        from gendiv_lightning.tracking.wandb import check_service
+
+        check_service()
+    if arguments.sync:
+        _sync(arguments.runs, entity, project)
+    if sends and not project and not arguments.out:
+        return 0
+    runs, left_out = find_runs(arguments.runs)
+    sys.stderr.write("".join(f"Left out: {why}\n" for why in left_out))
+    study = make_study(families_of(runs))
+    report = write_report(study)
+    sys.stdout.write(f"{report.answer}\n")
+    if arguments.out or not sends:
+        page = _write(report, arguments.out or Path("report"))
+        sys.stdout.write(f"{len(runs)} runs: {page}\n")
+    if entity and project:
+        from gendiv_lightning.tracking.wandb_report import build_report, save
+
+        sys.stdout.write(f"{len(runs)} runs: {save(build_report(report, study, entity, project))}\n")
+    return 0
+
+
+def _where(words: str | None) -> tuple[str | None, str | None]:
+    if words is None:
+        return None, None
+    entity, _, project = words.partition("/")
+    if not entity or not project or "/" in project:
+        raise ValueError(f"--wandb takes ENTITY/PROJECT, such as my-team/gendiv, got {words!r}")
+    return entity, project
+
+
+def _sync(folders: list[Path], entity: str | None, project: str | None) -> None:
+    from gendiv_lightning.tracking.wandb import send, unsent
+
+    files = unsent(folders)
+    if files:
+        send(files, entity, project)
+    sys.stdout.write(f"{len(files)} offline W&B runs were sent\n")
+
+
+def _write(report: Report, folder: Path) -> Path:
+    """The page and what lies beside it; what a former report left there, and this one does not have, goes."""
+    from gendiv_lightning.storage.atomic import write_atomically
+
+    former = set(_files_of(folder / "index.html"))
+    for name, text in _files(report):
+        content = text.encode()
+        former.discard(name)
+        if name == "index.html":
+            for stale in former:
+                (folder / stale).unlink(missing_ok=True)
+        write_atomically(folder / name, lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
+    return folder / "index.html"
+
+
+def _files_of(page: Path) -> Iterator[str]:
+    """What lies beside the page of a report, by the names in it."""
+    import re
+
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    if "<footer>Written by gendiv" in text:
+        for kind, name in re.findall(r'<(table|figure) id="([\w-]+)"', text):
+            yield from [f"tables/{name}.csv", f"tables/{name}.tex"] if kind == "table" else [f"figures/{name}.svg"]
+
+
+def _files(report: Report) -> Iterator[tuple[str, str]]:
+    from gendiv_lightning.report.document import Figure, Table
+    from gendiv_lightning.report.html import to_html, to_svg
+    from gendiv_lightning.report.markdown import to_csv, to_latex, to_markdown
+
+    for section in report.sections:
+        for block in section.blocks:
+            if isinstance(block, Table):
+                yield f"tables/{block.name}.csv", to_csv(block)
+                yield f"tables/{block.name}.tex", to_latex(block)
+            elif isinstance(block, Figure):
+                yield f"figures/{block.name}.svg", to_svg(block)
+    yield "report.md", to_markdown(report)
+    yield "index.html", to_html(report)

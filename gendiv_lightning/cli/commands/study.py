@@ -1,0 +1,120 @@
+"""`gendiv study`: generators x probes x seeds, each cell a plain run."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gendiv_lightning.study.folder import StudyFolder
+
+HELP = "many runs in one: generators x probes x settings x seeds"
+DESCRIPTION = """
+Expands a study, a short YAML, into configs of `gendiv fit-free predict` and runs them. Cells that are finished are
+skipped, others go on where they were: after a crash, start it again. A failed cell stops no other one. Baseline and
+probes of one generator and seed share their noise, so their differences are paired.
+
+  generators:
+    llamagen: {config: llamagen.yaml, usage: zoo:llamagen_usage.safetensors}   # a config beside this file
+  seeds: [0]
+  settings: {data.limit: 32}              # any keys of the configs
+  probes:
+    baseline:
+    argmax: {Argmax: }
+    subset: {CodebookSubset: {ratio: [0.25, 0.5]}}                             # a list is swept: two cells
+    both: {CodebookSubset: {ratio: 0.25}, Argmax: , settings: {data.limit: 16}}
+
+examples:
+  gendiv study --config configs/tiny/study.yaml --jobs 2
+  gendiv study --config configs/study_paper.yaml --dry-run            # the commands, for any scheduler
+  gendiv study --config configs/study_paper.yaml --launch slurm \\
+    --slurm slurm_partition=gpu timeout_min=240 gpus_per_node=1
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `gendiv study`."""
+    parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--config", type=Path, required=True, metavar="YAML", help="the study")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of all its runs (default: runs/NAME of the YAML)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time on this machine (default: 1)")
+    parser.add_argument("--launch", choices=("local", "slurm"), default="local", help="where cells run")
+    parser.add_argument(
+        "--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="parameters of submitit's executor, with slurm"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check everything, run what is not finished, tell."""
+    from gendiv_lightning.study.folder import StudyFolder
+    from gendiv_lightning.study.launch import run_as_jobs, run_here
+    from gendiv_lightning.study.matrix import read_study
+
+    config: Path = arguments.config
+    if arguments.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {arguments.jobs}")
+    parameters = _parameters(arguments.slurm)
+    where = "" if config.parent.name in ("", ".", "configs") else f"{config.parent.name}-"
+    folder = StudyFolder(arguments.out or Path("runs") / f"{where}{config.stem}", read_study(config))
+    with folder.lock():
+        folder.write_configs()
+        _check(folder)
+        if arguments.dry_run:
+            sys.stdout.write("".join(f"{shlex.join(folder.command(cell))}\n" for cell in folder.unfinished()))
+            return 0
+        folder.write_index()
+        num_there = len(folder.cells) - len(folder.unfinished())
+        sys.stderr.write(f"{len(folder.cells)} cells in {folder.path}, {num_there} of them finished before\n")
+        if arguments.launch == "slurm":
+            run_as_jobs(folder, "slurm", parameters)
+        else:
+            run_here(folder, arguments.jobs)
+    return _tell(folder)
+
+
+def _parameters(words: Sequence[str]) -> dict[str, Any]:
+    import yaml
+
+    wrong = [word for word in words if "=" not in word]
+    if wrong:
+        raise ValueError(f"--slurm takes KEY=VALUE, got {wrong[0]!r}")
+    return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)}
+
+
+def _check(folder: StudyFolder) -> None:
+    """Make the objects of each cell that is to be run, all but models with weights."""
+    from tqdm import tqdm
+
+    from gendiv_lightning.cli.predict import check_config
+
+    for cell in tqdm(folder.unfinished(), desc="Checking cells", unit="cell", delay=2):
+        try:
+            check_config(folder.config(cell))
+        except ValueError as error:
+            raise ValueError(f"cell {cell.name}: {error}") from error
+
+
+def _tell(folder: StudyFolder) -> int:
+    from gendiv_lightning.console.tables import format_table
+    from gendiv_lightning.study.folder import FAILED
+
+    rows = [("cell", "status", "seconds", "log")]
+    for cell in folder.cells:
+        entry = folder.entries[cell.name]
+        seconds = "" if entry["seconds"] is None else f"{entry['seconds']:.0f}"
+        rows.append((cell.name, entry["status"], seconds, str(folder.log(cell))))
+    sys.stdout.write(f"{format_table(rows)}\n\n")
+    failed = [cell for cell in folder.cells if folder.entries[cell.name]["status"] == FAILED]
+    for cell in failed:
+        sys.stdout.write(f"{cell.name} failed: {folder.last_words(cell)}\n")
+    if failed:
+        sys.stdout.write(f"{len(failed)} of {len(folder.cells)} cells failed; the same command runs them again.\n")
+    for path in folder.leftovers():
+        sys.stdout.write(f"{path} is no cell of this study any more: reports leave it out, delete it if you like\n")
+    sys.stdout.write(f"Next: gendiv report {folder.path} --out {folder.path / 'report'}\n")
+    return 1 if failed else 0

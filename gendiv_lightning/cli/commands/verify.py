@@ -1,0 +1,148 @@
+"""`gendiv verify`: some samples of a run, made again and compared."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch, SampleBatch
+    from gendiv_lightning.runs.folder import RunFolder
+
+HELP = "make random samples of a run again, and compare tokens and images"
+DESCRIPTION = """
+Makes generator, prompts and probes anew from the config.yaml of a run, checks that all that decides a sample is still
+the same (weights, settings, probes, prompts; keys that differ are named), draws some of the stored samples, makes
+exactly those again, and compares: tokens must be equal, pixels within one of 255 levels. Where it fails, the samples
+are named and the exit status is 1. Other versions of libraries are told, and are no failure by themselves.
+
+A sample depends on its name (seed, prompt, wording, path, sample) alone, not on those beside it; on another kind of
+device the last digit of a logit may differ, and with it a token that lay on the very edge between two.
+
+examples:
+  gendiv verify runs/tiny-llamagen-1a2b3c4d
+  gendiv verify runs/tiny-llamagen-1a2b3c4d --num 64 --seed 1
+"""
+PIXEL_LEVELS = 1  # rounding: the decoder may see other rows beside a sample
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `gendiv verify`."""
+    parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder; it need not be finished")
+    parser.add_argument("--num", type=int, default=16, metavar="N", help="samples to make again (default: 16)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of samples (default: 0)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check the protocol, draw, make again, compare, tell."""
+    from gendiv_lightning.cli.predict import rebuild
+    from gendiv_lightning.runs.folder import RunFolder
+    from gendiv_lightning.runs.labels import label_of
+
+    folder = RunFolder(arguments.run)
+    protocol, num_stored, stored = folder.read_protocol(), *_draw(folder, arguments.num, arguments.seed)
+    rebuilt = rebuild(_config_of(folder))
+    _check(folder.path, protocol, rebuilt.protocol)
+    prompts = {prompt.id: (place, prompt) for place, prompt in enumerate(rebuilt.data.prompt_set().prompts)}
+    wrong = {key: "its prompt is not in the prompt set" for key in stored if key.prompt not in prompts}
+    known = {key: row for key, row in stored.items() if key not in wrong}
+    batches = list(_batches(list(known), prompts, rebuilt.data.seed, rebuilt.generator.batch_size))
+    for again in rebuilt.sample(batches):
+        for row, key in enumerate(again.batch.keys):
+            difference = _difference(*known[key], again, row)
+            wrong |= {key: difference} if difference else {}
+    label = label_of(protocol)
+    sys.stdout.write(
+        f"{label.title}, run {label.fingerprint}: {len(stored)} of {num_stored} samples, drawn by seed "
+        f"{arguments.seed}, made again on {rebuilt.device}\n"
+    )
+    for key, difference in sorted(wrong.items()):
+        sys.stdout.write(
+            f"  prompt {key.prompt}, wording {key.paraphrase}, path {key.path}, sample {key.sample}: {difference}\n"
+        )
+    if wrong:
+        sys.stdout.write(f"DIFFERENT: {len(wrong)} of {len(stored)} samples are not those of this run's config\n")
+        return 1
+    sys.stdout.write(f"VERIFIED: tokens and images of all {len(stored)} are those that are stored\n")
+    return 0
+
+
+def _config_of(folder: RunFolder) -> Path:
+    path = folder.path / "config.yaml"
+    if not path.exists():
+        raise ValueError(f"{path} is missing: without its config a run cannot be made again")
+    return path
+
+
+def _check(path: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises ValueError if something that decides a sample differs; tells what else does."""
+    import json
+
+    from gendiv_lightning.runs.folder import differences
+
+    found = sorted(differences(there, json.loads(json.dumps(now))))
+    others = [line for line in found if line.startswith(("versions", "metrics"))]  # they decide no sample
+    if len(others) < len(found):
+        refused = "; ".join(line for line in found if line not in others)
+        raise ValueError(
+            f"{path} cannot be verified, what its config makes now differs in: {refused}. Put back the weights, files "
+            "and settings that it was made with"
+        )
+    for line in others:
+        sys.stderr.write(f"Note, no reason to fail: {line}\n")
+
+
+def _draw(folder: RunFolder, num: int, seed: int) -> tuple[int, dict[NoiseKey, tuple[SampleBatch, int]]]:
+    """How many samples are stored, and some of them by their names, as a batch and a row in it."""
+    import random
+
+    if num < 1:
+        raise ValueError(f"--num must be at least 1, got {num}")
+    names = list(folder.sample_names())
+    if not names:
+        raise ValueError(f"{folder.path} holds no samples yet: the same `gendiv fit-free predict` goes on with it")
+    drawn = random.Random(seed).sample(names, min(num, len(names)))
+    wanted = {key for _, key in drawn}
+    stored = {
+        key: (batch, row)
+        for batch in folder.read_samples(sorted({shard for shard, _ in drawn}))
+        for row, key in enumerate(batch.batch.keys)
+        if key in wanted
+    }
+    return len(names), stored
+
+
+def _batches(
+    keys: list[NoiseKey], prompts: dict[str, tuple[int, Prompt]], seed: int, size: int
+) -> Iterator[PromptBatch]:
+    """The samples of some names, as rows of batches."""
+    from gendiv_lightning.records import PromptBatch
+
+    for start in range(0, len(keys), size):
+        part = keys[start : start + size]
+        ids = list(dict.fromkeys(key.prompt for key in part))
+        places, texts = zip(*(prompts[name] for name in ids), strict=True)
+        rows = tuple(ids.index(key.prompt) for key in part)
+        yield PromptBatch(seed, texts, places, tuple(part), rows, records_marginals=False)
+
+
+def _difference(stored: SampleBatch, there: int, again: SampleBatch, row: int) -> str:
+    """What differs between a stored sample and the same one made again; empty for nothing."""
+    if stored.batch.texts[there] != again.batch.texts[row]:
+        return f"its wording is {stored.batch.texts[there]!r} there, {again.batch.texts[row]!r} now"
+    before, now = stored.samples.tokens[there], again.samples.tokens[row]
+    if before.shape != now.shape:
+        return f"{len(before)} tokens there, {len(now)} now"
+    places = (before != now).nonzero().flatten().tolist()
+    if places:
+        first = places[0]
+        return (
+            f"{len(places)} of {len(now)} tokens differ, the first at position {first} ({before[first]} there, "
+            f"{now[first]} now)"
+        )
+    levels = int((stored.images[there].int() - again.images[row].int()).abs().max())
+    return f"same tokens, but pixels differ by up to {levels} of 255 levels" if levels > PIXEL_LEVELS else ""

@@ -1,0 +1,75 @@
+"""The command `gendiv`. It imports nothing heavy: each command brings what it needs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+from gendiv_lightning import __version__
+
+COMMANDS = (
+    *("compare", "decompose", "doctor", "measure", "paraphrase", "plan", "prompts", "reference"),
+    *("report", "show", "study", "toy", "verify"),
+)
+ALIASES = {"zoo": "toy"}  # for one release
+
+EPILOG = """
+Where does the diversity of an image generator come from? Take a generator apart with three probes on its sampling loop
+(codebook subset, argmax, paraphrase), and measure what is left.
+
+start here, offline, on a CPU, in about a minute:
+  gendiv fit-free predict --config configs/tiny/llamagen.yaml          samples, a grid, metrics, in runs/
+  gendiv fit-free predict --config configs/tiny/llamagen_argmax.yaml   same noise, argmax probe: diversity falls to 0
+
+then:
+  gendiv fit-free predict --help             every value of a config can be set on the command line
+  gendiv study --config configs/tiny/study.yaml   the whole comparison: generators x probes, then `gendiv report`
+  gendiv decompose RUN                       H_total = H_path + H_exec by three lenses, and a verdict
+  gendiv report RUNS --out report            all of it as one page: the answer in words, pictures, tables
+  gendiv show RUN                            the numbers and the grid of one run, in the terminal
+  gendiv compare RUN RUN                     what a probe changes, prompt by prompt, with intervals and p-values
+  gendiv verify RUN                          random samples of a run made again: are they the stored ones?
+  gendiv plan --pilot RUN --width 0.01 ...   how many prompts and samples does a question need?
+  gendiv prompts CAPTIONS --num M --out SET  a prompt set out of files or a dataset, filtered, drawn by seed
+  gendiv paraphrase PROMPTS --out SET ...    other wordings of prompts, each held against its prompt
+  gendiv measure IMAGES                      the metrics on anyone's images, grouped by prompt
+  gendiv reference IMAGES --out FILE         statistics of real images, for FID
+  gendiv fit-free validate --config configs/tiny/llamagen_codebook.yaml   how often is each codebook entry used?
+  gendiv doctor                              is all in place here? with --golden FOLDER: does it compute what it should?
+  gendiv toy evaluate                        how good are the embedded models?
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of everything but `fit-free`, which has Lightning's own."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "gendiv", description="Diversity of image generators, measured.", epilog=EPILOG, formatter_class=raw
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser(
+        "fit-free", help="predict: generate under probes and measure; validate: codebook usage", add_help=False
+    )
+
+    for name in COMMANDS:
+        command = import_module(f"gendiv_lightning.cli.commands.{name}")
+        aliases = [old for old, new in ALIASES.items() if new == name]
+        command.add_arguments(commands.add_parser(name, help=command.HELP, aliases=aliases))
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the command."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] == ["fit-free"]:
+        from gendiv_lightning.cli.predict import main as fit_free
+
+        return fit_free(None if argv is None else arguments[1:])
+    parsed = build_parser().parse_args(arguments or ["--help"])
+    try:
+        name = ALIASES.get(parsed.command, parsed.command)
+        sys.exit(import_module(f"gendiv_lightning.cli.commands.{name}").run(parsed))
+    except (ValueError, OSError) as error:
+        sys.exit(f"gendiv: {error}")

@@ -1,0 +1,76 @@
+"""Estimates as text, and as plain numbers by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gendiv_lightning.records.estimate import Estimate
+
+FEWEST_PROMPTS = 8
+
+
+def format_estimates(estimates: Mapping[str, Estimate]) -> str:
+    """An aligned table: name, value, 95 % interval, prompts, samples; what no prompt defines is left out."""
+    header = ("metric", "value", "95 % interval", "prompts", "samples")
+    defined = {name: estimate for name, estimate in estimates.items() if estimate.num_prompts}
+    # With one wording a prompt, "within" is the total again.
+    defined = {name: e for name, e in defined.items() if name.replace("/within", "/between") in defined}
+    # In the order in which they were measured: diversity, and what it costs right below it.
+    rows = [header, *(_row(name, estimate) for name, estimate in defined.items())]
+    return format_table(rows)
+
+
+def format_truncation(facts: Mapping[str, Any]) -> str:
+    """What a text encoder cuts, as a line, nought included; "" where texts are no captions.
+
+    Args:
+        facts: `text_encoder` of a prompt card: its limit in tokens, and by kind how many texts there are and are cut.
+    """
+    kinds = [f"{f['cut']} of {f['texts']} {kind}" for kind, f in facts.items() if isinstance(f, Mapping) and f["texts"]]
+    return f"cut to {facts['limit']} tokens: {', '.join(kinds)}" if kinds else ""
+
+
+def format_methods(estimates: Mapping[str, Estimate]) -> str:
+    """How each number came about, a line an estimator: the first of its names, and the method."""
+    first: dict[str, str] = {}
+    for name, estimate in estimates.items():
+        if estimate.num_prompts:
+            first.setdefault(estimate.method, name)
+    return "\n".join(f"{name}: {method}" for method, name in first.items())
+
+
+def scalars_of(estimates: Mapping[str, Estimate]) -> dict[str, float]:
+    """Values and ends of intervals by name."""
+    scalars = {name: estimate.value for name, estimate in estimates.items()}
+    scalars |= {f"{name}/low": e.low for name, e in estimates.items()}
+    return scalars | {f"{name}/high": e.high for name, e in estimates.items()}
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as aligned columns, the first to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            text.ljust(width) if column == 0 else text.rjust(width) for column, (text, width) in enumerate(cells)
+        ).rstrip()
+        for row in rows
+        for cells in [list(zip(row, widths, strict=True))]
+    )
+
+
+def few_prompts(num_prompts: int) -> str:
+    """A loud line where intervals over so few prompts cannot be relied on, else nothing."""
+    if num_prompts >= FEWEST_PROMPTS:
+        return ""
+    return (
+        f"\nTOO FEW PROMPTS ({num_prompts}): intervals over fewer than {FEWEST_PROMPTS} prompts miss the truth more "
+        "often than they say. How many it takes: gendiv plan --pilot RUN --metric METRIC --width WIDTH\n"
+    )
+
+
+def _row(name: str, estimate: Estimate) -> tuple[str, str, str, str, str]:
+    interval = "n/a" if math.isnan(estimate.low) else f"[{estimate.low:.4f}, {estimate.high:.4f}]"
+    value = "n/a" if math.isnan(estimate.value) else f"{estimate.value:.4f}"
+    return name, value, interval, str(estimate.num_prompts), str(estimate.num_samples)

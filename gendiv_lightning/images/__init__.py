@@ -1,0 +1,1 @@
+"""Readers of image data: folders, tables, Parquet, WebDataset tars, Hub datasets."""

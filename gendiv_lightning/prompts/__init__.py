@@ -1,0 +1,1 @@
+"""Readers of prompt sets, their filters and how they are sampled."""

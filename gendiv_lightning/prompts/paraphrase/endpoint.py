@@ -1,0 +1,121 @@
+"""`Endpoint`: any server that speaks OpenAI's chat completions (OpenAI, vLLM, Ollama, ...), by the official client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from json import JSONDecodeError
+from typing import Any
+
+from gendiv_lightning.prompts.paraphrase.request import ANSWER_SCHEMA, Paraphraser, Request
+
+_TRANSIENT = (408, 409, 429)  # and all from 500 on
+_LONGEST_DELAY = 60.0
+_LONGEST_RETRY_AFTER = 600.0
+_ANSWER_FORMAT = {
+    "type": "json_schema",
+    "json_schema": {"name": "paraphrases", "strict": True, "schema": ANSWER_SCHEMA},
+}
+
+
+class Endpoint(Paraphraser):
+    """A model behind an endpoint; address and key are `OPENAI_BASE_URL` and `OPENAI_API_KEY` of the environment.
+
+    What passes by itself (429, 5xx, time-outs, broken bodies) is tried again, the same request after 1, 2, 4, ... s, or
+    when the server says. The client's own retries are off: their delays are random.
+
+    Args:
+        model: name of the model at the endpoint.
+        timeout: seconds that an answer may take.
+        num_tries: how often a request is sent before the endpoint counts as down.
+        first_delay: seconds before the second try; it doubles with each.
+
+    Raises:
+        ValueError: the client is not installed, or the environment names neither address nor key.
+    """
+
+    def __init__(self, model: str, timeout: float = 120, num_tries: int = 8, first_delay: float = 1) -> None:
+        try:
+            from openai import AsyncOpenAI
+        except ImportError as error:
+            raise ValueError('the openai package is missing: pip install "gendiv_lightning[paraphrase]"') from error
+        address, key = os.environ.get("OPENAI_BASE_URL"), os.environ.get("OPENAI_API_KEY")
+        if not address and not key:
+            raise ValueError(
+                f"model {model!r} is asked over the network: set OPENAI_BASE_URL (such as http://localhost:8000/v1 for "
+                "vLLM, http://localhost:11434/v1 for Ollama), or OPENAI_API_KEY for OpenAI itself. A model on this "
+                "machine is --model local:FOLDER, the grammar of the embedded world --model postcards"
+            )
+        self.name, self.timeout, self._key = model, timeout, key
+        self.delays = [min(first_delay * 2**n, _LONGEST_DELAY) for n in range(num_tries - 1)]
+        self._client = AsyncOpenAI(api_key=key or "none", base_url=address or None, timeout=timeout, max_retries=0)
+
+    def identity(self) -> dict[str, object]:
+        """The model's name; the address may hold a password and stays here."""
+        return {"model": self.name}
+
+    async def answer(self, request: Request) -> str:
+        """See `Paraphraser`; OSError where the last try failed too."""
+        for delay in self.delays:
+            try:
+                return await self._ask(request)
+            except _TransientError as error:
+                await asyncio.sleep(max(delay, error.retry_after))
+        try:
+            return await self._ask(request)
+        except _TransientError as error:
+            raise ConnectionError(
+                f"the endpoint failed {len(self.delays) + 1} times in a row, the last time with: {error}. What was "
+                "answered is kept: the same command goes on from there"
+            ) from None
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._client.close()
+
+    async def _ask(self, request: Request) -> str:
+        import openai
+
+        create: Any = self._client.chat.completions.create
+        question = {"model": self.name, "messages": request.messages, "seed": request.seed}
+        try:  # the client's own time-out starts again with every byte
+            completion = await asyncio.wait_for(create(**question, response_format=_ANSWER_FORMAT), self.timeout)
+        except openai.APIStatusError as error:
+            if error.status_code in _TRANSIENT or error.status_code >= 500:
+                raise _TransientError(self._hide_key(error), _retry_after(error)) from None
+            raise ValueError(f"the endpoint refuses the request: {self._hide_key(error)}") from None
+        except (asyncio.TimeoutError, openai.APITimeoutError):
+            raise _TransientError(f"no answer within {self.timeout:g} s") from None
+        except (openai.APIConnectionError, openai.APIResponseValidationError, JSONDecodeError) as error:
+            raise _TransientError(f"{type(error).__name__}: {self._hide_key(error)}") from None
+        content = _content(completion)
+        if content is None:
+            raise _TransientError(f"no chat completion: {self._hide_key(completion)}")
+        return content
+
+    def _hide_key(self, told: Any) -> str:
+        """One line; servers repeat the key that they refuse."""
+        line = " ".join(str(told).split())
+        return (line.replace(self._key, "***") if self._key else line)[:300]
+
+
+class _TransientError(Exception):
+    def __init__(self, message: str, retry_after: float = 0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+def _retry_after(error: Any) -> float:
+    """Seconds that the server asks for; 0 where it does not, or gives a date."""
+    stated = error.response.headers.get("retry-after", "")
+    return min(float(stated), _LONGEST_RETRY_AFTER) if stated.isdecimal() else 0.0
+
+
+def _content(completion: Any) -> str | None:
+    """Text of a completion, a refusal's too; None if it is none: the client takes any JSON for one, and any text."""
+    try:
+        message = completion.choices[0].message
+        content = message.content or message.refusal or ""
+    except (AttributeError, IndexError, TypeError):
+        return None
+    return content if isinstance(content, str) else None

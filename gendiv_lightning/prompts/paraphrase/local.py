@@ -1,0 +1,70 @@
+"""`ChatModel`: a chat model of transformers on this machine."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gendiv_lightning.prompts.paraphrase.request import WORDS, Paraphraser, Request
+from gendiv_lightning.weights.resolve import sha256
+
+_TOKENS_A_WORD = 3
+
+
+class ChatModel(Paraphraser):
+    """A causal language model with a chat template, drawn from with the request's seed, a request at a time.
+
+    Args:
+        name: folder in the Hugging Face layout, or name on the Hub. No code of the repository is run.
+        device: where it runs.
+    """
+
+    def __init__(self, name: str, device: str = "cpu") -> None:
+        self.source, self.device = name, torch.device(device)
+        self.folder = Path(name).expanduser() if Path(name).expanduser().is_dir() else None
+        self.name = self.folder.resolve().name if self.folder else name
+        self._model: Any = None
+        self._tokenizer: Any = None
+
+    def identity(self) -> dict[str, object]:
+        """Name, hash of weights on this machine, and the library's version, whose sampling may change."""
+        weights = sha256(self.folder) if self.folder else None
+        return {"model": self.name, "weights": weights, "transformers": version("transformers")}
+
+    def load(self) -> None:
+        """Read the model, once.
+
+        Raises:
+            FileNotFoundError: there is none of this name.
+            ValueError: it is no chat model.
+        """
+        if self._model is not None:
+            return
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        source = str(self.folder or self.source)
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(source)
+            model: Any = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
+        except OSError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise FileNotFoundError(f"--model local:{self.source} cannot be had: {reason}") from error
+        if self._tokenizer.chat_template is None:
+            raise ValueError(f"--model local:{self.source} is no chat model: its tokenizer has no chat template")
+        self._model = model.to(self.device).eval()
+
+    async def answer(self, request: Request) -> str:
+        """See `Paraphraser`."""
+        self.load()
+        tokenizer = self._tokenizer
+        chat = tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False)
+        inputs = tokenizer(chat, add_special_tokens=False, return_tensors="pt").to(self.device)
+        longest = 64 + _TOKENS_A_WORD * WORDS[request.length][1] * request.number
+        padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(request.seed)
+            tokens = self._model.generate(**inputs, do_sample=True, max_new_tokens=longest, pad_token_id=padding)
+        return tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

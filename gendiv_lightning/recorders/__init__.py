@@ -1,0 +1,1 @@
+"""Observers of a sampling loop, requested by the metric that needs them."""

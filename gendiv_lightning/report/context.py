@@ -1,0 +1,138 @@
+"""What all sections of a report share: which numbers the runs have in common, and how they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+from gendiv_lightning.analysis.effects import change
+from gendiv_lightning.report.document import Number, number
+from gendiv_lightning.runs.load import DISTANCES, Family, Setting, first_of
+
+
+class Quality(NamedTuple):
+    """A cost that stands beside diversity."""
+
+    name: str
+    words: str
+    lower_is_better: bool
+
+
+class Study(NamedTuple):
+    """What all sections are made from.
+
+    Attributes:
+        families: by generator.
+        distance: the diversity that all runs have, the first of `DISTANCES`.
+        qualities: the costs that all runs have.
+    """
+
+    families: tuple[Family, ...]
+    distance: str
+    qualities: tuple[Quality, ...]
+
+    @property
+    def is_toy(self) -> bool:
+        """Whether the models are embedded ones."""
+        return self.families[0].settings[0].label.embedded
+
+    @property
+    def diversity(self) -> tuple[str, str]:
+        """Name and words of the distance."""
+        return self.distance, self.distance.split("/")[-1].replace("lpips", "LPIPS").replace("ssim", "1 \u2212 SSIM")
+
+    @property
+    def numbers(self) -> list[tuple[str, str]]:
+        """The diversity and its costs, by name and in words."""
+        return [self.diversity, *((quality.name, quality.words) for quality in self.qualities)]
+
+
+def make_study(families: Sequence[Family]) -> Study:
+    """Find the numbers that all runs share.
+
+    Raises:
+        ValueError: the runs share no distance.
+    """
+    settings = [setting for family in families for setting in family.settings]
+    distance = first_of(DISTANCES, settings)
+    if distance is None:
+        raise ValueError(f"the runs have none of {', '.join(DISTANCES)} in common: measure one of them in all")
+    shared: list[str] = sorted(set.intersection(*(set(setting.estimates) for setting in settings)))
+    clip = [Quality(n, f"CLIP score{_backbone(n)}", False) for n in shared if n.split("[")[0] == "quality/clip_score"]
+    frechet = [
+        Quality(n, f"{n.split('/')[1].split('[')[0].upper()}{_backbone(n)}", True)
+        for n in shared
+        if n.split("[")[0] in ("quality/fid", "quality/fd") and not n.endswith("/infinity")
+    ]
+    truth = [Quality(n, "coherence", False) for n in shared if n == "postcards/coherence"]
+    return Study(tuple(families), distance, (*clip[:1], *frechet[:1], *truth))
+
+
+def _backbone(name: str) -> str:
+    return f" [{name.split('[')[1].rstrip(']')}]" if "[" in name else ""
+
+
+def comparable(family: Family) -> list[Setting]:
+    """The baseline and what is compared with it; all settings but `Decompose`'s where there is no baseline."""
+    plain = [s for s in family.settings if not any(probe["probe"] == "Decompose" for probe in s.probes)]
+    if family.baseline is None:
+        return plain
+    return [s for s in plain if s is family.baseline or family.baseline_of(s)]
+
+
+def about(study: Study, settings: Iterable[Setting]) -> str:
+    """The end of a caption: numbers of prompts and samples, run ids, and the word toy where it belongs."""
+    shown = list(settings)
+    sizes = " or ".join(dict.fromkeys(setting.size for setting in shown))
+    ids = ", ".join(dict.fromkeys(run.label.fingerprint for setting in shown for run in setting.runs))
+    toy = "Toy models on postcards, never the paper's numbers. " if study.is_toy else ""
+    return f"{toy}{sizes} a run. Runs {ids}."
+
+
+def measured(setting: Setting, name: str) -> Number:
+    """A number of a setting."""
+    return number(setting.estimates.get(name), digits_of(name))
+
+
+def moved(setting: Setting, baseline: Setting, name: str) -> Number:
+    """The paired difference of a number to the baseline."""
+    return Number(*change(setting, baseline, name), digits_of(name), is_change=True)
+
+
+def digits_of(name: str) -> int:
+    """Digits after the point that are worth printing."""
+    return 1 if "clip_score" in name else 3
+
+
+def qualities_in_words(setting: Setting, study: Study) -> str:
+    """The qualities of a setting: "CLIP score 31.2, FID 24.1"."""
+    told = [f"{quality.words} {measured(setting, quality.name).text}" for quality in study.qualities]
+    return ", ".join(told) or "no quality measured"
+
+
+def baselines_in_words(study: Study) -> str:
+    """Diversity and qualities of the baselines, for a picture of something else."""
+    told = [
+        f"{family.name} {study.diversity[1]} {measured(family.baseline, study.distance).text}, "
+        f"{qualities_in_words(family.baseline, study)}"
+        for family in study.families
+        if family.baseline is not None
+    ]
+    return f"Baselines: {'; '.join(told)}." if told else "There is no baseline."
+
+
+def costs_in_words(setting: Setting, baseline: Setting, study: Study) -> str:
+    """What qualities do: both means and, where there is one, the interval of the paired difference."""
+    told = []
+    for quality in study.qualities:
+        by = moved(setting, baseline, quality.name)
+        interval = f" ({by})" if by.interval else ""
+        before, after = (measured(s, quality.name).text for s in (baseline, setting))
+        told.append(f"{quality.words} goes from {before} to {after}{interval}")
+    return ", ".join(told) or "no quality was measured"
+
+
+def shown_in(study: Study) -> list[Setting]:
+    """All comparable settings."""
+    return list(chain.from_iterable(map(comparable, study.families)))

@@ -1,0 +1,1 @@
+"""Files and caches below everything: atomic writes, tar archives, dataset sources."""

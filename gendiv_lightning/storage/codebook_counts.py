@@ -1,0 +1,38 @@
+"""The usage file: how often a tokenizer or a generator uses each codebook entry, and where the counts come from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gendiv_lightning.storage.atomic import write_atomically
+
+
+def write_usage(path: Path, counts: Tensor, provenance: dict[str, Any]) -> None:
+    """Write counts (K,) as safetensors, with their provenance as JSON in the file's header; whole or not at all."""
+    tensors, metadata = {"counts": counts.to(torch.int64).cpu()}, {"provenance": json.dumps(provenance)}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+
+def read_usage(path: Path) -> tuple[Tensor, dict[str, Any]]:
+    """Counts (K,) int64 and their provenance.
+
+    Raises:
+        ValueError: it is no usage file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            counts, metadata = file.get_tensor("counts"), file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} is no usage file ({error}); `gendiv fit-free validate` writes one") from error
+    if counts.dim() != 1 or counts.is_floating_point() or (counts < 0).any():
+        raise ValueError(
+            f"{path} is no usage file: its counts must be one number of at least 0 for each codebook entry"
+        )
+    return counts, json.loads(metadata.get("provenance", "{}"))

@@ -1,0 +1,1 @@
+"""Caption cleaning, T5 and CLIP text encoding, lengths in tokens."""

@@ -1,0 +1,86 @@
+"""Captions to T5 features, each encoded once and kept on disk. It knows encoder and tokenizer, not the transformer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gendiv_lightning.storage.atomic import cache_folder, write_atomically
+from gendiv_lightning.text.cleaning import clean_caption
+from gendiv_lightning.text.lengths import TextLengths
+from gendiv_lightning.weights.resolve import sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+
+class CaptionFeatures:
+    """Last hidden states of a T5 encoder for cleaned captions, cached on disk by (encoder, dtype, caption).
+
+    Captions are encoded one by one: features then do not depend on which captions came together, and nothing is padded.
+    The encoder itself is loaded when the first caption is not in the cache.
+
+    Args:
+        folder: encoder and tokenizer in the Hugging Face layout.
+        max_tokens: longest caption, in tokens, `</s>` included; the rest is cut off.
+        dtype: of the encoder and the features.
+    """
+
+    def __init__(self, folder: Path, max_tokens: int, dtype: torch.dtype) -> None:
+        self.folder, self.max_tokens, self.dtype = folder, max_tokens, dtype
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._encoder: T5EncoderModel | None = None
+        name = f"{sha256(folder)} {dtype} {max_tokens}"
+        self._cache = cache_folder() / "caption_features" / hashlib.sha256(name.encode()).hexdigest()[:16]
+
+    def lengths(self, texts: Sequence[str]) -> TextLengths:
+        """Tokens of each caption after cleaning, `</s>` included, before anything is cut."""
+        cleaned = [clean_caption(text) for text in texts]
+        encoded = self.tokenizer(cleaned, verbose=False)["input_ids"] if cleaned else []
+        return TextLengths(texts, [len(ids) for ids in encoded], self.max_tokens)
+
+    def encode(self, texts: Sequence[str], device: torch.device) -> list[Tensor]:
+        """Features (n, D) of each caption, n its number of tokens."""
+        return [self._read(clean_caption(text), device) for text in texts]
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Loaded on first use."""
+        if self._tokenizer is None:
+            from transformers import AutoTokenizer
+
+            self._tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        return self._tokenizer
+
+    def _read(self, caption: str, device: torch.device) -> Tensor:
+        digest = hashlib.sha256(caption.encode()).hexdigest()
+        path = self._cache / digest[:2] / f"{digest}.safetensors"
+        if not path.exists():
+            features = self._compute(caption, device).cpu()
+            write_atomically(path, lambda temporary: save_file({"features": features}, temporary))
+        return load_file(path)["features"].to(device)
+
+    def _load_encoder(self) -> T5EncoderModel:
+        from transformers import T5EncoderModel
+
+        loaded: Any = T5EncoderModel.from_pretrained(self.folder, dtype=self.dtype, output_loading_info=True)
+        encoder, report = loaded
+        # transformers draws what is missing at random, and the features would be cached for good.
+        if report["missing_keys"] or report["mismatched_keys"]:
+            lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+            raise ValueError(f"{self.folder} is no whole T5 encoder: {len(lacking)} tensors lack, such as {lacking[0]}")
+        return encoder.eval()
+
+    @torch.inference_mode()
+    def _compute(self, caption: str, device: torch.device) -> Tensor:
+        if self._encoder is None:
+            self._encoder = self._load_encoder()
+            self._encoder.to(device)  # type: ignore[arg-type]
+        ids = self.tokenizer(caption, max_length=self.max_tokens, truncation=True, return_tensors="pt").input_ids
+        return self._encoder(input_ids=ids.to(device)).last_hidden_state[0]

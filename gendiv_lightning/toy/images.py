@@ -1,0 +1,55 @@
+"""`PostcardImages`: images of the embedded world, for codebook usage without any file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from gendiv_lightning.datamodules.sharding import check_positive, deal
+from gendiv_lightning.records import ImageBatch
+from gendiv_lightning.toy.world import NUM_IMAGES, render
+
+
+class PostcardImages(LightningDataModule):
+    """Distinct postcards, drawn evenly from the world.
+
+    Args:
+        num_images: how many of the world's 52,500.
+        seed: of the draw.
+        batch_size: images a batch.
+
+    Raises:
+        ValueError: for counts that cannot be.
+    """
+
+    def __init__(self, num_images: int = 2048, seed: int = 0, batch_size: int = 64) -> None:
+        super().__init__()
+        check_positive(num_images=num_images, batch_size=batch_size)
+        if num_images > NUM_IMAGES:
+            raise ValueError(f"num_images must be at most {NUM_IMAGES}, the size of the world, got {num_images}")
+        self.num_images, self.seed, self.batch_size = num_images, seed, batch_size
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than images
+
+    def identity(self) -> dict[str, Any]:
+        """Everything here that can change a number."""
+        return {"images": "postcards", "num_images": self.num_images, "seed": self.seed}
+
+    def setup(self, stage: str) -> None:
+        """Fail over ranks here, before a model loads."""
+        deal((), self.trainer)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """This rank's postcards as `ImageBatch`; an index is the postcard's place in the world."""
+        shuffled = torch.randperm(NUM_IMAGES, generator=torch.Generator().manual_seed(self.seed))
+        mine = deal(shuffled[: self.num_images].tolist(), self.trainer)
+        starts = range(0, len(mine), self.batch_size)
+        batches = [torch.tensor(mine[start : start + self.batch_size]) for start in starts]
+        return DataLoader(batches, batch_size=None, collate_fn=_render)  # type: ignore[arg-type]
+
+
+def _render(indices: Tensor) -> ImageBatch:
+    return ImageBatch(render(indices), indices)

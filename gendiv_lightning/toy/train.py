@@ -1,0 +1,87 @@
+"""`gendiv zoo train NAME`: a recipe, run as a Lightning fit that can be stopped and resumed.
+
+The data of a step is a function of (seed, step), so a resumed training is the training it would have been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from gendiv_lightning.toy.files import WEIGHTS
+from gendiv_lightning.toy.recipes.amused import AmusedRecipe, AmusedTokenizerRecipe
+from gendiv_lightning.toy.recipes.base import Recipe
+from gendiv_lightning.toy.recipes.clip import ClipRecipe
+from gendiv_lightning.toy.recipes.llamagen import LlamaGenRecipe
+from gendiv_lightning.toy.recipes.perceptual import PerceptualRecipe
+from gendiv_lightning.toy.recipes.tokenizer import TokenizerRecipe
+from gendiv_lightning.toy.recipes.vq_diffusion import VQDiffusionRecipe
+
+RECIPES: dict[str, tuple[Callable[..., Recipe], int]] = {
+    "tokenizer": (TokenizerRecipe, 900),
+    "tokenizer-local": (partial(TokenizerRecipe, local=True), 400),
+    "perceptual": (PerceptualRecipe, 1500),
+    "clip": (ClipRecipe, 1000),
+    "llamagen": (LlamaGenRecipe, 5000),
+    "amused-tokenizer": (AmusedTokenizerRecipe, 150),
+    "amused": (AmusedRecipe, 4800),
+    "amused-refine": (partial(AmusedRecipe, refines=True), 2400),
+    "vq-diffusion": (VQDiffusionRecipe, 6000),
+}
+
+
+def train(
+    name: str, *, num_steps: int | None, seed: int, work: Path, export: Path, precision: str | None = None
+) -> None:
+    """Train one embedded model, or go on where the last call stopped, and export its weights and its log.
+
+    Args:
+        name: a key of `RECIPES`.
+        num_steps: optimiser steps; None takes the recipe's.
+        seed: root of all randomness.
+        work: folder of checkpoints and logs.
+        export: folder that gets the weights.
+        precision: Lightning's precision of the training; None takes bfloat16 where the machine is fast at it. Weights
+            are exported as fp16 in any case.
+    """
+    recipe_class, default_steps = RECIPES[name]
+    torch.manual_seed(seed)
+    # A model that another one is trained on is the newly trained one, or else the package's.
+    weights = export if (export / "llamagen_vq.safetensors").exists() else WEIGHTS
+    recipe = recipe_class(num_steps or default_steps, seed, work, weights)
+    every = max(1, min(200, recipe.num_steps // 10))
+    checkpoint = ModelCheckpoint(work, filename=name, every_n_train_steps=every, enable_version_counter=False)
+    trainer = Trainer(
+        max_steps=recipe.num_steps,
+        max_epochs=1,
+        precision=precision or ("bf16-mixed" if _has_fast_bfloat16() else "32-true"),  # type: ignore[arg-type]
+        logger=CSVLogger(work, name=name),  # a version each time it is started: nothing of the log is lost
+        callbacks=[checkpoint],
+        log_every_n_steps=20,
+        gradient_clip_val=1.0,
+        enable_model_summary=False,
+    )
+    last = work / f"{name}.ckpt"
+    trainer.fit(recipe, ckpt_path=str(last) if last.exists() else None)
+    recipe.export(export)
+    _export_log(work / name, export / "logs" / f"{name}.csv")
+
+
+def _has_fast_bfloat16() -> bool:
+    # Emulated on an older CPU, it is twenty times slower than float32.
+    cpu = Path("/proc/cpuinfo")  # where there is none, float32 is safe
+    return torch.cuda.is_available() or (cpu.exists() and "amx_bf16" in cpu.read_text())
+
+
+def _export_log(versions: Path, path: Path) -> None:
+    """Join the logs of all starts into one; where a resumed training repeated steps, both lines stand."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    order = sorted(versions.glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.removeprefix("version_")))
+    lines = [line for file in order for line in file.read_text().splitlines()]
+    path.write_text("".join(f"{line}\n" for line in dict.fromkeys(lines)))

@@ -1,0 +1,110 @@
+"""A report as a W&B Report: its words and tables, and instead of its pictures W&B's panels over the same runs.
+
+Runs are found on W&B by the `fingerprint` in their config (`wandb_run.describe`). Only `save` uses the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gendiv_lightning.analysis.effects import find_profile
+from gendiv_lightning.console.decomposition import find_lenses
+from gendiv_lightning.report.charts import ENTROPY, GIVEN_PROMPT
+from gendiv_lightning.report.context import Study
+from gendiv_lightning.report.document import Report, Section, Table
+from gendiv_lightning.report.markdown import section_to_markdown
+from gendiv_lightning.runs.load import Family
+from gendiv_lightning.tracking.wandb import FAILURES
+
+
+def build_report(report: Report, study: Study, entity: str, project: str) -> Any:
+    """The W&B Report of a report, not saved yet.
+
+    Raises:
+        ValueError: wandb-workspaces is not installed.
+    """
+    wr = _workspaces()
+    blocks: list[Any] = [wr.P(report.answer)]
+    blocks += [wr.CalloutBlock(report.warning)] if report.warning else []
+    blocks += [wr.MarkdownBlock(f"**{name}.** {words}") for name, words in report.summary]
+    blocks += [wr.MarkdownBlock(report.rule), wr.TableOfContents()]
+    for section in report.sections:
+        blocks.append(wr.H2(section.title))
+        words = section_to_markdown(_without_pictures(section))
+        blocks += [wr.MarkdownBlock(words)] if words else []
+        panels = _panels(section.anchor, study)
+        if panels:
+            blocks.append(wr.PanelGrid(runsets=[_runset(family) for family in study.families], panels=panels))
+    title = f"{'Toy models: ' if report.warning else ''}{report.title}"
+    return wr.Report(
+        project=project, entity=entity, title=title, description=report.answer, blocks=blocks, width="fluid"
+    )
+
+
+def save(built: Any) -> str:
+    """Send it; its address.
+
+    Raises:
+        ValueError: the service did not take it.
+    """
+    try:
+        return str(built.save().url)
+    except FAILURES as error:
+        raise ValueError(f"Weights & Biases did not take the report: {error}") from error
+
+
+def _workspaces() -> Any:
+    import warnings
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # its models are written for an older pydantic
+            import wandb_workspaces.reports.v2 as wr
+    except ImportError as error:
+        raise ValueError("--wandb needs wandb-workspaces: pip install 'gendiv_lightning[wandb]'") from error
+    return wr
+
+
+def _without_pictures(section: Section) -> Section:
+    return section._replace(blocks=tuple(block for block in section.blocks if isinstance(block, Table)))
+
+
+def _runset(family: Family) -> Any:
+    from wandb_workspaces import expr
+
+    wr = _workspaces()
+    ids = [run.label.fingerprint for setting in family.settings for run in setting.runs]
+    order = [wr.OrderBy(wr.Config(name), ascending=True) for name in ("probe", "ratio", "paraphrase_length", "seed")]
+    return wr.Runset(name=family.name, filters=[expr.Config("fingerprint").isin(ids)], order=order)
+
+
+def _panels(anchor: str, study: Study) -> list[Any]:
+    """W&B's panels of a section, for those with pictures of numbers that runs have there."""
+    wr = _workspaces()
+
+    def bars(title: str, names: Sequence[str]) -> Any:
+        metrics = [wr.SummaryMetric(name) for name in names]
+        return wr.BarPlot(title=title, metrics=metrics, max_bars_to_show=100, layout=wr.Layout(w=24, h=12))
+
+    def scatter(title: str, x: Any, y: str) -> Any:
+        return wr.ScatterPlot(title=title, x=x, y=wr.SummaryMetric(y), layout=wr.Layout(w=12, h=10))
+
+    name, words = study.diversity
+    match anchor:
+        case "samples":
+            return [wr.MediaBrowser(media_keys=["grid"], num_columns=2, layout=wr.Layout(w=24, h=16))]
+        case "profile":
+            return [bars(words, [name, f"{name}/low", f"{name}/high"])]
+        case "decomposition":
+            lenses = [lens for f in study.families if (s := find_profile(f).plain) for lens in find_lenses(s.estimates)]
+            return [bars(f"{lens.title}, {lens.unit}", [part for part in lens[2:] if part]) for lens in lenses[:1]]
+        case "subset":
+            return [scatter(f"{each} by ratio", wr.Config("ratio"), number) for number, each in study.numbers]
+        case "frontier":
+            return [scatter(f"{q.words} by {words}", wr.SummaryMetric(name), q.name) for q in study.qualities]
+        case "plane":
+            return [scatter("H(C|X) by H(C)", wr.SummaryMetric(ENTROPY), GIVEN_PROMPT)]
+        case "runs":
+            return [wr.RunComparer(diff_only="split", layout=wr.Layout(w=24, h=12))]
+    return []

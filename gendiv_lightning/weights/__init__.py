@@ -1,0 +1,1 @@
+"""Finding, hashing and loading weight files."""

@@ -1,0 +1,119 @@
+"""A diffusers pipeline as a folder of parts, each a folder with a configuration and weights, loaded part by part.
+
+The pipelines of aMUSEd and VQ-Diffusion are deprecated in diffusers, their model classes are not: those are used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from gendiv_lightning.weights.resolve import MissingWeightsError, load_strictly, read_checkpoint, resolve, sha256
+
+
+class PipelineFolder:
+    """The parts of a pipeline on disk.
+
+    Args:
+        name: a folder, `OWNER/REPO` on the Hub, or `zoo:FOLDER`.
+        parts: the folders that it must have.
+        key: the configuration key that holds the name, for errors.
+        advice: what else the user can do, for errors.
+
+    Raises:
+        MissingWeightsError: it is not to be had, or a part lacks.
+    """
+
+    def __init__(self, name: str, parts: Sequence[str], key: str, advice: str = "") -> None:
+        self.path, self.parts = resolve(name, key, advice=advice, parts=parts), tuple(parts)
+        lacking = [part for part in parts if not (self.path / part).is_dir()]
+        if lacking:
+            raise MissingWeightsError(
+                f"{key}: {self.path} must hold the folders {', '.join(parts)}; {', '.join(lacking)} lack.\n{advice}"
+            )
+
+    def config(self, part: str) -> dict[str, Any]:
+        """The configuration of a part (of a scheduler too)."""
+        path = self.path / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+        try:
+            config = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as a part's configuration: {error}") from error
+        if not isinstance(config, dict):
+            raise ValueError(f"{path} cannot be read as a part's configuration: it holds a {type(config).__name__}")
+        return config
+
+    def setting(self, part: str, name: str) -> Any:
+        """One setting of a part's configuration; ValueError if it does not say."""
+        config = self.config(part)
+        if name not in config:
+            raise ValueError(f"{self.path / part} is no part of such a model: its configuration has no {name}")
+        return config[name]
+
+    def check(self, part: str, wanted: dict[str, Any], key: str) -> None:
+        """Raise ValueError if the part's configuration says otherwise; before any weights are loaded."""
+        given = self.config(part)
+        wrong = [f"{name} {given.get(name)}, not {value}" for name, value in wanted.items() if given.get(name) != value]
+        if wrong:
+            raise ValueError(f"{key}: {self.path / part} is another model than the settings say: {'; '.join(wrong)}")
+
+    def identity(self) -> dict[str, object]:
+        """SHA-256 of each part."""
+        return {part: sha256(self.path / part) for part in self.parts}
+
+    def load(self, model_class: Any, part: str, dtype: torch.dtype, **defaults: object) -> Any:
+        """A part's model, of a class of diffusers or transformers, whole or not at all, frozen.
+
+        Args:
+            model_class: the class.
+            part: the folder.
+            dtype: of the parameters.
+            defaults: what the class must find in the configuration, for files that are older than it.
+
+        Raises:
+            ValueError: weights lack, are of another shape, or cannot be read.
+        """
+        folder = self.path / part
+        config = self.config(part)
+        if defaults.keys() - config.keys():
+            model = model_class.from_config({**defaults, **config})
+            file = weight_file(folder)
+            load_strictly(model, read_checkpoint(file), file, dtype)
+            return model
+        # A tensor of another shape is to be reported like a missing one, by its name.
+        options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        try:
+            if model_class.__module__.startswith("transformers."):
+                model, report = model_class.from_pretrained(folder, dtype=dtype, **options)
+            else:
+                options |= {"torch_dtype": dtype, "low_cpu_mem_usage": False}
+                model, report = model_class.from_pretrained(folder, **options)
+        except (OSError, RuntimeError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
+            first = str(error).strip().partition("\n")[0]
+            raise ValueError(f"{folder} does not hold a {model_class.__name__}: {first}") from error
+        # What is missing was drawn at random, and samples would be garbage without an error.
+        lacking = sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])])
+        if lacking:
+            raise ValueError(
+                f"{folder} is no whole {model_class.__name__}: {len(lacking)} tensors lack or are of another shape, "
+                f"such as {lacking[0]}"
+            )
+        return model.requires_grad_(False).eval()
+
+
+def weight_file(folder: Path) -> Path:
+    """The file of weights in a part's folder; safetensors before others.
+
+    Raises:
+        ValueError: there is none.
+    """
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")], key=lambda file: file.suffix == ".bin")
+    if not files:
+        raise ValueError(f"{folder} holds no file of weights (.safetensors or .bin)")
+    return files[0]

@@ -1,0 +1,186 @@
+"""A run with the Decompose probe, and what is made of it: the table, the comparison, the plan."""
+
+import math
+import re
+from xml.etree import ElementTree
+
+import pytest
+from running import predict
+
+from gendiv_lightning.cli.main import main
+from gendiv_lightning.console.decomposition import find_lenses, format_decomposition, residual
+from gendiv_lightning.metrics.decomposition import UNSEEN
+from gendiv_lightning.metrics.registry import make_metric
+from gendiv_lightning.runs.load import find_runs
+from gendiv_lightning.toy.ground_truth import compare_with_truth, format_truth
+
+ARGMAX = "--trainer.callbacks+=gendiv_lightning.callbacks.Argmax"
+
+
+def gendiv(*words):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    return stopped.value.code
+
+
+@pytest.fixture(scope="module")
+def runs(weights, tmp_path_factory):
+    """A decomposed run of random weights, plain and under Argmax: 3 prompts x 4 wordings x 4 paths x 4 executions."""
+    folder = tmp_path_factory.mktemp("runs")
+    plain = predict(weights, folder / "plain", config="llamagen_decompose")
+    return plain, predict(weights, folder / "argmax", ARGMAX, config="llamagen_decompose")
+
+
+def test_every_lens_adds_up(runs):
+    for run in runs:
+        estimates = run.read_metrics()
+        lenses = find_lenses(estimates)
+        assert {lens.title[0] for lens in lenses} == set("ABC")
+        for lens in lenses:
+            assert abs(residual(estimates, lens)) < 1e-12
+
+
+def test_an_autoregressive_model_has_no_sampler_path(runs):
+    plain, argmax = (run.read_metrics() for run in runs)
+    assert argmax["h_exec/token"].value == pytest.approx(0, abs=1e-9)
+    assert argmax["h_exec/sequence"].value == 0
+    assert argmax["diversity/ssim/exec"].value == 0
+    path = plain["h_sampler_path/token"]
+    assert abs(path.value) < 0.1 * plain["h_exec/token"].value
+    assert plain["h_sampler_path/token/plugin"].value > 3 * abs(path.value), "counting few samples finds a path"
+    assert 0 < plain["h_prompt_path/sequence"].value <= math.log2(4)
+
+
+def test_the_table_is_printed_by_the_run_and_again_from_its_folder(runs, capsys):
+    plain, argmax = runs
+    assert gendiv("decompose", plain.path, "--argmax", argmax.path, "--subset", plain.path, "--distance", "ssim") == 0
+    printed = capsys.readouterr().out
+    assert format_decomposition(plain.read_metrics()) in printed
+    beside = {
+        line.split()[0]: float(line.split()[1]) for line in printed.splitlines() if line[:6] in ("plugin", "chao-w")
+    }
+    assert beside["plugin"] < beside["chao-wang-jost"]
+    assert beside["chao-wang-jost"] == pytest.approx(plain.read_metrics()["h_total/token/counts"].value, abs=6e-4)
+    for words in ("grassberger", "sampler paths of a wording", "tokens drawn, not argmax", "Verdict by diversity/ssim"):
+        assert words in printed
+
+
+def test_the_truth_stands_beside_the_lenses_and_errors_are_told_apart(runs, capsys, monkeypatch):
+    plain, _ = runs
+    (run,), _ = find_runs([plain.path])
+    metric = make_metric("ssim")
+    found = compare_with_truth(plain.read_samples(), run.columns, metric)
+    totals = {c.lens[0]: c for c in found if c.part == "H_total"}
+    assert totals["B"].truth.tolist() == run.columns["postcards/h_total_true_bits"].tolist()
+    for number in found:
+        assert number.part == "H_total" or not number.truth.any()
+        if not number.truth.isnan().any():
+            # Of three prompts x 64 samples the lens is right to a few percent of what there is to see.
+            error = (number.perfect - number.truth).nanmean().abs()
+            assert error < 0.1 * max(1.0, totals[number.lens[0]].truth.mean())
+    monkeypatch.setattr("gendiv_lightning.toy.ground_truth.compare_with_truth", lambda *_: found)  # not all over again
+    assert gendiv("decompose", plain.path, "--truth", "--distance", "ssim") == 0
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if line.startswith("B sequences, H_total"))
+    assert f"{totals['B'].truth.mean():.3f}" in row
+    assert f"{totals['B'].run.mean():.3f}" in row
+    assert format_truth(found) in printed
+
+
+def test_the_plane_is_drawn_by_command(runs, tmp_path, capsys):
+    plain, argmax = runs
+    file = tmp_path / "new" / "plane.svg"
+    assert gendiv("decompose", plain.path, "--argmax", argmax.path, "--distance", "ssim", "--plot", file) == 0
+    assert str(file) in capsys.readouterr().out
+    texts = {element.text for element in ElementTree.parse(file).iter() if element.text}
+    assert {"H(C), bits a token", "H(C|X), bits a token", "share of H_total"} <= texts
+    assert "must end in .svg" in gendiv("decompose", plain.path, "--distance", "ssim", "--plot", "plane.png")
+
+
+def test_a_resumed_run_has_the_same_numbers(runs, weights):
+    plain, _ = runs
+    before = plain.read_metrics()
+    plain.shards()[1].unlink()
+    (plain.path / "metrics.json").unlink()
+    predict(weights, plain.path, config="llamagen_decompose")
+    after = plain.read_metrics()
+    assert after.keys() == before.keys()
+    for name, estimate in after.items():
+        assert estimate[:3] == pytest.approx(before[name][:3], rel=1e-6, abs=1e-9, nan_ok=True)
+
+
+def test_what_these_prompts_and_samples_cannot_tell_is_said(runs):
+    estimates = runs[0].read_metrics()
+    told = format_decomposition({**estimates, UNSEEN: estimates[UNSEEN]._replace(value=0.3)})
+    assert "TOO FEW PROMPTS (3)" in told
+    assert "TOO FEW SAMPLES for counts" in told
+    assert 0 < estimates[UNSEEN].value < 1
+    assert "Paths that are not told from 0: A tokens (sampler" in told
+    many = {name: e._replace(low=1.0, high=2.0, num_prompts=e.num_prompts and 8) for name, e in estimates.items()}
+    many[UNSEEN] = many[UNSEEN]._replace(value=0.01)
+    assert not re.search("TOO FEW|not told", format_decomposition(many))
+
+
+def test_runs_are_compared_prompt_by_prompt(runs, capsys):
+    plain, argmax = runs
+    assert gendiv("compare", plain.path, argmax.path, "--only", "diversity/ssim") == 0
+    table = capsys.readouterr().out
+    row = next(line for line in table.splitlines() if line.startswith("diversity/ssim "))
+    difference = argmax.read_metrics()["diversity/ssim"].value - plain.read_metrics()["diversity/ssim"].value
+    assert f"{difference:+.4f}" in row
+
+
+def test_no_difference_is_shown_by_two_one_sided_tests_or_not_at_all(runs, capsys):
+    plain, argmax = runs
+    same, other = (plain.path, plain.path), (plain.path, argmax.path)
+    answers = []
+    for sides, margin in ((same, "0.01"), (same, "5%"), (other, "1%"), (other, "1000%")):
+        assert gendiv("compare", *sides, "--only", "diversity/ssim/exec", "--margin", margin) == 0
+        printed = capsys.readouterr().out
+        assert "TOO FEW PROMPTS (3)" in printed
+        answers.append(printed.split("Two one-sided tests")[1].split("\n\n")[0].splitlines()[-1])
+    for answer, words in zip(answers, ("within 0.01", "equivalent within", "different by more", "within"), strict=True):
+        assert words in answer
+    assert "--margin is a positive number" in gendiv("compare", *same, "--margin", "-3")
+
+
+def test_what_does_not_compare_is_refused_with_the_reason(runs, weights, tmp_path):
+    plain, _ = runs
+    other = predict(weights, tmp_path / "other", limit=2)
+    message = gendiv("compare", plain.path, other.path)
+    assert "data.num_prompts (3 there, 2 now)" in message
+    assert "--anyway" in message
+    assert gendiv("compare", plain.path, other.path / "samples").endswith("it has no fingerprint.json")
+    assert "no Decompose" in gendiv("decompose", other.path)
+
+
+def test_a_run_with_other_numbers_of_samples_is_refused_though_its_data_ask_for_the_same(weights, tmp_path):
+    few = predict(weights, tmp_path / "few", "--data.num_samples", "8", config="llamagen_decompose")
+    less = predict(weights, tmp_path / "less", "--data.num_samples", "8")
+    assert few.read_protocol()["data"]["num_samples"] == less.read_protocol()["data"]["num_samples"]
+    message = gendiv("compare", few.path, less.path)
+    assert "samples in all (192 there, 24 now)" in message
+    assert "--anyway" in message
+
+
+def test_a_plan_from_a_pilot_and_from_stated_variances(runs, capsys):
+    plain, argmax = runs
+    assert gendiv("plan", "--pilot", plain.path, "--metric", "pixel_cosine", "--width", "0.01") == 0
+    part = ["plan", "--pilot", plain.path, "--metric", "pixel_cosine", "--width", "0.01", "--number"]
+    assert gendiv(*part, "sampler_path") == 0
+    assert "has no number path_sampler: there are diversity/pixel_cosine, " in gendiv(*part, "path_sampler")
+    assert gendiv("plan", "--pilot", plain.path, "--pilot", argmax.path, "--metric", "ssim", "--effect", "0.2") == 0
+    assert gendiv("plan", "--between", "1", "--within", "0", "--effect", "0.5") == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["64", "34", "2176"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--width", "1"], "--pilot"),
+        (["--between", "1", "--within", "1"], "--width"),
+        (["--between", "1", "--within", "1", "--width", "0"], "half_width"),
+    ],
+)
+def test_a_plan_needs_a_question_and_variances(words, message):
+    assert message in gendiv("plan", *words)

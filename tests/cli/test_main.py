@@ -1,0 +1,101 @@
+"""The command: it answers at once, teaches, and ends in one line where the user is wrong."""
+
+import subprocess
+import sys
+import time
+from argparse import ArgumentError
+
+import pytest
+from running import gendiv, run
+
+from gendiv_lightning.cli import main as cli
+from gendiv_lightning.cli import predict as fit_free
+from gendiv_lightning.cli.predict import explain
+
+
+def test_help_answers_in_under_a_second():
+    """The fastest of three: the machine may be busy, the command is not."""
+    times = []
+    for _ in range(3):
+        started = time.monotonic()
+        shown = run(gendiv("--help"))
+        times.append(time.monotonic() - started)
+        assert shown.returncode == 0
+    assert "configs/tiny/llamagen.yaml" in shown.stdout
+    assert min(times) < 1
+
+
+def test_the_parser_needs_nothing_heavy():
+    heavy = "torch lightning transformers datasets pyarrow wandb numpy"
+    code = (
+        "import sys; from gendiv_lightning.cli import build_parser; build_parser(); "
+        f"print(sorted(set('{heavy}'.split()) & sys.modules.keys()))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("words", [["predict", "--help"], ["validate", "--help"], ["--help"]])
+def test_the_help_of_fit_free_lists_the_options(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        fit_free.main(words)
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: gendiv fit-free")
+    if words != ["--help"]:
+        assert "--run_dir" in shown
+        assert "--data" in shown
+
+
+@pytest.mark.parametrize("words", [["doctor", "--help"], ["toy", "--help"], ["toy", "train", "--help"]])
+def test_every_command_has_help(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(words)
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: gendiv")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "predict,validate"),
+        (["predikt"], "predikt"),
+        (["predict"], "data"),
+        (["predict", "--config", "no/such.yaml"], "no/such.yaml"),
+    ],
+)
+def test_a_wrong_call_is_told_in_a_line(words, told):
+    with pytest.raises(SystemExit) as stopped:
+        fit_free.main(words)
+    assert told in stopped.value.code
+    assert "\n" not in stopped.value.code
+
+
+def test_a_config_with_a_wrong_key_or_broken_yaml_is_told(tmp_path):
+    for text, told in (("modle: 3\n", "modle"), ("model: [", "Problems parsing config")):
+        (tmp_path / "config.yaml").write_text(text)
+        with pytest.raises(SystemExit) as stopped:
+            fit_free.main(["predict", "--config", str(tmp_path / "config.yaml")])
+        assert told in stopped.value.code
+
+
+def wrapped(message, inner):
+    try:
+        raise ArgumentError(None, message) from inner
+    except ArgumentError as error:
+        return error
+
+
+def test_an_error_is_explained_by_its_keys_and_its_cause():
+    cause = ValueError("top_k must be at least 1, got 0")
+    inner = wrapped("Problem with given class_path 'gendiv_lightning.callbacks.TopK':\n  ...", cause)
+    union = wrapped("Does not validate against any of the Union subtypes\nSubtypes: ...", inner)
+    assert explain(wrapped('Parser key "trainer.callbacks":\n ...', union)) == (
+        "trainer.callbacks (TopK): top_k must be at least 1, got 0"
+    )
+
+
+def test_an_error_of_our_own_is_told_as_it_is():
+    error = ValueError("the file is missing")
+    error.__cause__ = OSError("no such file")
+    assert explain(error) == "the file is missing"

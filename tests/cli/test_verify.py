@@ -1,0 +1,101 @@
+"""`gendiv verify`: a true run passes, one that was tampered with or whose weights changed does not."""
+
+import re
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from running import predict
+
+from gendiv_lightning.cli import main as cli
+from gendiv_lightning.generators import LlamaGen
+from gendiv_lightning.runs.folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def sampled(weights, tmp_path_factory) -> RunFolder:
+    """A run of 3 prompts in several wordings, which no test may change."""
+    folder = tmp_path_factory.mktemp("verify") / "run"
+    return predict(weights, folder, "--data.num_samples", "8", config="llamagen_paraphrase")
+
+
+@pytest.fixture
+def copied(sampled, tmp_path) -> RunFolder:
+    shutil.copytree(sampled.path, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+def verify(folder, *words):
+    """The exit status of `gendiv verify` in this process, or its message."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["verify", str(folder.path), *map(str, words)])
+    return stopped.value.code
+
+
+def tamper(folder, shard, column, change):
+    """Change a column of a shard; the rows as they were are returned."""
+    path = folder.shards()[shard]
+    table = pq.ParquetFile(path).read()
+    place = table.schema.get_field_index(column)
+    values = pa.array(change(table[column].to_pylist()), table.schema.field(place).type)
+    pq.write_table(table.set_column(place, table.schema.field(place), values), path)
+    return table.to_pylist()
+
+
+def name_of(row):
+    return f"prompt {row['prompt_id']}, wording {row['paraphrase']}, path {row['path']}, sample {row['sample']}"
+
+
+def test_a_true_run_is_verified_whatever_rows_stand_beside_a_sample(sampled, capsys):
+    for num, seed in ((5, 1), (100, 0)):
+        assert verify(sampled, "--num", num, "--seed", seed) == 0
+        told = capsys.readouterr().out
+        assert re.match(rf"LlamaGen \(toy\), .*: {min(num, 24)} of 24 samples, drawn by seed {seed}", told)
+        assert f"VERIFIED: tokens and images of all {min(num, 24)} are those that are stored" in told
+
+
+def test_whatever_was_changed_is_found_and_its_sample_named(copied, capsys):
+    rows = tamper(copied, 0, "prompt_id", lambda ids: ["f" * 16 for _ in ids])
+    tamper(
+        copied, 1, "tokens", lambda tokens: [[*tokens[0][:7], (tokens[0][7] + 1) % 256, *tokens[0][8:]], *tokens[1:]]
+    )
+    before = tamper(copied, 1, "image", lambda images: [*images[:5], images[0], *images[6:]])
+    last = tamper(copied, 2, "text", lambda texts: [*texts[:-1], f"not {texts[-1]}"])
+    assert verify(copied, "--num", 24) == 1
+    told = capsys.readouterr().out
+    for row in rows:
+        assert f"{name_of(row | {'prompt_id': 'f' * 16})}: its prompt is not in the prompt set" in told
+    assert f"{name_of(before[0])}: 1 of 36 tokens differ, the first at position 7" in told
+    assert f"{name_of(before[5])}: same tokens, but pixels differ by up to " in told
+    assert f"{name_of(last[-1])}: its wording is 'not " in told
+    assert re.search(r"DIFFERENT: 1[12] of 24", told)  # a wording is shared by two samples
+
+
+def test_a_run_of_another_checkpoint_is_one_line_before_anything_loads(copied, weights, tmp_path, monkeypatch):
+    state = torch.load(weights / "gpt.pt", weights_only=True)
+    state["model"]["output.weight"] *= 1.01
+    torch.save(state, tmp_path / "gpt.pt")
+    config = copied.path / "config.yaml"
+    config.write_text(config.read_text().replace(str(weights / "gpt.pt"), str(tmp_path / "gpt.pt")))
+    monkeypatch.setattr(LlamaGen, "load", None)
+    message = verify(copied)
+    assert message.startswith(f"gendiv: {copied.path} cannot be verified")
+    assert "generator.gpt_checkpoint" in message
+
+
+def test_other_versions_and_metrics_are_told_and_no_failure(copied, capsys):
+    file = copied.path / "fingerprint.json"
+    file.write_text(re.sub(r'("torchvision": ")[^"]+', r"\g<1>0.1", file.read_text()))
+    assert verify(copied, "--num", 1) == 0
+    assert "Note, no reason to fail: versions.torchvision ('0.1' there" in capsys.readouterr().err
+
+
+def test_what_cannot_be_verified_is_one_line(copied, tmp_path):
+    assert "no run folder" in verify(RunFolder(tmp_path))
+    assert "--num must be at least 1, got 0" in verify(copied, "--num", 0)
+    (copied.path / "config.yaml").unlink()
+    assert "config.yaml is missing" in verify(copied)
+    shutil.rmtree(copied.samples)
+    assert "holds no samples yet" in verify(copied)

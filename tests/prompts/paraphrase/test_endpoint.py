@@ -1,0 +1,162 @@
+"""A real server on the loopback, the official client, and everything that goes wrong between the two."""
+
+import asyncio
+import json
+import time
+
+import pytest
+from chat_server import FAULTS, completion, reword, serving, status
+
+from gendiv_lightning.prompts.paraphrase.endpoint import Endpoint
+from gendiv_lightning.prompts.paraphrase.request import INSTRUCTION, Request, read_answer
+
+KEY = "sk-f00dfacef00dfacef00dface"
+REQUEST = Request("blue sky, red house left", "medium", 3, ("there already",), seed=5)
+
+
+@pytest.fixture
+def connect(monkeypatch):
+    """An endpoint at a server; delays are short."""
+
+    def connect(server, **settings):
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        return Endpoint("tiny", **{"timeout": 0.5, "num_tries": 4, "first_delay": 0.01, **settings})
+
+    return connect
+
+
+def ask(endpoint, request=REQUEST):
+    async def answer():
+        try:
+            return await endpoint.answer(request)
+        finally:
+            await endpoint.close()
+
+    return asyncio.run(answer())
+
+
+def test_a_request_says_all_that_it_wants(connect):
+    with serving() as server:
+        answer = ask(connect(server))
+    (body,) = server.bodies
+    assert answer == reword(body)
+    assert (body["model"], body["seed"]) == ("tiny", 5)
+    assert body["messages"][0] == {"role": "system", "content": INSTRUCTION}
+    wanted = {"caption": REQUEST.prompt, "number": 3, "words": "13 to 40", "there already": ["there already"]}
+    assert json.loads(body["messages"][1]["content"]) == wanted
+    assert body["response_format"]["json_schema"]["schema"]["required"] == ["paraphrases"]
+    assert server.keys == {f"Bearer {KEY}"}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_passes_is_asked_again_and_the_answer_is_the_same(connect, fault):
+    with serving(faults=[FAULTS[fault]] * 2) as server:
+        answer = ask(connect(server, timeout=0.3))
+    assert answer == reword(server.bodies[0])
+    assert list(server.asked.values()) == [3]
+
+
+def test_delays_double_and_the_server_may_ask_for_longer_ones(connect):
+    with serving(faults=[status(500)] * 3) as server:
+        ask(connect(server, first_delay=0.1))
+    first, second, third = (b - a for a, b in zip(server.times, server.times[1:], strict=False))
+    assert first >= 0.1
+    assert second >= 0.2
+    assert third >= 0.4
+    with serving(faults=[status(429, Retry_After="1")]) as server:
+        ask(connect(server))
+    assert server.times[1] - server.times[0] >= 1
+
+
+def test_an_endpoint_that_stays_down_is_one_line_without_the_key(connect):
+    with serving(faults=[status(500)] * 9) as server, pytest.raises(OSError, match="failed 4 times in a row") as told:
+        ask(connect(server))
+    assert "the same command goes on" in str(told.value)
+    assert len(server.bodies) == 4
+
+
+def test_nobody_there_is_told(monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://name:password@127.0.0.1:9/v1")
+    with pytest.raises(OSError, match="APIConnectionError") as told:
+        ask(Endpoint("tiny", num_tries=2, first_delay=0.01))
+    assert "password" not in str(told.value)
+
+
+@pytest.mark.parametrize("number", [400, 401, 404, 422])
+def test_what_does_not_pass_is_not_asked_again(connect, number):
+    started = time.monotonic()
+    with serving(faults=[status(number)] * 9) as server, pytest.raises(ValueError, match=f"refuses.*fault {number}"):
+        ask(connect(server, first_delay=10))
+    assert len(server.bodies) == 1
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("number", [401, 500])
+def test_a_key_that_the_server_repeats_is_not_passed_on(connect, number):
+    error = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}."}})
+    faults = [lambda handler: handler.reply(error, number)] * 4
+    with serving(faults=faults) as server, pytest.raises((ValueError, OSError)) as told:
+        ask(connect(server))
+    assert KEY not in str(told.value)
+    assert "provided: ***." in str(told.value)
+    assert told.value.__suppress_context__
+
+
+def test_a_refusal_and_a_cut_off_answer_come_back_as_they_are(connect):
+    refusal = {"role": "assistant", "content": None, "refusal": "I will not."}
+    whole = json.loads(completion(""))
+    whole["choices"][0]["message"] = refusal
+    replies = [json.dumps(whole), completion('{"paraphrases": ["red', finish="length")]
+    with serving(faults=[lambda h, r=r: h.reply(r) for r in replies]) as server:
+        found = [ask(connect(server)), ask(connect(server))]
+    assert found == ["I will not.", '{"paraphrases": ["red']
+    for answer in found:
+        with pytest.raises(ValueError, match=r"JSON|Expecting|Unterminated"):
+            read_answer(answer)
+
+
+def test_without_an_address_and_a_key_it_says_what_to_set(monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ValueError, match=r"OPENAI_BASE_URL.*OPENAI_API_KEY.*postcards"):
+        Endpoint("gpt")
+
+
+def test_a_local_server_needs_no_key(monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with serving() as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        assert ask(Endpoint("tiny")) == reword(server.bodies[0])
+
+
+def test_a_missing_client_is_told(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "openai", None)
+    with pytest.raises(ValueError, match=r'pip install "gendiv_lightning\[paraphrase\]"'):
+        Endpoint("gpt")
+
+
+# --- what an answer is worth ---
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"paraphrases": ["red  sky", " a sky "]}',
+        '["red sky", "a sky"]',
+        '```json\n{"paraphrases": ["red sky", "a sky"]}\n```',
+        '<think>[a, b]</think>\n\n["red sky", "a\\nsky"]',
+    ],
+)
+def test_an_answer_is_a_list_of_texts_however_it_is_wrapped(answer):
+    assert read_answer(answer) == ["red sky", "a sky"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["", "no", "{}", '{"paraphrases": "red"}', '["a", 3]', '["a", ""]', "3", "[" * 100_000, '["\\ud800"]', '["a"] ok'],
+    ids=lambda answer: answer[:12],
+)
+def test_anything_else_is_an_error(answer):
+    with pytest.raises(ValueError):  # noqa: PT011  json's own errors are among them
+        read_answer(answer)

@@ -1,0 +1,194 @@
+"""Sums of predictive distributions: exact whatever the batches, and their entropies against known generators."""
+
+import math
+
+import pytest
+import torch
+
+from gendiv_lightning.callbacks import Decompose, FreezePath
+from gendiv_lightning.callbacks import Paraphrase as ParaphraseProbe
+from gendiv_lightning.datamodules.prompts import plan_rows
+from gendiv_lightning.functional.decomposition import NAMES, marginal_entropies
+from gendiv_lightning.recorders.marginals import MarginalSums
+from gendiv_lightning.records import Paraphrase, Prompt, PromptBatch, SamplePlan
+from gendiv_lightning.sampling import Draw, plan_samples
+
+L, K = 3, 5
+
+
+def make_batch(probes, num_prompts=2, num_samples=8):
+    wordings = tuple(Paraphrase(f"wording {n}", "short") for n in range(4))
+    prompts = tuple(Prompt(f"p{n}", f"prompt {n}", wordings) for n in range(num_prompts))
+    plan = plan_samples(SamplePlan(num_samples), probes)
+    named = [(row, key) for row, prompt in enumerate(prompts) for key in plan_rows(prompt, plan)]
+    return PromptBatch(0, prompts, tuple(range(num_prompts)), tuple(k for _, k in named), tuple(r for r, _ in named))
+
+
+def distributions(num_rows):
+    return torch.randn(num_rows, L, K, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+
+
+def draw(log_probs, rows, position, is_mode=False):
+    """A draw at one position, of some rows of a micro-batch; what is drawn does not matter."""
+    rows = torch.as_tensor(rows)
+    positions = torch.full_like(rows, position)
+    return Draw(0, rows, positions, torch.zeros_like(rows), log_probs, is_mode)
+
+
+def record(batch, log_probs, size, *, rewrites=False, padded=0):
+    """The loop of `size` rows at a time; rewriting, each token is first drawn from something else."""
+    sums = MarginalSums(batch, L, K, rewrites)
+    for start in range(0, len(batch.rows), size):
+        rows = list(range(start, min(start + size, len(batch.rows))))
+        filled = rows + rows[-1:] * padded
+        sums.begin(rows, padded)
+        here = list(range(len(filled)))
+        for position in range(L):
+            if rewrites:
+                sums.observe(draw(log_probs[filled].flip(2)[:, position], here, position))
+            sums.observe(draw(log_probs[filled][:, position], here, position))
+        sums.end()
+    return sums.results()
+
+
+PLANS = {
+    "paths of their own": [],
+    "wordings": [ParaphraseProbe(2)],
+    "one path": [FreezePath()],
+    "crossed": [Decompose(4)],
+    "crossed with wordings": [Decompose(4, 2)],
+}
+plans = pytest.mark.parametrize("probes", PLANS.values(), ids=PLANS)
+
+
+@plans
+def test_results_do_not_depend_on_batches_padding_or_earlier_draws(probes):
+    batch = make_batch(probes)
+    log_probs = distributions(len(batch.rows))
+    whole = record(batch, log_probs, len(batch.rows))
+    assert whole.shape == (2, len(NAMES))
+    for again in (
+        record(batch, log_probs, 5),
+        record(batch, log_probs, 7, padded=2),
+        record(batch, log_probs, 6, rewrites=True),
+    ):
+        torch.testing.assert_close(again, whole, atol=1e-5, rtol=0, equal_nan=True)
+
+
+def entropy(probs):
+    return (torch.special.entr(probs).sum(-1).mean() / math.log(2)).item()
+
+
+def test_plugin_entropies_are_those_of_the_groups_means():
+    batch = make_batch([Decompose(4, 2)], num_prompts=1)
+    log_probs = distributions(len(batch.rows))
+    groups: dict[tuple[int, int], list[torch.Tensor]] = {}
+    for key, own in zip(batch.keys, log_probs.exp(), strict=True):
+        groups.setdefault((key.paraphrase, key.path), []).append(own)
+    means = {key: torch.stack(members).mean(0) for key, members in groups.items()}
+    wordings = {q for q, _ in means}
+    expected = [
+        sum(map(entropy, means.values())) / 8,
+        sum(entropy(torch.stack([m for (w, _), m in means.items() if w == q]).mean(0)) for q in wordings) / 2,
+        entropy(torch.stack(list(means.values())).mean(0)),
+    ]
+    found = record(batch, log_probs, 32)[0]
+    assert found[NAMES.index("exec_plugin") :].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_what_the_plan_cannot_tell_is_nan():
+    told = {
+        name: ~record(make_batch(probes), distributions(64)[: len(make_batch(probes).rows)], 64)[0].isnan()
+        for name, probes in PLANS.items()
+    }
+    known = {name: {n for n, there in zip(NAMES[:3], row, strict=False) if there} for name, row in told.items()}
+    assert known == {
+        "paths of their own": {"wording", "pool"},
+        "wordings": {"wording", "pool"},
+        "one path": {"exec", "wording", "pool"},
+        "crossed": {"exec", "wording", "pool"},
+        "crossed with wordings": {"exec", "wording", "pool"},
+    }
+
+
+def test_argmax_tokens_count_as_certain():
+    batch = make_batch([Decompose(2)], num_prompts=1)
+    sums = MarginalSums(batch, 1, K, rewrites=False)
+    sums.begin(range(4))
+    sums.observe(draw(distributions(4)[:, 0], range(4), 0, is_mode=True))
+    sums.end()
+    assert sums.results()[0].tolist() == pytest.approx([0] * 6, abs=1e-12)
+
+
+# --- against the truth ---
+
+
+def sample_sums(num_paths, weights, contexts, generator, num_wordings=1):
+    """Sums of a generator where a path prefers some contexts, a sample is in one, and a context is a distribution.
+
+    Args:
+        weights: (Q, M, C) probabilities of contexts on each of M kinds of path, which are equally likely.
+        contexts: (C, K) distributions.
+    """
+    kinds = torch.randint(weights.shape[1], (num_wordings, num_paths), generator=generator)
+    chosen = weights[torch.arange(num_wordings)[:, None], kinds]
+    context = torch.multinomial(chosen.flatten(0, 1), num_paths, replacement=True, generator=generator)
+    samples = contexts[context].view(num_wordings, num_paths, num_paths, 1, -1)
+    rows = torch.stack([samples[:, :, 0::2].sum(2), samples[:, :, 1::2].sum(2)], 2)
+    columns = torch.stack([samples[:, 0::2].sum(1), samples[:, 1::2].sum(1)], 2)
+    return torch.stack([rows, columns])
+
+
+def truth(weights, contexts):
+    kinds = weights @ contexts
+    return entropy(kinds), entropy(kinds.mean(1)), entropy(kinds.mean((0, 1)))
+
+
+@pytest.mark.parametrize("codebook_size", [8, 256])
+@pytest.mark.parametrize("kind", ["no path", "path", "wording"])
+def test_entropies_are_close_to_the_truth_on_average(codebook_size, kind):
+    generator = torch.Generator().manual_seed(1)
+    contexts = torch.distributions.Dirichlet(torch.full((codebook_size,), 0.3))
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        contexts = contexts.sample((12,)).double()
+        weights = torch.distributions.Dirichlet(torch.full((12,), 0.5)).sample((2, 6)).double()
+    if kind == "no path":
+        weights = weights[:1, :1].expand(2, 6, 12)
+    elif kind == "path":
+        weights = weights[:1].expand(2, 6, 12)
+    else:
+        weights = weights[:, :1].expand(2, 6, 12)
+    rows = torch.stack([marginal_entropies(sample_sums(8, weights, contexts, generator, 2)) for _ in range(400)])
+    mean, error = rows.mean(0), rows.std(0) / 20
+    exec_, wording, pool = truth(weights, contexts)
+    for found, spread, expected in zip(mean, error, (exec_, wording, pool), strict=False):
+        assert found.item() == pytest.approx(expected, abs=max(3 * spread.item(), 0.02 * pool))
+    steps = rows[:, 1] - rows[:, 0], rows[:, 2] - rows[:, 1]
+    for step, expected in zip(steps, (wording - exec_, pool - wording), strict=True):
+        tolerance = max(3 * step.std().item() / 20, 0.0 if expected == 0 else 0.02 * pool)
+        assert step.mean().item() == pytest.approx(expected, abs=tolerance)
+    plugin_path = (mean[4] - mean[3]).item()
+    assert plugin_path > wording - exec_ + 0.05, "counting few samples finds paths where there are none"
+
+
+def test_paths_that_differ_in_how_sure_they_are_tell_nothing():
+    generator = torch.Generator().manual_seed(3)
+    sharp = torch.eye(16).double()
+    flat = sharp.mean(0).expand_as(sharp)
+    # Half of the paths know the token and half know nothing; the mean over either is the same.
+    weights = torch.block_diag(torch.ones(1, 16), torch.ones(1, 16))[None].expand(2, 2, 32).double() / 16
+    contexts = torch.cat([sharp, flat])
+    images = [torch.cat([sample_sums(4, weights, contexts, generator, 2) for _ in range(12)], -2) for _ in range(300)]
+    rows = torch.stack([marginal_entropies(sums) for sums in images])
+    path, plugin = rows[:, 1] - rows[:, 0], rows[:, 4] - rows[:, 3]
+    assert abs(path.mean()) < 0.02, "a two-hundredth of the total, 4 bits"
+    assert plugin.mean() > 0.5
+
+
+def test_wholly_different_paths_of_one_kind_each_have_their_bits():
+    generator = torch.Generator().manual_seed(4)
+    weights = torch.eye(64).double()[None]
+    contexts = torch.eye(64).double().repeat_interleave(2, 1) / 2
+    rows = torch.stack([marginal_entropies(sample_sums(8, weights, contexts, generator)) for _ in range(200)])
+    assert (rows[:, 0] - 1).abs().max() < 1e-6, "a token is one of two of its path's own"

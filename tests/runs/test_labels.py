@@ -1,0 +1,66 @@
+"""Labels: what a run is called in reports, studies and W&B, from the protocol that runs really write."""
+
+import pytest
+
+from gendiv_lightning.callbacks import Argmax, CodebookSubset, Decompose, Paraphrase, Temperature
+from gendiv_lightning.runs.folder import fingerprint_of
+from gendiv_lightning.runs.labels import label_of
+
+
+def protocol(*probes, seed=0, **generator):
+    return {
+        "generator": {"generator": "llamagen", "embedded": True, "gpt": "tiny", **generator},
+        "probes": [probe.identity(256) for probe in probes],
+        "data": {"seed": seed, "num_samples": 8},
+        "metrics": [],
+    }
+
+
+RANDOM_QUARTER = CodebookSubset(select="random", ratio=0.25)
+
+
+@pytest.mark.parametrize(
+    ("probes", "name", "title"),
+    [
+        ([], "baseline", "LlamaGen (toy), baseline"),
+        ([Argmax()], "Argmax", "LlamaGen (toy), argmax"),
+        ([Temperature(0.7)], "Temperature", "LlamaGen (toy), temperature 0.7"),
+        ([RANDOM_QUARTER], "CodebookSubset", "LlamaGen (toy), random 25 %"),
+        ([Paraphrase(4, "mixed")], "Paraphrase", "LlamaGen (toy), 4 mixed paraphrases"),
+        ([Decompose(4)], "Decompose", "LlamaGen (toy), decomposed (4 paths x 4 executions)"),
+        (
+            [Decompose(4, 4), Argmax()],
+            "Argmax + Decompose",
+            "LlamaGen (toy), argmax, decomposed (4 paths x 4 executions x 4 wordings)",
+        ),
+    ],
+)
+def test_a_run_is_called_by_its_probes(probes, name, title):
+    label = label_of(protocol(*probes))
+    assert (label.generator, label.probe, label.title) == ("LlamaGen", name, title)
+    assert label.fingerprint == fingerprint_of(protocol(*probes))[:8]
+
+
+def test_the_settings_to_group_by_are_numbers():
+    label = label_of(protocol(RANDOM_QUARTER, Paraphrase(2, "short"), seed=3))
+    assert (label.select, label.ratio, label.paraphrase_length, label.seed) == ("random", 0.25, "short", 3)
+    assert label.title.endswith(", seed 3")
+    assert label_of(protocol()).ratio is None
+
+
+def test_what_is_dropped_is_said_and_what_is_left_is_the_ratio(tmp_path):
+    import torch
+
+    from gendiv_lightning.storage.codebook_counts import write_usage
+
+    write_usage(tmp_path / "usage.safetensors", torch.arange(256), {})
+    probe = CodebookSubset(select="drop_most_frequent", ratio=0.0625, usage=str(tmp_path / "usage.safetensors"))
+    label = label_of(protocol(probe))
+    assert label.ratio == 1 - 0.0625
+    assert label.title == "LlamaGen (toy), most frequent 6.25 % dropped"
+
+
+def test_a_real_model_is_called_by_its_size_and_an_unknown_one_by_its_own_name():
+    real = label_of(protocol(embedded=False, gpt="XL"))
+    assert (real.generator, real.title, real.embedded) == ("LlamaGen XL", "LlamaGen XL, baseline", False)
+    assert label_of(protocol(generator="mine")).generator == "mine"

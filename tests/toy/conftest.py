@@ -1,0 +1,62 @@
+"""Random weights that recipes can build on: the shared tokenizer, CLIP, and aMUSEd's tokenizer."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from gendiv_lightning.generators.llamagen.tokenizer import VQModel
+from gendiv_lightning.toy import world
+from gendiv_lightning.toy.files import TINY_VQ, save_half
+from gendiv_lightning.toy.recipes import amused, base
+from gendiv_lightning.toy.recipes.base import Recipe
+from gendiv_lightning.toy.recipes.clip import ClipRecipe
+from gendiv_lightning.toy.train import RECIPES
+
+
+def randomise(module: torch.nn.Module, seed: int) -> None:
+    """Random parameters, biases and norms too: a fresh model's are all alike, and would hide one in another's place."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        is_matrix = parameter.ndim > 1
+        parameter.data = noise / noise[0].numel() ** 0.5 if is_matrix else parameter.data + 0.1 * noise
+
+
+@pytest.fixture(scope="session")
+def zoo_weights(tmp_path_factory) -> Path:
+    """A folder as `gendiv zoo train` leaves it before aMUSEd and VQ-Diffusion are trained."""
+    folder = tmp_path_factory.mktemp("zoo")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tokenizer, clip = VQModel(TINY_VQ), ClipRecipe(1, 0, folder / "work")
+    randomise(tokenizer, 0)
+    save_half(tokenizer.state_dict(), folder / "llamagen_vq.safetensors")
+    randomise(clip.model, 1)
+    clip.export(folder)
+    amused.AmusedTokenizerRecipe(1, 0, folder / "work", folder).export(folder)
+    return folder
+
+
+@pytest.fixture
+def random_grids(monkeypatch) -> torch.Tensor:
+    """Random tokens in the place of the 52,500 token grids, which take minutes to encode."""
+    grids = torch.randint(TINY_VQ.codebook_size, (world.NUM_IMAGES, 36), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(base, "token_grids", lambda path, weights: grids)
+    return grids
+
+
+@pytest.fixture
+def make_recipe(zoo_weights, random_grids, tmp_path) -> Callable[..., Recipe]:
+    """A recipe by its name on the command line, set up for its first step, on small batches."""
+
+    def make(name: str, batch_size: int = 4, seed: int = 0) -> Recipe:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            recipe = RECIPES[name][0](10, seed, tmp_path, zoo_weights)
+        recipe.setup("fit")
+        recipe.batch_size = batch_size
+        return recipe
+
+    return make

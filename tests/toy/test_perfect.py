@@ -1,0 +1,75 @@
+"""The perfect generator is the embedded world: every image that a caption fits, each with the same probability."""
+
+import math
+
+import pytest
+import torch
+
+from gendiv_lightning.callbacks import CodebookSubset
+from gendiv_lightning.generators import PerfectPostcards
+from gendiv_lightning.records import NoiseKey
+from gendiv_lightning.toy import world
+from gendiv_lightning.toy.captions import parse
+from gendiv_lightning.toy.metric import stated_right
+from gendiv_lightning.toy.perfect import fitting_grids
+
+CAPTION, WORDING = "pink sky, white ground, flat land", "a picture of a flat land and the pink sky, a ground in white"
+NUM_IMAGES = 7 * 25  # light and object are free
+
+
+@pytest.fixture(scope="module")
+def generator():
+    generator = PerfectPostcards()
+    generator.load()
+    return generator
+
+
+def sampler_of(generator, num, probes=()):
+    return generator.sampler(0, [NoiseKey("prompt", 0, row, row) for row in range(num)], probes)
+
+
+@torch.inference_mode()
+def sample(generator, num, probes=()):
+    return generator.sample_tokens(generator.encode_prompts([CAPTION] * num), sampler_of(generator, num, probes))
+
+
+@torch.inference_mode()
+def test_grids_are_those_of_the_tokenizer_and_all_different(generator):
+    grids, indices = fitting_grids({}), torch.arange(0, world.NUM_IMAGES, 5021)
+    assert torch.equal(generator.encode_images(world.render(indices)), grids[indices])
+    assert len(grids) == len(grids.unique(dim=0)) == world.NUM_IMAGES
+
+
+def test_every_image_that_the_caption_fits_is_equally_likely_and_no_other_is(generator):
+    grids = fitting_grids(parse(CAPTION))
+    assert len(grids) == NUM_IMAGES
+    other = fitting_grids(parse("blue sky"))[:1]
+    tokens = torch.cat([grids, other])
+    for caption in (CAPTION, WORDING):
+        scores = generator.score_tokens(
+            generator.encode_prompts([caption] * len(tokens)), tokens, sampler_of(generator, len(tokens))
+        ).sum(1)
+        assert scores[:-1].tolist() == pytest.approx([-math.log2(NUM_IMAGES)] * NUM_IMAGES, abs=1e-3)
+        assert scores[-1] < -30
+
+
+def test_samples_show_what_is_stated_and_their_draws_have_the_entropy_of_the_world(generator):
+    samples = sample(generator, 256)
+    with torch.inference_mode():
+        images, distances = world.read(generator.decode_tokens(samples.tokens[:16]))
+    assert stated_right(images, parse(CAPTION)).all()
+    assert (distances < 0.05).all(), "what the tokenizer loses, and nothing else"
+    bits = samples.entropy.double().sum(1)
+    assert bits.mean().item() == pytest.approx(math.log2(NUM_IMAGES), abs=4 * bits.std().item() / 16)
+    assert samples.log_prob.double().sum(1).tolist() == pytest.approx([-math.log2(NUM_IMAGES)] * 256, abs=1e-3)
+
+
+def test_any_subset_of_the_codebook_works(generator):
+    samples = sample(generator, 2, [CodebookSubset("list", tokens=[3])])
+    assert (samples.tokens == 3).all()
+    assert samples.entropy.isfinite().all()
+
+
+def test_a_caption_outside_of_the_grammar_is_refused_before_anything_is_loaded():
+    with pytest.raises(ValueError, match="grammar"):
+        PerfectPostcards().check_prompts(["a dog"])

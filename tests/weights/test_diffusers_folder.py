@@ -1,0 +1,356 @@
+"""Pipelines as folders: found and checked whole, loaded part by part; and what we need of diffusers is still there."""
+
+import ast
+import json
+import os
+import shutil
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from diffusers import Transformer2DModel, UVit2DModel, VQModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from gendiv_lightning.weights.diffusers_folder import PipelineFolder
+from gendiv_lightning.weights.resolve import MissingWeightsError
+
+PARTS = ("text_encoder", "tokenizer", "transformer", "scheduler", "vqvae")
+MODELS = {"text_encoder": CLIPTextModel, "transformer": Transformer2DModel, "vqvae": VQModel}
+every_model = pytest.mark.parametrize("part", MODELS)
+
+
+@pytest.fixture
+def folder(pipelines, tmp_path):
+    """VQ-Diffusion's, to break."""
+    return shutil.copytree(pipelines / "vq_diffusion", tmp_path / "pipeline")
+
+
+def open_folder(folder, parts=PARTS):
+    return PipelineFolder(str(folder), parts, "checkpoint", "Take another.")
+
+
+def load(folder, part, dtype=torch.float32):
+    return open_folder(folder).load(MODELS[part], part, dtype)
+
+
+def weight_file(folder, part):
+    return next((folder / part).glob("*.safetensors"))
+
+
+def rewrite(folder, part, change):
+    """Put what `change` makes of a part's tensors in their place."""
+    path = weight_file(folder, part)
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+def to_pickle(folder, part, **more):
+    """The older file format; older repositories have nothing else."""
+    path = weight_file(folder, part)
+    torch.save(
+        {**load_file(path), **more}, path.with_name("pytorch_model.bin" if "text" in part else f"{path.stem}.bin")
+    )
+    path.unlink()
+
+
+def reconfigure(folder, part, **changes):
+    """Replace settings of a part; None takes one out."""
+    path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    config = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
+
+
+def output(part, model):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        if part == "text_encoder":
+            return model(torch.randint(90, (2, 64), generator=generator)).last_hidden_state
+        if part == "transformer":
+            states = torch.randn(2, 64, 64, generator=generator)
+            return model(torch.randint(257, (2, 36), generator=generator), states, torch.tensor(3)).sample
+        return model(torch.randn(2, 3, 48, 48, generator=generator)).sample
+
+
+# --- whole ---
+
+
+def test_parts_are_found_with_their_configurations(folder):
+    opened = open_folder(folder)
+    assert opened.path == folder
+    assert opened.config("transformer")["num_vector_embeds"] == 257
+    assert opened.config("scheduler")["num_train_timesteps"] == 100
+    opened.check("transformer", {"num_vector_embeds": 257, "sample_size": 6}, "checkpoint")
+
+
+@every_model
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_part_is_loaded_in_the_wanted_dtype_frozen_and_for_evaluation(folder, part, dtype):
+    model = load(folder, part, dtype)
+    assert isinstance(model, MODELS[part])
+    assert {tensor.dtype for tensor in model.parameters()} == {dtype}
+    assert not any(tensor.requires_grad or tensor.is_meta for tensor in model.parameters())
+    assert not any(module.training for module in model.modules())
+
+
+@every_model
+def test_the_tensors_are_those_of_the_file(folder, part):
+    loaded, stored = load(folder, part).state_dict(), load_file(weight_file(folder, part))
+    assert len(stored) > 20
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in stored.items())
+
+
+@every_model
+def test_half_precision_files_become_what_is_wanted(folder, part):
+    expected = load(folder, part).half().float()
+    rewrite(folder, part, lambda tensors: {name: tensor.half() for name, tensor in tensors.items()})
+    for ours, theirs in zip(load(folder, part).parameters(), expected.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_identity_tells_parts_apart(folder, tmp_path):
+    other = shutil.copytree(folder, tmp_path / "other")
+    reconfigure(other, "scheduler", gamma_cum_end=0.5)
+    rewrite(other, "vqvae", lambda tensors: {name: 2 * tensor for name, tensor in tensors.items()})
+    one, two = open_folder(folder).identity(), open_folder(other).identity()
+    assert set(one) == set(PARTS)
+    assert [part for part in PARTS if one[part] != two[part]] == ["scheduler", "vqvae"]
+
+
+# --- files of older versions ---
+
+
+@every_model
+def test_pickled_weights_are_loaded(folder, part):
+    expected = output(part, load(folder, part))
+    to_pickle(folder, part)
+    assert torch.equal(output(part, load(folder, part)), expected)
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@every_model
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(folder, part, tmp_path):
+    to_pickle(folder, part, bomb=Bomb(str(tmp_path / "boom")))
+    with pytest.raises(ValueError, match=part):
+        load(folder, part)
+    assert not (tmp_path / "boom").exists()
+
+
+def test_text_encoders_of_earlier_transformers_are_loaded(folder):
+    """They have a prefix, and their positions are stored."""
+    expected = output("text_encoder", load(folder, "text_encoder"))
+
+    def as_it_was(tensors):
+        named = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in tensors.items()}
+        return {**named, "text_model.embeddings.position_ids": torch.arange(64)[None]}
+
+    rewrite(folder, "text_encoder", as_it_was)
+    assert torch.equal(output("text_encoder", load(folder, "text_encoder")), expected)
+
+
+def test_tokenizers_of_earlier_diffusers_are_loaded(folder):
+    """Their attention has other names."""
+    expected = output("vqvae", load(folder, "vqvae"))
+    names = {"to_q.": "query.", "to_k.": "key.", "to_v.": "value.", "to_out.0.": "proj_attn."}
+
+    def earlier(name):
+        for now, then in names.items():
+            name = name.replace(now, then)
+        return name
+
+    rewrite(folder, "vqvae", lambda tensors: {earlier(name): tensor for name, tensor in tensors.items()})
+    assert any("proj_attn" in name for name in load_file(weight_file(folder, "vqvae")))
+    assert torch.equal(output("vqvae", load(folder, "vqvae")), expected)
+
+
+def test_transformers_of_earlier_diffusers_are_loaded(folder):
+    """Their configuration does not name the norm: the official one is such."""
+    expected = output("transformer", load(folder, "transformer"))
+    reconfigure(folder, "transformer", norm_type=None)
+    model = open_folder(folder).load(MODELS["transformer"], "transformer", torch.float32, norm_type="ada_norm")
+    assert torch.equal(output("transformer", model), expected)
+
+
+# --- broken ---
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(MissingWeightsError, match=r"checkpoint: there is no file '.*/nothing'. Take another."):
+        open_folder(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_lacks_is_named(folder, part):
+    shutil.rmtree(folder / part)
+    with pytest.raises(
+        MissingWeightsError, match=rf"checkpoint: .*must hold the folders .*; {part} lack\.\nTake another"
+    ):
+        open_folder(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{no json", "[]", None])
+@pytest.mark.parametrize(("part", "file"), [("transformer", "config.json"), ("scheduler", "scheduler_config.json")])
+def test_a_configuration_that_cannot_be_read_is_named(folder, part, file, content):
+    path = folder / part / file
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(ValueError, match=f"{part}/{file} cannot be read"):
+        open_folder(folder).config(part)
+
+
+def test_another_model_is_refused_with_what_is_wrong(folder):
+    wanted = {"num_vector_embeds": 4097, "sample_size": 6, "nothing": 1}
+    with pytest.raises(ValueError, match=r"checkpoint: .*transformer is another model") as error:
+        open_folder(folder).check("transformer", wanted, "checkpoint")
+    assert str(error.value).endswith("num_vector_embeds 257, not 4097; nothing None, not 1")
+
+
+def some_name(folder, part):
+    """Of a tensor somewhere in the middle."""
+    names = sorted(name for name, tensor in load_file(weight_file(folder, part)).items() if tensor.ndim == 2)
+    return names[len(names) // 2]
+
+
+@every_model
+def test_a_tensor_that_lacks_is_named(folder, part):
+    name = some_name(folder, part)
+    rewrite(folder, part, lambda tensors: {key: tensor for key, tensor in tensors.items() if key != name})
+    with pytest.raises(ValueError, match=rf"{part}.*{name}"):
+        load(folder, part)
+
+
+@every_model
+def test_a_tensor_of_another_shape_is_named(folder, part):
+    name = some_name(folder, part)
+    rewrite(folder, part, lambda tensors: {**tensors, name: torch.zeros(3, 5)})
+    with pytest.raises(ValueError, match=rf"{part}.*{name}"):
+        load(folder, part)
+
+
+@every_model
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_damaged_file_is_refused(folder, part, share):
+    path = weight_file(folder, part)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=part):
+        load(folder, part)
+
+
+@every_model
+def test_a_part_without_weights_is_refused(folder, part):
+    weight_file(folder, part).unlink()
+    with pytest.raises(ValueError, match=part):
+        load(folder, part)
+
+
+# --- the Hub ---
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch, folder):
+    """A pipeline in the Hub's local cache; there is no network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    cached, commit = tmp_path / "hub/models--owner--vq-diffusion", "0123456789abcdef0123456789abcdef01234567"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs/main").write_text(commit)
+    return shutil.copytree(folder, cached / "snapshots" / commit)
+
+
+def test_a_pipeline_in_the_local_cache_of_the_hub_is_found(hub):
+    """Its tokenizer and its scheduler have no weights."""
+    assert open_folder("owner/vq-diffusion").path == hub
+
+
+def test_an_older_pipeline_in_the_local_cache_of_the_hub_is_found(hub):
+    for part in MODELS:
+        to_pickle(hub, part)
+    assert open_folder("owner/vq-diffusion").path == hub
+
+
+@every_model
+def test_a_pipeline_without_all_of_its_weights_is_not_taken_for_whole(hub, part):
+    weight_file(hub, part).unlink()
+    with pytest.raises(MissingWeightsError, match="neither in the Hub's local cache"):
+        open_folder("owner/vq-diffusion")
+
+
+def test_without_a_network_the_ways_to_get_a_pipeline_are_told(hub):
+    with pytest.raises(MissingWeightsError) as error:
+        open_folder("owner/other")
+    first, to_get, with_copy, advice = str(error.value).splitlines()
+    assert first.startswith("checkpoint: the Hub repository 'owner/other' is neither in the Hub's local cache nor")
+    assert to_get.split()[-3:] == ["hf", "download", "owner/other"]
+    assert with_copy.endswith("--model.checkpoint /path/to/other")
+    assert advice == "Take another."
+
+
+# --- diffusers ---
+
+ROOT = Path(__file__).parents[2]
+USED = {"UVit2DModel", "VQModel", "Transformer2DModel", "VQDiffusionScheduler"}
+
+
+def names_of_diffusers():
+    """All that the package imports from diffusers or a module of it, with the module."""
+    for folder in ("gendiv_lightning", "callbacks", "datamodules"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "diffusers":
+                    yield from ((node.module, alias.name) for alias in node.names)
+                elif isinstance(node, ast.Import):
+                    yield from ((alias.name, "") for alias in node.names if alias.name.startswith("diffusers."))
+
+
+def test_the_package_uses_no_more_of_diffusers_than_is_tested_here():
+    """No pipeline: those of both families are deprecated."""
+    assert set(names_of_diffusers()) == {("diffusers", name) for name in USED}
+
+
+@pytest.mark.parametrize("name", sorted(USED | {"AmusedScheduler"}))
+def test_diffusers_still_has_the_class(name):
+    moved = (
+        f"diffusers {diffusers.__version__} has no {name} among its models and schedulers: set an upper bound on "
+        "diffusers in pyproject.toml, or bring the class into gendiv_lightning/models"
+    )
+    assert hasattr(diffusers, name), moved
+    assert "pipelines" not in getattr(diffusers, name).__module__.split("."), moved
+
+
+def test_the_masked_transformer_is_what_it_was(pipelines):
+    model = PipelineFolder(str(pipelines / "amused"), PARTS, "").load(UVit2DModel, "transformer", torch.float32)
+    micro = torch.tensor([[48.0, 48.0, 0.0, 0.0, 6.0]]).expand(2, -1)
+    logits = model(torch.full((2, 6, 6), 256), torch.zeros(2, 64, 64), torch.zeros(2, 64), micro)
+    assert logits.shape == (2, 256, 6, 6)
+
+
+def test_the_diffusion_transformer_is_what_it_was(folder):
+    log_probs = output("transformer", load(folder, "transformer"))
+    assert log_probs.shape == (2, 256, 36)
+    torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(2, 36))
+
+
+def test_the_tokenizer_is_what_it_was(folder):
+    model = load(folder, "vqvae")
+    latents = model.encode(torch.zeros(2, 3, 48, 48)).latents
+    assert latents.shape == (2, 8, 6, 6)
+    codes, _, (_, _, tokens) = model.quantize(latents)
+    torch.testing.assert_close(model.quantize.embedding(tokens.view(2, 6, 6)).permute(0, 3, 1, 2), codes)
+    decoded = model.decoder(model.post_quant_conv(codes), None)
+    assert torch.equal(decoded, model.decode(codes, force_not_quantize=True).sample)
+
+
+def test_the_projected_state_is_that_of_the_end_token(pipelines):
+    """By its number, not by its place: captions are padded."""
+    text = PipelineFolder(str(pipelines / "amused"), PARTS, "")
+    model = text.load(CLIPTextModelWithProjection, "text_encoder", torch.float32)
+    end = text.config("text_encoder")["eos_token_id"]
+    ids = torch.tensor([[end - 1, 5, 6, end, 0, 0]])
+    outputs = model(ids)
+    torch.testing.assert_close(outputs.text_embeds, model.text_projection(outputs.last_hidden_state[:, 3]))
