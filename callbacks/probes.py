@@ -207,7 +207,7 @@ class CodebookSubset(ProbeCallback):
         ratio: the same as a share of the codebook, in (0, 1].
         tokens: the entries of a "list".
         usage: file of counts written by `gendiv fit-free validate`, or any run's `usage.safetensors`; needed for the
-            selections by frequency. `zoo:llamagen_usage.safetensors` is the embedded model's.
+            selections by frequency. `toy:llamagen_usage.safetensors` is the embedded model's.
         seed: of the random selection.
     """
 

@@ -20,6 +20,7 @@ from gendiv_lightning.prompts.prompt_set import (
 )
 from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch, SamplePlan
 from gendiv_lightning.sampling.sampler import Probe, plan_samples
+from gendiv_lightning.storage.named_files import expand
 
 from .sharding import check_positive, deal
 
@@ -147,8 +148,8 @@ class PromptData(LightningDataModule):
             )
         check_positive(limit=limit, num_samples=num_samples, prompts_per_batch=prompts_per_batch, max_words=max_words)
         if path is not None:
-            check_suffix(Path(path))
-            if not Path(path).is_file():
+            check_suffix(expand(path))
+            if not expand(path).is_file():
                 raise ValueError(
                     f"prompt file {path} is missing; paths are taken from the working directory, {Path.cwd()}"
                 )
@@ -232,9 +233,10 @@ class PromptData(LightningDataModule):
 
     def _materialise(self) -> PromptSet:
         if self.path is not None:
-            prompts = read_prompts(self.path, column=self.column)
+            path = expand(self.path)
+            prompts = read_prompts(path, column=self.column)
             return collect_prompts(
-                prompts, name=Path(self.path).stem, source=self.path, limit=self.limit, max_words=self.max_words
+                prompts, name=path.stem, source=self.path, limit=self.limit, max_words=self.max_words
             )
         assert self.dataset is not None, "the constructor wants a path or a dataset"
         return materialise_dataset(

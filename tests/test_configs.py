@@ -163,7 +163,7 @@ def test_a_config_names_configs_that_are_there(path):
 
 @pytest.mark.parametrize("path", EXPERIMENTS + FRAGMENTS, ids=name)
 def test_an_embedded_file_that_a_config_names_is_in_the_package(path):
-    missing = [file for file in re.findall(r"zoo:([\w./-]*\w)", path.read_text()) if not (WEIGHTS / file).exists()]
+    missing = [file for file in re.findall(r"toy:([\w./-]*\w)", path.read_text()) if not (WEIGHTS / file).exists()]
     assert not missing
 
 

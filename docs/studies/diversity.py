@@ -39,11 +39,11 @@ from gendiv_lightning.metrics.registry import make_features, make_metric
 from gendiv_lightning.prompts.files import read_prompts
 from gendiv_lightning.records import Prompt, PromptBatch, PromptSamples, SamplePlan, split_by_prompt
 from gendiv_lightning.records.estimate import Estimate
-from gendiv_lightning.toy import captions, world
+from gendiv_lightning.toy import FILES, captions, world
 from gendiv_lightning.toy.evaluate import FAMILIES
 
 HERE = Path(__file__).parent
-PROMPTS = Path(world.__file__).parent / "postcards.jsonl"
+PROMPTS = FILES / "postcards.jsonl"
 SHARES = tuple(n / 8 for n in range(9))
 TEMPERATURES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 BROKEN = (0.0, 0.25, 0.5, 0.75, 1.0)

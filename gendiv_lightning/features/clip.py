@@ -30,7 +30,7 @@ from gendiv_lightning.features.preprocessing import Preprocessing, preprocessing
 from gendiv_lightning.weights.resolve import sha256
 
 DEFAULT_BACKBONE = "openai/clip-vit-large-patch14"
-TINY_FOLDER = Path(__file__).parents[1] / "toy" / "weights" / "clip"
+TINY_FOLDER = Path(__file__).parents[1] / "toy" / "data" / "clip"
 _OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _CHUNK_TEXTS = 32
 _ADVICE = (

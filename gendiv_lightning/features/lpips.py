@@ -19,7 +19,7 @@ from gendiv_lightning.features.pixels import check_images, split_images
 from gendiv_lightning.weights.resolve import load_strictly, read_checkpoint
 
 Net = Literal["alex", "vgg", "squeeze", "tiny"]
-TINY_WEIGHTS = Path(__file__).parents[1] / "toy" / "weights" / "perceptual.safetensors"
+TINY_WEIGHTS = Path(__file__).parents[1] / "toy" / "data" / "perceptual.safetensors"
 _TORCHVISION = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights", "squeeze": "SqueezeNet1_1_Weights"}
 _SMALLEST = {"alex": 31, "vgg": 16, "squeeze": 17, "tiny": 1}
 

@@ -25,7 +25,7 @@ class Amused(PipelineGenerator):
     Path is which tokens stay at each step, execution is which token each unknown position gets.
 
     Args:
-        checkpoint: `amused/amused-256`, `amused/amused-512`, a folder of the same layout, or `zoo:amused`.
+        checkpoint: `amused/amused-256`, `amused/amused-512`, a folder of the same layout, or `toy:amused`.
         size: which of the models it is; its configuration files are held against it. "tiny" is the embedded one.
         dtype: of transformer and text encoder; the tokenizer of images is always float32.
         num_steps: steps of the loop (official: 12).

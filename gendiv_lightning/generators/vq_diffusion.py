@@ -27,7 +27,7 @@ class VQDiffusion(PipelineGenerator):
     Path is which positions change at each step (are revealed, or replaced), execution is what they become.
 
     Args:
-        checkpoint: `microsoft/vq-diffusion-ithq`, a folder of the same layout, or `zoo:vq_diffusion`.
+        checkpoint: `microsoft/vq-diffusion-ithq`, a folder of the same layout, or `toy:vq_diffusion`.
         size: which of the models it is; its configuration files are held against it. "tiny" is the embedded one.
         dtype: of transformer and text encoder; the tokenizer of images is always float32.
         num_steps: steps of the loop, at most the network's times (official: 100, all of them).

@@ -32,7 +32,7 @@ def command_for(identity: Mapping[str, Any], run: str) -> str:
     if config is None:
         return f"the same generator with {run}"
     is_embedded = bool(identity.get("embedded"))
-    folder, usage = ("configs/tiny", f"zoo:{config}") if is_embedded else ("configs", f"runs/{config}_codebook/")
+    folder, usage = ("configs/tiny", f"toy:{config}") if is_embedded else ("configs", f"runs/{config}_codebook/")
     words = ["gendiv fit-free predict --config", f"{folder}/{config}{suffix}.yaml"]
     if added:
         words.append(added)

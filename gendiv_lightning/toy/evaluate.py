@@ -112,9 +112,9 @@ FAMILIES = {
     "llamagen": Family(
         "gendiv_lightning.generators.LlamaGen",
         {
-            "gpt_checkpoint": "zoo:llamagen_gpt.safetensors",
-            "vq_checkpoint": "zoo:llamagen_vq.safetensors",
-            "text_encoder": "zoo:t5",
+            "gpt_checkpoint": "toy:llamagen_gpt.safetensors",
+            "vq_checkpoint": "toy:llamagen_vq.safetensors",
+            "text_encoder": "toy:t5",
             "gpt": "tiny",
             "vq": "tiny",
             "image_size": 48,
@@ -128,7 +128,7 @@ FAMILIES = {
     "amused": Family(
         "gendiv_lightning.generators.Amused",
         {
-            "checkpoint": "zoo:amused",
+            "checkpoint": "toy:amused",
             "size": "tiny",
             "dtype": "float32",
             "num_steps": 18,
@@ -140,7 +140,7 @@ FAMILIES = {
     "vq-diffusion": Family(
         "gendiv_lightning.generators.VQDiffusion",
         {
-            "checkpoint": "zoo:vq_diffusion",
+            "checkpoint": "toy:vq_diffusion",
             "size": "tiny",
             "dtype": "float32",
             "num_steps": 36,

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from gendiv_lightning.generators.llamagen.tokenizer import VQConfig
 from gendiv_lightning.generators.llamagen.transformer import GPTConfig
+from gendiv_lightning.toy import FILES
 from gendiv_lightning.toy.captions import vocabulary
 
-FOLDER = Path(__file__).parent
-WEIGHTS = FOLDER / "weights"
+WEIGHTS = FILES
 
 TINY_VQ = VQConfig(base_channels=32, ch_mult=(1, 1, 2, 2), num_res_blocks=1, z_channels=32, codebook_size=256)
 TINY_GPT = GPTConfig(

@@ -17,7 +17,7 @@ from gendiv_lightning.toy.captions import parse
 
 
 class PostcardTruth(PromptMetric):
-    """Fidelity and true diversity of postcards, read by the exact oracle (`zoo.world.read`).
+    """Fidelity and true diversity of postcards, read by the exact oracle (`toy.world.read`).
 
     - `postcards/stated_right`: share of the factors that the caption states which the images show.
     - `postcards/all_stated_right`: share of the images that show all of them.
@@ -56,7 +56,7 @@ class PostcardTruth(PromptMetric):
             except ValueError as error:
                 raise ValueError(
                     f"PostcardTruth measures prompts of the embedded world only: {error}. Leave it out of the "
-                    "metrics, or use the words of gendiv_lightning/toy/postcards.jsonl"
+                    "metrics, or use the words of toy:postcards.jsonl"
                 ) from error
 
     def measure(self, samples: PromptSamples) -> list[float]:

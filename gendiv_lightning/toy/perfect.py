@@ -41,7 +41,7 @@ class PerfectPostcards(LlamaGen):
     def __init__(self, batch_size: int = 64) -> None:
         super().__init__(
             gpt_checkpoint="",
-            vq_checkpoint="zoo:llamagen_vq.safetensors",
+            vq_checkpoint="toy:llamagen_vq.safetensors",
             text_encoder="",
             gpt="tiny",
             vq="tiny",

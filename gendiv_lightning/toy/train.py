@@ -1,4 +1,4 @@
-"""`gendiv zoo train NAME`: a recipe, run as a Lightning fit that can be stopped and resumed.
+"""`gendiv toy train NAME`: a recipe, run as a Lightning fit that can be stopped and resumed.
 
 The data of a step is a function of (seed, step), so a resumed training is the training it would have been.
 """

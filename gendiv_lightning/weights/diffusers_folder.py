@@ -21,7 +21,7 @@ class PipelineFolder:
     """The parts of a pipeline on disk.
 
     Args:
-        name: a folder, `OWNER/REPO` on the Hub, or `zoo:FOLDER`.
+        name: a folder, `OWNER/REPO` on the Hub, or `toy:FOLDER`.
         parts: the folders that it must have.
         key: the configuration key that holds the name, for errors.
         advice: what else the user can do, for errors.

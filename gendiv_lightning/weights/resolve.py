@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gendiv_lightning.storage.atomic import cache_folder, write_atomically
+from gendiv_lightning.storage.named_files import expand
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _WRAPPERS = ("model", "module", "state_dict")
@@ -37,8 +38,8 @@ def resolve(name: str, key: str, *, advice: str = "", parts: Sequence[str] = ())
     """The local file or folder that a name of weights stands for; one on the Hub, but not in its cache, is downloaded.
 
     Args:
-        name: a path, `zoo:FILE` (an embedded model's), `OWNER/REPO:FILE` (one file on the Hugging Face Hub) or
-            `OWNER/REPO` (all of a repository but alternative weight formats).
+        name: a path, `PREFIX:FILE` (of a registered folder, such as `toy:t5`), `OWNER/REPO:FILE` (one file on the
+            Hugging Face Hub) or `OWNER/REPO` (all of a repository but alternative weight formats).
         key: the configuration key that holds the name, for the error.
         advice: what else the user can do, for the error.
         parts: the folders of a repository that is a pipeline; tokenizer and scheduler have no weights.
@@ -46,10 +47,7 @@ def resolve(name: str, key: str, *, advice: str = "", parts: Sequence[str] = ())
     Raises:
         MissingWeightsError: it cannot be found.
     """
-    if name.startswith("zoo:"):
-        path = Path(__file__).parents[1] / "toy" / "weights" / name.removeprefix("zoo:")
-    else:
-        path = Path(name).expanduser()
+    path = expand(name)
     if path.exists():
         return path
     if not (match := _HUB_NAME.fullmatch(name)) or _WEIGHT_FILE.search(match["repo"]):

@@ -15,7 +15,7 @@ from gendiv_lightning.datamodules import PromptData
 from gendiv_lightning.datamodules.prompts import choose_wordings
 from gendiv_lightning.records import SamplePlan, length_class
 
-POSTCARDS = ROOT / "gendiv_lightning/toy/postcards.jsonl"
+POSTCARDS = ROOT / "toy:postcards.jsonl"
 KEY = "sk-f00dfacef00dfacef00dface"
 
 

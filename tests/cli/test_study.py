@@ -22,7 +22,7 @@ from gendiv_lightning.study.launch import run_as_jobs
 from gendiv_lightning.study.matrix import read_study
 
 TINY = ROOT / "configs" / "tiny"
-USAGE = "zoo:llamagen_usage.safetensors"
+USAGE = "toy:llamagen_usage.safetensors"
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def write(weights, tmp_path):
             "model.gpt_checkpoint": str(weights / "gpt.pt"),
             "model.vq_checkpoint": str(weights / "vq.pt"),
             "model.text_encoder": str(weights / "t5"),
-            "data.path": str(ROOT / "gendiv_lightning/toy/postcards.jsonl"),
+            "data.path": str(ROOT / "toy:postcards.jsonl"),
             "data.limit": 2,
             "data.num_samples": 4,
             "data.prompts_per_batch": 1,

@@ -25,9 +25,9 @@ def randomise(module: torch.nn.Module, seed: int) -> None:
 
 
 @pytest.fixture(scope="session")
-def zoo_weights(tmp_path_factory) -> Path:
-    """A folder as `gendiv zoo train` leaves it before aMUSEd and VQ-Diffusion are trained."""
-    folder = tmp_path_factory.mktemp("zoo")
+def toy_weights(tmp_path_factory) -> Path:
+    """A folder as `gendiv toy train` leaves it before aMUSEd and VQ-Diffusion are trained."""
+    folder = tmp_path_factory.mktemp("toy")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         tokenizer, clip = VQModel(TINY_VQ), ClipRecipe(1, 0, folder / "work")
@@ -48,13 +48,13 @@ def random_grids(monkeypatch) -> torch.Tensor:
 
 
 @pytest.fixture
-def make_recipe(zoo_weights, random_grids, tmp_path) -> Callable[..., Recipe]:
+def make_recipe(toy_weights, random_grids, tmp_path) -> Callable[..., Recipe]:
     """A recipe by its name on the command line, set up for its first step, on small batches."""
 
     def make(name: str, batch_size: int = 4, seed: int = 0) -> Recipe:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            recipe = RECIPES[name][0](10, seed, tmp_path, zoo_weights)
+            recipe = RECIPES[name][0](10, seed, tmp_path, toy_weights)
         recipe.setup("fit")
         recipe.batch_size = batch_size
         return recipe

@@ -22,8 +22,8 @@ def _no_grad():
 
 
 @pytest.fixture(scope="module")
-def ours(zoo_weights):
-    return load_tokenizer(zoo_weights)
+def ours(toy_weights):
+    return load_tokenizer(toy_weights)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,9 @@ def test_both_classes_make_the_same_images(ours, theirs, tokens):
     torch.testing.assert_close(images, ours.decode(tokens, 6, 6), atol=1e-4, rtol=0)
 
 
-def test_the_original_stays_as_it_is(zoo_weights, ours, images):
+def test_the_original_stays_as_it_is(toy_weights, ours, images):
     in_unit_range(diffusers_vq(ours))
-    fresh = load_tokenizer(zoo_weights).state_dict()
+    fresh = load_tokenizer(toy_weights).state_dict()
     assert all(tensor.equal(fresh[name]) for name, tensor in ours.state_dict().items())
 
 

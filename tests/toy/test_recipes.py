@@ -107,14 +107,14 @@ def test_another_step_or_training_has_other_images_and_other_wordings_of_the_sam
     assert other_texts != texts
 
 
-def test_token_grids_are_the_tokenizers_and_are_made_once(tmp_path, monkeypatch, zoo_weights):
+def test_token_grids_are_the_tokenizers_and_are_made_once(tmp_path, monkeypatch, toy_weights):
     monkeypatch.setattr(world, "NUM_IMAGES", 5)
-    grids = token_grids(tmp_path / "grids.safetensors", zoo_weights)
+    grids = token_grids(tmp_path / "grids.safetensors", toy_weights)
     images = base.from_uint8(world.render(torch.arange(5)))
     with torch.no_grad():
-        assert grids.equal(base.load_tokenizer(zoo_weights).encode(images))
+        assert grids.equal(base.load_tokenizer(toy_weights).encode(images))
     monkeypatch.setattr(base, "load_tokenizer", lambda weights: pytest.fail("encoded again"))
-    assert token_grids(tmp_path / "grids.safetensors", zoo_weights).equal(grids)
+    assert token_grids(tmp_path / "grids.safetensors", toy_weights).equal(grids)
 
 
 # --- what is trained ---
@@ -146,10 +146,10 @@ def test_amuseds_tokenizer_starts_near_the_shared_one(make_recipe):
     assert 1 > start["agree"] > 1.5 * unadapted["agree"]
 
 
-def test_amused_is_refined_from_what_was_exported_on_other_data(make_recipe, zoo_weights, tmp_path):
+def test_amused_is_refined_from_what_was_exported_on_other_data(make_recipe, toy_weights, tmp_path):
     weights = tmp_path / "weights"
-    shutil.copytree(zoo_weights, weights)
-    with pytest.raises(ValueError, match="gendiv zoo train amused"):
+    shutil.copytree(toy_weights, weights)
+    with pytest.raises(ValueError, match="gendiv toy train amused"):
         RECIPES["amused-refine"][0](10, 0, tmp_path, weights)
     first = make_recipe("amused")
     first.export(weights)
@@ -161,9 +161,9 @@ def test_amused_is_refined_from_what_was_exported_on_other_data(make_recipe, zoo
     assert all(parameter.requires_grad for parameter in refined.parameters())
 
 
-def test_the_text_encoders_start_as_clips(make_recipe, zoo_weights):
+def test_the_text_encoders_start_as_clips(make_recipe, toy_weights):
     for name, projects in (("amused", True), ("vq-diffusion", False)):
-        states = text_tower(zoo_weights / "clip", projects=projects).state_dict()
+        states = text_tower(toy_weights / "clip", projects=projects).state_dict()
         assert all(tensor.equal(states[key]) for key, tensor in make_recipe(name).text_encoder.state_dict().items())
 
 

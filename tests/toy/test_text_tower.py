@@ -32,8 +32,8 @@ def _no_grad():
 
 
 @pytest.fixture(scope="module")
-def folder(zoo_weights):
-    return zoo_weights / "clip"
+def folder(toy_weights):
+    return toy_weights / "clip"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`gendiv zoo train`: a training that was killed goes on as if it had not been, learns, and leaves usable weights."""
+"""`gendiv toy train`: a training that was killed goes on as if it had not been, learns, and leaves usable weights."""
 
 import csv
 import shutil
@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from gendiv_lightning.cli import main as cli
 from gendiv_lightning.generators import Amused, VQDiffusion
-from gendiv_lightning.toy import train as zoo_train
+from gendiv_lightning.toy import train as toy_train
 from gendiv_lightning.toy.recipes.amused import AmusedRecipe, AmusedTokenizerRecipe
 from gendiv_lightning.toy.recipes.clip import ClipRecipe
 from gendiv_lightning.toy.recipes.perceptual import PerceptualRecipe
@@ -42,10 +42,10 @@ def _losses(folder, name):
     ("name", "recipe", "num_steps"), [("perceptual", PerceptualRecipe, 20), ("vq-diffusion", VQDiffusionRecipe, 3)]
 )
 def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
-    tmp_path, monkeypatch, zoo_weights, random_grids, name, recipe, num_steps
+    tmp_path, monkeypatch, toy_weights, random_grids, name, recipe, num_steps
 ):
     for folder in ("whole", "killed"):
-        shutil.copytree(zoo_weights, tmp_path / folder)
+        shutil.copytree(toy_weights, tmp_path / folder)
     _train(tmp_path / "whole", name, num_steps)
     loss = recipe.loss
 
@@ -96,8 +96,8 @@ def test_the_precision_is_the_one_asked_for_or_what_the_machine_is_fast_at(
     def trainer(precision, **settings):
         raise Stopped(precision)
 
-    monkeypatch.setattr(zoo_train, "_has_fast_bfloat16", lambda: is_fast)
-    monkeypatch.setattr(zoo_train, "Trainer", trainer)
+    monkeypatch.setattr(toy_train, "_has_fast_bfloat16", lambda: is_fast)
+    monkeypatch.setattr(toy_train, "Trainer", trainer)
     with pytest.raises(Stopped, match=f"^{expected}$"):
         train("perceptual", num_steps=1, seed=0, work=tmp_path, export=tmp_path, precision=asked)
 
@@ -110,9 +110,9 @@ def test_the_command_knows_every_recipe():
 
 
 def test_what_the_recipes_leave_one_after_another_is_what_the_generators_sample_from(
-    tmp_path, zoo_weights, random_grids, make_batch
+    tmp_path, toy_weights, random_grids, make_batch
 ):
-    shutil.copy(zoo_weights / "llamagen_vq.safetensors", tmp_path)
+    shutil.copy(toy_weights / "llamagen_vq.safetensors", tmp_path)
     for name in ("clip", "amused-tokenizer", "amused", "vq-diffusion"):
         _train(tmp_path, name, num_steps=2)
     clip = load_file(tmp_path / "clip" / "open_clip_model.safetensors")

@@ -193,10 +193,10 @@ def test_a_path_stands_for_itself(tmp_path, monkeypatch):
     assert resolve("~/weights.pt", "key") == path
 
 
-def test_zoo_names_are_files_of_the_package():
-    path = resolve("zoo:t5/tokenizer.json", "key")
+def test_toy_names_are_files_of_the_package():
+    path = resolve("toy:t5/tokenizer.json", "key")
     assert path.is_file()
-    assert path.parts[-4:] == ("toy", "weights", "t5", "tokenizer.json")
+    assert path.parts[-4:] == ("toy", "data", "t5", "tokenizer.json")
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,8 @@ def test_zoo_names_are_files_of_the_package():
         "runs/nothing.pt",
         "/no/such/file.pt",
         "runs/usage.safetensors",
-        "zoo:nothing",
-        "zoo:no/thing",
+        "toy:nothing",
+        "toy:no/thing",
         "./a",
         "../a",
         "a/b/c",

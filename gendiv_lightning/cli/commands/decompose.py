@@ -34,7 +34,7 @@ example:
     --trainer.callbacks+=gendiv_lightning.callbacks.Argmax
   gendiv fit-free predict --config configs/tiny/amused_decompose.yaml --run_dir runs/subset \\
     --trainer.callbacks+=gendiv_lightning.callbacks.CodebookSubset --trainer.callbacks.ratio=0.25 \\
-    --trainer.callbacks.usage=zoo:amused_usage.safetensors
+    --trainer.callbacks.usage=toy:amused_usage.safetensors
   gendiv decompose runs/plain --argmax runs/argmax --subset runs/subset --plot decomposition.svg
   gendiv decompose runs/plain --truth
 """

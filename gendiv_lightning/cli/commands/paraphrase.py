@@ -37,7 +37,7 @@ SIMILARITIES are one or more of, separated by commas; the first is filtered by, 
   nli:NAME, a classifier of entailment: the smaller of the probabilities of both directions
 
 examples:
-  gendiv paraphrase gendiv_lightning/toy/postcards.jsonl --model postcards --out postcards8.jsonl
+  gendiv paraphrase toy:postcards.jsonl --model postcards --out postcards8.jsonl
   OPENAI_BASE_URL=http://localhost:8000/v1 gendiv paraphrase coco.jsonl --model Qwen/Qwen3-8B --per-prompt 8 \\
       --similarity sentence:sentence-transformers/all-MiniLM-L6-v2 --min-similarity 0.6 --out coco8.jsonl
   gendiv paraphrase coco8.jsonl --check --similarity nli:cross-encoder/nli-deberta-v3-base

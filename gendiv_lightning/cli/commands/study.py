@@ -19,7 +19,7 @@ skipped, others go on where they were: after a crash, start it again. A failed c
 probes of one generator and seed share their noise, so their differences are paired.
 
   generators:
-    llamagen: {config: llamagen.yaml, usage: zoo:llamagen_usage.safetensors}   # a config beside this file
+    llamagen: {config: llamagen.yaml, usage: toy:llamagen_usage.safetensors}   # a config beside this file
   seeds: [0]
   settings: {data.limit: 32}              # any keys of the configs
   probes:

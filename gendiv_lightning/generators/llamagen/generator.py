@@ -120,10 +120,10 @@ class LlamaGen(Generator):
     Prompts of a class-to-image model are class numbers, "207".
 
     Args:
-        gpt_checkpoint: transformer weights: a path, `OWNER/REPO:FILE` on the Hub, or `zoo:FILE`. Official files load
+        gpt_checkpoint: transformer weights: a path, `OWNER/REPO:FILE` on the Hub, or `toy:FILE`. Official files load
             unchanged.
         vq_checkpoint: tokenizer weights, likewise.
-        text_encoder: T5 encoder of a text-to-image model: a folder, `OWNER/REPO`, or `zoo:FOLDER`. Unused by
+        text_encoder: T5 encoder of a text-to-image model: a folder, `OWNER/REPO`, or `toy:FOLDER`. Unused by
             class-to-image.
         gpt: size of the transformer; "tiny" is the embedded one.
         vq: size of the tokenizer; "tiny" is the embedded one.

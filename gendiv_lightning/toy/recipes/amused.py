@@ -41,7 +41,7 @@ class AmusedRecipe(GeneratorRecipe):
             folder = weights / "amused"
             if not (folder / "transformer").is_dir():
                 raise ValueError(
-                    f"there is no amused/transformer in {weights}: train it first, gendiv zoo train amused"
+                    f"there is no amused/transformer in {weights}: train it first, gendiv toy train amused"
                 )
             self.learning_rate /= 3
             self.text_encoder = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder").float().train()
@@ -51,7 +51,7 @@ class AmusedRecipe(GeneratorRecipe):
             self.model = UVit2DModel(**TINY_AMUSED)
         if not (weights / "amused" / "vqvae").is_dir():
             raise ValueError(
-                f"there is no amused/vqvae in {weights}: train it first, gendiv zoo train amused-tokenizer"
+                f"there is no amused/vqvae in {weights}: train it first, gendiv toy train amused-tokenizer"
             )
 
     def loss(self, step: int) -> dict[str, Tensor]:

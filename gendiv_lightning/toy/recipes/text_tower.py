@@ -24,7 +24,7 @@ def text_tower(clip: Path, *, projects: bool) -> CLIPTextModel | CLIPTextModelWi
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     if not (clip / "open_clip_model.safetensors").exists():
-        raise ValueError(f"there is no CLIP at {clip}: train it first, gendiv zoo train clip")
+        raise ValueError(f"there is no CLIP at {clip}: train it first, gendiv toy train clip")
 
     sizes = TINY_CLIP["text_cfg"]
     config = CLIPTextConfig(
