@@ -1,13 +1,15 @@
-"""Packages, found where they lie: the classes that configs name have folders of their own at the root."""
+"""Find the packages: all below gendiv_lightning/, and the folders elsewhere that are installed as parts of it."""
 
 from setuptools import find_packages, setup
 
-# Package name -> folder, for what does not lie in gendiv_lightning/.
-ROOT_FOLDERS = {
+FOLDERS = {
     "gendiv_lightning.callbacks": "callbacks",
     "gendiv_lightning.datamodules": "datamodules",
     "gendiv_lightning.configs": "configs",
-    "gendiv_lightning.golden": "tests/golden",
+    "gendiv_lightning.golden": "tests/golden/checks",  # `gendiv doctor --golden` runs what the tests run
 }
-
-setup(packages=[*find_packages(include=["gendiv_lightning*"]), *ROOT_FOLDERS], package_dir=ROOT_FOLDERS)
+inside = find_packages(include=["gendiv_lightning*"])
+mapped = [
+    package for name, folder in FOLDERS.items() for package in (name, *(f"{name}.{p}" for p in find_packages(folder)))
+]
+setup(packages=[*inside, *mapped], package_dir=FOLDERS)

@@ -28,8 +28,8 @@ from PIL import Image
 from torch import Tensor
 
 from gendiv_lightning.records import NoiseKey, Paraphrase, Prompt, PromptBatch, SampleBatch, TokenSamples, length_class
-from gendiv_lightning.storage.atomic import write_atomically
 from gendiv_lightning.records.estimate import Estimate
+from gendiv_lightning.storage.atomic import write_atomically
 
 FILES = (  # in the order in which a run is deleted: at no time does a part of it look like the whole
     "metrics.json",

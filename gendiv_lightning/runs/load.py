@@ -14,8 +14,8 @@ from torch import Tensor
 
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.records.estimate import Estimate
-from gendiv_lightning.runs.labels import BASELINE, RunLabel, label_of, setting_of, short_of
 from gendiv_lightning.runs.folder import RunFolder, differences
+from gendiv_lightning.runs.labels import BASELINE, RunLabel, label_of, setting_of, short_of
 
 DISTANCES = ("diversity/lpips", "diversity/lpips[tiny]", "diversity/pixel_cosine", "diversity/ssim")
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gendiv_lightning.generators.llamagen.transformer import GPT, GPTConfig
-from gendiv_lightning.golden.cases import check_folder, run_case, run_cases
+from gendiv_lightning.golden import check_folder, run_case, run_cases
 
 FOLDER = Path(__file__).parent / "llamagen"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))

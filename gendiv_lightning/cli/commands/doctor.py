@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check a folder's reference values, or versions, devices and embedded weights. Returns the exit status."""
     if arguments.golden is not None:
-        from gendiv_lightning.golden.cases import check_folder
+        from gendiv_lightning.golden import check_folder
 
         return check_folder(arguments.golden, print_line)
     return _environment()

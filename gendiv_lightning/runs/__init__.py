@@ -1,0 +1,1 @@
+"""The run folder: its layout, its protocol and how runs are loaded."""
