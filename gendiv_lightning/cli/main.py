@@ -9,7 +9,7 @@ from importlib import import_module
 from gendiv_lightning import __version__
 
 COMMANDS = (
-    *("compare", "decompose", "doctor", "measure", "paraphrase", "plan", "prompts", "reference"),
+    *("compare", "configs", "decompose", "doctor", "measure", "paraphrase", "plan", "prompts", "reference"),
     *("report", "show", "study", "toy", "verify"),
 )
 ALIASES = {"zoo": "toy"}  # for one release
@@ -36,6 +36,7 @@ then:
   gendiv measure IMAGES                      the metrics on anyone's images, grouped by prompt
   gendiv reference IMAGES --out FILE         statistics of real images, for FID
   gendiv fit-free validate --config configs/tiny/llamagen_codebook.yaml   how often is each codebook entry used?
+  gendiv configs list                        the configs that the package ships; `gendiv configs copy` copies them
   gendiv doctor                              is all in place here? with --golden FOLDER: does it compute what it should?
   gendiv toy evaluate                        how good are the embedded models?
 """

@@ -32,6 +32,7 @@ from gendiv_lightning.records import PromptBatch, SampleBatch
 from gendiv_lightning.runs.folder import RunFolder, fingerprint_of
 from gendiv_lightning.sampling import Probe, plan_samples
 from gendiv_lightning.storage.atomic import write_atomically
+from gendiv_lightning.storage.config_files import find_configs
 
 DESCRIPTION = """
 Without training: predict generates under probes and measures, validate counts how a tokenizer uses its codebook.
@@ -101,7 +102,7 @@ class FitFreeCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse what follows `gendiv fit-free`; `sys.argv` stays whole, since DDP starts the other ranks from it."""
-        self.config = parser.parse_args(sys.argv[2:] if args is None else args)
+        self.config = parser.parse_args(find_configs(sys.argv[2:] if args is None else args))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Name the run, now that generator, data and callbacks are there, and give it its folder and callbacks."""

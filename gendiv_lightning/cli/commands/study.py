@@ -51,11 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check everything, run what is not finished, tell."""
+    from gendiv_lightning.storage.config_files import find_config
     from gendiv_lightning.study.folder import StudyFolder
     from gendiv_lightning.study.launch import run_as_jobs, run_here
     from gendiv_lightning.study.matrix import read_study
 
-    config: Path = arguments.config
+    config = find_config(arguments.config)
     if arguments.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {arguments.jobs}")
     parameters = _parameters(arguments.slurm)
