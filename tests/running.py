@@ -20,7 +20,7 @@ def arguments(weights: Path, folder: Path, *more: str, config: str = "llamagen",
     """What follows `gendiv fit-free predict`: a few prompts with 4 samples each, no W&B; `more` wins."""
     return [
         *("--config", str(TINY / f"{config}.yaml"), "--run_dir", str(folder), *tiny_weights(weights)),
-        *("--data.path", str(ROOT / "toy:postcards.jsonl"), "--data.limit", str(limit)),
+        *("--data.path", "toy:postcards.jsonl", "--data.limit", str(limit)),
         *("--data.num_samples", "4", "--data.prompts_per_batch", "1", "--wandb", "disabled", *more),
     ]
 

@@ -8,14 +8,15 @@ import time
 
 import pytest
 from chat_server import FAULTS, reword, serving, status
-from running import ROOT, gendiv
+from running import gendiv
 
 from gendiv_lightning.cli import main as cli
 from gendiv_lightning.datamodules import PromptData
 from gendiv_lightning.datamodules.prompts import choose_wordings
 from gendiv_lightning.records import SamplePlan, length_class
+from gendiv_lightning.storage.named_files import named_file
 
-POSTCARDS = ROOT / "toy:postcards.jsonl"
+POSTCARDS = named_file("toy:postcards.jsonl")
 KEY = "sk-f00dfacef00dfacef00dface"
 
 

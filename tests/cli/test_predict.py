@@ -296,7 +296,7 @@ def test_what_changes_no_number_is_the_same_run(finished, weights, capsys):
 
 
 def test_two_runs_of_one_trainer_count_nothing_twice(make_t2i, tmp_path):
-    data = PromptData(path=str(ROOT / "toy:postcards.jsonl"), limit=2, num_samples=2)
+    data = PromptData(path="toy:postcards.jsonl", limit=2, num_samples=2)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
     measure = Measure([PixelCosine()])
     trainer = Trainer(
@@ -398,7 +398,7 @@ def test_predict_wants_prompts_and_validate_wants_images(weights, tmp_path):
     folder = ["--run_dir", str(tmp_path / "run"), *tiny_weights(weights)]
     message = error_of("predict", "--config", str(TINY / "llamagen_codebook.yaml"), *folder)
     assert "data must be PromptData, got PostcardImages" in message
-    path = str(ROOT / "toy:postcards.jsonl")
+    path = "toy:postcards.jsonl"
     message = error_of("validate", "--config", str(TINY / "llamagen.yaml"), "--data.path", path, *folder)
     assert "ImageData or PostcardImages, got PromptData" in message
 
@@ -438,7 +438,7 @@ def test_a_real_config_without_its_weights_says_how_to_get_them(config, tmp_path
     command = "validate" if "codebook" in config else "predict"
     words = ["--config", str(ROOT / "configs" / config), "--run_dir", str(tmp_path / "run")]
     if any(f"_{word}" in config for word in ("paraphrase", "decompose", "enhance")):
-        words += ["--data.path", str(ROOT / "toy:postcards.jsonl")]
+        words += ["--data.path", "toy:postcards.jsonl"]
     started = time.monotonic()
     message = error_of(command, *words)
     assert time.monotonic() - started < 20

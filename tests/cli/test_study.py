@@ -34,7 +34,7 @@ def write(weights, tmp_path):
             "model.gpt_checkpoint": str(weights / "gpt.pt"),
             "model.vq_checkpoint": str(weights / "vq.pt"),
             "model.text_encoder": str(weights / "t5"),
-            "data.path": str(ROOT / "toy:postcards.jsonl"),
+            "data.path": "toy:postcards.jsonl",
             "data.limit": 2,
             "data.num_samples": 4,
             "data.prompts_per_batch": 1,
