@@ -27,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from gendiv_lightning.callbacks.probes import Argmax, CodebookSubset, FreezePath
-from gendiv_lightning.generators.llamagen.generator import DTYPES, pack_left, sample_image_tokens
+from gendiv_lightning.generators.llamagen.generator import DTYPES, TokenPredictor, pack_left
 from gendiv_lightning.generators.llamagen.transformer import (
     GPT,
     GPT_SIZES,
@@ -40,6 +40,7 @@ from gendiv_lightning.generators.llamagen.transformer import (
     rotary_table,
 )
 from gendiv_lightning.sampling import Draw, Noise, TokenSampler, apply_probes
+from gendiv_lightning.sampling.autoregressive import sample_autoregressive
 
 TOLERANCE = 1e-3
 TOP_K = 1000
@@ -94,7 +95,8 @@ class Ours:
     def sample(self, greedy: bool = False) -> Tensor:
         """Tokens (B, N)."""
         sampler = apply_probes(self.sampler, [Argmax()] if greedy else [])
-        return sample_image_tokens(self.gpt, self.prefill(), sampler).tokens
+        predict = TokenPredictor(self.gpt, self.prefill(), sampler)
+        return sample_autoregressive(predict, sampler, self.gpt.config.block_size).tokens
 
     def teacher_forced(self, tokens: Tensor) -> Tensor:
         """Logits (R, N, K) of each token given those before it, for tokens (R, N)."""

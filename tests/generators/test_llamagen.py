@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from gendiv_lightning.callbacks import Argmax, CodebookSubset, Temperature, TopK, TopP
-from gendiv_lightning.generators.llamagen.generator import pack_left, sample_image_tokens
+from gendiv_lightning.generators.llamagen.generator import TokenPredictor, pack_left
 from gendiv_lightning.generators.llamagen.tokenizer import from_uint8, to_uint8
 from gendiv_lightning.generators.llamagen.transformer import GPT, rotary_table
+from gendiv_lightning.sampling.autoregressive import sample_autoregressive
 from gendiv_lightning.weights.resolve import MissingWeightsError
 
 TEXTS = ("a red circle", "a large blue square on a green ground", "a")
@@ -133,8 +134,11 @@ def test_a_caption_is_run_once_however_many_samples_it_has(generator, make_batch
 def test_attending_in_strides_changes_nothing(generator, batch):
     with torch.inference_mode():
         prefill = generator.prefill(generator.encode_prompts(batch.texts), guided=True)
+        sampler = generator.sampler(0, batch.keys)
         samples = [
-            sample_image_tokens(generator.gpt, prefill, generator.sampler(0, batch.keys), slots_at_a_time=slots).tokens
+            sample_autoregressive(
+                TokenPredictor(generator.gpt, prefill, sampler, slots_at_a_time=slots), sampler, 36
+            ).tokens
             for slots in (1, 5, 64)
         ]
     assert torch.equal(samples[0], samples[1])

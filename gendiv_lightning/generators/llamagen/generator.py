@@ -1,7 +1,7 @@
 """LlamaGen (Sun et al. 2024, arXiv 2406.06525): captions or class labels to raster-order tokens to images.
 
-Read `sample_image_tokens` first: it is the sampling loop. The networks are in `models/llamagen_gpt.py` and
-`models/llamagen_vq.py`.
+The sampling loop is `sample_autoregressive`; `TokenPredictor` is what it asks. The networks are in `transformer.py` and
+`tokenizer.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from gendiv_lightning.generators.llamagen.transformer import (
     rotary_table,
 )
 from gendiv_lightning.records import TokenSamples
-from gendiv_lightning.sampling import Draw, TokenGrid, TokenSampler, check_settings
+from gendiv_lightning.sampling import Draw, TokenSampler, check_settings
+from gendiv_lightning.sampling.autoregressive import sample_autoregressive
 from gendiv_lightning.text.lengths import TextLengths
 from gendiv_lightning.text.t5 import CaptionFeatures
 from gendiv_lightning.toy.files import TINY_GPT, TINY_VQ
@@ -75,43 +76,55 @@ def pack_left(features: Sequence[Tensor], num_positions: int | None = None) -> t
     return packed, mask
 
 
-def sample_image_tokens(
-    gpt: GPT,
-    prefill: Prefill,
-    sampler: TokenSampler,
-    *,
-    cfg_interval: int = -1,
-    decode: Callable[[Tensor, Tensor, int, Cache], Tensor] | None = None,
-    slots_at_a_time: int = 1,
-) -> TokenSamples:
-    """Sample the tokens of B images in raster order.
+class TokenPredictor:
+    """The transformer with its cache, as the loop asks it: the guided logits of each image token in turn.
 
     Args:
         gpt: the transformer.
         prefill: the conditions' B rows; under guidance followed by their B null rows.
-        sampler: decides each token, step i being image token i.
+        sampler: knows the guidance.
         cfg_interval: guidance, and with it the null rows, stops after token cfg_interval + 1; -1 guides all tokens.
         decode: `gpt.decode`, or a compiled form of it.
         slots_at_a_time: attended cache slots grow by so many; more than 1 keeps the shapes of a compiled `decode` few.
     """
-    num_tokens, guided, decode = gpt.config.block_size, sampler.is_guided, decode or gpt.decode
-    num_rows = len(prefill.logits) // 2 if guided else len(prefill.logits)
-    positions = torch.arange(num_tokens, device=prefill.logits.device)
-    cache, logits, grid = Cache(prefill, num_tokens), prefill.logits, TokenGrid(sampler, num_tokens)
-    rows = torch.arange(num_rows, device=positions.device)
-    for i in range(num_tokens):
-        if guided and 0 <= cfg_interval < i - 1:
-            guided, logits = False, logits[:num_rows]
-            cache.keep_rows(num_rows)
-        if guided:
-            logits = sampler.guide(*logits.split(num_rows))
-        draw = sampler.draw_tokens(logits, i, rows, positions[i].expand(num_rows))
-        grid.write(draw)
-        if i + 1 < num_tokens:
-            tokens = draw.tokens.repeat(2) if guided else draw.tokens
-            length = min(num_tokens, -(-(i + 2) // slots_at_a_time) * slots_at_a_time)
-            logits = decode(tokens, positions[i : i + 1], length, cache)
-    return grid.samples()
+
+    def __init__(
+        self,
+        gpt: GPT,
+        prefill: Prefill,
+        sampler: TokenSampler,
+        *,
+        cfg_interval: int = -1,
+        decode: Callable[[Tensor, Tensor, int, Cache], Tensor] | None = None,
+        slots_at_a_time: int = 1,
+    ) -> None:
+        self.num_tokens, self.decode, self.slots_at_a_time = (
+            gpt.config.block_size,
+            decode or gpt.decode,
+            slots_at_a_time,
+        )
+        self.guide, self.num_guided = sampler.guide, 0
+        if sampler.is_guided:
+            self.num_guided = self.num_tokens if cfg_interval < 0 else cfg_interval + 2
+        self.num_rows = len(prefill.logits) // 2 if sampler.is_guided else len(prefill.logits)
+        self.first_logits, self.cache = prefill.logits, Cache(prefill, self.num_tokens)
+        self.positions = torch.arange(self.num_tokens, device=prefill.logits.device)
+
+    def __call__(self, previous: Tensor, position: int) -> Tensor:
+        """Logits (B, 1, K) of a position, from the tokens (B, 1) of the one before; position 0 reads none."""
+        logits = self._decode(previous[:, 0], position - 1) if position else self.first_logits
+        if position < self.num_guided:
+            return self.guide(*logits.split(self.num_rows))[:, None]
+        return logits[: self.num_rows, None]
+
+    def _decode(self, tokens: Tensor, position: int) -> Tensor:
+        """Logits (R, K) after the tokens (B,) of a position; the null rows go as far as guidance does."""
+        if position < self.num_guided:
+            tokens = tokens.repeat(2)
+        elif self.num_guided:
+            self.cache.keep_rows(self.num_rows)
+        length = min(self.num_tokens, -(-(position + 2) // self.slots_at_a_time) * self.slots_at_a_time)
+        return self.decode(tokens, self.positions[position : position + 1], length, self.cache)
 
 
 class LlamaGen(Generator):
@@ -278,8 +291,8 @@ class LlamaGen(Generator):
         return Conditions(self.captions.encode(distinct, self.device), rows)
 
     def sample_tokens(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
-        """The loop of `sample_image_tokens`."""
-        return sample_image_tokens(
+        """The loop of `sample_autoregressive`."""
+        predict = TokenPredictor(
             self.gpt,
             self.prefill(conditions, sampler.is_guided),
             sampler,
@@ -288,6 +301,7 @@ class LlamaGen(Generator):
             # Four shapes to compile an image, whatever its size: the compiler keeps eight.
             slots_at_a_time=max(64, -(-self.gpt_config.block_size // 4)) if self.compile_decode else 1,
         )
+        return sample_autoregressive(predict, sampler, self.gpt_config.block_size)
 
     def score_tokens(self, conditions: Conditions, tokens: Tensor, sampler: TokenSampler) -> Tensor:
         """By one pass over all tokens (teacher forcing): the distributions that the loop would draw from."""

@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from gendiv_lightning.generators.llamagen.generator import pack_left, sample_image_tokens
+from gendiv_lightning.generators.llamagen.generator import TokenPredictor, pack_left
 from gendiv_lightning.generators.llamagen.tokenizer import VQ_SIZES, VQConfig, VQModel, to_uint8
 from gendiv_lightning.generators.llamagen.transformer import (
     GPT,
@@ -39,6 +39,7 @@ from gendiv_lightning.generators.llamagen.transformer import (
     rotate,
 )
 from gendiv_lightning.sampling import Noise, TokenSampler
+from gendiv_lightning.sampling.autoregressive import sample_autoregressive
 from gendiv_lightning.weights.resolve import load_strictly, read_checkpoint
 
 # Whatever a case can get wrong: files, names, shapes, numbers, and the packages that only some kinds need.
@@ -299,7 +300,8 @@ def _greedy(gpt: GPT, prefill: Prefill, scale: float, interval: int, shape: torc
     num_samples, num_tokens = shape
     sampler = _sampler(num_samples, gpt.config.vocab_size, guidance=scale)
     prefill = prefill if sampler.is_guided else _first_rows(prefill, num_samples)
-    return sample_image_tokens(gpt, prefill, sampler, cfg_interval=interval).tokens[:, :num_tokens]
+    predict = TokenPredictor(gpt, prefill, sampler, cfg_interval=interval)
+    return sample_autoregressive(predict, sampler, gpt.config.block_size).tokens[:, :num_tokens]
 
 
 def _first_rows(prefill: Prefill, num_rows: int) -> Prefill:
