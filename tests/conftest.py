@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from study_runs import hostile, study  # noqa: F401  fixtures
+from study_runs import decomposed, hostile, study  # noqa: F401  fixtures
 
 from gendiv_lightning.generators import Amused, LlamaGen, VQDiffusion
 from gendiv_lightning.generators.llamagen.tokenizer import VQ_SIZES, VQConfig, VQModel

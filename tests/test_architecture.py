@@ -20,7 +20,7 @@ LAYERS = [
     ["features"],
     ["toy.captions"],
     ["toy.files"],
-    ["runs.folder"],
+    ["runs.schema", "runs.files", "runs.protocol", "runs.shards", "runs.folder"],
     ["generators", "metrics", "toy.metric", "toy.perfect"],
     ["toy.recipes", "toy.analytic"],
     ["toy.train", "toy.evaluate"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from gendiv_lightning.runs.folder import fingerprint_of
+from gendiv_lightning.runs.protocol import fingerprint_of
 
 GENERATORS = {"llamagen": "LlamaGen", "amused": "aMUSEd", "vqdiffusion": "VQ-Diffusion"}
 BASELINE = "baseline"

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.records.estimate import Estimate
-from gendiv_lightning.runs.folder import RunFolder, differences
+from gendiv_lightning.runs.folder import RunFolder
 from gendiv_lightning.runs.labels import BASELINE, RunLabel, label_of, setting_of, short_of
+from gendiv_lightning.runs.protocol import differences
 
 DISTANCES = ("diversity/lpips", "diversity/lpips[tiny]", "diversity/pixel_cosine", "diversity/ssim")
 
@@ -252,9 +253,7 @@ def _name_apart(families: list[Family]) -> list[Family]:
     named = []
     for family in families:
         others = [other for other in families if other.name == family.name and other is not family]
-        keys = {
-            line.split()[0].rstrip(":") for other in others for line in differences(family.identity, other.identity)
-        }
-        told = [f"{key} {str(family.identity.get(key))[:8]}" for key in sorted(keys)]
-        named.append(family._replace(name=", ".join([family.name, *told])))
+        own = {d.key: d.before for other in others for d in differences(family.identity, other.identity)}
+        settings = [f"{key} {str(value)[:8]}" for key, value in sorted(own.items())]
+        named.append(family._replace(name=", ".join([family.name, *settings])))
     return named

@@ -10,7 +10,8 @@ import torch
 
 from gendiv_lightning.records import NoiseKey, Paraphrase, Prompt, PromptBatch, SampleBatch, TokenSamples
 from gendiv_lightning.records.estimate import Estimate
-from gendiv_lightning.runs.folder import RunFolder, differences, environment, fingerprint_of
+from gendiv_lightning.runs.folder import RunFolder, environment
+from gendiv_lightning.runs.protocol import Difference, differences, fingerprint_of
 from gendiv_lightning.storage.atomic import write_atomically
 
 PROTOCOL = {"generator": {"gpt": "tiny", "guidance": 1.5}, "probes": [], "data": {"seed": 0}}
@@ -125,10 +126,14 @@ def test_another_protocol_is_refused_key_by_key(folder):
 def test_of_lists_the_items_that_differ_are_named():
     before = {"metrics": [{"names": ["a", "b"], "method": "old"}, {"names": ["c"]}], "probes": [1]}
     now = {"metrics": [{"names": ["a", "b"], "method": "new"}, {"names": ["c"]}], "probes": []}
-    assert sorted(differences(before, now)) == [
-        "metrics[0].method ('old' there, 'new' now)",
-        "probes ([1] there, [] now)",
-    ]
+    assert differences(before, now) == [Difference("metrics[0].method", "old", "new"), Difference("probes", [1], [])]
+
+
+def test_a_difference_lies_below_whole_keys_only():
+    difference = Difference("metrics[0].method", "old", None)
+    assert difference.is_below("data", "metrics")
+    assert not difference.is_below("metric", "metrics[0].met")
+    assert str(difference) == "metrics[0].method ('old' there, None now)"
 
 
 def test_samples_of_nobody_are_refused(folder):

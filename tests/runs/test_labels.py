@@ -3,8 +3,8 @@
 import pytest
 
 from gendiv_lightning.callbacks import Argmax, CodebookSubset, Decompose, Paraphrase, Temperature
-from gendiv_lightning.runs.folder import fingerprint_of
 from gendiv_lightning.runs.labels import label_of
+from gendiv_lightning.runs.protocol import fingerprint_of
 
 
 def protocol(*probes, seed=0, **generator):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gendiv_lightning.runs.folder import RunFolder
+    from gendiv_lightning.runs.protocol import Difference
 
 HELP = "paired differences between two runs, or two groups of runs"
 DESCRIPTION = """
@@ -130,25 +131,25 @@ def _equivalences(columns: dict[str, tuple[Tensor, Tensor]], margin: float, *, i
 
 def _not_comparable(folders: list[RunFolder]) -> list[str]:
     """Keys in which some run differs from the first, among those that must agree."""
-    return [line for line in _differing(folders) if line.startswith(MUST_AGREE)]
+    return [str(d) for d in _differing(folders) if d.is_below(*MUST_AGREE)]
 
 
 def _mixed(side: list[RunFolder]) -> list[str]:
     """Keys in which the runs of a side differ, seeds aside: they are no repetitions of one setting."""
-    found = [line for line in _differing(side) if not line.startswith((*MAY_DIFFER_IN_A_SIDE, *MUST_AGREE))]
-    return [f"{line}, within {','.join(str(folder.path) for folder in side)}" for line in found]
+    found = [d for d in _differing(side) if not d.is_below(*MAY_DIFFER_IN_A_SIDE, *MUST_AGREE)]
+    return [f"{d}, within {','.join(str(folder.path) for folder in side)}" for d in found]
 
 
-def _differing(folders: list[RunFolder]) -> list[str]:
-    from gendiv_lightning.runs.folder import differences
+def _differing(folders: list[RunFolder]) -> list[Difference]:
+    from gendiv_lightning.runs.protocol import differences
 
     first, *others = (_by_metric(folder.read_protocol()) for folder in folders)
-    found = set()
+    found: dict[str, Difference] = {}
     for other in others:
         shared = first["metrics"].keys() & other["metrics"].keys()  # one that a run lacks is not compared
         before, now = ({**p, "metrics": {name: p["metrics"][name] for name in shared}} for p in (first, other))
-        found |= set(differences(before, now))
-    return sorted(found)
+        found |= {str(difference): difference for difference in differences(before, now)}
+    return [found[words] for words in sorted(found)]
 
 
 def _by_metric(protocol: dict[str, Any]) -> dict[str, Any]:

@@ -82,18 +82,18 @@ def _check(path: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises ValueError if something that decides a sample differs; tells what else does."""
     import json
 
-    from gendiv_lightning.runs.folder import differences
+    from gendiv_lightning.runs.protocol import differences
 
-    found = sorted(differences(there, json.loads(json.dumps(now))))
-    others = [line for line in found if line.startswith(("versions", "metrics"))]  # they decide no sample
+    found = differences(there, json.loads(json.dumps(now)))
+    others = [d for d in found if d.is_below("versions", "metrics")]  # they decide no sample
     if len(others) < len(found):
-        refused = "; ".join(line for line in found if line not in others)
+        refused = "; ".join(str(d) for d in found if d not in others)
         raise ValueError(
             f"{path} cannot be verified, what its config makes now differs in: {refused}. Put back the weights, files "
             "and settings that it was made with"
         )
-    for line in others:
-        sys.stderr.write(f"Note, no reason to fail: {line}\n")
+    for difference in others:
+        sys.stderr.write(f"Note, no reason to fail: {difference}\n")
 
 
 def _draw(folder: RunFolder, num: int, seed: int) -> tuple[int, dict[NoiseKey, tuple[SampleBatch, int]]]:

@@ -1,0 +1,125 @@
+"""A shard of a run, `samples/*.parquet`: a batch of samples as a table, and back. A row is a sample."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gendiv_lightning.records import NoiseKey, Paraphrase, Prompt, PromptBatch, SampleBatch, TokenSamples, length_class
+from gendiv_lightning.runs import schema
+from gendiv_lightning.runs.files import read_table
+
+_ADVICE = "delete it, and its prompts are sampled again"
+
+
+def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Some columns of a shard.
+
+    Raises:
+        ValueError: it is damaged, or a column is missing.
+    """
+    return read_table(path, columns or list(schema.SAMPLES), advice=_ADVICE)
+
+
+def read_batch(path: Path) -> SampleBatch:
+    """A shard as the batch that it was written from, but that paraphrases without a sample come empty.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    table = read_shard(path)
+    try:
+        return _from_table(table)
+    except (TypeError, ValueError, KeyError, IndexError, OSError, SyntaxError, RuntimeError) as error:
+        # Any cell may be of another type or shape than a shard's, and a picture be cut off anywhere.
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}): {_ADVICE}") from error
+
+
+def to_table(batch: SampleBatch, codebook_size: int) -> pa.Table:
+    """A batch as the table of a shard; tokens get the smallest unsigned type that holds the codebook."""
+    from datasets import Features, List, Value
+    from datasets import Image as ImageFeature
+
+    token = "uint8" if codebook_size <= 1 << 8 else "uint16" if codebook_size <= 1 << 16 else "uint32"
+    prompts, keys, samples = batch.batch.prompts, batch.batch.keys, batch.samples
+    with ThreadPoolExecutor() as pool:  # zlib releases the interpreter lock
+        images = list(pool.map(_png, batch.images))
+    columns: dict[str, tuple[Any, list[Any]]] = {
+        schema.IMAGE: (ImageFeature(), [{"bytes": png, "path": None} for png in images]),
+        schema.PROMPT: (Value("string"), [prompts[row].text for row in batch.batch.rows]),
+        schema.TEXT: (Value("string"), batch.batch.texts),
+        schema.PROMPT_ID: (Value("string"), [key.prompt for key in keys]),
+        schema.PROMPT_INDEX: (Value("int32"), [batch.batch.indices[row] for row in batch.batch.rows]),
+        schema.PARAPHRASE: (Value("int16"), [key.paraphrase for key in keys]),
+        schema.PATH: (Value("int32"), [key.path for key in keys]),
+        schema.SAMPLE: (Value("int32"), [key.sample for key in keys]),
+        schema.SEED: (Value("int64"), [batch.batch.seed] * len(keys)),
+        schema.SOURCE: (Value("string"), [prompts[row].source for row in batch.batch.rows]),
+        schema.TOKENS: (List(Value(token)), list(samples.tokens.numpy().astype(token))),
+        schema.ENTROPY_BITS: (List(Value("float32")), list(samples.entropy.float().numpy())),
+        schema.LOG2_PROB: (List(Value("float32")), list(samples.log_prob.float().numpy())),
+        schema.MARGINAL_BITS: (List(Value("float64")), _marginals(batch)),
+        schema.WORDING_LOG2_PROB: (List(Value("float32")), _paraphrase_scores(batch)),
+    }
+    features = Features({name: kind for name, (kind, _) in columns.items()})
+    return pa.table({name: values for name, (_, values) in columns.items()}, schema=features.arrow_schema)
+
+
+def _marginals(batch: SampleBatch) -> list[Any]:
+    """Of each row's prompt: the same in each of its rows."""
+    return [[] if batch.marginals is None else batch.marginals[row].numpy() for row in batch.batch.rows]
+
+
+def _paraphrase_scores(batch: SampleBatch) -> list[Any]:
+    scores = batch.wording_log_prob
+    return [[]] * len(batch.batch.keys) if scores is None else list(scores.numpy())
+
+
+def _from_table(table: pa.Table) -> SampleBatch:
+    column = {name: table[name].to_pylist() for name in table.column_names}
+    places = column[schema.PROMPT_INDEX]
+    indices = sorted(set(places))
+    prompts = tuple(_to_prompt(column, places.index(index)) for index in indices)
+    keys = tuple(NoiseKey(*name) for name in zip(*(column[part] for part in schema.NOISE_KEY), strict=True))
+    rows = tuple(indices.index(i) for i in places)
+    batch = PromptBatch(column[schema.SEED][0], prompts, tuple(indices), keys, rows)
+    samples = TokenSamples(*(torch.tensor(column[n]) for n in (schema.TOKENS, schema.ENTROPY_BITS, schema.LOG2_PROB)))
+    marginals = torch.tensor(
+        [column[schema.MARGINAL_BITS][rows.index(place)] for place in range(len(prompts))], dtype=torch.float64
+    )
+    scores = torch.tensor(column[schema.WORDING_LOG2_PROB])
+    return SampleBatch(
+        batch,
+        samples,
+        torch.stack([_unpng(image["bytes"]) for image in column[schema.IMAGE]]),
+        marginals if marginals.numel() else None,
+        scores if scores.numel() else None,
+    )
+
+
+def _to_prompt(column: dict[str, list[Any]], row: int) -> Prompt:
+    prompt = column[schema.PROMPT_ID][row]
+    names = zip(column[schema.PROMPT_ID], column[schema.PARAPHRASE], column[schema.TEXT], strict=True)
+    wordings = {paraphrase: text for owner, paraphrase, text in names if owner == prompt}
+    texts = [wordings.get(number, "") for number in range(1, max(wordings) + 1)]
+    paraphrases = tuple(Paraphrase(text, length_class(text)) for text in texts)
+    return Prompt(prompt, column[schema.PROMPT][row], paraphrases, column[schema.SOURCE][row])
+
+
+def _png(image: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _unpng(png: bytes) -> Tensor:
+    with Image.open(io.BytesIO(png)) as image:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
