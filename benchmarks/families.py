@@ -49,7 +49,7 @@ from gendiv_lightning.generators.diffusers_base import Conditions, PipelineGener
 from gendiv_lightning.records import NoiseKey
 from gendiv_lightning.sampling import Draw, Observer
 from gendiv_lightning.sampling.diffusion import NoiseSchedule
-from gendiv_lightning.weights.resolve import DTYPES
+from gendiv_lightning.weights.load import DTYPES
 
 
 class Setting(NamedTuple):

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gendiv_lightning.features.base import exact
-from gendiv_lightning.features.hub import fetch_one_of, read_pretrained, reading
 from gendiv_lightning.features.pixels import check_images, split_images
 from gendiv_lightning.features.preprocessing import Preprocessing, preprocessing_of
-from gendiv_lightning.weights.resolve import sha256
+from gendiv_lightning.weights.hash import sha256
+from gendiv_lightning.weights.load import load_pretrained, reading
+from gendiv_lightning.weights.resolve import WEIGHT_FILES, fetch_one_of
 
 DEFAULT_BACKBONE = "openai/clip-vit-large-patch14"
 TINY_FOLDER = Path(__file__).parents[1] / "toy" / "data" / "clip"
@@ -189,7 +190,8 @@ class _OpenClip(_Backbone):
         super().__init__()
         import open_clip
 
-        self.model = open_clip.create_model(name, pretrained=weights, require_pretrained=True)
+        with torch.random.fork_rng(devices=[]):  # parameters are drawn before they are read
+            self.model = open_clip.create_model(name, pretrained=weights, require_pretrained=True)
         self.tokenizer: Any = open_clip.get_tokenizer(name)
         self.preprocessing = _open_clip_preprocessing(self.model.visual.preprocess_cfg)
         for text in ("a photo", "a photo " * self.tokenizer.context_length):
@@ -221,7 +223,7 @@ class _Transformers(_Backbone):
         super().__init__()
         from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-        self.model = read_pretrained(CLIPModel, name)
+        self.model = load_pretrained(CLIPModel, name)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(name)
         self.preprocessing = preprocessing_of(AutoImageProcessor.from_pretrained(name).to_dict())
         self._check_end_token()
@@ -304,19 +306,21 @@ def _read(source: _Source) -> _Backbone:
     if source.folder is not None:
         _existing(source.folder)
     with reading("CLIP backbone", source.label, _ADVICE):
+        _fetch(source)
         if source.library == "transformers":
             network: _Backbone = _Transformers(source.name)
         else:
-            _fetch(source)
             network = _OpenClip(source.name, source.weights)
     return network.requires_grad_(False).eval()
 
 
 def _fetch(source: _Source) -> None:
-    """Download open_clip's weights of a backbone on the Hub, unless they are in its cache."""
+    """Download the weights of a backbone on the Hub, unless they are in its cache."""
     if source.folder is not None:
         return
-    if source.weights is None:
+    if source.library == "transformers":
+        fetch_one_of(source.name, WEIGHT_FILES)
+    elif source.weights is None:
         fetch_one_of(source.name.removeprefix("hf-hub:"), _OPEN_CLIP_FILES)
     else:
         repo, _, file = _open_clip_weights(source.name, source.weights).get("hf_hub", "").rpartition("/")

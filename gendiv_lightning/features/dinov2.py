@@ -12,9 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from gendiv_lightning.features.base import ImageFeatures
-from gendiv_lightning.features.hub import read_pretrained, reading
 from gendiv_lightning.features.preprocessing import Preprocessing, preprocessing_of
-from gendiv_lightning.weights.resolve import sha256
+from gendiv_lightning.weights.hash import sha256
+from gendiv_lightning.weights.load import load_pretrained, reading
+from gendiv_lightning.weights.resolve import WEIGHT_FILES, fetch_one_of
 
 DEFAULT_MODEL = "facebook/dinov2-base"
 
@@ -54,7 +55,9 @@ class DINOv2Features(ImageFeatures):
 
         advice = "Load it once where the Hub can be reached, or give a folder as `model`: cosine[dinov2,model=FOLDER]"
         with reading("DINOv2 model", self.model, advice):
-            network = read_pretrained(Dinov2Model, self.model)
+            if not Path(self.model).expanduser().is_dir():
+                fetch_one_of(self.model, WEIGHT_FILES)
+            network = load_pretrained(Dinov2Model, self.model)
             self.preprocessing = preprocessing_of(AutoImageProcessor.from_pretrained(self.model).to_dict())
         self.network = network.requires_grad_(False).eval()
 

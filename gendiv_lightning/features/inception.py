@@ -18,7 +18,8 @@ from torchvision.models import inception
 
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.resize import Resize, resize_images
-from gendiv_lightning.weights.resolve import load_strictly, read_checkpoint, sha256
+from gendiv_lightning.weights.hash import sha256
+from gendiv_lightning.weights.load import load_strictly, read_checkpoint
 
 IMAGE_SIZE = 299
 URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gendiv_lightning.features.base import exact
 from gendiv_lightning.features.pixels import check_images, split_images
-from gendiv_lightning.weights.resolve import load_strictly, read_checkpoint
+from gendiv_lightning.weights.load import load_strictly, read_checkpoint
 
 Net = Literal["alex", "vgg", "squeeze", "tiny"]
 TINY_WEIGHTS = Path(__file__).parents[1] / "toy" / "data" / "perceptual.safetensors"

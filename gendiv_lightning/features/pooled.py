@@ -10,7 +10,7 @@ from torch import Tensor
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.clip import DEFAULT_BACKBONE, ClipFeatures
 from gendiv_lightning.features.lpips import TINY_WEIGHTS, PerceptualFeatures
-from gendiv_lightning.weights.resolve import sha256
+from gendiv_lightning.weights.hash import sha256
 
 
 class TinyFeatures(ImageFeatures):

@@ -14,7 +14,7 @@ from gendiv_lightning.sampling import TokenSampler, check_settings
 from gendiv_lightning.text.clip import ClipTokenizer
 from gendiv_lightning.text.lengths import TextLengths
 from gendiv_lightning.weights.diffusers_folder import PipelineFolder, weight_file
-from gendiv_lightning.weights.resolve import DTYPES
+from gendiv_lightning.weights.load import DTYPES
 
 
 class Size(NamedTuple):

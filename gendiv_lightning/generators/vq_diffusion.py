@@ -15,7 +15,7 @@ from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling import TokenSampler
 from gendiv_lightning.sampling.diffusion import NoiseSchedule, sample_diffusion
 from gendiv_lightning.weights.diffusers_folder import PipelineFolder, weight_file
-from gendiv_lightning.weights.resolve import read_checkpoint
+from gendiv_lightning.weights.load import read_checkpoint
 
 SIZES = {"ithq": Size(4096, 32, 256), "tiny": Size(256, 6, 48)}
 LEARNED = "learned_classifier_free_sampling_embeddings"

@@ -27,7 +27,8 @@ from gendiv_lightning.metrics.base import SampleMetric
 from gendiv_lightning.metrics.reference import Reference, check_provenance, read_reference
 from gendiv_lightning.records import PromptSamples
 from gendiv_lightning.records.estimate import Estimate
-from gendiv_lightning.weights.resolve import resolve, sha256
+from gendiv_lightning.weights.hash import sha256
+from gendiv_lightning.weights.resolve import resolve
 
 Interval = tuple[float, float, float]
 

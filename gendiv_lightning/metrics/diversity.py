@@ -20,7 +20,7 @@ from gendiv_lightning.functional.ssim import ssim_matrix
 from gendiv_lightning.functional.vendi import unit_rows
 from gendiv_lightning.metrics.base import PromptMetric
 from gendiv_lightning.records import PromptSamples
-from gendiv_lightning.weights.resolve import sha256
+from gendiv_lightning.weights.hash import sha256
 
 _PIXELS_AT_ONCE = 2**15
 

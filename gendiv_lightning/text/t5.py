@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,7 +14,8 @@ from torch import Tensor
 from gendiv_lightning.storage.atomic import cache_folder, write_atomically
 from gendiv_lightning.text.cleaning import clean_caption
 from gendiv_lightning.text.lengths import TextLengths
-from gendiv_lightning.weights.resolve import sha256
+from gendiv_lightning.weights.hash import sha256
+from gendiv_lightning.weights.load import load_pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, T5EncoderModel
@@ -69,13 +70,7 @@ class CaptionFeatures:
     def _load_encoder(self) -> T5EncoderModel:
         from transformers import T5EncoderModel
 
-        loaded: Any = T5EncoderModel.from_pretrained(self.folder, dtype=self.dtype, output_loading_info=True)
-        encoder, report = loaded
-        # transformers draws what is missing at random, and the features would be cached for good.
-        if report["missing_keys"] or report["mismatched_keys"]:
-            lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-            raise ValueError(f"{self.folder} is no whole T5 encoder: {len(lacking)} tensors lack, such as {lacking[0]}")
-        return encoder.eval()
+        return load_pretrained(T5EncoderModel, self.folder, self.dtype)
 
     @torch.inference_mode()
     def _compute(self, caption: str, device: torch.device) -> Tensor:

@@ -20,7 +20,8 @@ from gendiv_lightning.sampling import TokenGrid, TokenSampler
 from gendiv_lightning.toy.captions import parse
 from gendiv_lightning.toy.files import WEIGHTS
 from gendiv_lightning.toy.world import GROUPS, NUM_IMAGES, values_of
-from gendiv_lightning.weights.resolve import load_strictly, read_checkpoint, sha256
+from gendiv_lightning.weights.hash import sha256
+from gendiv_lightning.weights.load import load_strictly, read_checkpoint
 
 GRIDS = WEIGHTS / "postcards_tokens.npz"
 # For tokens that no image continues with: a probe such as a codebook subset may leave nothing else.

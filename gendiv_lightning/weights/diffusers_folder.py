@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
-from gendiv_lightning.weights.resolve import MissingWeightsError, load_strictly, read_checkpoint, resolve, sha256
+from gendiv_lightning.weights.hash import sha256
+from gendiv_lightning.weights.load import load_pretrained, load_strictly, read_checkpoint
+from gendiv_lightning.weights.resolve import MissingWeightsError, resolve
 
 
 class PipelineFolder:
@@ -27,15 +27,15 @@ class PipelineFolder:
         advice: what else the user can do, for errors.
 
     Raises:
-        MissingWeightsError: it is not to be had, or a part lacks.
+        MissingWeightsError: it could not be found or downloaded, or a part is missing.
     """
 
     def __init__(self, name: str, parts: Sequence[str], key: str, advice: str = "") -> None:
         self.path, self.parts = resolve(name, key, advice=advice, parts=parts), tuple(parts)
-        lacking = [part for part in parts if not (self.path / part).is_dir()]
-        if lacking:
+        missing = [part for part in parts if not (self.path / part).is_dir()]
+        if missing:
             raise MissingWeightsError(
-                f"{key}: {self.path} must hold the folders {', '.join(parts)}; {', '.join(lacking)} lack.\n{advice}"
+                f"{key}: {self.path} must hold the folders {', '.join(parts)}; missing: {', '.join(missing)}.\n{advice}"
             )
 
     def config(self, part: str) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class PipelineFolder:
         """One setting of a part's configuration; ValueError if it does not say."""
         config = self.config(part)
         if name not in config:
-            raise ValueError(f"{self.path / part} is no part of such a model: its configuration has no {name}")
+            raise ValueError(f"{self.path / part} is not a part of such a model: its configuration must have {name!r}")
         return config[name]
 
     def check(self, part: str, wanted: dict[str, Any], key: str) -> None:
@@ -74,10 +74,10 @@ class PipelineFolder:
             model_class: the class.
             part: the folder.
             dtype: of the parameters.
-            defaults: what the class must find in the configuration, for files that are older than it.
+            defaults: settings that the class needs and that configurations written before it do not have.
 
         Raises:
-            ValueError: weights lack, are of another shape, or cannot be read.
+            ValueError: weights are missing, of another shape, or cannot be read.
         """
         folder = self.path / part
         config = self.config(part)
@@ -86,25 +86,7 @@ class PipelineFolder:
             file = weight_file(folder)
             load_strictly(model, read_checkpoint(file), file, dtype)
             return model
-        # A tensor of another shape is to be reported like a missing one, by its name.
-        options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        try:
-            if model_class.__module__.startswith("transformers."):
-                model, report = model_class.from_pretrained(folder, dtype=dtype, **options)
-            else:
-                options |= {"torch_dtype": dtype, "low_cpu_mem_usage": False}
-                model, report = model_class.from_pretrained(folder, **options)
-        except (OSError, RuntimeError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
-            first = str(error).strip().partition("\n")[0]
-            raise ValueError(f"{folder} does not hold a {model_class.__name__}: {first}") from error
-        # What is missing was drawn at random, and samples would be garbage without an error.
-        lacking = sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])])
-        if lacking:
-            raise ValueError(
-                f"{folder} is no whole {model_class.__name__}: {len(lacking)} tensors lack or are of another shape, "
-                f"such as {lacking[0]}"
-            )
-        return model.requires_grad_(False).eval()
+        return load_pretrained(model_class, folder, dtype)
 
 
 def weight_file(folder: Path) -> Path:

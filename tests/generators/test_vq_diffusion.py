@@ -247,9 +247,9 @@ def test_a_wrong_folder_is_one_clear_line(pipelines, tmp_path):
         return error_of_config("vq_diffusion", checkpoint, tmp_path / "run")
 
     without = shutil.ignore_patterns("scheduler")
-    assert f"{LEARNED} lack" in error(pipelines / "amused")
+    assert f"missing: {LEARNED}" in error(pipelines / "amused")
     cut = shutil.copytree(pipelines / "vq_diffusion", tmp_path / "cut", ignore=without)
-    assert "scheduler lack" in error(cut)
+    assert "missing: scheduler" in error(cut)
     shutil.copytree(pipelines / "amused" / "scheduler", cut / "scheduler")
     assert "scheduler is another model than the settings say: num_vec_classes None, not 257" in error(cut)
     assert "/nowhere" in error("/nowhere")

@@ -190,7 +190,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 def test_a_part_that_lacks_is_named(folder, part):
     shutil.rmtree(folder / part)
     with pytest.raises(
-        MissingWeightsError, match=rf"checkpoint: .*must hold the folders .*; {part} lack\.\nTake another"
+        MissingWeightsError, match=rf"checkpoint: .*must hold the folders .*; missing: {part}\.\nTake another"
     ):
         open_folder(folder)
 

@@ -1,6 +1,5 @@
-"""From a name to a file, from a file to tensors, from tensors into a module; and the errors on the way."""
+"""From a name to a file or folder, here or on the Hub; and the errors on the way."""
 
-import argparse
 import json
 import os
 import subprocess
@@ -10,174 +9,17 @@ import time
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors.torch import save_file
-from torch import nn
 
 from gendiv_lightning.generators import LlamaGen
 from gendiv_lightning.generators.llamagen.generator import ADVICE
-from gendiv_lightning.weights.resolve import MissingWeightsError, load_strictly, read_checkpoint, resolve, sha256
+from gendiv_lightning.weights.resolve import MissingWeightsError, resolve
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor([1.5])}
-
-
-def assert_same(state, expected=STATE):
-    assert state.keys() == expected.keys()
-    for key, tensor in expected.items():
-        assert torch.equal(state[key], tensor)
 
 
 def saved(content, folder, name="weights.pt", **settings):
     torch.save(content, folder / name, **settings)
     return folder / name
-
-
-# --- files ---
-
-
-@pytest.mark.parametrize("wrapper", ["model", "module", "state_dict"])
-def test_wrappers_are_opened(tmp_path, wrapper):
-    assert_same(read_checkpoint(saved({wrapper: STATE, "optimizer": {"step": 3}, "steps": 7}, tmp_path)))
-
-
-def test_a_flat_file_is_the_state_dict(tmp_path):
-    assert_same(read_checkpoint(saved(STATE, tmp_path)))
-
-
-def test_safetensors_are_read_too(tmp_path):
-    save_file(STATE, tmp_path / "weights.safetensors")
-    assert_same(read_checkpoint(tmp_path / "weights.safetensors"))
-
-
-def test_of_several_wrappers_the_official_order_decides(tmp_path):
-    other = {"a.weight": torch.zeros(1)}
-    assert_same(read_checkpoint(saved({"state_dict": other, "ema": other, "module": other, "model": STATE}, tmp_path)))
-
-
-def test_a_parameter_may_be_called_like_a_wrapper(tmp_path):
-    assert_same(
-        read_checkpoint(saved({"model": torch.ones(1), "b": torch.ones(2)}, tmp_path)),
-        {
-            "model": torch.ones(1),
-            "b": torch.ones(2),
-        },
-    )
-
-
-@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "_orig_mod.module.", "module._orig_mod."])
-def test_prefixes_of_compile_and_ddp_are_stripped(tmp_path, prefix):
-    assert_same(read_checkpoint(saved({"model": {prefix + key: value for key, value in STATE.items()}}, tmp_path)))
-
-
-def test_a_prefix_inside_a_name_is_left(tmp_path):
-    state = {"head.module.weight": torch.ones(1), "modules.b": torch.ones(1)}
-    assert_same(read_checkpoint(saved(state, tmp_path)), state)
-
-
-def test_leftovers_that_are_no_parameters_are_ignored(tmp_path):
-    extras = [
-        "freqs_cis",
-        "causal_mask",
-        "layers.0.attention.kv_cache.k_cache",
-        "module.layers.11.attention.kv_cache.v_cache",
-    ]
-    assert_same(
-        read_checkpoint(saved({"model": {**STATE, **{key: torch.ones(1) for key in extras}, "steps": 3}}, tmp_path))
-    )
-
-
-def test_command_line_arguments_in_a_file_are_no_obstacle(tmp_path):
-    content = {"model": STATE, "args": argparse.Namespace(lr=1e-4, results_dir="x"), "steps": 3}
-    assert_same(read_checkpoint(saved(content, tmp_path)))
-
-
-class Bomb:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
-    path = saved({"model": STATE, "args": Bomb(str(tmp_path / "boom"))}, tmp_path)
-    with pytest.raises(ValueError, match=r"weights\.pt cannot be read as weights"):
-        read_checkpoint(path)
-    assert not (tmp_path / "boom").exists()
-
-
-@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
-def test_a_damaged_file_is_named(tmp_path, name):
-    if name.endswith(".pt"):
-        saved(STATE, tmp_path)
-    else:
-        save_file(STATE, tmp_path / name)
-    whole = (tmp_path / name).read_bytes()
-    for part in (whole[: len(whole) // 2], b"", b"version https://git-lfs"):
-        (tmp_path / "part").mkdir(exist_ok=True)
-        (tmp_path / "part" / name).write_bytes(part)
-        with pytest.raises(ValueError, match=f"{name} cannot be read as weights"):
-            read_checkpoint(tmp_path / "part" / name)
-
-
-def test_a_file_of_something_else_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="must hold a dictionary of tensors, got a list"):
-        read_checkpoint(saved([torch.ones(1)], tmp_path))
-
-
-# --- modules ---
-
-
-def make_module(device="cpu"):
-    with torch.device(device):
-        module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    return module
-
-
-def make_state():
-    return {key: torch.ones_like(value) for key, value in make_module().state_dict().items()}
-
-
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_arrive_in_the_wanted_dtype_frozen_and_for_evaluation(tmp_path, device, dtype):
-    module = make_module(device)
-    load_strictly(
-        module,
-        {key: value.half() if value.is_floating_point() else value for key, value in make_state().items()},
-        tmp_path,
-        dtype,
-    )
-    assert module[0].weight.dtype == dtype
-    assert module[1].num_batches_tracked.dtype == torch.int64
-    assert torch.equal(module[0].weight, torch.ones(2, 3, dtype=dtype))
-    assert not module.training
-    assert not any(parameter.requires_grad for parameter in module.parameters())
-
-
-def test_every_missing_unexpected_and_misshapen_key_is_listed(tmp_path):
-    state = make_state()
-    del state["0.bias"], state["1.weight"]
-    state |= {"extra.one": torch.ones(1), "extra.two": torch.ones(1), "0.weight": torch.ones(3, 2)}
-    with pytest.raises(ValueError, match="does not hold this model's weights") as error:
-        load_strictly(make_module(), state, tmp_path / "file.pt", torch.float32)
-    message = str(error.value)
-    assert "file.pt" in message
-    assert "missing (2): 0.bias, 1.weight" in message
-    assert "unexpected (2): extra.one, extra.two" in message
-    assert "of another shape (1): 0.weight (3, 2), not (2, 3)" in message
-
-
-def test_a_long_list_of_keys_is_cut(tmp_path):
-    with pytest.raises(ValueError, match=r"unexpected \(20\): .* and 12 more"):
-        load_strictly(nn.Sequential(), {f"key{i}": torch.ones(1) for i in range(20)}, tmp_path, torch.float32)
-
-
-def test_a_failed_load_changes_nothing(tmp_path):
-    module = make_module()
-    before = {key: value.clone() for key, value in module.state_dict().items()}
-    with pytest.raises(ValueError, match="missing"):
-        load_strictly(module, {"0.weight": torch.zeros(2, 3)}, tmp_path, torch.float32)
-    assert_same(module.state_dict(), before)
 
 
 # --- names ---
@@ -339,7 +181,7 @@ def test_without_a_network_the_answer_comes_in_seconds(tmp_path):
     """The Hub's client alone would try for half a minute."""
     program = """
 import time
-from gendiv_lightning.models.checkpoints import MissingWeightsError, resolve
+from gendiv_lightning.weights.resolve import MissingWeightsError, resolve
 import huggingface_hub
 start = time.monotonic()
 for name in ("owner/repo:file.pt", "owner/repo"):
@@ -361,23 +203,6 @@ assert time.monotonic() - start < 10, time.monotonic() - start
         check=False,
     )
     assert result.returncode == 0, result.stderr
-
-
-# --- hashes ---
-
-
-def test_the_hash_of_a_file_is_that_of_its_bytes_and_of_a_folder_that_of_its_weights(tmp_path):
-    import hashlib
-
-    (tmp_path / "a.safetensors").write_bytes(b"weights")
-    assert sha256(tmp_path / "a.safetensors") == hashlib.sha256(b"weights").hexdigest()
-    hashes = []
-    for name, content in (("one", b"1"), ("two", b"2"), ("same", b"1")):
-        for file in ("model.safetensors", "config.json"):
-            (tmp_path / name).mkdir(exist_ok=True)
-            (tmp_path / name / file).write_bytes(content)
-        hashes.append(sha256(tmp_path / name))
-    assert hashes[0] == hashes[2] != hashes[1]
 
 
 # --- official files ---

@@ -30,7 +30,9 @@ from gendiv_lightning.sampling.autoregressive import sample_autoregressive
 from gendiv_lightning.text.lengths import TextLengths
 from gendiv_lightning.text.t5 import CaptionFeatures
 from gendiv_lightning.toy.files import TINY_GPT, TINY_VQ
-from gendiv_lightning.weights.resolve import DTYPES, load_strictly, read_checkpoint, resolve, sha256
+from gendiv_lightning.weights.hash import sha256
+from gendiv_lightning.weights.load import DTYPES, load_strictly, read_checkpoint
+from gendiv_lightning.weights.resolve import resolve
 
 # What an official file is cannot be read from its shapes: (kind, transformer, image sizes).
 OFFICIAL_FILES: dict[str, tuple[str, str, tuple[int, ...]]] = {

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gendiv_lightning.prompts.paraphrase.request import WORDS, Paraphraser, Request
-from gendiv_lightning.weights.resolve import sha256
+from gendiv_lightning.weights.hash import sha256
 
 _TOKENS_A_WORD = 3
 

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from gendiv_lightning.features.clip import ClipFeatures
 from gendiv_lightning.metrics.registry import clip_name
-from gendiv_lightning.weights.resolve import sha256
+from gendiv_lightning.weights.hash import sha256
+from gendiv_lightning.weights.load import load_pretrained, reading
 
 
 class Similarity(ABC):
@@ -73,19 +74,14 @@ class _Transformer:
         self.label = folder.resolve().name if folder.is_dir() else name
         self.weights = sha256(folder) if folder.is_dir() else None
 
-    def load(self, model_class: Any, wanted: str) -> None:
+    def load(self, model_class: Any, kind: str) -> None:
         from transformers import AutoTokenizer
 
-        try:
+        advice = "Give --similarity a folder, or load it once where the Hub can be reached"
+        with reading("model of --similarity", f"{kind}:{self.label}", advice):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(self.source)
-            model, report = model_class.from_pretrained(self.source, dtype=torch.float32, output_loading_info=True)
-        except OSError as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise FileNotFoundError(f"--similarity {wanted}:{self.label} cannot be had: {reason}") from error
-        lacking = [key for key in report["missing_keys"] if "pooler" not in key]  # means are taken, no pooler is asked
-        if lacking:  # they were drawn at random
-            raise ValueError(f"--similarity {wanted}:{self.label} is no such model: it lacks {sorted(lacking)[0]}")
-        self.model: Any = model.to(self.device).eval()
+            # Means over tokens are taken: the pooler is not used.
+            self.model: Any = load_pretrained(model_class, self.source, optional=("pooler",)).to(self.device)
 
     @torch.inference_mode()
     def run(self, *texts: str) -> tuple[Any, Tensor]:

@@ -20,7 +20,7 @@ from gendiv_lightning.generators.llamagen.tokenizer import VQModel, from_uint8
 from gendiv_lightning.storage.atomic import write_atomically
 from gendiv_lightning.toy import captions, world
 from gendiv_lightning.toy.files import TINY_VQ, WEIGHTS, load_float, seeded
-from gendiv_lightning.weights.resolve import sha256
+from gendiv_lightning.weights.hash import sha256
 
 
 class Recipe(LightningModule, ABC):

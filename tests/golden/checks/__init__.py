@@ -40,7 +40,7 @@ from gendiv_lightning.generators.llamagen.transformer import (
 )
 from gendiv_lightning.sampling import Noise, TokenSampler
 from gendiv_lightning.sampling.autoregressive import sample_autoregressive
-from gendiv_lightning.weights.resolve import load_strictly, read_checkpoint
+from gendiv_lightning.weights.load import load_strictly, read_checkpoint
 
 # Whatever a case can get wrong: files, names, shapes, numbers, and the packages that only some kinds need.
 _BAD_CASE = (

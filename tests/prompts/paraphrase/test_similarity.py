@@ -98,9 +98,9 @@ def test_entailment_is_the_smaller_of_both_directions(nli):
 def test_what_is_no_such_model_is_told(sentence, nli, tmp_path):
     with pytest.raises(ValueError, match="no label entailment, only label_0, label_1"):
         load(write_model(tmp_path / "labels", "nli"))
-    with pytest.raises(ValueError, match="lacks classifier"):
+    with pytest.raises(ValueError, match=r"missing .*classifier"):
         load(sentence.replace("sentence:", "nli:"))
-    with pytest.raises(FileNotFoundError, match="sentence:no/such cannot be had"):
+    with pytest.raises(FileNotFoundError, match=r"sentence:no/such.*could not be loaded"):
         load("sentence:no/such")
     with pytest.raises(ValueError, match="backbone must be"):
         make_similarity("ViT")
