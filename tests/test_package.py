@@ -1,6 +1,7 @@
 """The wheel and the sdist are complete, and the quick start runs from an empty directory where only the wheel is."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from running import ROOT
+
+from gendiv_lightning import __version__
 
 BUILD = """
 import sys
@@ -125,6 +129,19 @@ def test_the_wheel_states_its_licence(wheel):
         (metadata,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         assert "License-Expression: Apache-2.0" in archive.read(metadata).decode().splitlines()
         assert any(name.endswith(".dist-info/licenses/LICENSE") for name in archive.namelist())
+
+
+def test_the_citation_states_this_version_and_licence():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert citation["license"] == "Apache-2.0"
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md"])
+def test_a_page_for_contributors_links_to_files_that_exist(page):
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text())
+    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
+    assert not missing
 
 
 def test_the_installed_command_finds_the_shipped_configs(run_there, python):
