@@ -103,7 +103,8 @@ class Ours:
         prefill = self.prefill()
         cache, logits = Cache(prefill, tokens.shape[1]), [prefill.logits]
         for i in range(tokens.shape[1] - 1):
-            logits.append(self.gpt.decode(tokens[:, i], torch.tensor([i], device=tokens.device), i + 2, cache))
+            position = torch.tensor([i], device=tokens.device)
+            logits.append(self.gpt.decode(tokens[:, i : i + 1], position, i + 2, cache)[:, 0])
         return torch.stack(logits, 1)
 
     def cache_bytes(self) -> int:
@@ -275,7 +276,7 @@ def step_parts(ours: Ours, batch: int, repeats: int = 20) -> dict[str, float]:
     config, sampler, prefill = ours.gpt.config, ours.sampler, ours.prefill()
     device, half = prefill.logits.device, config.block_size // 2
     cache, position = Cache(prefill, config.block_size), torch.tensor([half], device=device)
-    tokens = torch.randint(0, config.vocab_size, (len(prefill.logits),), device=device)
+    tokens = torch.randint(0, config.vocab_size, (len(prefill.logits), 1), device=device)
     logits = 3 * torch.randn(batch, config.vocab_size, device=device)
     rows, positions = torch.arange(batch, device=device), torch.full((batch,), half, device=device)
 

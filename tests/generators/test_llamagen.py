@@ -341,3 +341,97 @@ def test_tokens_of_an_argmax_are_certain_and_no_others_are_possible(make_t2i, ma
         tokens = generator.sample_tokens(conditions, sampler).tokens
         assert generator.score_tokens(conditions, tokens, sampler).sum() == 0
         assert generator.score_tokens(conditions, tokens.roll(1), sampler).sum() == -torch.inf
+
+
+# --- exact parallel decoding ---
+
+PARALLEL = {
+    "plain": ({}, []),
+    "without guidance": ({"guidance_scale": 1.0}, []),
+    "guidance of one token": ({"cfg_interval": 0}, []),
+    "guidance of some": ({"cfg_interval": 7, "guidance_scale": 6.0}, []),
+    "top-k": ({"top_k": 40, "temperature": 0.7}, []),
+    "top-p": ({"top_p": 0.9}, []),
+    "argmax": ({}, [Argmax()]),
+    "subset": ({}, [CodebookSubset("random", ratio=0.3)]),
+    "subset, argmax": ({"cfg_interval": 3}, [CodebookSubset("random", ratio=0.3), Argmax()]),
+    "cold": ({}, [Temperature(0.0)]),
+}
+
+
+def assert_parallel_equals_sequential(generator, batch, probes, seeds, windows):
+    generator.load()
+    conditions = generator.encode_prompts(batch.texts)
+    for seed in range(seeds):
+        sampler = generator.sampler(seed, batch.keys, probes)
+        generator.decoding = "sequential"
+        expected = generator.sample_tokens(conditions, sampler)
+        generator.decoding = "parallel"
+        for generator.window in windows:
+            samples = generator.sample_tokens(conditions, sampler)
+            assert torch.equal(samples.tokens, expected.tokens)
+            torch.testing.assert_close(samples.entropy, expected.entropy, atol=1e-4, rtol=0)
+            torch.testing.assert_close(samples.log_prob, expected.log_prob, atol=1e-4, rtol=0)
+
+
+every_way = pytest.mark.parametrize(("settings", "probes"), PARALLEL.values(), ids=PARALLEL.keys())
+
+
+@every_way
+@torch.inference_mode()
+def test_parallel_decoding_gives_the_tokens_of_the_sequential_loop(make_t2i, settings, probes, make_batch):
+    assert_parallel_equals_sequential(make_t2i(**settings), make_batch(*TEXTS), probes, seeds=1, windows=[5])
+
+
+@pytest.mark.slow
+@every_way
+@pytest.mark.parametrize("kind", ["t2i", "c2i"])
+@torch.inference_mode()
+def test_it_does_so_for_many_seeds_and_windows(request, kind, settings, probes, make_batch):
+    batch = make_batch(*(TEXTS if kind == "t2i" else ("207", "3")), num_samples=2)
+    generator = request.getfixturevalue(f"make_{kind}")(**settings)
+    assert_parallel_equals_sequential(generator, batch, probes, seeds=6, windows=[3, 64])
+
+
+def test_a_parallel_sample_does_not_depend_on_its_batch(make_t2i, make_batch):
+    generator = make_t2i(decoding="parallel", window=8)
+    generator.load()
+    together = generator.sample(make_batch(*TEXTS)).samples.tokens
+    alone = [generator.sample(make_batch(text)).samples.tokens for text in TEXTS]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_how_tokens_are_decoded_is_no_part_of_the_identity(make_t2i):
+    identities = []
+    for settings in ({}, {"decoding": "parallel"}, {"decoding": "parallel", "window": 5}):
+        generator = make_t2i(**settings)
+        generator.locate()
+        identities.append(generator.identity())
+    assert identities[0] == identities[1] == identities[2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"decoding": "both"}, "decoding.*'both'"),
+        ({"decoding": "parallel", "window": 0}, "window.*0"),
+        ({"decoding": "parallel", "dtype": "bfloat16"}, "decoding.*dtype.*bfloat16"),
+        ({"decoding": "parallel", "compile": True}, "decoding.*compile.*True"),
+    ],
+)
+def test_decoding_that_cannot_be_exact_is_refused(make_t2i, settings, words):
+    with pytest.raises(ValueError, match=words):
+        make_t2i(**settings)
+
+
+def test_tokens_fed_together_have_the_logits_of_tokens_fed_in_turn(generator, batch):
+    with torch.inference_mode():
+        prefill = generator.prefill(generator.encode_prompts(batch.texts), guided=True)
+        sampler = generator.sampler(0, batch.keys)
+        alone, together = (TokenPredictor(generator.gpt, prefill, sampler, cfg_interval=5) for _ in range(2))
+        tokens = sample_autoregressive(alone, sampler, 36).tokens
+        together(tokens[:, :1], 0)
+        together(tokens.flip(1)[:, :20], 1)  # wrong guesses leave nothing behind
+        logits = torch.cat([together(tokens[:, :9], 1), together(tokens[:, 9:35], 10)], 1)
+        exact = torch.cat([alone(tokens[:, i : i + 1], i + 1) for i in range(35)], 1)
+    torch.testing.assert_close(logits, exact, atol=1e-5, rtol=1e-5)

@@ -27,6 +27,7 @@ from gendiv_lightning.generators.llamagen.transformer import (
 from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling import Draw, TokenSampler, check_settings
 from gendiv_lightning.sampling.autoregressive import sample_autoregressive
+from gendiv_lightning.sampling.parallel import sample_in_parallel
 from gendiv_lightning.text.lengths import TextLengths
 from gendiv_lightning.text.t5 import CaptionFeatures
 from gendiv_lightning.toy.files import TINY_GPT, TINY_VQ
@@ -79,7 +80,7 @@ def pack_left(features: Sequence[Tensor], num_positions: int | None = None) -> t
 
 
 class TokenPredictor:
-    """The transformer with its cache, as the loop asks it: the guided logits of each image token in turn.
+    """The transformer with its cache, as a loop asks it: the guided logits of image tokens, given those before.
 
     Args:
         gpt: the transformer.
@@ -100,11 +101,8 @@ class TokenPredictor:
         decode: Callable[[Tensor, Tensor, int, Cache], Tensor] | None = None,
         slots_at_a_time: int = 1,
     ) -> None:
-        self.num_tokens, self.decode, self.slots_at_a_time = (
-            gpt.config.block_size,
-            decode or gpt.decode,
-            slots_at_a_time,
-        )
+        self.num_tokens, self.slots_at_a_time = gpt.config.block_size, slots_at_a_time
+        self.decode = decode or gpt.decode
         self.guide, self.num_guided = sampler.guide, 0
         if sampler.is_guided:
             self.num_guided = self.num_tokens if cfg_interval < 0 else cfg_interval + 2
@@ -112,21 +110,21 @@ class TokenPredictor:
         self.first_logits, self.cache = prefill.logits, Cache(prefill, self.num_tokens)
         self.positions = torch.arange(self.num_tokens, device=prefill.logits.device)
 
-    def __call__(self, previous: Tensor, position: int) -> Tensor:
-        """Logits (B, 1, K) of a position, from the tokens (B, 1) of the one before; position 0 reads none."""
-        logits = self._decode(previous[:, 0], position - 1) if position else self.first_logits
-        if position < self.num_guided:
-            return self.guide(*logits.split(self.num_rows))[:, None]
-        return logits[: self.num_rows, None]
+    def __call__(self, previous: Tensor, start: int) -> Tensor:
+        """Logits (B, P, K) from position `start` on, given the tokens (B, P) before each; position 0 reads none."""
+        logits = self._decode(previous, start - 1) if start else self.first_logits[:, None]
+        num_guided = min(self.num_guided - start, previous.shape[1])
+        if num_guided <= 0:
+            return logits[: self.num_rows]
+        guided = self.guide(*logits[:, :num_guided].split(self.num_rows))
+        return torch.cat([guided, logits[: self.num_rows, num_guided:]], 1)
 
-    def _decode(self, tokens: Tensor, position: int) -> Tensor:
-        """Logits (R, K) after the tokens (B,) of a position; the null rows go as far as guidance does."""
-        if position < self.num_guided:
-            tokens = tokens.repeat(2)
-        elif self.num_guided:
-            self.cache.keep_rows(self.num_rows)
-        length = min(self.num_tokens, -(-(position + 2) // self.slots_at_a_time) * self.slots_at_a_time)
-        return self.decode(tokens, self.positions[position : position + 1], length, self.cache)
+    def _decode(self, tokens: Tensor, start: int) -> Tensor:
+        """Logits (R, P, K) after the tokens (B, P) from `start` on; the null rows go as far as guidance does."""
+        stop = start + tokens.shape[1]
+        tokens = tokens.repeat(2, 1) if start < self.num_guided else tokens
+        length = min(self.num_tokens, -(-(stop + 1) // self.slots_at_a_time) * self.slots_at_a_time)
+        return self.decode(tokens, self.positions[start:stop], length, self.cache)
 
 
 class LlamaGen(Generator):
@@ -150,6 +148,9 @@ class LlamaGen(Generator):
         temperature: divides the logits.
         top_k: tokens kept (official: 1000); 0 keeps all.
         top_p: probability mass kept; 1 keeps all.
+        decoding: "sequential" predicts one token a pass; "parallel" predicts a window of them, keeps those that it can
+            prove to be final, and gives the same tokens in fewer passes. float32 only.
+        window: tokens that a parallel pass predicts.
         compile: compile the decoding step with torch.compile; the first image waits for the compiler.
         batch_size: images sampled together. In float32 it changes speed and memory, not samples; in half precision it
             is part of the run's fingerprint, since a row's logits can depend on the number of rows.
@@ -174,6 +175,8 @@ class LlamaGen(Generator):
         temperature: float = 1.0,
         top_k: int = 1000,
         top_p: float = 1.0,
+        decoding: Literal["sequential", "parallel"] = "sequential",
+        window: int = 32,
         compile: bool = False,
         batch_size: int = 16,
     ) -> None:
@@ -201,12 +204,14 @@ class LlamaGen(Generator):
             raise ValueError(
                 f"batch_size must be at least 1, cfg_interval at least -1, got {batch_size}, {cfg_interval}"
             )
+        _check_decoding(decoding, window, dtype, compile)
         _check_official(gpt_checkpoint, "gpt_checkpoint", gpt, vq, model_type, image_size)
         _check_official(vq_checkpoint, "vq_checkpoint", vq, vq, model_type, image_size)
         self.gpt_checkpoint, self.vq_checkpoint, self.text_encoder = gpt_checkpoint, vq_checkpoint, text_encoder
         self.gpt_name, self.image_size, self.dtype_name = gpt, image_size, dtype
         self.guidance_scale, self.cfg_interval = guidance_scale, cfg_interval
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.decoding, self.window = decoding, window
         self.compile_decode, self.batch_size, self.pads_batches = compile, batch_size, dtype != "float32"
         self.codebook_size, self.grid = self.gpt_config.vocab_size, (side, side)
         self.captions: CaptionFeatures | None = None
@@ -293,7 +298,7 @@ class LlamaGen(Generator):
         return Conditions(self.captions.encode(distinct, self.device), rows)
 
     def sample_tokens(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
-        """The loop of `sample_autoregressive`."""
+        """The loop of `sample_autoregressive`, or of `sample_in_parallel`, which gives the same tokens."""
         predict = TokenPredictor(
             self.gpt,
             self.prefill(conditions, sampler.is_guided),
@@ -303,6 +308,8 @@ class LlamaGen(Generator):
             # Four shapes to compile an image, whatever its size: the compiler keeps eight.
             slots_at_a_time=max(64, -(-self.gpt_config.block_size // 4)) if self.compile_decode else 1,
         )
+        if self.decoding == "parallel":
+            return sample_in_parallel(predict, sampler, self.gpt_config.block_size, self.window)
         return sample_autoregressive(predict, sampler, self.gpt_config.block_size)
 
     def score_tokens(self, conditions: Conditions, tokens: Tensor, sampler: TokenSampler) -> Tensor:
@@ -387,4 +394,17 @@ def _check_official(checkpoint: str, key: str, size: str, vq: str, model_type: s
         raise ValueError(
             f"{key}: {file} is {kind}, {name}, for images of {' or '.join(map(str, image_sizes))} pixels; the settings "
             f"say {model_type}, {size}, {vq}, {image_size} pixels, which would load without an error and sample garbage"
+        )
+
+
+def _check_decoding(decoding: str, window: int, dtype: str, compiles: bool) -> None:
+    if decoding not in ("sequential", "parallel"):
+        raise ValueError(f'decoding must be "sequential" or "parallel", got {decoding!r}. Choose one of the two.')
+    if window < 1:
+        raise ValueError(f"window must be at least 1, got {window}. Give the number of tokens that a pass predicts.")
+    if decoding == "parallel" and (dtype != "float32" or compiles):
+        raise ValueError(
+            f"decoding: parallel needs dtype: float32 and compile: false, got {dtype} and {compiles}: in half "
+            "precision passes of different widths give different tokens, and the compiler makes a program for each "
+            "width. Change these settings, or use decoding: sequential."
         )

@@ -254,12 +254,12 @@ def join_prefills(parts: Sequence[Prefill]) -> Prefill:
 class Cache:
     """Static key and value cache of all layers, with room for S = N slots a row.
 
-    Slot 0 is the condition, slot i + 1 image token i.
+    Slot 0 is the condition, slot i + 1 image token i. A token that is fed again takes the place of what was there.
 
     Attributes:
         keys: (layers, R, kv heads, S, d), stored rotated; zero in slot 0, whose score is `bias` alone.
         values: the same.
-        bias: (R, 1, 1, S) additive attention mask: log(n) in slot 0, 0 in filled slots, -inf in empty ones.
+        bias: (R, 1, 1, S) what is added to the scores of a slot: log(n) in slot 0, 0 elsewhere.
     """
 
     def __init__(self, prefill: Prefill, num_slots: int) -> None:
@@ -267,16 +267,12 @@ class Cache:
         self.keys = prefill.values.new_zeros(layers, rows, heads, num_slots, head_dim)
         self.values = torch.zeros_like(self.keys)
         self.values[:, :, :, 0] = prefill.values.transpose(0, 1)
-        self.bias = prefill.values.new_full((rows, 1, 1, num_slots), -torch.inf)
+        self.bias = prefill.values.new_zeros(rows, 1, 1, num_slots)
         self.bias[..., 0] = prefill.log_count[:, None, None]
-
-    def keep_rows(self, num_rows: int) -> None:
-        """Drop all rows but the first ones; views, nothing is copied."""
-        self.keys, self.values, self.bias = self.keys[:, :num_rows], self.values[:, :num_rows], self.bias[:num_rows]
 
 
 class GPT(nn.Module):
-    """The transformer. `prefill` runs conditions, `decode` one image token, `forward` all image tokens at once."""
+    """The transformer. `prefill` runs conditions, `decode` some image tokens, `forward` all image tokens at once."""
 
     layers: Sequence[Block]
     rotary: Tensor
@@ -327,22 +323,24 @@ class GPT(nn.Module):
         mask = torch.arange(num_positions, device=num_valid.device) >= num_positions - num_valid[:, None]
         return self.cls_embedding.uncond_embedding.expand(len(num_valid), -1, -1), mask
 
-    def decode(self, tokens: Tensor, position: Tensor, length: int, cache: Cache) -> Tensor:
-        """Feed image token `position` (a tensor of one number) of each row, get the logits (R, K) of the next one.
+    def decode(self, tokens: Tensor, positions: Tensor, length: int, cache: Cache) -> Tensor:
+        """Feed image tokens (R, P) at `positions` (P,), which follow each other: logits (R, P, K) of each next token.
 
-        Only the first `length` cache slots are attended; `length` must be at least position + 2.
+        Every token attends to the condition and to what was fed up to its own place. Only the first `length` cache
+        slots are attended, at least two more than the last position; and only the first R rows of the cache.
         """
-        slot = position + 1
-        cache.bias.index_fill_(3, slot, 0.0)
-        bias, attended = cache.bias[..., :length], (cache.keys[..., :length, :], cache.values[..., :length, :])
-        x, table = self.tok_embeddings(tokens)[:, None], self.rotary[position]
+        slots, num_rows = positions + 1, len(tokens)
+        is_later = torch.arange(length, device=slots.device) > slots[:, None]
+        bias = torch.where(is_later, -torch.inf, cache.bias[:num_rows, ..., :length])
+        attended = cache.keys[:, :num_rows, :, :length], cache.values[:, :num_rows, :, :length]
+        x, table = self.tok_embeddings(tokens), self.rotary[positions]
         for layer, keys, values in zip(self.layers, *attended, strict=True):
 
             def store(k: Tensor, v: Tensor, keys: Tensor = keys, values: Tensor = values) -> tuple[Tensor, Tensor]:
-                return keys.index_copy_(2, slot, k), values.index_copy_(2, slot, v)
+                return keys.index_copy_(2, slots, k), values.index_copy_(2, slots, v)
 
             x = layer.image(x, table, store, bias)
-        return self.logits(x[:, -1])
+        return self.logits(x)
 
     def forward(self, positions: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
         """Logits (R, N', K) that predict each image token of (R, N') from the condition and the tokens before it."""

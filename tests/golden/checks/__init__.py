@@ -291,7 +291,7 @@ def _teacher_forced(gpt: GPT, prefill: Prefill, tokens: Tensor) -> Tensor:
     tokens = tokens.repeat(len(prefill.logits) // len(tokens), 1)
     cache, logits = Cache(prefill, tokens.shape[1]), [prefill.logits]
     for i in range(tokens.shape[1] - 1):
-        logits.append(gpt.decode(tokens[:, i], torch.tensor([i]), i + 2, cache))
+        logits.append(gpt.decode(tokens[:, i : i + 1], torch.tensor([i]), i + 2, cache)[:, 0])
     return torch.stack(logits, 1)
 
 
