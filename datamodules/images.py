@@ -13,8 +13,17 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
-from gendiv_lightning.images.decode import BROKEN, CorruptImages, ImageItem, decode_image, to_tensor
-from gendiv_lightning.images.sources import ImageSource, ignored_in_words, open_images
+from gendiv_lightning.images.decode import (
+    MEMORY_LIMIT,
+    BrokenImage,
+    CorruptImages,
+    ImageError,
+    ImageItem,
+    check_memory_limit,
+    read_image,
+    to_tensor,
+)
+from gendiv_lightning.images.sources import ImageSource, open_images
 from gendiv_lightning.records import ImageBatch
 
 from .sharding import check_positive, deal
@@ -36,15 +45,15 @@ def crop_center(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def read_squares(placed: Sequence[Placed], image_size: int) -> ImageBatch:
+def read_squares(placed: Sequence[Placed], image_size: int, memory_limit: float = MEMORY_LIMIT) -> ImageBatch:
     """Images with their places as a batch of squares; those that cannot be read are named instead."""
     images, places, corrupt = [], [], []
     for place, item in placed:
         try:
-            images.append(to_tensor(crop_center(decode_image(item.read()), image_size)))
+            images.append(to_tensor(crop_center(read_image(item, memory_limit), image_size)))
             places.append(place)
-        except BROKEN:
-            corrupt.append(item.name)
+        except ImageError as error:
+            corrupt.append((item.name, str(error)))
     stacked = torch.stack(images) if images else torch.zeros(0, 3, image_size, image_size, dtype=torch.uint8)
     return ImageBatch(stacked, torch.tensor(places, dtype=torch.int64), tuple(corrupt))
 
@@ -79,7 +88,9 @@ class ImageData(LightningDataModule):
         column: of the images, where there are columns and several could be it.
         split: of a dataset; None takes the only one, on the Hub "train".
         revision: commit, branch or tag of a dataset on the Hub.
-        max_corrupt: share of the images, over all ranks, that may be corrupt; they are skipped and named.
+        max_corrupt: share of the images, over all ranks, that may be unreadable; they are skipped and named.
+        allow_outside: read files that tables name outside the folder of the data.
+        memory_limit: GiB that one image, or one row group of Parquet, may take.
 
     Raises:
         ValueError: for arguments that cannot be; in `setup` for a source that is missing or holds no image; where too
@@ -97,6 +108,8 @@ class ImageData(LightningDataModule):
         split: str | None = None,
         revision: str | None = None,
         max_corrupt: float = 0.01,
+        allow_outside: bool = False,
+        memory_limit: float = MEMORY_LIMIT,
     ) -> None:
         super().__init__()
         check_positive(image_size=image_size, batch_size=batch_size, limit=limit)
@@ -104,6 +117,7 @@ class ImageData(LightningDataModule):
             raise ValueError(f"num_workers must be 0 (decode in this process) or more, got {num_workers}")
         self.source, self.image_size, self.batch_size, self.limit = source, image_size, batch_size, limit
         self.num_workers, self.column, self.split, self.revision = num_workers, column, split, revision
+        self.allow_outside, self.memory_limit = allow_outside, check_memory_limit(memory_limit)
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than images
         self.corrupt = CorruptImages(max_corrupt)
         self.num_read = 0
@@ -113,11 +127,17 @@ class ImageData(LightningDataModule):
         """The images, listed on the first call."""
         if self._images is None:
             self._images = open_images(
-                self.source, column=self.column, split=self.split, revision=self.revision, limit=self.limit
+                self.source,
+                column=self.column,
+                split=self.split,
+                revision=self.revision,
+                limit=self.limit,
+                allow_outside=self.allow_outside,
+                memory_limit=self.memory_limit,
             )
             self.corrupt.num_images = self._images.num_images
-            if self._images.ignored:
-                rank_zero_info(f"{self.source}: {ignored_in_words(self._images.ignored)}")
+            for note in self._images.notes:
+                rank_zero_info(f"{self.source}: {note}")
         return self._images
 
     def identity(self) -> dict[str, Any]:
@@ -137,7 +157,7 @@ class ImageData(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """This rank's images as `ImageBatch`, corrupt ones left out."""
-        read = partial(read_squares, image_size=self.image_size)
+        read = partial(read_squares, image_size=self.image_size, memory_limit=self.memory_limit)
         items = self.images().items
         if isinstance(items, Sequence):
             batches = list(_batches(deal(list(enumerate(items)), self.trainer), self.batch_size))
@@ -148,15 +168,16 @@ class ImageData(LightningDataModule):
     def on_before_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
         """Count what was read, and what could not be."""
         self.num_read += len(batch.images) + len(batch.corrupt)
-        self.corrupt.add(batch.corrupt)
+        self.corrupt.add(BrokenImage(*image) for image in batch.corrupt)
         return batch
 
     def teardown(self, stage: str) -> None:
         """Bring together what the ranks met; name what was skipped, or fail if that was too much."""
         if self.trainer is not None and self.trainer.world_size > 1:
             met: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(met, (self.num_read, self.corrupt.names))
-            self.num_read, self.corrupt.names = sum(n for n, _ in met), sorted(name for _, ns in met for name in ns)
+            torch.distributed.all_gather_object(met, (self.num_read, self.corrupt.images))
+            self.num_read = sum(num_read for num_read, _ in met)
+            self.corrupt.images = sorted(image for _, images in met for image in images)
         self.corrupt.check(self.num_read)
-        if self.corrupt.names:
+        if self.corrupt.images:
             rank_zero_warn(self.corrupt.in_words())

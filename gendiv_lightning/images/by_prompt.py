@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +12,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gendiv_lightning.images.decode import BROKEN, CorruptImages, ImageItem, decode_image, to_tensor
+from gendiv_lightning.images.decode import (
+    MEMORY_LIMIT,
+    BrokenImage,
+    CorruptImages,
+    ImageError,
+    ImageItem,
+    read_image,
+    to_tensor,
+)
 from gendiv_lightning.images.layouts import list_images
-from gendiv_lightning.prompts.files import find_column
-from gendiv_lightning.records import PromptSamples
+from gendiv_lightning.prompts.files import check_text, find_column
+from gendiv_lightning.records import PromptSamples, prompt_id
+from gendiv_lightning.storage.tables import find_name
 
 
 class ImageGroups(NamedTuple):
@@ -22,124 +32,210 @@ class ImageGroups(NamedTuple):
 
     Attributes:
         groups: the images of each prompt.
-        unreadable: images whose text beside them cannot be read, so that their prompt is not known.
-        ignored: files that were passed over, by their suffix.
-        notes: what the reader should know of how the layout was understood.
+        unreadable: images whose text cannot be read, so that their prompt is not known.
+        notes: lines about what was passed over, and how the layout was understood.
     """
 
     groups: dict[str, list[ImageItem]]
-    unreadable: list[str]
-    ignored: dict[str, int]
+    unreadable: list[BrokenImage]
     notes: list[str]
 
     @property
     def num_images(self) -> int:
-        """All that there are."""
+        """All images."""
         return sum(map(len, self.groups.values())) + len(self.unreadable)
 
 
 def find_images(
-    source: Path, column: str | None = None, image_column: str | None = None, split: str | None = None
+    source: Path,
+    column: str | None = None,
+    image_column: str | None = None,
+    split: str | None = None,
+    *,
+    first_caption: bool = False,
+    allow_outside: bool = False,
+    memory_limit: float = MEMORY_LIMIT,
 ) -> ImageGroups:
     """The images of a folder or file, by prompt.
+
+    Texts that differ only in case or white space are one prompt, as in prompt sets; its first spelling stays.
 
     Args:
         source: see `list_images`.
         column: where the prompt stands; by default `prompt`, `caption`, `text` or `short_caption`. Columns `paraphrase`
-            and `path` are read where they are there.
+            and `path` are read where all of their values are whole numbers.
         image_column: where the images stand, if several columns could be it.
         split: of a saved dataset.
+        first_caption: take the first of a list of captions.
+        allow_outside: read files that tables name outside the folder of the data.
+        memory_limit: GiB that one image, or one row group of Parquet, may take.
 
     Raises:
+        OSError: a folder cannot be listed.
         ValueError: there are no images, or one has no prompt.
     """
-    items, ignored = list_images(source, column=image_column, split=split, with_rows=True)
-    groups, unreadable = dict[str, list[ImageItem]](), list[str]()
-    for item in items:
-        if "unreadable" in item.row:
-            unreadable.append(item.row["unreadable"])
-        else:
-            groups.setdefault(_prompt(item, column, source), []).append(item)
-    notes = []
-    if len(groups) == 1 and len(items) > 1:
-        notes.append(f"all {len(items)} images are taken as samples of one prompt, {next(iter(groups))[:60]!r}")
-    return ImageGroups(groups, unreadable, ignored, notes)
+    listing = list_images(
+        source,
+        column=image_column,
+        split=split,
+        with_rows=True,
+        allow_outside=allow_outside,
+        memory_limit=memory_limit,
+    )
+    groups, spellings, unreadable = dict[str, list[ImageItem]](), dict[str, set[str]](), list[BrokenImage]()
+    first_spelling = dict[str, str]()
+    numbers = _Numbers(listing.items)
+    for item in listing.items:
+        if item.problem:
+            unreadable.append(BrokenImage(item.name, item.problem))
+            continue
+        text = _prompt(item, column, source, first_caption)
+        prompt = first_spelling.setdefault(prompt_id(text, ""), text)
+        spellings.setdefault(prompt, set()).add(text)
+        groups.setdefault(prompt, []).append(item._replace(row=numbers.of(item)))
+    notes = [*listing.lines(), *numbers.notes]
+    respelt = [prompt for prompt, texts in spellings.items() if len(texts) > 1]
+    if respelt:
+        notes.append(
+            f"{len(respelt)} prompts are spelt differently in case or white space and were brought together, such as "
+            f"{respelt[0][:60]!r}"
+        )
+    if len(groups) == 1 and len(listing.items) > 1:
+        notes.append(f"all {len(listing.items)} images are taken as samples of one prompt, {next(iter(groups))[:60]!r}")
+    return ImageGroups(groups, unreadable, notes)
 
 
-def _prompt(item: ImageItem, column: str | None, source: Path) -> str:
+class _Numbers:
+    """The columns `paraphrase` and `path` of a source: a column counts if all of its values are whole numbers.
+
+    Attributes:
+        notes: a line for each column of that name that holds something else.
+    """
+
+    def __init__(self, items: Sequence[ImageItem]) -> None:
+        self.notes: list[str] = []
+        self._columns: list[str] = []
+        for name in ("paraphrase", "path"):
+            given = [value for item in items if not _is_missing(value := _value(item.row, name))]
+            other = next((value for value in given if _whole(value) is None), None)
+            if other is not None:
+                self.notes.append(
+                    f"the column {name!r} is not read as the number of a {name}: it holds {str(other)[:40]!r}"
+                )
+            elif given:
+                self._columns.append(name)
+
+    def of(self, item: ImageItem) -> dict[str, int]:
+        """The numbers of an image, by column."""
+        found = {name: _whole(_value(item.row, name)) for name in self._columns}
+        return {name: number for name, number in found.items() if number is not None}
+
+
+def _value(row: Mapping[str, Any], name: str) -> Any:
+    column = _find_name(tuple(row), name)
+    return None if column is None else row[column]
+
+
+@lru_cache(maxsize=1024)  # the rows of a table have the same columns
+def _find_name(columns: tuple[str, ...], name: str) -> str | None:
+    return find_name(columns, [name])
+
+
+def _is_missing(value: Any) -> bool:
+    return value in (None, "") or value != value
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    if isinstance(value, str):
+        return int(value) if value.strip().removeprefix("-").isdecimal() else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _prompt(item: ImageItem, column: str | None, source: Path, first_caption: bool) -> str:
     where = f"{source}, {item.name}"
     if not item.row:
         raise ValueError(
-            f"{where} has no prompt: nothing stands beside it, neither a .txt or .json nor a column of text"
+            f"{where} has no prompt: neither a .txt or .json of its name nor a column of text belongs to it"
         )
-    value = item.row.get(find_column(item.row, column, where, option="--column"))
-    if value is None or not str(value).strip():
+    found = find_column(item.row, column, where, option="--column")
+    value = item.row[found]
+    if isinstance(value, list):
+        if len(value) > 1 and not first_caption:
+            raise ValueError(
+                f"{where}: the column {found!r} holds a list of {len(value)} captions, and a prompt is one text: pass "
+                "--first-caption to take the first, or name another column with --column"
+            )
+        value = value[0] if value else None
+    text = check_text(value, found, where)
+    if not text.strip():
         raise ValueError(f"{where} has an empty prompt: fill it in, or leave the image out")
-    return str(value)
+    return text
 
 
 def load_prompts(
-    images: ImageGroups, resize: int | None = None, max_corrupt: float = 0.01
-) -> Iterator[tuple[PromptSamples, list[str]]]:
-    """All images of a prompt at a time, and the names of those that could not be read.
+    images: ImageGroups, corrupt: CorruptImages, resize: int | None = None, memory_limit: float = MEMORY_LIMIT
+) -> Iterator[PromptSamples]:
+    """All images of a prompt at a time.
 
     Args:
         images: of `find_images`.
+        corrupt: remembers the images that cannot be read.
         resize: side in pixels that all images are brought to (bicubic, the whole image); None keeps their sizes.
-        max_corrupt: share of all images that may be corrupt.
+        memory_limit: GiB that one image may take when it is decoded.
 
     Raises:
-        ValueError: too many images are corrupt, or the images of a prompt differ in size.
+        ValueError: too many images cannot be read, or the images of a prompt differ in size.
     """
-    corrupt = CorruptImages(max_corrupt, images.num_images)
-    corrupt.add(images.unreadable)
-    unnamed = list(images.unreadable)  # of no prompt, or of prompts without any other
+    left_out = []
     for place, (prompt, items) in enumerate(images.groups.items()):
         pictures, read, broken = [], [], []
         for item in items:
             try:
-                pictures.append(_decode(item, resize))
+                pictures.append(_decode(item, resize, memory_limit))
                 read.append(item)
-            except BROKEN:
-                broken.append(item.name)
+            except ImageError as error:
+                broken.append(BrokenImage(item.name, str(error)))
         corrupt.add(broken)
-        sizes = {tuple(picture.shape[1:]) for picture in pictures}
-        if len(sizes) > 1:
-            raise ValueError(
-                f"images of the prompt {prompt[:60]!r} differ in size, {' and '.join(map(str, sorted(sizes)[:2]))}: "
-                "bring them to one with --resize"
-            )
+        _check_sizes(prompt, read, pictures)
         if pictures:
-            yield _to_samples(prompt, place, read, pictures), unnamed + broken
-            unnamed = []
+            yield _to_samples(prompt, place, read, pictures)
         else:
-            unnamed += broken
-    if unnamed:
-        warnings.warn(f"no image of some prompts could be read: {', '.join(unnamed)}", stacklevel=2)
+            left_out.append(prompt)
+    if left_out:
+        shown = ", ".join(repr(prompt[:60]) for prompt in left_out[:10])
+        warnings.warn(
+            f"{len(left_out)} prompts have no image that can be read, and are left out: {shown}", stacklevel=2
+        )
 
 
-def _decode(item: ImageItem, resize: int | None) -> Tensor:
-    image = decode_image(item.read())
+def _check_sizes(prompt: str, items: Sequence[ImageItem], images: Sequence[Tensor]) -> None:
+    by_size = {tuple(image.shape[1:]): item.name for item, image in zip(items, images, strict=True)}
+    if len(by_size) > 1:
+        shown = " and ".join(f"{w} x {h} ({name})" for (h, w), name in sorted(by_size.items())[:2])
+        raise ValueError(
+            f"images of the prompt {prompt[:60]!r} differ in size, {shown}: bring them to one with --resize"
+        )
+
+
+def _decode(item: ImageItem, resize: int | None, memory_limit: float) -> Tensor:
+    image = read_image(item, memory_limit)
     if resize is not None and image.size != (resize, resize):
         image = image.resize((resize, resize), Image.Resampling.BICUBIC)
     return to_tensor(image)
 
 
 def _to_samples(prompt: str, place: int, items: list[ImageItem], images: list[Tensor]) -> PromptSamples:
-    # Paths that are not told are each image's own, beside all that are.
-    told = [_number(item.row, "path") for item in items]
-    first_free = 1 + max((path for path in told if path is not None), default=-1)
-    paths = [first_free + n if path is None else path for n, path in enumerate(told)]
+    # Images without a path number get one of their own, beside all that are given.
+    given = [item.row.get("path") for item in items]
+    first_free = 1 + max((path for path in given if path is not None), default=-1)
+    paths = [first_free + n if path is None else path for n, path in enumerate(given)]
     return PromptSamples(
         torch.stack(images),
         prompt=prompt,
         place=place,
-        paraphrase=torch.tensor([_number(item.row, "paraphrase") or 0 for item in items]),
+        paraphrase=torch.tensor([item.row.get("paraphrase", 0) for item in items]),
         path=torch.tensor(paths),
         names=tuple(item.name for item in items),
     )
-
-
-def _number(row: Mapping[str, Any], column: str) -> int | None:
-    value = row.get(column)
-    return None if value in (None, "") else int(value)

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow's words for a broken file
+from gendiv_lightning.storage.files import GIB, is_hidden
+
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
+MEMORY_LIMIT = 1.0  # GiB
+_BYTES_A_PIXEL = 16  # three channels in float32, and the file's own pixels
+_NETWORK_SIDE = 512  # networks bring the shorter side of an image to this, or less
 _DEEP = re.compile(r"(RGB|L|CMYK)\w*;16[BLN]?")  # Pillow's names of 16 bits a channel, of which it would drop 8
+
+_TURNS: dict[Any, Image.Transpose] = {  # from the EXIF orientation to upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class ImageItem(NamedTuple):
@@ -24,40 +40,126 @@ class ImageItem(NamedTuple):
     Attributes:
         name: where it is in its source.
         size: bytes of its file.
-        read: gives the bytes of the image.
-        row: what stands beside it, by column; empty unless it was asked for.
+        read: returns the bytes of the image.
+        row: what is known about it, by column; empty unless it was asked for.
+        problem: why `row` could not be read; "" if it could.
     """
 
     name: str
     size: int
     read: Callable[[], bytes]
     row: Mapping[str, Any] = {}
+    problem: str = ""
+
+
+class ImageError(ValueError):
+    """An image that cannot be read; the message is the reason."""
+
+
+class BrokenImage(NamedTuple):
+    """Name of an image that cannot be read, and the reason."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})"
+
+
+def check_memory_limit(memory_limit: float) -> float:
+    """The limit; ValueError if it is not a positive number of GiB."""
+    if not 0 < memory_limit < float("inf"):
+        raise ValueError(f"memory_limit must be a positive number of GiB, got {memory_limit}: 1 is the default")
+    return memory_limit
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is one by its name; hidden ones (macOS writes them beside others) are none."""
+    """Whether a file is an image by its suffix; hidden files (macOS writes them beside others) are not."""
     path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return path.suffix.lower() in SUFFIXES and not is_hidden(path.name)
 
 
-def decode_image(data: bytes) -> Image.Image:
-    """A file's bytes as RGB, 8 bits a channel.
-
-    What is transparent stands over white; of an animation the first frame is taken; greys and palettes become RGB.
+def read_image(item: ImageItem, memory_limit: float = MEMORY_LIMIT) -> Image.Image:
+    """An image as RGB, 8 bits per channel; see `decode_image`.
 
     Raises:
-        one of `BROKEN`: it is no image, or a damaged one, or one of more than 8 bits a channel: how those are to be
-            brought to 8 is not for us to guess.
+        ImageError: it cannot be read, for whatever reason.
     """
-    with Image.open(io.BytesIO(data)) as file:
-        raw = next((tile[3] for tile in file.tile), "")
-        mode = raw if isinstance(raw, str) else str(raw[0]) if raw else ""
-        if file.mode.startswith(("I", "F")) or _DEEP.fullmatch(mode):
-            raise ValueError(f"more than 8 bits a channel ({mode or file.mode}): convert the image to 8")
-        if not file.has_transparency_data:
-            return file.convert("RGB")
-        image = file.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    try:
+        data = item.read()
+    except (OSError, ValueError) as error:
+        raise ImageError(_reason(error)) from error
+    return decode_image(data, memory_limit)
+
+
+def decode_image(data: bytes, memory_limit: float = MEMORY_LIMIT) -> Image.Image:
+    """The bytes of a file as RGB, 8 bits per channel, turned as its EXIF orientation says.
+
+    Transparency is composited over white, an animation gives its first frame, and greys and palettes become RGB.
+
+    Args:
+        data: content of the file.
+        memory_limit: GiB that the image may take when it is decoded, at 16 bytes per pixel.
+
+    Raises:
+        ImageError: it is not an image, it is damaged or too large, or it has more than 8 bits per channel, for which
+            there is no single correct conversion.
+    """
+    try:
+        with _limited(memory_limit), Image.open(io.BytesIO(data)) as file:
+            _check_pixels(file.size, memory_limit)
+            raw = next((tile[3] for tile in file.tile), "")
+            mode = raw if isinstance(raw, str) else str(raw[0]) if raw else ""
+            if file.mode.startswith(("I", "F")) or _DEEP.fullmatch(mode):
+                raise ImageError(f"more than 8 bits a channel ({mode or file.mode}): convert the image to 8")
+            image = file.convert("RGBA") if file.has_transparency_data else file.convert("RGB")
+            if image.mode == "RGBA":
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+            return _turned(file, image)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"it has more pixels than the memory limit of {memory_limit:g} GiB allows") from error
+    except Image.UnidentifiedImageError as error:
+        raise ImageError("it is empty" if not data else "it is not an image of a known format") from error
+    except Exception as error:  # damaged files make Pillow's decoders raise whatever their own code runs into
+        raise ImageError(_reason(error)) from error
+
+
+def _turned(file: Image.Image, image: Image.Image) -> Image.Image:
+    turn = _TURNS.get(file.getexif().get(ExifTags.Base.Orientation))
+    return image if turn is None else image.transpose(turn)
+
+
+@contextmanager
+def _limited(memory_limit: float) -> Iterator[None]:
+    """Let Pillow apply our limit, also to the frames inside a file: it raises an error beyond twice its own number."""
+    former, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max(1, int(memory_limit * GIB / _BYTES_A_PIXEL / 2))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = former
+
+
+def _check_pixels(size: tuple[int, int], memory_limit: float) -> None:
+    most = memory_limit * GIB / _BYTES_A_PIXEL
+    if size[0] * size[1] > most:
+        raise ImageError(
+            f"{size[0]} x {size[1]} pixels are more than the memory limit of {memory_limit:g} GiB allows "
+            f"({most / 1e6:.3g} million)"
+        )
+    if _NETWORK_SIDE**2 * max(size) / min(size) > most:
+        raise ImageError(
+            f"a strip of {size[0]} x {size[1]} pixels takes more than the memory limit of {memory_limit:g} GiB once "
+            "its shorter side is brought to that of a network"
+        )
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return text if isinstance(error, OSError | ValueError) and text else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -66,43 +168,52 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 class CorruptImages:
-    """Names of images that could not be read, and when they are too many.
+    """The images that could not be read, with the reasons, and when they are too many.
 
     Args:
-        max_corrupt: share of all images that may be corrupt.
+        max_corrupt: share of all images that may be unreadable.
         num_images: how many there are in all; None where nobody knows yet.
 
     Raises:
-        ValueError: max_corrupt is no share.
+        ValueError: max_corrupt is not a share.
     """
 
     def __init__(self, max_corrupt: float, num_images: int | None = None) -> None:
         if not 0 <= max_corrupt <= 1:
             raise ValueError(f"max_corrupt is a share in [0, 1], got {max_corrupt}")
         self.max_corrupt, self.num_images = max_corrupt, num_images
-        self.names: list[str] = []
+        self.images: list[BrokenImage] = []
 
-    def add(self, names: Iterable[str]) -> None:
-        """Remember names; ValueError as soon as they are certain to be too many."""
-        self.names += names
+    @property
+    def names(self) -> list[str]:
+        """Their names."""
+        return [image.name for image in self.images]
+
+    def add(self, images: Iterable[BrokenImage]) -> None:
+        """Remember images; ValueError as soon as they are certain to be too many."""
+        self.images += images
         if self.num_images is not None:
             self.check(self.num_images)
 
     def check(self, num_images: int) -> None:
-        """Raises ValueError if they are too many of so many images."""
-        if len(self.names) > self.max_corrupt * num_images:
+        """Raise ValueError if they are too many of `num_images` images."""
+        if len(self.images) > self.max_corrupt * num_images:
             raise ValueError(
-                f"{len(self.names)} of {num_images} images are corrupt, the last ones {', '.join(self.names[-3:])}; at "
-                f"most a share of {self.max_corrupt:g} may be: fetch them again, or allow more with --max-corrupt "
-                "(in configs max_corrupt)"
+                f"{len(self.images)} of {num_images} images cannot be read, the last ones "
+                f"{', '.join(map(str, self.images[-3:]))}; at most a share of {self.max_corrupt:g} may be. Repair or "
+                "remove them, or allow more with --max-corrupt (in configs max_corrupt)"
             )
 
     def in_words(self) -> str:
         """All of them, as a line; "" if there are none."""
-        return f"{len(self.names)} corrupt images were skipped: {', '.join(self.names)}" if self.names else ""
+        if not self.images:
+            return ""
+        return f"{len(self.images)} images that cannot be read were skipped: {', '.join(map(str, self.images))}"
 
 
-def read_images(items: Iterable[ImageItem], corrupt: CorruptImages) -> Iterator[Tensor]:
+def read_images(
+    items: Iterable[ImageItem], corrupt: CorruptImages, memory_limit: float = MEMORY_LIMIT
+) -> Iterator[Tensor]:
     """Images (3, H, W) uint8 in their own sizes; those that cannot be read are left out, and remembered.
 
     Raises:
@@ -112,9 +223,9 @@ def read_images(items: Iterable[ImageItem], corrupt: CorruptImages) -> Iterator[
     for item in items:
         num_images += 1
         try:
-            image = decode_image(item.read())
-        except BROKEN:
-            corrupt.add([item.name])
+            image = read_image(item, memory_limit)
+        except ImageError as error:
+            corrupt.add([BrokenImage(item.name, str(error))])
         else:
             yield to_tensor(image)
     corrupt.check(num_images)

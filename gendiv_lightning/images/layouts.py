@@ -1,180 +1,534 @@
 """Images on this machine, in any layout: folders, tables of file names, Parquet, WebDataset tars, saved datasets.
 
-They are listed with what stands beside them; nothing is decoded, and nothing unpacked.
+They are listed with what stands beside them; nothing is decoded, and nothing unpacked. What is left out is counted with
+its reason, and what cannot be decided is an error: no image is dropped, skipped or regrouped in silence.
 """
 
 from __future__ import annotations
 
-import csv
-import json
+import os
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
-from gendiv_lightning.images.decode import SUFFIXES, ImageItem, is_image
-from gendiv_lightning.images.tables import is_saved_dataset, list_parquet, list_saved_dataset
-from gendiv_lightning.prompts.files import Unreadable, read_sample
-from gendiv_lightning.storage.tar import File, read_tar
+from gendiv_lightning.images.decode import MEMORY_LIMIT, SUFFIXES, ImageItem, is_image
+from gendiv_lightning.images.tables import (
+    FILE_COLUMNS,
+    ReadRules,
+    holds_images,
+    is_saved_dataset,
+    list_parquet,
+    list_saved_dataset,
+    read_value,
+    resolve,
+)
+from gendiv_lightning.prompts.files import TEXTS, read_sample
+from gendiv_lightning.storage.files import File, is_hidden, list_folder
+from gendiv_lightning.storage.parquet import read_parquet
+from gendiv_lightning.storage.tables import Record, Unreadable, decode_text, find_name, parse_json, read_table
+from gendiv_lightning.storage.tar import read_tar, sample_key
 
-TABLES = ("metadata.jsonl", "metadata.csv")
-TELLERS = ("prompt.txt", "metadata.jsonl")  # of a folder: what all images in it have in common
+TABLES = (".jsonl", ".csv", ".tsv", ".json", ".parquet")
+TELLERS = ("prompt.txt", "caption.txt", "metadata.jsonl", "metadata.json")  # of a folder: what all its images share
 SHARDS = (".parquet", ".tar")
+# Folders that say what is in them, and no prompt.
+GENERIC = {"sample", "samples", "image", "images", "img", "imgs", "output", "outputs", "picture", "pictures"}
+# Words of files that belong to an image, and are not an image of the prompt.
+AUXILIARY = {
+    *("mask", "masks", "seg", "segm", "segmentation", "depth", "depthmap", "normal", "normals", "edge", "edges"),
+    *("canny", "pose", "label", "labels", "annotation", "alpha", "matte", "thumb", "thumbnail", "preview"),
+}
+_MONTAGE = re.compile(r"(grid|montage|collage|contact[-_ ]?sheet)([-_ ]?\d+)?", re.IGNORECASE)
+SkipCounts = Counter[tuple[str, str]]
+
+
+class ImageListing(NamedTuple):
+    """Images, and what was not taken for one.
+
+    Attributes:
+        items: the images, in order.
+        skipped: number of files that were passed over, by the reason and the kind of file.
+        notes: lines about how the layout was understood.
+    """
+
+    items: list[ImageItem]
+    skipped: SkipCounts
+    notes: list[str]
+
+    def lines(self) -> list[str]:
+        """The notes, and a line per reason for which files were passed over."""
+        return [*self.notes, *(self._line(reason) for reason in sorted({reason for reason, _ in self.skipped}))]
+
+    def _line(self, reason: str) -> str:
+        kinds = {kind: number for (other, kind), number in sorted(self.skipped.items()) if other == reason}
+        number = sum(kinds.values())
+        shown = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        return f"{number} {'file was' if number == 1 else 'files were'} ignored, {reason}: {shown}"
+
+
+class Group(NamedTuple):
+    """Some images, and the names of all files that were used for them; a part of a listing."""
+
+    items: list[ImageItem]
+    used: set[str]
+    skipped: SkipCounts
 
 
 def list_images(
-    source: Path, *, column: str | None = None, split: str | None = None, with_rows: bool = False
-) -> tuple[list[ImageItem], dict[str, int]]:
-    """The images of a folder or file, and how many files were passed over, by suffix.
+    source: Path,
+    *,
+    column: str | None = None,
+    split: str | None = None,
+    with_rows: bool = False,
+    allow_outside: bool = False,
+    memory_limit: float = MEMORY_LIMIT,
+) -> ImageListing:
+    """The images of a folder or file, in the order of their names.
 
     Args:
         source: a folder with images, with folders of them, with Parquet files or WebDataset tars, with a table of file
-            names, or of `datasets.save_to_disk`; or a .parquet, .tar, .jsonl or .csv file.
-        column: of the images, where there are columns and several could be it.
+            names, or of `datasets.save_to_disk`; or a .parquet, .tar, .jsonl, .json, .csv or .tsv file.
+        column: of the images, where there are columns and several could be it; of a tar with images of several kinds
+            per sample, the extension of those to take.
         split: of a saved dataset that has several.
-        with_rows: fill the rows of items: columns of Parquet, of a saved dataset and of a table (`metadata.jsonl` or
-            `metadata.csv`, where `file_name` names the image); `.json` and `.txt` beside an image. Where nothing of
-            this is there, what the folder tells (`prompt.txt`, or a `metadata.jsonl` of one line), else the name of the
-            first folder on the way, as `prompt`.
+        with_rows: fill the rows of items: columns of Parquet, of a saved dataset and of a table (`metadata.csv`, or
+            another that names the images); `.json` and `.txt` beside an image. Without any of these, what the folder
+            says (`prompt.txt`, or a `metadata.jsonl` of one line), else the name of the folder, as `prompt`.
+        allow_outside: read files that tables name outside the folder of the data.
+        memory_limit: GiB that one image, or one row group of Parquet, may take.
 
     Raises:
-        ValueError: there is no such source, no image in it, or it is unclear which column holds them.
+        OSError: a folder cannot be listed.
+        ValueError: there is no such source, no image in it, it is unclear which column holds them or which folder names
+            the prompt, or an option does not apply to the source.
     """
-    if not source.exists():
+    if not source.exists() and not source.is_symlink():
         raise ValueError(f"{source} is missing; paths are taken from the working directory, {Path.cwd()}")
-    files = list(_files_of(source)) if source.is_dir() else []
-    used = set[str]()
-    if source.is_file():
-        items = list(_from_file(source, source.name, column, with_rows))
-    elif is_saved_dataset(source):
-        items, used = list(list_saved_dataset(source, column, split, with_rows)), {file.name for file in files}
-    else:
-        items = list(_from_folder(source, files, column, with_rows, used))
-    if not items:
+    if source.is_dir() and is_saved_dataset(source):
+        rules = ReadRules(source, allow_outside, memory_limit)
+        return ImageListing(list(list_saved_dataset(source, column, split, with_rows, rules)), Counter(), [])
+    if split is not None:
         raise ValueError(
-            f"{source} holds no images ({', '.join(SUFFIXES)}), only {_in_words(files) or 'nothing'}. Give a folder of "
-            f"images, with a sub-folder a prompt, with .txt or .json beside each image, or with {' or '.join(TABLES)}; "
-            "Parquet files; WebDataset tars; or a folder of datasets.save_to_disk"
+            f"--split (in configs split) belongs to datasets, and {source} is not a folder of datasets.save_to_disk: "
+            "leave it out"
         )
-    return items, _suffixes(file for file in files if file.name not in used)
-
-
-def _files_of(folder: Path) -> Iterator[File]:
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    for name in sorted(found):
-        yield File(name, found[name].stat().st_size, found[name].read_bytes)
-
-
-def _suffixes(files: Iterable[File]) -> dict[str, int]:
-    paths = (PurePosixPath(file.name) for file in files)
-    return dict(Counter(path.suffix.lower() or path.name for path in paths))
-
-
-def _in_words(files: Iterable[File]) -> str:
-    return ", ".join(f"{number} {suffix}" for suffix, number in sorted(_suffixes(files).items()))
-
-
-def _from_folder(
-    folder: Path, files: list[File], column: str | None, with_rows: bool, used: set[str]
-) -> Iterator[ImageItem]:
-    """Names of files that play a part go into `used`."""
-    shards = [file.name for file in files if file.name.endswith(SHARDS)]
-    table = _find_table(folder) if with_rows else None
-    if table is not None:
-        used.add(table.name)
-        items = _from_table(table, column)
-    elif shards:
-        used.update(shards)
-        items = (item for name in shards for item in _from_file(folder / name, name, column, with_rows))
+    if source.is_dir():
+        listing = _list_folder(source, column, with_rows, ReadRules(source, allow_outside, memory_limit))
     else:
-        items = _beside(files, folder.resolve().name, used) if with_rows else _bare(files)
-    for item in items:
-        used.add(item.name)
-        yield item
+        listing = _list_file(source, column, with_rows, ReadRules(source.parent, allow_outside, memory_limit))
+    if not listing.items:
+        kinds = ", ".join(f"{number} {kind}" for (_, kind), number in sorted(listing.skipped.items()))
+        raise ValueError(
+            f"{source} holds no images ({', '.join(SUFFIXES)}), only {kinds or 'nothing'}. Give a folder of images, "
+            "with a sub-folder per prompt, with .txt or .json beside each image, or with metadata.csv; Parquet files; "
+            "WebDataset tars; or a folder of datasets.save_to_disk"
+        )
+    return listing
 
 
-def _from_file(path: Path, name: str, column: str | None, with_rows: bool) -> Iterator[ImageItem]:
-    suffix = path.suffix.lower()
+def _list_folder(folder: Path, column: str | None, with_rows: bool, rules: ReadRules) -> ImageListing:
+    found = list_folder(folder, rules.memory_limit)
+    group = _choose_layout(folder, found.files, column, with_rows, rules)
+    skipped = group.skipped + Counter({("hidden", kind): number for kind, number in found.hidden.items()})
+    left = [file.name for file in found.files if file.name not in group.used]
+    skipped.update(("not images", _kind(name)) for name in left)
+    return ImageListing(group.items, skipped, found.notes)
+
+
+def _kind(name: str) -> str:
+    path = PurePosixPath(name)
+    return path.suffix.lower() or path.name
+
+
+def _choose_layout(folder: Path, files: Sequence[File], column: str | None, with_rows: bool, rules: ReadRules) -> Group:
+    """A folder's table of file names, or else its tars and Parquet files, or else its images."""
+    pictures = [file for file in files if is_image(file.name)]
+    shards = _shards(folder, files, bool(pictures))
+    if with_rows and pictures and not shards:
+        tables = _find_tables(folder, files, column)
+        if tables:
+            return _without(pictures, "images that no table names", _from_tables(folder, tables, rules))
+    if shards:
+        parts = [_list_file(folder / file.name, column, with_rows, rules, file.name) for file in shards]
+        items = [item for part in parts for item in part.items]
+        group = Group(items, {file.name for file in shards}, sum((part.skipped for part in parts), SkipCounts()))
+        return _without(pictures, "images beside tars and Parquet files", group)
+    if column is not None and pictures:
+        raise ValueError(
+            f"--image-column (in configs column) names a column, and {folder} is a folder of images: leave it out"
+        )
+    return _from_files(files, folder.resolve().name, with_rows, is_tar=False)
+
+
+def _without(pictures: Sequence[File], reason: str, group: Group) -> Group:
+    """A group, and the images that are not among it counted with the reason."""
+    left = {file.name for file in pictures} - group.used
+    return Group(group.items, group.used | left, group.skipped + Counter((reason, _kind(name)) for name in left))
+
+
+def _shards(folder: Path, files: Sequence[File], has_pictures: bool) -> list[File]:
+    """Tars and Parquet files that hold images. Beside tars or images, Parquet without bytes is a table about them."""
+    tars = [file for file in files if _suffix(file.name) == ".tar"]
+    parquet = [file for file in files if _suffix(file.name) == ".parquet"]
+    stems = {_stem(file.name) for file in tars}
+    if tars or has_pictures:
+        parquet = [file for file in parquet if _stem(file.name) not in stems and holds_images(folder / file.name)]
+    return sorted([*tars, *parquet], key=lambda file: file.name)
+
+
+def _list_file(path: Path, column: str | None, with_rows: bool, rules: ReadRules, name: str = "") -> ImageListing:
+    name, suffix = name or path.name, _suffix(path.name)
+    if suffix == ".tar":
+        return _list_tar(path, name, column, with_rows, rules)
     if suffix == ".parquet":
-        yield from list_parquet(path, name, column, with_rows)
-    elif suffix == ".tar":
-        files = read_tar(path)
-        for item in _beside(list(files), path.stem, set()) if with_rows else _bare(files):
-            yield item._replace(name=f"{name}/{item.name}")
-    elif suffix in (".jsonl", ".csv"):
-        yield from _from_table(path, column)
-    else:
-        raise ValueError(f"{path} is no .parquet, .tar, .jsonl or .csv file, and no folder")
+        return ImageListing(list(list_parquet(path, name, column, with_rows, rules)), Counter(), [])
+    if suffix in TABLES:
+        return ImageListing(list(_from_table(path, _file_column(path, column), rules)), Counter(), [])
+    raise ValueError(
+        f"{path} is not a .parquet, .tar, .jsonl, .json, .csv or .tsv file, and not a folder: unpack or convert it"
+    )
 
 
-def _bare(files: Iterable[File]) -> Iterator[ImageItem]:
-    yield from (ImageItem(*file) for file in files if is_image(file.name))
+def _list_tar(path: Path, name: str, kind: str | None, with_rows: bool, rules: ReadRules) -> ImageListing:
+    files, skipped = [], SkipCounts()
+    for file in read_tar(path, rules.memory_limit):
+        hidden = next((part for part in PurePosixPath(file.name).parts if is_hidden(part)), None)
+        if hidden is None:
+            files.append(file)
+        else:
+            skipped["hidden", hidden] += 1
+    group = _from_files(files, path.stem, with_rows, is_tar=True, kind=kind)
+    skipped += group.skipped
+    # Texts beside images are read only with rows, but they are never images.
+    left = [file.name for file in files if file.name not in group.used and (with_rows or not _is_text(file.name))]
+    skipped.update(("not images", _kind(left_out)) for left_out in left)
+    return ImageListing([item._replace(name=f"{name}/{item.name}") for item in group.items], skipped, [])
 
 
-def _beside(files: Sequence[File], root: str, used: set[str]) -> Iterator[ImageItem]:
-    """Images with the texts beside them; where there are none at all, with what their folders tell."""
-    images = list(_bare(files))
-    texts: dict[str, list[File]] = {_stem(image.name): [] for image in images}
-    for file in files:
-        if file.name.endswith((".txt", ".json")) and _stem(file.name) in texts:
-            texts[_stem(file.name)].append(file)
-            used.add(file.name)
-    if not any(texts.values()):
-        yield from _by_folder(files, images, root, used)
-        return
-    for image in images:
-        row = read_sample(texts[_stem(image.name)], root)
-        yield image._replace(row={"unreadable": row.where} if isinstance(row, Unreadable) else row)
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
 
 
 def _stem(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _by_folder(files: Sequence[File], images: list[ImageItem], root: str, used: set[str]) -> Iterator[ImageItem]:
-    told = {_folder(file.name): file for name in TELLERS for file in files if PurePosixPath(file.name).name == name}
-    used.update(file.name for file in told.values())
-    # A picture of them all may lie beside the folders.
-    for image in [image for image in images if _folder(image.name).parts] or images:
-        folder = _folder(image.name)
-        teller = next((told[place] for place in (folder, *folder.parents) if place in told), None)
-        yield image._replace(
-            row=_folder_row(teller) if teller else {"prompt": folder.parts[0] if folder.parts else root}
-        )
+def _is_text(name: str) -> bool:
+    return _suffix(name)[1:] in TEXTS
+
+
+# Images that lie in a folder or a tar
+
+
+def _from_files(files: Sequence[File], root: str, with_rows: bool, *, is_tar: bool, kind: str | None = None) -> Group:
+    pictures = [file for file in files if is_image(file.name)]
+    texts = _Texts(files, pictures)
+    taken, skipped = select_samples(pictures, is_tar=is_tar, kind=kind, alone=frozenset(texts.own))
+    used = {file.name for file in pictures}
+    items = [ImageItem(*file) for file in taken]
+    if not with_rows:
+        return Group(items, used, skipped)
+    if texts.by_image:
+        items = [item._replace(**_row(texts.of(item.name), root)) for item in items]
+        return Group(items, used | texts.names, skipped)
+    group = _by_folder(files, items, root)
+    return Group(group.items, used | group.used, skipped + group.skipped)
+
+
+class _Texts:
+    """The `.txt` and `.json` files that belong to images: those of their own name, or else of their key.
+
+    Attributes:
+        own: names of the images that have a text of exactly their own name.
+        by_image: the texts of each image that has any.
+        names: of all these texts.
+    """
+
+    def __init__(self, files: Sequence[File], pictures: Sequence[File]) -> None:
+        stems, keys = dict[str, list[File]](), dict[str, list[File]]()
+        for file in files:
+            if _is_text(file.name):
+                stems.setdefault(_stem(file.name), []).append(file)
+                keys.setdefault(sample_key(file.name)[0], []).append(file)
+        self.own = {picture.name for picture in pictures if _stem(picture.name) in stems}
+        found = ((file.name, stems.get(_stem(file.name)) or keys.get(sample_key(file.name)[0])) for file in pictures)
+        self.by_image = {name: texts for name, texts in found if texts}
+        self.names = {text.name for texts in self.by_image.values() for text in texts}
+
+    def of(self, image: str) -> list[File]:
+        return self.by_image.get(image, [])
+
+
+def _row(texts: list[File], where: str) -> dict[str, Any]:
+    record = read_sample(texts, where)
+    return {"problem": record.where} if isinstance(record, Unreadable) else {"row": record.columns}
+
+
+def select_samples(
+    pictures: Sequence[File], *, is_tar: bool, kind: str | None = None, alone: frozenset[str] = frozenset()
+) -> tuple[list[File], SkipCounts]:
+    """The images that are samples, and how many others there were: montages, masks and the like.
+
+    Images that share a key (their name up to its first dot) belong together: `0.png` and `0.mask.png`, or `0.a.png` and
+    `0.b.png`. What is left without masks are samples, unless a tar has several kinds of them per key.
+
+    Args:
+        pictures: the files of images.
+        is_tar: they lie in a tar, where a key is a sample.
+        kind: extension of those to take.
+        alone: names that are a sample of their own whatever their key.
+
+    Raises:
+        ValueError: it is unclear which images of a key are its samples, or no image is of that kind.
+    """
+    pictures, skipped = _without_montages(pictures, alone)
+    if kind is not None:
+        return _of_kind(pictures, kind.lower().lstrip("."), skipped)
+    keys: dict[str, list[File]] = {}
+    for file in pictures:
+        keys.setdefault(sample_key(file.name)[0], []).append(file)
+    masks = set[str]()
+    for key, files in keys.items():
+        others = {file.name for file in files if _words(file.name) & AUXILIARY}
+        masks |= others if len(others) < len(files) else set()
+        samples = [file.name for file in files if file.name not in masks]
+        if is_tar and not alone.issuperset(samples) and len({_plain_kind(name) for name in samples}) > 1:
+            names = ", ".join(f".{sample_key(name)[1]}" for name in samples)
+            raise ValueError(
+                f"the sample {key} has images of several kinds, {names}, and it is unclear which of them is generated: "
+                f"choose one with --image-column {sample_key(samples[-1])[1]} (in configs column)"
+            )
+    skipped.update(("masks and the like", f".{sample_key(name)[1]}") for name in masks)
+    return [file for file in pictures if file.name not in masks], skipped
+
+
+def _without_montages(pictures: Sequence[File], alone: frozenset[str]) -> tuple[Sequence[File], SkipCounts]:
+    """Images that show no other images: not called `grid`, and not beside a folder of samples."""
+    folders = {_folder(file.name) for file in pictures}
+    above = {folder.parent for folder in folders if folder.name.lower() == "samples"}
+    montages = {
+        file.name
+        for file in pictures
+        if file.name not in alone and (_MONTAGE.fullmatch(PurePosixPath(file.name).stem) or _folder(file.name) in above)
+    }
+    if len(montages) == len(pictures):
+        return pictures, SkipCounts()
+    skipped = Counter(("montages of samples", PurePosixPath(name).name) for name in montages)
+    return [file for file in pictures if file.name not in montages], skipped
+
+
+def _of_kind(pictures: Sequence[File], kind: str, skipped: SkipCounts) -> tuple[list[File], SkipCounts]:
+    chosen = [file for file in pictures if kind in _kinds_of(file.name)]
+    if not chosen:
+        kinds = sorted({sample_key(file.name)[1].lower() for file in pictures})
+        raise ValueError(f"no image ends in .{kind}, only in .{', .'.join(kinds)}: choose one of these")
+    names = {file.name for file in chosen}
+    others = (file.name for file in pictures if file.name not in names)
+    return chosen, skipped + Counter((f"not .{kind}", f".{sample_key(name)[1]}") for name in others)
+
+
+def _kinds_of(name: str) -> tuple[str, str]:
+    extension = sample_key(name)[1].lower()
+    return extension, extension.rpartition(".")[0]
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall("[a-z]+", _kinds_of(name)[1]))
+
+
+def _plain_kind(name: str) -> str:
+    """What stands between key and suffix, without numbers and single letters."""
+    return "".join(word for word in re.findall("[a-z]+", _kinds_of(name)[1]) if len(word) > 1)
+
+
+def _by_folder(files: Sequence[File], items: Sequence[ImageItem], root: str) -> Group:
+    """Images whose folders say the prompt, in a file or by their names."""
+    told = {
+        _folder(file.name): file
+        for name in reversed(TELLERS)
+        for file in files
+        if PurePosixPath(file.name).name.lower() == name
+    }
+    rows = {place: _folder_row(file) for place, file in told.items()}
+    in_folders = [item for item in items if _folder(item.name).parts] or items
+    skipped = SkipCounts()
+    if len(in_folders) < len(items):
+        flat = [item.name for item in items if not _folder(item.name).parts]
+        skipped.update(("images beside the folders of prompts", name) for name in flat)
+    placed = []
+    for item in in_folders:
+        folder = _folder(item.name)
+        place = next((place for place in (folder, *folder.parents) if place in rows), None)
+        if place is None:
+            item = item._replace(row={"prompt": _prompt_of(folder, root, item.name)})
+        else:
+            row = rows[place]
+            item = item._replace(problem=row.where) if isinstance(row, Unreadable) else item._replace(row=row.columns)
+        placed.append(item)
+    if not told and not any(_folder(item.name).parts for item in in_folders):
+        _check_flat(files, in_folders)
+    return Group(placed, {file.name for file in told.values()}, skipped)
 
 
 def _folder(name: str) -> PurePosixPath:
     return PurePosixPath(name).parent
 
 
-def _folder_row(file: File) -> dict[str, Any]:
-    text = file.read().decode().strip()
-    if file.name.endswith(".txt"):
-        return {"prompt": text}
-    row = json.loads(text) if text.count("\n") == 0 else None
-    if not isinstance(row, dict):
-        raise ValueError(f"{file.name} must hold file_name in each line, or one line for all images of its folder")
-    return row
+def _prompt_of(folder: PurePosixPath, root: str, name: str) -> str:
+    """The folder that names the prompt; ValueError where two could."""
+    parts = [part for part in folder.parts if part.lower() not in GENERIC] or list(folder.parts[:1])
+    if len(parts) > 1:
+        raise ValueError(
+            f"{name} lies several folders deep, and it is unclear which of {' and '.join(map(repr, parts))} is its "
+            f"prompt. Give one model's folder alone ({root}/{parts[0]}), or write the prompt into a prompt.txt in each "
+            "prompt's folder"
+        )
+    return parts[0] if parts else root
 
 
-def _find_table(folder: Path) -> Path | None:
-    """The folder's table of file names, if it has one."""
-    found = (folder / name for name in TABLES if (folder / name).is_file())
-    return next((path for path in found if "file_name" in next(_read_table(path), {})), None)
+def _check_flat(files: Sequence[File], items: Sequence[ImageItem]) -> None:
+    """Images without folders are all of one prompt, unless there is a file that might say otherwise."""
+    tables = [file.name for file in files if _suffix(file.name) in (*TABLES, ".txt")]
+    tables = [name for name in tables if not name.lower().startswith(("readme", "license"))]
+    if tables and len(items) > 1:
+        raise ValueError(
+            f"the prompts are unclear: {', '.join(tables[:3])} lies beside the images and does not say which image "
+            f"has which prompt. A table needs a column with the names of the images ({', '.join(FILE_COLUMNS[:3])}, "
+            "...); a text is named like its image, or prompt.txt if it is the prompt of all"
+        )
 
 
-def _from_table(path: Path, column: str | None) -> Iterator[ImageItem]:
-    where = column or "file_name"
-    for row in _read_table(path):
-        if where not in row:
-            raise ValueError(
-                f"{path} has no column {where} with names of files, only {', '.join(row)}: name it with --image-column"
-            )
-        file = path.parent / row[where]
-        yield ImageItem(str(row[where]), file.stat().st_size if file.is_file() else 0, file.read_bytes, row)
+def _folder_row(file: File) -> Record | Unreadable:
+    try:
+        text = decode_text(file.read()).strip()
+        if file.name.lower().endswith(".txt"):
+            return Record(file.name, {"prompt": text})
+        lines = text.splitlines() if file.name.lower().endswith(".jsonl") else [text]
+        row = parse_json(lines[0], file.name) if len(lines) == 1 else None
+    except (ValueError, OSError) as error:
+        return Unreadable(f"{file.name} cannot be read: {error}")
+    if not isinstance(row, Mapping):
+        raise ValueError(
+            f"{file.name} must name an image in each line ({', '.join(FILE_COLUMNS[:3])}, ...), or hold one line for "
+            "all images of its folder"
+        )
+    return Record(file.name, row)
 
 
-def _read_table(path: Path) -> Iterator[Mapping[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as lines:
-        is_csv = path.suffix.lower() == ".csv"
-        yield from csv.DictReader(lines) if is_csv else (json.loads(line) for line in lines if line.strip())
+# Tables of file names
+
+
+class _Table(NamedTuple):
+    """A table, and its column with names of files."""
+
+    name: str
+    column: str
+
+
+def _find_tables(folder: Path, files: Sequence[File], column: str | None) -> list[_Table]:
+    """The tables of a folder that name its images: those called `metadata`, or else the only one that there is."""
+    candidates = [file for file in files if _suffix(file.name) in TABLES]
+    beside = {_stem(file.name) for file in files if is_image(file.name)}
+    official = [file for file in candidates if PurePosixPath(file.name).stem.lower() == "metadata"]
+    tables = [table for file in official if (table := _as_table(folder, file, column, is_official=True))]
+    if tables:
+        return tables
+    named = [file for file in candidates if file not in official and _stem(file.name) not in beside]
+    tables = [table for file in named if (table := _as_table(folder, file, column, is_official=False))]
+    if len(tables) > 1:
+        raise ValueError(
+            f"{folder} has several tables of its images, {', '.join(table.name for table in tables)}: give one of them "
+            "as SOURCE, or name it metadata.csv"
+        )
+    return tables
+
+
+def _as_table(folder: Path, file: File, column: str | None, *, is_official: bool) -> _Table | None:
+    """A table of images; None for one that is about something else, or that says the prompt of its folder."""
+    path = folder / file.name
+    try:
+        first = list(islice(_records(path), 100))
+    except (ValueError, OSError):
+        if is_official and _suffix(file.name) != ".json":  # an object about the folder is not a table either
+            raise
+        return None
+    if not first:
+        return None
+    columns = list(dict.fromkeys(name for record in first for name in record.columns))
+    found = _look_for(columns, column)
+    if is_official and found is None and file.name.lower().rpartition("/")[2] in TELLERS and len(first) == 1:
+        return None
+    if is_official and found is None:
+        raise ValueError(_no_file_column(path, columns, column))
+    names = (record.columns.get(found) for record in first) if found else ()
+    first_name = next((name for name in names if isinstance(name, str) and name.strip()), None)
+    if is_official:
+        return _Table(file.name, str(found))
+    rules = ReadRules(folder)
+    is_one = found and first_name and is_image(first_name) and _exists(first_name, path.parent, rules)
+    return _Table(file.name, str(found)) if is_one else None
+
+
+def _exists(name: str, folder: Path, rules: ReadRules) -> bool:
+    try:
+        return resolve(name, folder, rules).is_file()
+    except ValueError:
+        return False
+
+
+def _look_for(columns: Sequence[str], column: str | None) -> str | None:
+    if column is not None:
+        return column if column in columns else find_name(columns, [column])
+    return find_name(columns, FILE_COLUMNS)
+
+
+def _no_file_column(path: Path, columns: Sequence[str], column: str | None) -> str:
+    expected = repr(column) if column else f"any of {', '.join(FILE_COLUMNS)}"
+    return (
+        f"{path} has the columns {', '.join(map(str, columns))}, and no names of images, {expected}: name their column "
+        "with --image-column (in configs column)"
+    )
+
+
+def _file_column(path: Path, column: str | None) -> str:
+    first = next(_records(path), None)
+    if first is None:
+        raise ValueError(f"{path} is empty: a table needs a row per image")
+    found = _look_for(list(first.columns), column)
+    if found is None:
+        raise ValueError(_no_file_column(path, list(first.columns), column))
+    return found
+
+
+def _records(path: Path) -> Iterator[Record]:
+    return read_parquet(path) if _suffix(path.name) == ".parquet" else read_table(path)
+
+
+def _from_tables(folder: Path, tables: Sequence[_Table], rules: ReadRules) -> Group:
+    items, used = list[ImageItem](), {table.name for table in tables}
+    for table in tables:
+        place = (folder / table.name).parent
+        for item in _from_table(folder / table.name, table.column, rules):
+            used.add(os.path.relpath(resolve(item.name, place, rules), folder))
+            items.append(item._replace(name=(_folder(table.name) / item.name).as_posix()))
+    return Group(items, used, SkipCounts())
+
+
+def _from_table(path: Path, column: str, rules: ReadRules) -> Iterator[ImageItem]:
+    for record in _records(path):
+        if not any(value not in (None, "") for value in record.columns.values()):
+            continue  # a blank line
+        name = record.columns.get(column)
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"{record.where} has no name of an image in the column {column!r}, but {name!r}")
+        name = name.strip()
+        try:
+            file = resolve(name, path.parent, rules)
+        except ValueError as error:
+            raise ValueError(f"{record.where}: {error}") from error
+        size = file.stat().st_size if file.is_file() else 0
+        yield ImageItem(name, size, partial(read_value, name, path.parent, rules), record.columns)

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 
-from gendiv_lightning.images.decode import ImageItem, is_image
-from gendiv_lightning.images.layouts import list_images
-from gendiv_lightning.images.tables import find_image_column, read_value, undecoded
+from gendiv_lightning.images.decode import MEMORY_LIMIT, ImageItem, is_image
+from gendiv_lightning.images.layouts import list_images, select_samples
+from gendiv_lightning.images.tables import ReadRules, find_image_column, read_value, undecoded
 from gendiv_lightning.storage.sources import data_files, dataset_name, describe_source, hash_listing
-from gendiv_lightning.storage.tar import read_tar
+from gendiv_lightning.storage.tar import read_tar, sample_key
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,13 @@ class ImageSource:
         name: of the folder, file or dataset.
         version: hash over names and sizes of all of them, or a dataset's commit.
         items: a list; of a dataset on the Hub a stream, which begins anew with each loop.
-        ignored: files that were passed over, by their suffix.
+        notes: lines about what was passed over, and how the layout was understood.
     """
 
     name: str
     version: str
     items: Iterable[ImageItem]
-    ignored: Mapping[str, int]
+    notes: Sequence[str] = ()
 
     @property
     def num_images(self) -> int | None:
@@ -48,6 +49,8 @@ def open_images(
     split: str | None = None,
     revision: str | None = None,
     limit: int | None = None,
+    allow_outside: bool = False,
+    memory_limit: float = MEMORY_LIMIT,
 ) -> ImageSource:
     """The images of a folder or file (see `list_images`), or of a dataset on the Hugging Face Hub, by name.
 
@@ -58,23 +61,24 @@ def open_images(
         split: of a dataset; None takes the only one there is, on the Hub "train".
         revision: commit, branch or tag of a dataset on the Hub.
         limit: number of images, from the start.
+        allow_outside: read files that tables name outside the folder of the data.
+        memory_limit: GiB that one image, or one row group of Parquet, may take.
 
     Raises:
-        ValueError: there is no such source, or no image in it.
+        ValueError: there is no such source, no image in it, or an option does not apply to it.
     """
     if Path(source).exists():
-        items, ignored = list_images(Path(source), column=column, split=split)
-        kept = items[:limit]
+        if config is not None or revision is not None:
+            raise ValueError(f"config and revision belong to datasets on the Hub, and {source} is here: leave them out")
+        listing = list_images(
+            Path(source), column=column, split=split, allow_outside=allow_outside, memory_limit=memory_limit
+        )
+        kept = listing.items[:limit]
         version = hash_listing([(item.name, item.size) for item in kept])
-        return ImageSource(dataset_name(source), version, kept, ignored)
+        return ImageSource(dataset_name(source), version, kept, listing.lines())
     version = describe_source(source, revision)["version"]
-    return ImageSource(source, version, _HubImages(source, config, split or "train", version, column, limit), {})
-
-
-def ignored_in_words(ignored: Mapping[str, int]) -> str:
-    """What was passed over, as a line; "" if nothing."""
-    counts = ", ".join(f"{number} {suffix}" for suffix, number in sorted(ignored.items()))
-    return f"files that are no images here were ignored: {counts}" if counts else ""
+    images = _HubImages(source, config, split or "train", version, column, limit, memory_limit)
+    return ImageSource(source, version, images)
 
 
 @dataclass(frozen=True)
@@ -84,22 +88,25 @@ class _HubImages:
     dataset: str
     config: str | None
     split: str
-    revision: str
+    revision: str | None
     column: str | None
     limit: int | None
+    memory_limit: float = MEMORY_LIMIT
 
     def __iter__(self) -> Iterator[ImageItem]:
         files = data_files(self.dataset, self.config, self.split, self.revision)
         # Of tars `datasets` would take the columns of the first five samples, and lose .png after .jpg.
-        is_tar = bool(files) and all(file.endswith(".tar") for file in files)
+        is_tar = bool(files) and all(file.lower().endswith(".tar") for file in files)
         yield from islice(self._from_tars(files) if is_tar else self._from_rows(), self.limit)
 
     def _from_tars(self, files: Sequence[str]) -> Iterator[ImageItem]:
         for address in files:
-            for file in read_tar(address):
-                if is_image(file.name):
-                    data = file.read()  # now, while the stream is here
-                    yield ImageItem(f"{Path(address).name}/{file.name}", file.size, partial(bytes, data))
+            members = (file for file in read_tar(address, self.memory_limit) if is_image(file.name))
+            # Images are read while the stream is at them; of a sample all come before it is known which are masks.
+            loaded = (file._replace(read=partial(bytes, file.read())) for file in members)
+            for _, sample in groupby(loaded, key=lambda file: sample_key(file.name)[0]):
+                taken, _ = select_samples(list(sample), is_tar=True, kind=self.column)
+                yield from (ImageItem(f"{Path(address).name}/{file.name}", file.size, file.read) for file in taken)
 
     def _from_rows(self) -> Iterator[ImageItem]:
         from datasets import load_dataset
@@ -107,13 +114,19 @@ class _HubImages:
         rows = load_dataset(self.dataset, self.config, split=self.split, revision=self.revision, streaming=True)
         column = None
         for number, row in enumerate(undecoded(rows)):
-            column = column or find_image_column(row, self.column, self.dataset)
-            yield ImageItem(f"{self.split}:{number}", 0, partial(_fetch, row[column]))
+            column = column or self._find_column(rows.features, row)
+            yield ImageItem(f"{self.split}:{number}", 0, partial(self._fetch, row[column]))
 
+    def _find_column(self, features: Any, row: Mapping[str, Any]) -> str:
+        schema = features.arrow_schema if features else pa.Table.from_pylist([row]).schema
+        return find_image_column(schema, [row], self.column, self.dataset)
 
-def _fetch(value: Any) -> bytes:
-    address = value.get("path") if isinstance(value, Mapping) and value.get("bytes") is None else None
-    if address is None or "://" not in address:
-        return read_value(value, Path())
-    with fsspec.open(address) as file:
-        return file.read()
+    def _fetch(self, value: Any) -> bytes:
+        """Bytes of an image; addresses lead to the Hub or the web, and files to the dataset's own folder."""
+        address = value.get("path") if isinstance(value, Mapping) and value.get("bytes") is None else None
+        if address is None or "://" not in address:
+            return read_value(value, Path(self.dataset), ReadRules(Path(self.dataset), False, self.memory_limit))
+        if address.startswith("file") or "::file" in address:
+            raise ValueError(f"{address} is a file of this machine, not of the dataset")
+        with fsspec.open(address) as file:
+            return file.read()

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 from gendiv_lightning.prompts.files import LENGTHS
 from gendiv_lightning.prompts.filters import DROPPED, NearDuplicates, PromptFilter
 from gendiv_lightning.records import Prompt, length_class, prompt_id
+from gendiv_lightning.storage.tables import Unreadable
 
 Strata = Literal["length", "source"]
 Rank = tuple[int, int]
@@ -29,10 +30,12 @@ class PromptPick(NamedTuple):
     Attributes:
         prompts: the pick. Its first n prompts are what a pick of n would be, unless it is stratified.
         counts: of records by their fate; they add up to `read`.
+        unreadable: records that could not be read, with the reasons; they are in no count.
     """
 
     prompts: list[Prompt]
     counts: dict[str, int]
+    unreadable: list[str]
 
 
 @dataclass
@@ -58,7 +61,7 @@ class _Lowest:
 
 
 def pick_prompts(
-    read: Callable[[], Iterable[Prompt]],
+    read: Callable[[], Iterable[Prompt | Unreadable]],
     num: int,
     seed: int,
     *,
@@ -84,7 +87,7 @@ def pick_prompts(
     NearDuplicates(near_duplicates)  # fails before the stream is read
     capacity = SPARE * num
     while True:
-        strata, fates = _read(read(), seed, keep, stratify, capacity)
+        strata, fates, unreadable = _read(read(), seed, keep, stratify, capacity)
         picked, walked, lacking = _walk(strata, num, near_duplicates)
         fates.update(walked)
         # Memory may have held too few candidates; what was drawn of them stays the same with more.
@@ -99,7 +102,7 @@ def pick_prompts(
             f"too few prompts pass the filters to draw {num}: {few or 0} ({in_words(counts)}): ask for fewer, or "
             "filter less"
         )
-    return PromptPick(picked, counts)
+    return PromptPick(picked, counts, unreadable)
 
 
 def in_words(counts: dict[str, int]) -> str:
@@ -108,18 +111,21 @@ def in_words(counts: dict[str, int]) -> str:
 
 
 def _read(
-    prompts: Iterable[Prompt], seed: int, keep: PromptFilter, stratify: Strata | None, capacity: int
-) -> tuple[dict[str, _Lowest], Counter[str]]:
-    """The candidates of each stratum, and how many records there were and were filtered out."""
-    strata, fates = dict[str, _Lowest](), Counter[str]()
+    prompts: Iterable[Prompt | Unreadable], seed: int, keep: PromptFilter, stratify: Strata | None, capacity: int
+) -> tuple[dict[str, _Lowest], Counter[str], list[str]]:
+    """The candidates of each stratum, how many records there were and were filtered out, and the unreadable ones."""
+    strata, fates, unreadable = dict[str, _Lowest](), Counter[str](), list[str]()
     for prompt in prompts:
+        if isinstance(prompt, Unreadable):
+            unreadable.append(prompt.where)
+            continue
         fates["read"] += 1
         reason = keep.reason(prompt)
         if reason is None:
             strata.setdefault(_stratum(prompt, stratify), _Lowest(capacity)).add(_rank(prompt, seed), prompt)
         else:
             fates[reason] += 1
-    return strata, fates
+    return strata, fates, unreadable
 
 
 def _walk(strata: dict[str, _Lowest], num: int, near_duplicates: float) -> tuple[list[Prompt], Counter[str], list[str]]:

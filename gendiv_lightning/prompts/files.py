@@ -1,67 +1,80 @@
 """Prompts out of files and streamed datasets, as they stand there: nothing is dropped, cut or cleaned here.
 
-A format is a reader that yields records (mappings from column to value), one after the other, without the images that
-may stand beside the text; one function turns a record into a `Prompt`.
+A format is a reader that yields records, one after the other, without the images that may stand beside the text; one
+function turns a record into a `Prompt`.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain, groupby, islice, zip_longest
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any, TypeVar
 
 from gendiv_lightning.records import Paraphrase, Prompt, length_class, prompt_id
+from gendiv_lightning.storage.files import File
+from gendiv_lightning.storage.parquet import read_parquet
 from gendiv_lightning.storage.sources import data_files, dataset_name
-from gendiv_lightning.storage.tar import File, read_tar
+from gendiv_lightning.storage.tables import (
+    Record,
+    Unreadable,
+    as_record,
+    decode_text,
+    find_name,
+    list_records,
+    load_json,
+    parse_json,
+    read_table,
+)
+from gendiv_lightning.storage.tar import read_tar, sample_key
 
 COLUMNS = ("prompt", "caption", "text", "short_caption")
 LENGTHS = ("short", "medium", "long")
 LOOK_AHEAD = 1000  # records in which a column must show up: JSON leaves out what a record has not
+TEXTS = ("txt", "json")  # suffixes of the files that hold the text of a sample
 
-Record = Mapping[str, Any]
-
-
-class Unreadable(NamedTuple):
-    """In the place of a record that cannot be read: where, and why."""
-
-    where: str
+Item = TypeVar("Item")
 
 
-def read_prompts(
-    path: str | Path,
-    *,
-    column: str | None = None,
-    id_column: str | None = None,
-    unreadable: list[str] | None = None,
-) -> Iterator[Prompt]:
-    """The prompts of a file, in its order, empty ones and duplicates included.
+def read_prompts(path: str | Path, *, column: str | None = None, id_column: str | None = None) -> Iterator[Prompt]:
+    """The prompts of a file, in its order, empty ones and duplicates included; see `scan_prompts`.
+
+    Raises:
+        OSError: it is not a regular file.
+        ValueError: for a suffix, column or record that cannot be read.
+    """
+    return all_readable(scan_prompts(path, column=column, id_column=id_column))
+
+
+def scan_prompts(
+    path: str | Path, *, column: str | None = None, id_column: str | None = None
+) -> Iterator[Prompt | Unreadable]:
+    """The prompts of a file, and in their place the members of a tar that cannot be read.
 
     Args:
         path: .jsonl, .json (a list, or the captions of MSCOCO, whose ids are the names of their images), .csv, .tsv,
-            .parquet, .txt (a prompt a line) or .tar (WebDataset: columns are those inside a `.json` member, a `.txt`
-            member is the column `prompt`), UTF-8. Tabs may delimit a .csv. Records may carry `id` (or `prompt_id`),
-            `source` and `paraphrases` beside the prompt. A list of texts is as many prompts that share an id.
+            .parquet, .txt (a prompt per line) or .tar (WebDataset: columns are those inside a `.json` member, a `.txt`
+            member is the column `prompt`), in UTF-8 or what a byte-order mark says. A CSV may be delimited by commas,
+            semicolons, tabs or bars. Records may carry `id` (or `prompt_id`), `source` and `paraphrases` beside the
+            prompt. A list of texts is as many prompts that share an id.
         column: where the prompt stands; None takes the first of prompt, caption, text, short_caption, in any case.
         id_column: where the id stands, if not in `id` or `prompt_id`.
-        unreadable: takes the names of members of a tar that cannot be read; None makes the first one an error.
 
     Raises:
+        OSError: it is not a regular file.
         ValueError: for a suffix, column or record that cannot be read.
     """
     path = Path(path)
     check_suffix(path)
-    records = _READERS[path.suffix.lower()](path)
-    try:
-        yield from _to_prompts(records, column, id_column, path.stem, source=path.name, unreadable=unreadable)
-    except (UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
-        raise ValueError(f"{path} cannot be read as UTF-8 {path.suffix}: {error}") from error
+    return _to_prompts(_READERS[path.suffix.lower()](path), column, id_column, path.stem, source=path.name)
+
+
+def all_readable(items: Iterable[Item | Unreadable]) -> Iterator[Item]:
+    """The items; ValueError at the first one that cannot be read."""
+    for item in items:
+        if isinstance(item, Unreadable):
+            raise ValueError(item.where)
+        yield item
 
 
 def stream_prompts(
@@ -72,14 +85,13 @@ def stream_prompts(
     column: str | None = None,
     id_column: str | None = None,
     revision: str | None = None,
-    unreadable: list[str] | None = None,
-) -> Iterator[Prompt]:
+) -> Iterator[Prompt | Unreadable]:
     """The prompts of a Hugging Face dataset (Hub name or local folder), streamed: only what is consumed is fetched.
 
-    Columns and `unreadable` as in `read_prompts`.
+    Columns, and what stands in the place of a member that cannot be read, as in `scan_prompts`.
     """
     records, named = _stream_records(name, config, split, revision), dataset_name(name)
-    yield from _to_prompts(records, column, id_column, named, source=named, unreadable=unreadable)
+    return _to_prompts(records, column, id_column, named, source=named)
 
 
 def _stream_records(name: str, config: str | None, split: str, revision: str | None) -> Iterator[Record | Unreadable]:
@@ -96,7 +108,8 @@ def _stream_records(name: str, config: str | None, split: str, revision: str | N
     if dataset.features:
         media = (Audio, Image, Video)
         dataset = dataset.select_columns([c for c, kind in dataset.features.items() if not isinstance(kind, media)])
-    yield from dataset
+    for number, columns in enumerate(dataset, start=1):
+        yield Record(f"{dataset_name(name)}, record {number}", columns)
 
 
 def check_suffix(path: Path) -> None:
@@ -110,75 +123,76 @@ def find_column(columns: Iterable[str], column: str | None, where: str, option: 
     columns = list(columns)
     found = _look_for(columns, column)
     if found is None:
-        wanted = repr(column) if column else f"any of {', '.join(COLUMNS)}"
+        expected = repr(column) if column else f"any of {', '.join(COLUMNS)}"
         raise ValueError(
-            f"{where} has the columns {', '.join(columns)}, not {wanted}: set {option} to one that is there"
+            f"{where} has the columns {', '.join(columns)}, not {expected}: set {option} to one that is there"
         )
     return found
 
 
 def _look_for(columns: Iterable[str], column: str | None) -> str | None:
-    wanted = [column] if column else [name for default in COLUMNS for name in columns if name.lower() == default]
-    return next((name for name in wanted if name in columns), None)
+    columns = list(columns)
+    return column if column in columns else find_name(columns, [column] if column else COLUMNS)
+
+
+def check_text(value: Any, column: str, where: str) -> str:
+    """A prompt as it stands in a column; null, a short row and a key left out are an empty one.
+
+    Raises:
+        ValueError: it is not text, or not valid Unicode.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: column {column!r} must hold text, got {type(value).__name__} {str(value)[:60]!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: column {column!r} holds half a character ({value[error.start]!a}), which is not valid Unicode: "
+            "write the character whole, or leave it out"
+        ) from error
+    return value
 
 
 def _to_prompts(
-    records: Iterable[Record | Unreadable],
-    column: str | None,
-    id_column: str | None,
-    prompt_set: str,
-    *,
-    source: str,
-    unreadable: list[str] | None,
-) -> Iterator[Prompt]:
-    readable = _leave_out(records, unreadable)
-    first: list[Record] = []
+    records: Iterable[Record | Unreadable], column: str | None, id_column: str | None, prompt_set: str, *, source: str
+) -> Iterator[Prompt | Unreadable]:
+    records = iter(records)
+    first: list[Record | Unreadable] = []
     columns: dict[str, None] = {}
-    for record in islice(readable, LOOK_AHEAD):
-        first.append(record)
-        columns.update(dict.fromkeys(record))
-        if _look_for(columns, column):
-            break
-    if not first:
-        return
-    found = find_column(columns, column, source)
-    for number, record in enumerate(chain(first, readable), start=1):
-        where = f"{source}, record {number}"
-        yield from _wordings(record, found, _given_id(record, id_column, where), prompt_set, source, where)
-
-
-def _leave_out(records: Iterable[Record | Unreadable], unreadable: list[str] | None) -> Iterator[Record]:
+    num_readable = 0
     for record in records:
-        if not isinstance(record, Unreadable):
+        first.append(record)
+        if isinstance(record, Record):
+            columns.update(dict.fromkeys(record.columns))
+            num_readable += 1
+        if _look_for(columns, column) or num_readable == LOOK_AHEAD:
+            break
+    found = find_column(columns, column, source) if num_readable else ""
+    for record in chain(first, records):
+        if isinstance(record, Unreadable):
             yield record
-        elif unreadable is None:
-            raise ValueError(record.where)
         else:
-            unreadable.append(record.where)
+            yield from _wordings(record, found, id_column, prompt_set, source)
 
 
-def _given_id(record: Record, id_column: str | None, where: str) -> str | None:
+def _given_id(record: Record, id_column: str | None) -> str | None:
     names = (id_column,) if id_column else ("id", "prompt_id")
-    given = next((record[name] for name in names if record.get(name) not in (None, "")), None)
+    given = next((record.columns[name] for name in names if record.columns.get(name) not in (None, "")), None)
     if id_column and given is None:
-        raise ValueError(f"{where} has no id in {id_column!r}, only the columns {', '.join(record)}")
-    return None if given is None else str(given)
+        raise ValueError(f"{record.where} has no id in {id_column!r}, only the columns {', '.join(record.columns)}")
+    return None if given is None else check_text(str(given), id_column or "id", record.where)
 
 
-def _wordings(
-    record: Record, column: str, id: str | None, prompt_set: str, source: str, where: str
-) -> Iterator[Prompt]:
+def _wordings(record: Record, column: str, id_column: str | None, prompt_set: str, source: str) -> Iterator[Prompt]:
     """The prompt of a record; of a list of texts as many that share an id."""
-    value = record.get(column)
-    texts = value if isinstance(value, list) and value else [value]
-    for text in texts:
-        if text is None:  # null, a short row, a key left out: an empty prompt, to be counted as such
-            text = ""
-        if not isinstance(text, str):
-            raise ValueError(f"{where}: column {column!r} must hold text, got {type(text).__name__} {str(text)[:60]!r}")
+    value, id = record.columns.get(column), _given_id(record, id_column)
+    paraphrases = _to_paraphrases(record.columns.get("paraphrases") or (), record.where)
+    for item in value if isinstance(value, list) and value else [value]:
+        text = check_text(item, column, record.where)
         id = id or prompt_id(text, prompt_set)
-        paraphrases = _to_paraphrases(record.get("paraphrases") or (), where)
-        yield Prompt(id, text, paraphrases, str(record.get("source") or source))
+        yield Prompt(id, text, paraphrases, str(record.columns.get("source") or source))
 
 
 def _to_paraphrases(items: Any, where: str) -> tuple[Paraphrase, ...]:
@@ -191,43 +205,23 @@ def _to_paraphrases(items: Any, where: str) -> tuple[Paraphrase, ...]:
         length = item.get("length") or length_class(item["text"])
         if length not in LENGTHS:
             raise ValueError(f"{where}: a paraphrase's length must be one of {', '.join(LENGTHS)}, got {length!r}")
-        paraphrases.append(Paraphrase(item["text"], length))
+        paraphrases.append(Paraphrase(check_text(item["text"], "paraphrases", where), length))
     return tuple(paraphrases)
 
 
-def _read_lines(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8-sig") as file:
-        for line in file:
-            yield {"prompt": line.rstrip("\n")}
-
-
-def _read_jsonl(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                where = f"{path.name}, line {number}"
-                yield _as_record(_parse_json(line, where), where)
-
-
 def _read_json(path: Path) -> Iterator[Record]:
-    items = _parse_json(path.read_text(encoding="utf-8-sig"), path.name)
-    if isinstance(items, dict) and items.keys() >= {"images", "annotations"}:
-        yield from _coco_captions(items, path)
-        return
-    if not isinstance(items, list):
-        raise ValueError(
-            f"{path} must hold a list of prompts, got {type(items).__name__}; for one object a line use .jsonl"
-        )
-    for number, item in enumerate(items, start=1):
-        yield _as_record(item, f"{path.name}, item {number}")
+    items = load_json(path)
+    is_coco = isinstance(items, dict) and items.keys() >= {"images", "annotations"}
+    return _coco_captions(items, path) if is_coco else list_records(items, path)
 
 
 def _coco_captions(items: dict[str, Any], path: Path) -> Iterator[Record]:
     """About five an image; the image's name is the id of all of them."""
     try:
         names = {image["id"]: Path(image["file_name"]).stem for image in items["images"]}
-        for annotation in items["annotations"]:
-            yield {"caption": annotation["caption"], "id": names[annotation["image_id"]]}
+        for number, annotation in enumerate(items["annotations"], start=1):
+            columns = {"caption": annotation["caption"], "id": names[annotation["image_id"]]}
+            yield Record(f"{path.name}, annotation {number}", columns)
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is no captions file of MSCOCO: {error} is missing or not what it should be"
@@ -246,89 +240,62 @@ def find_captions(source: Path) -> Path:
     return found[0] if found else source
 
 
-def _parse_json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON: {error}") from error
-
-
-def _as_record(item: Any, where: str) -> Record:
-    if isinstance(item, str):
-        return {"prompt": item}
-    if isinstance(item, Mapping):
-        return item
-    raise ValueError(f"{where} must be an object or a text, got {type(item).__name__}")
-
-
-def _read_table(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
-        file.seek(0)
-        # A header of one column says nothing; tabs are right for LlamaGen's and for every quoted file.
-        is_comma = path.suffix.lower() == ".csv" and "," in header and "\t" not in header
-        # The line added at the end is a row of its own unless a quote is still open there.
-        rows = csv.reader(chain(file, ["\n"]), delimiter="," if is_comma else "\t")
-        columns, last = None, next(rows)
-        for number, row in enumerate(rows):
-            if columns is None:
-                columns = last
-            elif len(last) > len(columns):
-                raise ValueError(
-                    f"{path}, row {number} has {len(last)} cells under {len(columns)} columns ({', '.join(columns)}): "
-                    f"quote the cell that holds the delimiter {',' if is_comma else 'tab'!r}"
-                )
-            else:
-                yield dict(zip_longest(columns, last))
-            last = row
-    if last:
-        raise ValueError(f"{path}: a quote is never closed; double the quotes inside a cell and quote the cell")
-
-
-def _read_parquet(file: str | Path) -> Iterator[Record]:
-    with fsspec.open(str(file)) as opened, pq.ParquetFile(opened) as table:
-        columns = [field.name for field in table.schema_arrow if not _holds_bytes(field.type)]
-        for batch in table.iter_batches(batch_size=1024, columns=columns):
-            yield from batch.to_pylist()
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return True
-    return any(_holds_bytes(kind.field(place).type) for place in range(kind.num_fields))
-
-
 def _read_tar(tar: str | Path) -> Iterator[Record | Unreadable]:
-    """A record a sample: files that follow each other under one name but for the suffix. Images are passed over."""
-    for _, sample in groupby(read_tar(tar), key=lambda file: file.name.rpartition(".")[0]):
-        yield read_sample(sample, Path(tar).name)
+    """A record per sample: files that follow each other under one key. Images are passed over."""
+    where = Path(str(tar)).name
+    for _, sample in groupby(read_tar(tar), key=lambda file: sample_key(file.name)[0]):
+        yield read_sample(sample, where)
 
 
 def read_sample(files: Iterable[File], where: str) -> Record | Unreadable:
-    """What stands in the `.json` and `.txt` among the files of a sample; the text is the column `prompt`."""
-    record: dict[str, Any] = {}
-    for file in files:
-        suffix = file.name.rpartition(".")[2]
-        if suffix not in ("json", "txt"):
-            continue
+    """What stands in the `.json` and `.txt` among the files of a sample; the text is the column `prompt`.
+
+    Of several such files with one suffix, the one that is named like the sample counts, such as `0.txt` beside
+    `0.style.txt`.
+    """
+    columns: dict[str, Any] = {}
+    texts = _one_of_each(files, where)
+    if isinstance(texts, Unreadable):
+        return texts
+    for suffix, file in texts.items():
         name = f"{where}:{file.name}"
         try:
-            content = file.read().decode()
-            record.update({"prompt": content.strip()} if suffix == "txt" else _as_record(json.loads(content), name))
-        except ValueError as error:
+            content = decode_text(file.read())
+            if suffix == "txt":
+                columns["prompt"] = content.strip()
+            else:
+                columns.update(as_record(parse_json(content, name), name).columns)
+        except (ValueError, OSError) as error:
             return Unreadable(f"{name} cannot be read: {error}")
-    return record
+    return Record(where, columns)
+
+
+def _one_of_each(files: Iterable[File], where: str) -> dict[str, File] | Unreadable:
+    found: dict[str, list[File]] = {}
+    for file in files:
+        suffix = file.name.rpartition(".")[2].lower()
+        if suffix in TEXTS:
+            found.setdefault(suffix, []).append(file)
+    chosen = {}
+    for suffix, candidates in found.items():
+        plain = [file for file in candidates if sample_key(file.name)[1].lower() == suffix]
+        choice = candidates if len(candidates) == 1 else plain
+        if len(choice) != 1:
+            names = ", ".join(file.name for file in candidates)
+            return Unreadable(f"{where} has several texts for one sample, {names}: keep the one that is the prompt")
+        chosen[suffix] = choice[0]
+    return chosen
 
 
 _REMOTE_READERS: dict[str, Callable[[str | Path], Iterator[Record | Unreadable]]] = {
-    ".parquet": _read_parquet,
+    ".parquet": read_parquet,
     ".tar": _read_tar,
 }
 _READERS: dict[str, Callable[[Path], Iterator[Record | Unreadable]]] = {
-    ".jsonl": _read_jsonl,
+    ".jsonl": read_table,
     ".json": _read_json,
-    ".csv": _read_table,
-    ".tsv": _read_table,
-    ".txt": _read_lines,
+    ".csv": read_table,
+    ".tsv": read_table,
+    ".txt": read_table,
     **_REMOTE_READERS,
 }

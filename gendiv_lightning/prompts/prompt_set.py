@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gendiv_lightning import __version__
-from gendiv_lightning.prompts.files import read_prompts, stream_prompts
+from gendiv_lightning.prompts.files import all_readable, read_prompts, stream_prompts
 from gendiv_lightning.records import Prompt, prompt_id
 from gendiv_lightning.storage.atomic import cache_folder, write_atomically
 from gendiv_lightning.storage.sources import dataset_name
@@ -160,7 +160,7 @@ def materialise_dataset(
     card = manifest.with_suffix(".json")
     if manifest.exists() and card.exists():
         return _read_cached(manifest, card, max_words)
-    prompts = stream_prompts(dataset, config=config, split=split, column=column, revision=revision)
+    prompts = all_readable(stream_prompts(dataset, config=config, split=split, column=column, revision=revision))
     prompt_set = collect_prompts(prompts, name=dataset_name(dataset), source=dataset, limit=limit, max_words=max_words)
     facts = {"name": prompt_set.name, "origin": origin, "report": prompt_set.report._asdict()}
     write_atomically(card, lambda path: path.write_text(json.dumps(facts, indent=2), encoding="utf-8"))

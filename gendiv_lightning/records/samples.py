@@ -122,9 +122,9 @@ class ImageBatch(NamedTuple):
     Attributes:
         images: (B, 3, S, S) uint8; B may be 0 where all files of a batch were corrupt.
         indices: (B,) int64, place of each image in its data set, whatever the rank.
-        corrupt: names of the files that could not be read.
+        corrupt: name and reason of each file that could not be read.
     """
 
     images: Tensor
     indices: Tensor
-    corrupt: tuple[str, ...] = ()
+    corrupt: tuple[tuple[str, str], ...] = ()

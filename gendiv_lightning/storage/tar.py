@@ -3,46 +3,45 @@
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from pathlib import Path
-from typing import IO, NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import IO
 
 import fsspec
 
-_NOT_WHOLE = "is no tar, or it is damaged, cut off or compressed: fetch it again, or unpack it"
+from gendiv_lightning.storage.files import File, check_regular, check_size, printable
+
+_NOT_WHOLE = "is not a tar, or it is damaged, cut off or compressed: fetch it again, or unpack it"
 
 
-class File(NamedTuple):
-    """A file, not read yet.
-
-    Attributes:
-        name: its path, from where it was looked for.
-        size: in bytes.
-        read: gives its content.
-    """
-
-    name: str
-    size: int
-    read: Callable[[], bytes]
-
-
-def read_tar(tar: str | Path) -> Iterator[File]:
+def read_tar(tar: str | Path, memory_limit: float = 1.0) -> Iterator[File]:
     """The files in a tar, in its order; they can be read at once or later.
 
+    A link to a file that came before it is that file; reading any other link, or a special file, fails.
+
+    Args:
+        tar: path or address.
+        memory_limit: GiB that a single file may take when it is read.
+
     Raises:
-        ValueError: it is no tar, it is compressed, damaged or cut off.
+        OSError: it is not a regular file.
+        ValueError: it is not a tar, it is compressed, damaged or cut off.
     """
     address = str(tar)
+    if "://" not in address:
+        check_regular(Path(address))
+    found: dict[str, File] = {}
     with _opened(address) as opened:
         try:
             opened.seek(0)
             with tarfile.open(fileobj=opened, mode="r:") as members:
                 for member in members:
-                    if member.isfile():
-                        read = partial(_read_slice, address, member.offset_data, member.size)
-                        yield File(member.name, member.size, read)
+                    if not member.isdir():
+                        file = _file_of(member, address, found, memory_limit)
+                        found[file.name] = file
+                        yield file
                 # The library takes a damaged header for the end.
                 opened.seek(members.offset)
                 is_whole = opened.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
@@ -52,7 +51,43 @@ def read_tar(tar: str | Path) -> Iterator[File]:
         raise ValueError(f"{tar} {_NOT_WHOLE}")
 
 
-def _read_slice(address: str, start: int, size: int) -> bytes:
+def sample_key(name: str) -> tuple[str, str]:
+    """Key and extension of a file of a WebDataset: the key ends at the first dot of the name, in its folder."""
+    folder, slash, base = name.rpartition("/")
+    key, _, extension = base.partition(".")
+    return f"{folder}{slash}{key}", extension
+
+
+def _file_of(member: tarfile.TarInfo, address: str, found: dict[str, File], memory_limit: float) -> File:
+    name = _clean(member.name)
+    if member.isreg() and not member.issparse():
+        return File(name, member.size, partial(_read_slice, address, member.offset_data, member.size, memory_limit))
+    if member.islnk() or member.issym():
+        target = _clean(member.linkname if member.islnk() else str(PurePosixPath(name).parent / member.linkname))
+        if target in found:
+            return found[target]._replace(name=name)
+        return File(name, 0, partial(_fail, f"it is a link to {target}, which does not come before it in the tar"))
+    what = "a sparse file, which is not supported" if member.issparse() else "a special file"
+    return File(name, 0, partial(_fail, f"it is {what}"))
+
+
+def _clean(name: str) -> str:
+    """A member's name without `./`, `..` and a leading slash."""
+    parts: list[str] = []
+    for part in PurePosixPath(printable(name)).parts:
+        if part == "..":
+            del parts[-1:]
+        elif part != "/":
+            parts.append(part)
+    return "/".join(parts)
+
+
+def _fail(reason: str) -> bytes:
+    raise OSError(reason)
+
+
+def _read_slice(address: str, start: int, size: int, memory_limit: float) -> bytes:
+    check_size(size, memory_limit, "a file in the tar")
     with _opened(address) as opened:
         opened.seek(start)
         data = opened.read(size)

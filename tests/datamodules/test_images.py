@@ -103,7 +103,7 @@ def test_corrupt_files_are_skipped_and_named(tmp_path, num_workers):
     assert indices.tolist() == [0, 2, 3]
     assert len(images) == 3
     assert data.corrupt.names == ["1.png", "4.png", "5.png"]
-    with pytest.warns(UserWarning, match=r"3 corrupt images were skipped: .*1\.png"):
+    with pytest.warns(UserWarning, match=r"3 images that cannot be read were skipped: .*1\.png"):
         data.teardown("validate")
 
 
@@ -113,7 +113,7 @@ def test_too_many_corrupt_files_are_an_error_that_names_them(tmp_path):
         (tmp_path / f"{number}.png").write_bytes(b"no image")
     data = ImageData(str(tmp_path), image_size=8, num_workers=0, max_corrupt=0.25)
     assert len(read_all(data)[0]) == 6
-    with pytest.raises(ValueError, match=r"2 of 8 images are corrupt, the last ones 2\.png, 3\.png; .*0\.2 may be"):
+    with pytest.raises(ValueError, match=r"2 of 8 images cannot be read, the last ones 2\.png .*3\.png .*0\.2 may be"):
         read_all(ImageData(str(tmp_path), image_size=8, num_workers=0, max_corrupt=0.2))
     with pytest.raises(ValueError, match="max_corrupt is a share"):
         ImageData(str(tmp_path), max_corrupt=3)

@@ -12,9 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
-from gendiv_lightning.images.by_prompt import find_images, load_prompts
+from gendiv_lightning.images.by_prompt import find_images
+from gendiv_lightning.images.by_prompt import load_prompts as load_into
+from gendiv_lightning.images.decode import CorruptImages
 
 PROMPTS = {"a red house": 3, "the moon, at left": 2}
+
+
+def load_prompts(images, resize=None, max_corrupt=0.01):
+    """The samples of each prompt, and the images that could not be read."""
+    corrupt = CorruptImages(max_corrupt, images.num_images)
+    corrupt.add(images.unreadable)
+    return list(load_into(images, corrupt, resize)), corrupt
 
 
 def png(seed, size=(16, 16)):
@@ -144,7 +153,8 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_every_layout_gives_the_same_samples(layout, tmp_path):
-    found = [samples for samples, broken in load_prompts(find_images(layout(tmp_path))) if not broken]
+    found, corrupt = load_prompts(find_images(layout(tmp_path)))
+    assert not corrupt.images
     assert {samples.prompt: len(samples.images) for samples in found} == PROMPTS
     assert [samples.place for samples in found] == [0, 1]
     for samples in found:
@@ -159,7 +169,7 @@ def test_wordings_and_paths_are_read_where_they_are_told(tmp_path):
     (tmp_path / "a.png").write_bytes(png(0))
     told = [{"file_name": "a.png", "my prompt": "x", "paraphrase": n % 2, "path": 5} for n in range(4)]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, told)))
-    ((samples, _),) = load_prompts(find_images(tmp_path, "my prompt"))
+    ((samples,), _) = load_prompts(find_images(tmp_path, "my prompt"))
     assert samples.paraphrase.tolist() == [0, 1, 0, 1]
     assert samples.path.tolist() == [5] * 4
     with pytest.raises(ValueError, match=r"columns file_name, my prompt.*not any of prompt.*--column"):
@@ -170,28 +180,29 @@ def test_corrupt_images_are_named_and_too_many_are_an_error(tmp_path):
     folders(tmp_path)
     (tmp_path / "0" / "1.png").write_bytes(b"no image")
     groups = find_images(tmp_path)
-    found = list(load_prompts(groups, max_corrupt=0.2))
-    assert [name for _, broken in found for name in broken] == ["0/1.png"]
-    assert [len(samples.images) for samples, _ in found] == [2, 2]
-    with pytest.raises(ValueError, match=r"1 of 5 images are corrupt.*1\.png.*--max-corrupt"):
-        list(load_prompts(groups))
+    found, corrupt = load_prompts(groups, max_corrupt=0.2)
+    assert corrupt.images == [("0/1.png", "it is not an image of a known format")]
+    assert [len(samples.images) for samples in found] == [2, 2]
+    with pytest.raises(ValueError, match=r"1 of 5 images cannot be read.*1\.png \(it is not.*--max-corrupt"):
+        load_prompts(groups)
 
 
 def test_corrupt_images_of_a_prompt_without_others_are_named_too(tmp_path):
     folders(tmp_path)
     for file in (tmp_path / "1").glob("*.png"):
         file.write_bytes(b"no image")
-    with pytest.warns(match=r"no image of some prompts could be read: .*0\.png.*1\.png"):
-        assert [samples.prompt for samples, _ in load_prompts(find_images(tmp_path), max_corrupt=0.5)] == [
-            "a red house"
-        ]
+    with pytest.warns(match=r"1 prompts have no image that can be read, and are left out: 'the moon, at left'"):
+        found, corrupt = load_prompts(find_images(tmp_path), max_corrupt=0.5)
+    assert [samples.prompt for samples in found] == ["a red house"]
+    assert corrupt.names == ["1/0.png", "1/1.png"]
 
 
 def test_deep_pixels_are_not_clipped_but_refused(tmp_path):
     folders(tmp_path)
     Image.fromarray(np.full((16, 16), 40000, dtype=np.uint16)).save(tmp_path / "0" / "1.png")
-    found = list(load_prompts(find_images(tmp_path), max_corrupt=0.5))
-    assert [name for _, broken in found for name in broken] == ["0/1.png"]
+    _, corrupt = load_prompts(find_images(tmp_path), max_corrupt=0.5)
+    assert corrupt.names == ["0/1.png"]
+    assert "more than 8 bits" in corrupt.images[0].reason
 
 
 def test_mixed_sizes_need_a_size(tmp_path):
@@ -199,8 +210,8 @@ def test_mixed_sizes_need_a_size(tmp_path):
     (tmp_path / "0" / "1.png").write_bytes(png(0, (20, 12)))
     groups = find_images(tmp_path)
     with pytest.raises(ValueError, match=r"'a red house' differ in size.*--resize"):
-        list(load_prompts(groups))
-    assert [samples.images.shape[2:] for samples, _ in load_prompts(groups, resize=8)] == [(8, 8)] * 2
+        load_prompts(groups)
+    assert [samples.images.shape[2:] for samples in load_prompts(groups, resize=8)[0]] == [(8, 8)] * 2
 
 
 def test_what_is_no_source_is_refused(tmp_path):
@@ -209,7 +220,7 @@ def test_what_is_no_source_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no images.*only nothing\. Give a folder"):
         find_images(tmp_path)
     (tmp_path / "x.zip").touch()
-    with pytest.raises(ValueError, match=r"no \.parquet, \.tar, \.jsonl"):
+    with pytest.raises(ValueError, match=r"not a \.parquet, \.tar, \.jsonl"):
         find_images(tmp_path / "x.zip")
     with pytest.raises(ValueError, match=r"only 1 \.zip\. Give"):
         find_images(tmp_path)
@@ -224,7 +235,7 @@ def test_what_is_no_source_is_refused(tmp_path):
 
 
 def test_a_tar_of_folders_is_read_like_the_folders(tmp_path):
-    found = [samples for samples, _ in load_prompts(find_images(tar_of_folders(tmp_path)))]
+    found, _ = load_prompts(find_images(tar_of_folders(tmp_path)))
     assert {samples.prompt: len(samples.images) for samples in found} == PROMPTS
 
 
@@ -245,7 +256,11 @@ def test_what_is_passed_over_is_counted(tmp_path):
     (tmp_path / "grid.png").write_bytes(png(0))
     (tmp_path / "0" / "x.heic").touch()
     (tmp_path / "0" / "._0.png").touch()
-    assert find_images(tmp_path).ignored == {".png": 2, ".heic": 1}
+    assert find_images(tmp_path).notes == [
+        "1 file was ignored, hidden: 1 ._0.png",
+        "1 file was ignored, montages of samples: 1 grid.png",
+        "1 file was ignored, not images: 1 .heic",
+    ]
 
 
 def test_an_image_without_a_text_where_others_have_one_is_an_error(tmp_path):
@@ -261,8 +276,8 @@ def test_an_image_without_a_text_where_others_have_one_is_an_error(tmp_path):
 def test_an_image_whose_text_cannot_be_read_counts_as_corrupt(tmp_path):
     beside("json")(tmp_path)
     (tmp_path / "3.json").write_text("{oops")
-    found = list(load_prompts(find_images(tmp_path), max_corrupt=0.2))
-    assert [len(samples.images) for samples, _ in found] == [3, 1]
-    assert "3.json cannot be read" in found[0][1][0]
-    with pytest.raises(ValueError, match="1 of 5 images are corrupt"):
-        list(load_prompts(find_images(tmp_path)))
+    found, corrupt = load_prompts(find_images(tmp_path), max_corrupt=0.2)
+    assert [len(samples.images) for samples in found] == [3, 1]
+    assert "3.json cannot be read" in corrupt.images[0].reason
+    with pytest.raises(ValueError, match="1 of 5 images cannot be read"):
+        load_prompts(find_images(tmp_path))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gendiv_lightning.images.decode import BROKEN, CorruptImages, ImageItem, decode_image, read_images
+from gendiv_lightning.images.decode import CorruptImages, ImageError, ImageItem, decode_image, read_images
 
 
 def file_of(image, kind="PNG", **settings):
@@ -87,7 +87,7 @@ def test_more_than_8_bits_are_refused_whatever_the_channels(data):
 
 @pytest.mark.parametrize("data", [b"", b"no image", file_of(Image.new("RGB", (64, 64)))[:60]])
 def test_what_is_no_whole_image_is_one_of_the_known_errors(data):
-    with pytest.raises(BROKEN):
+    with pytest.raises(ImageError):
         decode_image(data)
 
 
@@ -101,8 +101,9 @@ def test_corrupt_images_are_left_out_named_and_too_many_are_an_error():
         corrupt = CorruptImages(0.25, num_images)
         read = list(read_images(items(good, b"oops", good, good), corrupt))
         assert [image[:, 0, 0].tolist() for image in read] == [[1, 2, 3]] * 3
-        assert corrupt.in_words() == "1 corrupt images were skipped: 1.png"
-        with pytest.raises(ValueError, match=r"1 of 4 images are corrupt, the last ones 1\.png; .*0\.2 may be"):
+        reason = "it is not an image of a known format"
+        assert corrupt.in_words() == f"1 images that cannot be read were skipped: 1.png ({reason})"
+        with pytest.raises(ValueError, match=r"1 of 4 images cannot be read, the last ones 1\.png \(.*0\.2 may be"):
             list(read_images(items(good, b"oops", good, good), CorruptImages(0.2, num_images)))
 
 

@@ -78,13 +78,13 @@ def test_every_layout_gives_the_same_images_in_the_same_order(layout, tmp_path):
 
 def test_what_is_passed_over_is_counted(tmp_path):
     (folder(tmp_path) / "notes.md").touch()
-    assert open_images(str(tmp_path / "images")).ignored == {".md": 1}
-    assert open_images(str(parquet(tmp_path))).ignored == {}
+    assert open_images(str(tmp_path / "images")).notes == ["1 file was ignored, not images: 1 .md"]
+    assert open_images(str(parquet(tmp_path))).notes == []
 
 
 def stream_of(folder, limit=None):
     """A local folder, read as a dataset on the Hub is."""
-    return ImageSource(folder.name, "", _HubImages(str(folder), None, "train", None, None, limit), {})
+    return ImageSource(folder.name, "", _HubImages(str(folder), None, "train", None, None, limit))
 
 
 @pytest.mark.parametrize("layout", [tars, parquet, folder])
@@ -116,5 +116,5 @@ def test_a_source_that_is_nowhere_is_one_line(tmp_path):
 def test_a_tar_that_is_compressed_is_refused(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w:gz") as file:
         file.add(__file__, "a.png")
-    with pytest.raises(ValueError, match="no tar, or it is damaged, cut off or compressed"):
+    with pytest.raises(ValueError, match="not a tar, or it is damaged, cut off or compressed"):
         open_images(str(tmp_path / "a.tar"))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gendiv_lightning.prompts.files import read_prompts, stream_prompts
+from gendiv_lightning.prompts.files import read_prompts, scan_prompts, stream_prompts
 from gendiv_lightning.records import Paraphrase, prompt_id
 
 TEXTS = ["a red house", 'a sign that says "STOP"', "sun, moon and hill", "ein Baum über dem Tal", " padded "]
@@ -138,12 +138,12 @@ def test_paraphrases_keep_their_length_class_and_get_one_when_they_have_none(tmp
         ("a.xlsx", b"", "must end in one of"),
         ("a.jsonl", b'{"prompt": "a"}\n{oops\n', r"a\.jsonl, line 2 is not JSON"),
         ("a.jsonl", b"5\n", "line 1 must be an object or a text, got int"),
-        ("a.json", b'{"prompt": "a"}', "must hold a list of prompts, got dict"),
-        ("a.jsonl", b'{"prompt": {"a": "b"}}', "record 1: column 'prompt' must hold text, got dict"),
-        ("a.jsonl", b'{"prompt": ["a", 5]}', "record 1: column 'prompt' must hold text, got int"),
+        ("a.json", b'{"prompt": "a"}', "must hold a list of records, got dict"),
+        ("a.jsonl", b'{"prompt": {"a": "b"}}', "line 1: column 'prompt' must hold text, got dict"),
+        ("a.jsonl", b'{"prompt": ["a", 5]}', "line 1: column 'prompt' must hold text, got int"),
         ("a.json", b'{"images": [], "annotations": [{"image_id": 3, "caption": "a"}]}', "no captions file of MSCOCO"),
-        ("a.tar", b"no tar at all", r"a\.tar is no tar, or it is damaged, cut off or compressed"),
-        ("a.txt", "Tür".encode("latin-1"), r"a\.txt cannot be read as UTF-8"),
+        ("a.tar", b"no tar at all", r"a\.tar is not a tar, or it is damaged, cut off or compressed"),
+        ("a.txt", "Tür".encode("latin-1"), r"a\.txt, line 1, cannot be read as UTF-8"),
         ("a.parquet", b"no parquet at all", r"a\.parquet cannot be read"),
         ("a.jsonl", b'{"prompt": "a", "paraphrases": ["b"]}', "list of objects with a non-empty `text`"),
         ("a.jsonl", b'{"prompt": "a", "paraphrases": [{"text": "b", "length": "tiny"}]}', "short, medium, long"),
@@ -205,10 +205,9 @@ def test_a_text_member_is_a_prompt_and_may_stand_beside_json(tmp_path):
 @pytest.mark.parametrize("broken", [b"{oops", b"\xff\xfe", b"5"])
 def test_a_broken_member_of_a_tar_is_named_and_the_others_are_read(tmp_path, broken):
     path = write_tar(tmp_path / "a.tar", {"0.json": broken, "0.jpg": b"x", "1.json": {"prompt": "a tent"}})
-    unreadable = []
-    assert texts(path, unreadable=unreadable) == ["a tent"]
-    assert len(unreadable) == 1
-    assert "a.tar:0.json cannot be read" in unreadable[0]
+    unreadable, prompt = scan_prompts(path)
+    assert "a.tar:0.json cannot be read" in unreadable.where
+    assert prompt.text == "a tent"
     with pytest.raises(ValueError, match=r"a\.tar:0\.json cannot be read"):
         texts(path)
 
@@ -246,5 +245,5 @@ def test_texts_of_a_list_share_an_id_and_the_column_of_ids_can_be_named(tmp_path
     path.write_text('{"caption": ["a", "b"], "cocoid": 9}\n{"caption": ["c"], "cocoid": 25}')
     assert [(p.id, p.text) for p in read_prompts(path, id_column="cocoid")] == [("9", "a"), ("9", "b"), ("25", "c")]
     assert [p.id for p in read_prompts(path)] == [prompt_id(text, "a") for text in ("a", "a", "c")]
-    with pytest.raises(ValueError, match="record 1 has no id in 'image', only the columns caption, cocoid"):
+    with pytest.raises(ValueError, match="line 1 has no id in 'image', only the columns caption, cocoid"):
         list(read_prompts(path, id_column="image"))

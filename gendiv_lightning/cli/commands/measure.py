@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gendiv_lightning.console.pairs import Pairs
+    from gendiv_lightning.images.decode import CorruptImages
     from gendiv_lightning.metrics.base import SampleMetric
     from gendiv_lightning.records import PromptSamples
     from gendiv_lightning.records.estimate import Estimate
@@ -58,6 +59,23 @@ examples:
 """
 
 
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the commands that read images."""
+    parser.add_argument(
+        "--max-corrupt", type=float, default=0.01, metavar="SHARE", help="of images that cannot be read (default: 0.01)"
+    )
+    parser.add_argument(
+        "--memory-limit",
+        type=float,
+        default=1.0,
+        metavar="GIB",
+        help="that one image, or one row group of Parquet, may take (default: 1, for images of 67 million pixels)",
+    )
+    parser.add_argument(
+        "--allow-outside", action="store_true", help="read files that tables name outside the folder of the data"
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv measure`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
@@ -69,10 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--column", help="column of the prompt (default: prompt, caption, text or short_caption)")
     parser.add_argument("--image-column", metavar="NAME", help="column of the images, where several could be it")
     parser.add_argument("--split", help="of a saved dataset that has several")
+    parser.add_argument("--first-caption", action="store_true", help="take the first of a list of captions")
+    add_reading_arguments(parser)
     parser.add_argument("--resize", type=int, metavar="PIXELS", help="bring all images to this side (bicubic)")
-    parser.add_argument(
-        "--max-corrupt", type=float, default=0.01, metavar="SHARE", help="of images that cannot be read (default: 0.01)"
-    )
     parser.add_argument("--device", default="cpu", help="where backbones run: cpu, cuda (default: cpu)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write metrics.json and per_prompt.parquet there")
     parser.add_argument(
@@ -88,20 +105,21 @@ def run(arguments: argparse.Namespace) -> int:
 
     from gendiv_lightning.console.pairs import Pairs, measure_pairs
     from gendiv_lightning.console.tables import format_estimates, format_methods
+    from gendiv_lightning.images.decode import CorruptImages
     from gendiv_lightning.metrics.base import compute_metrics
     from gendiv_lightning.metrics.diversity import DiversityMetric
 
     metrics = _metrics(arguments)
     distances = [metric for metric in metrics if isinstance(metric, DiversityMetric)] if arguments.pairs else []
-    num_prompts, prompts = _prompts(arguments)
+    corrupt = CorruptImages(arguments.max_corrupt)
+    num_prompts, prompts = _prompts(arguments, corrupt)
     for metric in metrics:
         metric.load()
         metric.to(arguments.device)
-    texts, corrupt = dict[int, str](), list[str]()  # columns are ordered by the prompts' places, not as they are read
+    texts = dict[int, str]()  # columns are ordered by the prompts' places, not as they are read
     pairs = list[Pairs]()
-    for samples, broken in tqdm(prompts, total=num_prompts, desc="Measuring", unit="prompt", delay=2):
+    for samples in tqdm(prompts, total=num_prompts, desc="Measuring", unit="prompt", delay=2):
         texts[samples.place] = samples.prompt
-        corrupt += broken
         for metric in metrics:
             metric.update(samples)
         if len(samples.images) > 1:
@@ -114,8 +132,8 @@ def run(arguments: argparse.Namespace) -> int:
             "no prompt defines any of these metrics: a distance needs two images of a prompt; quality (clip_score, "
             "clip_iqa) and all samples together (vendi_set) can be measured"
         )
-    if corrupt:
-        sys.stderr.write(f"{len(corrupt)} corrupt images were skipped: {', '.join(corrupt)}\n")
+    if corrupt.images:
+        sys.stderr.write(f"{corrupt.in_words()}\n")
     sys.stdout.write(f"{format_estimates(estimates)}\n\n{format_methods(estimates)}\n")
     if arguments.out is not None:
         _write(arguments.out, metrics, estimates, [texts[place] for place in sorted(texts)], columns)
@@ -127,6 +145,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _metrics(arguments: argparse.Namespace) -> list[SampleMetric]:
     """The metrics, once all arguments are checked."""
     from gendiv_lightning.features.base import check_device
+    from gendiv_lightning.images.decode import check_memory_limit
+    from gendiv_lightning.metrics.distribution import DistributionMetric
     from gendiv_lightning.metrics.diversity import DiversityMetric
     from gendiv_lightning.metrics.registry import make_metric, split_names
     from gendiv_lightning.storage.codebook_counts import read_usage
@@ -135,10 +155,13 @@ def _metrics(arguments: argparse.Namespace) -> list[SampleMetric]:
         raise ValueError(f"--resize must be at least 1 pixel, got {arguments.resize}")
     if not 0 <= arguments.max_corrupt <= 1:
         raise ValueError(f"--max-corrupt is a share in [0, 1], got {arguments.max_corrupt}")
+    check_memory_limit(arguments.memory_limit)
     check_device(arguments.device)
     usage = arguments.source / "usage.safetensors"  # of a finished run
     codebook_size = len(read_usage(usage)[0]) if usage.is_file() else None
     metrics = [make_metric(name, arguments.reference, codebook_size) for name in split_names(arguments.metrics)]
+    if arguments.reference and not any(isinstance(metric, DistributionMetric) for metric in metrics):
+        raise ValueError("--reference is used by none of --metrics: add fid, kid, fd[...] or kd[...], or leave it out")
     if arguments.pairs and arguments.out is None:
         raise ValueError("--pairs writes files: say where with --out FOLDER")
     if arguments.pairs and not any(isinstance(metric, DiversityMetric) for metric in metrics):
@@ -189,20 +212,40 @@ def _write_pairs(path: Path, pairs: list[Pairs]) -> None:
     sys.stdout.write(f"\n{pairs[0].metric}, the nearest and the farthest pair\n{format_pairs(shown)}\n")
 
 
-def _prompts(arguments: argparse.Namespace) -> tuple[int, Iterator[tuple[PromptSamples, list[str]]]]:
-    """How many prompts there are, and their samples with the names of corrupt images."""
+def _prompts(arguments: argparse.Namespace, corrupt: CorruptImages) -> tuple[int, Iterator[PromptSamples]]:
+    """How many prompts there are, and their samples; images that cannot be read go into `corrupt`."""
     from gendiv_lightning.images.by_prompt import find_images, load_prompts
-    from gendiv_lightning.images.sources import ignored_in_words
     from gendiv_lightning.records import split_by_prompt
     from gendiv_lightning.runs.folder import RunFolder
 
     folder = RunFolder(arguments.source)
     if folder.shards():
-        if arguments.resize:
-            raise ValueError("--resize is for other images: those of a run are measured as they are")
+        _check_options_of_run(arguments)
         batches = folder.read_samples()
-        return len(folder.finished_prompts()), ((s, []) for batch in batches for s in split_by_prompt(batch))
-    images = find_images(arguments.source, arguments.column, arguments.image_column, arguments.split)
-    for note in (*images.notes, ignored_in_words(images.ignored)):
-        sys.stderr.write(f"{note}\n" if note else "")
-    return len(images.groups), load_prompts(images, arguments.resize, arguments.max_corrupt)
+        return len(folder.finished_prompts()), (samples for batch in batches for samples in split_by_prompt(batch))
+    images = find_images(
+        arguments.source,
+        arguments.column,
+        arguments.image_column,
+        arguments.split,
+        first_caption=arguments.first_caption,
+        allow_outside=arguments.allow_outside,
+        memory_limit=arguments.memory_limit,
+    )
+    sys.stderr.write("".join(f"{note}\n" for note in images.notes))
+    corrupt.num_images = images.num_images
+    corrupt.add(images.unreadable)
+    return len(images.groups), load_prompts(images, corrupt, arguments.resize, arguments.memory_limit)
+
+
+def _check_options_of_run(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for options that only make sense for other images."""
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in ("resize", "column", "image_column", "split", "first_caption", "allow_outside")
+        if getattr(arguments, name)
+    ]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)} is for other images: those of a run are measured as they are. Leave it out"
+        )

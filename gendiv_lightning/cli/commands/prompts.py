@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gendiv_lightning.records import Prompt
+    from gendiv_lightning.storage.tables import Unreadable
 
 HELP = "draw a prompt set from captions: a file, a folder of tars or Parquet, a dataset on the Hub"
 COUNT_TOKENS = (
@@ -93,15 +94,15 @@ def run(arguments: argparse.Namespace) -> int:
     origin = describe_source(source, arguments.revision)
     counters = [TokenCounter(name) for name in arguments.count_tokens]
     keep = PromptFilter(tuple(arguments.sources), arguments.min_words, arguments.max_words, arguments.english)
-    unreadable: list[str] = []
     drawn = pick_prompts(
-        lambda: _read(source, origin["version"], arguments, unreadable),
+        lambda: _read(source, origin["version"], arguments),
         arguments.num,
         arguments.seed,
         keep=keep,
         near_duplicates=arguments.near_duplicates,
         stratify=arguments.stratify,
     )
+    unreadable = drawn.unreadable
     if len(unreadable) > arguments.max_corrupt * (drawn.counts["read"] + len(unreadable)):
         raise ValueError(
             f"{len(unreadable)} records of {source} cannot be read, the last ones {'; '.join(unreadable[-3:])}; at "
@@ -152,15 +153,14 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--out {arguments.out} must not lie in SOURCE: the next call would read it")
 
 
-def _read(source: str, version: str, arguments: argparse.Namespace, unreadable: list[str]) -> Iterable[Prompt]:
+def _read(source: str, version: str, arguments: argparse.Namespace) -> Iterable[Prompt | Unreadable]:
     from tqdm import tqdm
 
-    from gendiv_lightning.prompts.files import read_prompts, stream_prompts
+    from gendiv_lightning.prompts.files import scan_prompts, stream_prompts
 
-    unreadable.clear()
-    columns: dict[str, Any] = {"column": arguments.column, "id_column": arguments.id, "unreadable": unreadable}
+    columns: dict[str, Any] = {"column": arguments.column, "id_column": arguments.id}
     if Path(source).is_file():
-        prompts = read_prompts(source, **columns)
+        prompts = scan_prompts(source, **columns)
     else:
         dataset = {"split": arguments.split or "train", "config": arguments.config}
         revision = None if Path(source).is_dir() else version  # the one that the card names

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gendiv_lightning.cli.commands.measure import add_reading_arguments
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -60,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="of a dataset (default: the only one; on the Hub train)")
     parser.add_argument("--config", help="configuration of a dataset on the Hub")
     parser.add_argument("--revision", help="commit, branch or tag of a dataset on the Hub (default: the newest)")
-    parser.add_argument("--max-corrupt", type=float, default=0.01, metavar="SHARE", help="of images (default: 0.01)")
+    add_reading_arguments(parser)
     parser.add_argument("--device", default="cpu", help="cpu, cuda (default: cpu)")
 
 
@@ -69,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from gendiv_lightning.features.base import check_device
-    from gendiv_lightning.images.decode import CorruptImages
+    from gendiv_lightning.images.decode import CorruptImages, check_memory_limit
     from gendiv_lightning.metrics.reference import reference_statistics, write_reference
     from gendiv_lightning.metrics.registry import make_features
 
@@ -80,6 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.num is not None and arguments.num < 2:
         raise ValueError(f"--num must be at least 2 images, got {arguments.num}")
     check_device(arguments.device)
+    check_memory_limit(arguments.memory_limit)
     corrupt = CorruptImages(arguments.max_corrupt)
     is_world = arguments.source == ["postcards"]
     dataset, num_batches, batches = _postcards(arguments) if is_world else _images(arguments, corrupt)
@@ -92,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     told = {"part": arguments.part, "corrupt": corrupt.names}
     reference.provenance.update({name: value for name, value in told.items() if value})
     write_reference(arguments.out, reference)
-    if corrupt.names:
+    if corrupt.images:
         sys.stderr.write(f"{corrupt.in_words()}\n")
     part = f", part {arguments.part}" if arguments.part else ""
     sys.stdout.write(
@@ -125,12 +128,13 @@ def _images(arguments: argparse.Namespace, corrupt: CorruptImages) -> tuple[str,
     from collections.abc import Sequence
 
     from gendiv_lightning.images.decode import read_images
-    from gendiv_lightning.images.sources import ignored_in_words, open_images
+    from gendiv_lightning.images.sources import open_images
 
-    chosen = {name: getattr(arguments, name) for name in ("config", "split", "revision")}
+    chosen = {
+        name: getattr(arguments, name) for name in ("config", "split", "revision", "allow_outside", "memory_limit")
+    }
     images = open_images(arguments.source[0], column=arguments.image_column, limit=arguments.num, **chosen)
-    if images.ignored:
-        sys.stderr.write(f"{ignored_in_words(images.ignored)}\n")
+    sys.stderr.write("".join(f"{note}\n" for note in images.notes))
     count = images.num_images
     items = images.items
     if arguments.part:
@@ -141,7 +145,7 @@ def _images(arguments: argparse.Namespace, corrupt: CorruptImages) -> tuple[str,
     corrupt.num_images = count
     listed = "" if images.num_images is None else f"{images.num_images} files, "
     name = f"{images.name} ({listed}{images.version[:12]})"
-    return name, count, (image[None] for image in read_images(items, corrupt))
+    return name, count, (image[None] for image in read_images(items, corrupt, arguments.memory_limit))
 
 
 def _part(part: str, num_images: int) -> slice:

@@ -1,0 +1,144 @@
+"""The files of a folder by one rule: follow linked folders, count hidden files, read only regular files."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+GIB = 2**30
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+class File(NamedTuple):
+    """A file, not read yet.
+
+    Attributes:
+        name: path relative to the folder or archive it was found in, with slashes; always valid Unicode.
+        size: bytes.
+        read: returns its content; OSError if it cannot be read, or ValueError if the archive around it is damaged.
+    """
+
+    name: str
+    size: int
+    read: Callable[[], bytes]
+
+
+class Folder(NamedTuple):
+    """The files of a folder and of all folders in it.
+
+    Attributes:
+        files: visible files, sorted by name. Broken links and special files are among them; reading one fails.
+        hidden: number of hidden files, by the hidden folder or file they belong to.
+        notes: lines about links that were not followed, and folders that are reached twice.
+    """
+
+    files: list[File]
+    hidden: Counter[str]
+    notes: list[str]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden: its name begins with a dot, or macOS packed it beside the real ones."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def printable(name: str) -> str:
+    r"""A file name as valid Unicode: bytes that are not UTF-8 are written as escapes, such as \xfc."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def list_folder(folder: Path, memory_limit: float = 1.0) -> Folder:
+    """List a folder and everything below it. A link to a folder above itself is not followed.
+
+    Args:
+        folder: the folder.
+        memory_limit: GiB that a single file may take when it is read.
+
+    Raises:
+        OSError: the folder, or one below it, cannot be listed.
+    """
+    found = Folder([], Counter(), [])
+    _list_into(found, folder, "", [], {}, memory_limit)
+    found.files.sort(key=lambda file: file.name)
+    return found
+
+
+def _list_into(
+    found: Folder,
+    folder: Path,
+    prefix: str,
+    above: list[os.stat_result],
+    seen: dict[tuple[int, int], str],
+    limit: float,
+) -> None:
+    here = folder.stat()
+    identity = (here.st_dev, here.st_ino)
+    if any(os.path.samestat(here, parent) for parent in above):
+        found.notes.append(f"{prefix[:-1]} is a link to a folder above it and was not followed")
+        return
+    if identity in seen:
+        found.notes.append(f"{prefix[:-1]} and {seen[identity] or '.'} are the same folder; its files count twice")
+    seen[identity] = prefix[:-1]
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            name, path = f"{prefix}{printable(entry.name)}", Path(entry.path)
+            if is_hidden(entry.name):
+                found.hidden[entry.name] += sum(len(files) for *_, files in os.walk(path)) if entry.is_dir() else 1
+            elif entry.is_dir():
+                _list_into(found, path, f"{name}/", [*above, here], seen, limit)
+            else:
+                size = entry.stat().st_size if entry.is_file() else 0
+                found.files.append(File(name, size, partial(read_file, path, limit)))
+
+
+def check_regular(path: Path) -> None:
+    """Make sure that a path is a regular file. Opening anything else could block, or never end.
+
+    Raises:
+        OSError: the path is missing, a broken link, a folder, a FIFO, a socket or a device.
+    """
+    shown = printable(str(path))
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise FileNotFoundError(f"{shown} is a link to {printable(os.readlink(path))}, which is missing") from None
+        raise FileNotFoundError(f"there is no file {shown}") from None
+    except ValueError as error:  # a NUL in the name
+        raise FileNotFoundError(f"there is no file {shown!r}") from error
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{shown} is a folder, not a file")
+    if not stat.S_ISREG(mode):
+        raise OSError(f"{shown} is {_KINDS.get(stat.S_IFMT(mode), 'a special file')}, not a regular file")
+
+
+def read_file(path: Path, memory_limit: float = 1.0) -> bytes:
+    """Content of a regular file.
+
+    Raises:
+        OSError: it is not a regular file, it is larger than `memory_limit` GiB, or it cannot be read.
+    """
+    check_regular(path)
+    check_size(path.stat().st_size, memory_limit, printable(str(path)))
+    return path.read_bytes()
+
+
+def check_size(size: int, memory_limit: float, what: str) -> None:
+    """Raise OSError if `size` bytes are more than `memory_limit` GiB."""
+    if size > memory_limit * GIB:
+        raise OSError(f"{what} takes {size / GIB:.3g} GiB, more than the memory limit of {memory_limit:g} GiB")
+
+
+def inside(folder: Path, name: str) -> Path | None:
+    """The path that a table calls `name`, if it lies in `folder`; None if it leads out of it.
+
+    Links are not resolved: what lies in the folder, linked or not, was put there by its owner.
+    """
+    root = os.path.abspath(folder)
+    path = os.path.normpath(os.path.join(root, name))
+    return Path(path) if path.startswith(f"{root.rstrip(os.sep)}{os.sep}") else None

@@ -1,0 +1,210 @@
+"""Records out of text tables: JSON lines, JSON, CSV, TSV and plain lines. Every error names the file and the line.
+
+A byte-order mark decides the encoding (UTF-8 without one), and the header of a CSV file decides its delimiter.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from gendiv_lightning.storage.files import check_regular
+
+_MARKS = {  # UTF-32 before UTF-16: the mark of one begins with that of the other
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_DELIMITERS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}
+_LONGEST_CELL = 2**31 - 1  # characters; the default of the csv module is 131,072
+
+
+class Record(NamedTuple):
+    """A record of a table.
+
+    Attributes:
+        where: file and line, for messages.
+        columns: value by column.
+    """
+
+    where: str
+    columns: Mapping[str, Any]
+
+
+class Unreadable(NamedTuple):
+    """In the place of a record that cannot be read: where, and why."""
+
+    where: str
+
+
+def read_table(path: Path) -> Iterator[Record]:
+    """The records of a .jsonl, .json, .csv, .tsv or .txt file, in its order.
+
+    A line of text is a record with the column `prompt`, and so is a text in the place of a JSON object.
+
+    Raises:
+        OSError: it is not a regular file.
+        ValueError: it is not Unicode, not of the format its suffix says, or a row has more cells than the header.
+    """
+    try:
+        yield from _READERS[path.suffix.lower()](path)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}{_undecodable_line(path)} cannot be read as UTF-8 ({error.reason}): save the file as UTF-8"
+        ) from error
+    except csv.Error as error:
+        raise ValueError(f"{path} cannot be read as {path.suffix}: {error}") from error
+
+
+def decode_text(data: bytes) -> str:
+    """Text in UTF-8, or in what its byte-order mark says; UnicodeDecodeError if it is not."""
+    return data.decode(_encoding(data))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """A JSON value; ValueError, with the place, for what is no JSON."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits and deep nesting are among them
+        raise ValueError(f"{where} is not JSON: {error}") from error
+
+
+def as_record(item: Any, where: str) -> Record:
+    """A JSON object, or a text as the column `prompt`; ValueError for anything else."""
+    if isinstance(item, str):
+        return Record(where, {"prompt": item})
+    if isinstance(item, Mapping):
+        return Record(where, item)
+    raise ValueError(f"{where} must be an object or a text, got {type(item).__name__}")
+
+
+def list_records(items: Any, path: Path) -> Iterator[Record]:
+    """The records of a JSON file that was loaded; ValueError if it is not a list of objects or texts."""
+    if not isinstance(items, list):
+        raise ValueError(
+            f"{path} must hold a list of records, got {type(items).__name__}; for one object per line use .jsonl"
+        )
+    for number, item in enumerate(items, start=1):
+        yield as_record(item, f"{path.name}, item {number}")
+
+
+def find_name(columns: Iterable[str], names: Sequence[str]) -> str | None:
+    """The column with the first of `names` that is there; case, spaces and underscores do not matter."""
+    known = {_plain(column): column for column in reversed(list(columns))}
+    return next((known[plain] for plain in map(_plain, names) if plain in known), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).lower()
+
+
+def _encoding(start: bytes) -> str:
+    return next((encoding for mark, encoding in _MARKS.items() if start.startswith(mark)), "utf-8")
+
+
+def _open(path: Path, newline: str | None = None) -> IO[str]:
+    check_regular(path)
+    with path.open("rb") as file:
+        encoding = _encoding(file.read(4))
+    return path.open(encoding=encoding, newline=newline)
+
+
+def _undecodable_line(path: Path) -> str:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return f", line {number},"
+    return ""
+
+
+def _read_lines(path: Path) -> Iterator[Record]:
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            yield Record(f"{path.name}, line {number}", {"prompt": line.rstrip("\n")})
+
+
+def _read_jsonl(path: Path) -> Iterator[Record]:
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                where = f"{path.name}, line {number}"
+                try:
+                    item = parse_json(line, where)
+                except ValueError as error:
+                    hint = "; for one list of all records use .json" if number == 1 and line.strip() in "[{" else ""
+                    raise ValueError(f"{error}{hint}") from error
+                yield as_record(item, where)
+
+
+def load_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        OSError: it is not a regular file.
+        ValueError: it is not JSON.
+    """
+    with _open(path) as file:
+        text = file.read()
+    try:
+        return parse_json(text, path.name)
+    except ValueError as error:
+        hint = "; it holds one object per line, so rename it to .jsonl" if "Extra data" in str(error) else ""
+        raise ValueError(f"{error}{hint}") from error
+
+
+def _read_csv(path: Path) -> Iterator[Record]:
+    csv.field_size_limit(_LONGEST_CELL)
+    with _open(path, newline="") as file:
+        header = file.readline()
+        declared = re.fullmatch(r'"?sep=(.)"?', header.rstrip("\r\n"))  # Excel's own first line
+        delimiter = declared[1] if declared else _delimiter(header)
+        lines = file if declared else chain([header], file)
+        # The line added at the end is a row of its own unless a quote is still open there.
+        rows = csv.reader(chain(lines, ["\n"]), delimiter=delimiter)
+        columns, last = None, next(rows)
+        for number, row in enumerate(rows):
+            if columns is None:
+                columns = _checked_columns(last, path)
+            elif len(last) > len(columns):
+                raise ValueError(
+                    f"{path}, row {number} has {len(last)} cells under {len(columns)} columns ({', '.join(columns)}): "
+                    f"quote the cell that holds the delimiter ({_DELIMITERS.get(delimiter, delimiter)})"
+                )
+            else:
+                yield Record(f"{path.name}, row {number}", dict(zip_longest(columns, last)))
+            last = row
+    if last:
+        raise ValueError(f"{path}: a quote is never closed; double the quotes inside a cell and quote the cell")
+
+
+def _delimiter(header: str) -> str:
+    """The delimiter that splits a header into the most columns; in a file of one column nothing delimits."""
+    counts = {delimiter: len(next(csv.reader([header], delimiter=delimiter), [])) for delimiter in _DELIMITERS}
+    return max(counts, key=lambda delimiter: counts[delimiter])
+
+
+def _checked_columns(columns: list[str], path: Path) -> list[str]:
+    repeated = [column for column, count in Counter(columns).items() if column and count > 1]
+    if repeated:
+        raise ValueError(f"{path} has several columns {repeated[0]!r}: rename all but one")
+    return columns
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": lambda path: list_records(load_json(path), path),
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".txt": _read_lines,
+}
