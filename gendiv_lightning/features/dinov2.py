@@ -7,9 +7,9 @@ distance: Stein et al., "Exposing flaws of generative model evaluation metrics" 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import override
 
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.preprocessing import Preprocessing, preprocessing_of
@@ -27,41 +27,44 @@ class DINOv2Features(ImageFeatures):
         model: `OWNER/REPO` on the Hugging Face Hub, or a folder with a `Dinov2Model` and its image processor.
     """
 
-    network: Any
-    preprocessing: Preprocessing
-
     def __init__(self, model: str = DEFAULT_MODEL) -> None:
         super().__init__()
         self.model = model
-        self.network = None
 
     @property
+    @override
     def tag(self) -> str:
-        """See `ImageFeatures`; models other than the base one by the last part of their names."""
         return "dinov2" if self.model == DEFAULT_MODEL else Path(self.model).name
 
+    @override
     def identity(self) -> dict[str, object]:
-        """Name, and hash of weights on this machine; those of others are known by their names."""
         folder = Path(self.model).expanduser()
         if not folder.is_dir():
             return {"network": self.model, "weights": None}
         return {"network": folder.name, "weights": sha256(folder)}
 
-    def load(self) -> None:
-        """See `ImageFeatures`; ValueError where what is there is no DINOv2."""
-        if self.network is not None:
-            return
+    @override
+    def read(self) -> nn.Module:
         from transformers import AutoImageProcessor, Dinov2Model
 
         advice = "Load it once where the Hub can be reached, or give a folder as `model`: cosine[dinov2,model=FOLDER]"
         with reading("DINOv2 model", self.model, advice):
             if not Path(self.model).expanduser().is_dir():
                 fetch_one_of(self.model, WEIGHT_FILES)
-            network = load_pretrained(Dinov2Model, self.model)
-            self.preprocessing = preprocessing_of(AutoImageProcessor.from_pretrained(self.model).to_dict())
-        self.network = network.requires_grad_(False).eval()
+            model = load_pretrained(Dinov2Model, self.model)
+            processor = AutoImageProcessor.from_pretrained(self.model)
+            return _Dinov2(model, preprocessing_of(processor.to_dict()))
 
+    @override
     def embed(self, images: Tensor) -> Tensor:
-        """See `ImageFeatures`."""
-        pixels = self.preprocessing.resize(images).to(images.device)
-        return self.network.to(images.device)(self.preprocessing.scale(pixels)).pooler_output
+        preprocessing = self.network.preprocessing
+        pixels = preprocessing.resize(images).to(images.device)
+        return self.network.model(preprocessing.scale(pixels)).pooler_output
+
+
+class _Dinov2(nn.Module):
+    """The model, and what it expects of images."""
+
+    def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.model, self.preprocessing = model, preprocessing

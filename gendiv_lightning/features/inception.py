@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import inception
+from typing_extensions import override
 
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.resize import Resize, resize_images
@@ -29,44 +30,40 @@ _HASH = URL[-12:-4]  # the file's SHA-256 starts with it
 class InceptionFeatures(ImageFeatures):
     """Features of 2048 numbers, the mean over pixels of Inception's last block.
 
-    The distances that are made of them are called by their bare names (`quality/fid`) with the weights of 2015-12-05
-    only; other weights show in the `tag`.
+    Distances of these features have their bare names (`quality/fid`) with the weights of 2015-12-05 only; other weights
+    show in the `tag` by the first digits of their hash.
 
     Args:
         weights: file to read instead of the default, torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`.
         resize: rule that brings images to 299 x 299 pixels, see `resize_images`.
     """
 
-    network: Any
-
     def __init__(self, weights: str | None = None, resize: Resize = "clean") -> None:
         super().__init__()
         if resize not in get_args(Resize):
             raise ValueError(f"resize must be one of {', '.join(get_args(Resize))}; got {resize!r}")
         if weights is not None and not Path(weights).is_file():
-            raise ValueError(f"weights must name a file; got {weights!r}, which is none: leave it out for the default")
+            raise ValueError(f"weights must be a file; got {weights!r}. Leave it out to use the default")
         self.weights = weights
         self.resize = resize
-        self.network = None
 
     @property
+    @override
     def tag(self) -> str:
-        """Inception, with the first digits of the weights' hash if they are not those of 2015-12-05."""
         return "inception" if self._hash == _HASH else f"inception-{self._hash}"
 
+    @override
     def identity(self) -> dict[str, object]:
-        """All that can change a feature."""
         return {"network": "Inception v3 for FID", "weights": self._hash, "resize": self.resize}
 
-    def load(self) -> None:
-        """Read the weights; those that are neither given nor in the cache of torch.hub are downloaded."""
-        if self.network is None:
-            self.network = _read_network(Path(self.weights) if self.weights else _fetch())
+    @override
+    def read(self) -> nn.Module:
+        return _read_network(Path(self.weights) if self.weights else _fetch())
 
+    @override
     def embed(self, images: Tensor) -> Tensor:
-        """Images (n, 3, H, W) uint8 to features (n, 2048)."""
         resized = resize_images(images, IMAGE_SIZE, self.resize)
-        return self.network.to(images.device)((resized - 128) / 128)
+        return self.network((resized - 128) / 128)
 
     @property
     def _hash(self) -> str:
@@ -82,13 +79,12 @@ def _fetch() -> Path:
             torch.hub.download_url_to_file(URL, str(path), hash_prefix=_HASH)
         except (OSError, RuntimeError) as error:  # RuntimeError: another hash
             raise FileNotFoundError(
-                f"the weights of Inception cannot be had: they are not at {path}, and {URL} could not be read "
-                f"({error}). Put the file there, or give its place as `weights`; for images of the embedded world, "
-                "gendiv_lightning.features.pooled.TinyFeatures needs no download"
+                f"the weights of Inception are not at {path}, and could not be downloaded from {URL} ({error}). Put the "
+                "file there, or name a copy as `weights` (fid[weights=FILE])"
             ) from error
     if not sha256(path).startswith(_HASH):
         raise ValueError(
-            f"{path} does not hold the weights of 2015-12-05, whose SHA-256 starts with {_HASH}: delete it"
+            f"{path} does not hold the weights of 2015-12-05, whose SHA-256 starts with {_HASH}. Delete it"
         )
     return path
 

@@ -1,35 +1,11 @@
-"""Images as vectors of their pixels, and what every feature extractor asks of its images."""
+"""Images as vectors of their pixels: features without a network."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_CHUNK_PIXELS = 2**19
-_CHUNK_IMAGES = 32
-
-
-def check_images(images: Tensor) -> None:
-    """Raise ValueError unless images are (N >= 1, 3, H, W) uint8."""
-    if not isinstance(images, Tensor):
-        raise ValueError(
-            f"images must be one tensor (N, 3, H, W); got {type(images).__name__}: resize images of mixed sizes to one "
-            "size and stack them"
-        )
-    if images.dtype != torch.uint8:
-        raise ValueError(
-            f"images must be uint8 in 0..255; got {images.dtype}: images in [0, 1] without NaN are converted by "
-            "(255 * images).round().to(torch.uint8)"
-        )
-    if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
-        raise ValueError(f"images must be (N, 3, H, W) with N >= 1 and RGB channels; got {tuple(images.shape)}")
-
-
-def split_images(images: Tensor, most_pixels: int = _CHUNK_PIXELS) -> tuple[Tensor, ...]:
-    """Images (N, 3, H, W) in parts of at most 2^19 pixels and 32 images, so that memory does not depend on N."""
-    height, width = images.shape[-2:]
-    return images.split(max(1, min(_CHUNK_IMAGES, most_pixels // (height * width))))
+from gendiv_lightning.features.base import ImageFeatures
 
 
 def pixel_features(images: Tensor) -> Tensor:
@@ -46,3 +22,45 @@ def pixel_features(images: Tensor) -> Tensor:
     pixels = images.flatten(1).double()
     black = (pixels == 0).all(1, keepdim=True)
     return F.normalize(pixels.masked_fill(black, 1.0), dim=1)
+
+
+class Pixels(ImageFeatures):
+    """All pixels of an image; see `pixel_features`."""
+
+    tag = "pixels"
+
+    @override
+    def identity(self) -> dict[str, object]:
+        return {"network": "pixels"}
+
+    @override
+    def embed(self, images: Tensor) -> Tensor:
+        return pixel_features(images)
+
+
+class SmallPixels(ImageFeatures):
+    """Pixels averaged to few: layout and colours, and dimensions that do not depend on the size of the images.
+
+    Args:
+        side: of the averaged image, so that there are 3 side^2 dimensions.
+    """
+
+    def __init__(self, side: int = 12) -> None:
+        super().__init__()
+        if side < 1:
+            raise ValueError(f"side must be at least 1; got {side}. Leave it out for 12")
+        self.side = side
+
+    @property
+    @override
+    def tag(self) -> str:
+        return f"pixels{self.side}"
+
+    @override
+    def identity(self) -> dict[str, object]:
+        return {"network": f"pixels averaged to {self.side} x {self.side}"}
+
+    @override
+    def embed(self, images: Tensor) -> Tensor:
+        small = F.adaptive_avg_pool2d(images.double(), self.side).flatten(1)
+        return small + (small == 0).all(1, keepdim=True)  # black counts as the darkest grey, as in `pixel_features`

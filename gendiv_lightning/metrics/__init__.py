@@ -3,13 +3,14 @@
 from gendiv_lightning.metrics.clip import CLIPIQA, CLIPCosine, CLIPScore
 from gendiv_lightning.metrics.codebook import CodebookUsage
 from gendiv_lightning.metrics.decomposition import SequenceEntropy, TokenEntropy
-from gendiv_lightning.metrics.distribution import FrechetDistance, KernelDistance, PrecisionRecall
+from gendiv_lightning.metrics.distribution import FID, KID, FrechetDistance, KernelDistance, PrecisionRecall
 from gendiv_lightning.metrics.diversity import LPIPS, SSIM, FeatureCosine, PixelCosine
-from gendiv_lightning.metrics.vendi import SmallPixels, Vendi, VendiSet
-from gendiv_lightning.toy.metric import PostcardTruth
+from gendiv_lightning.metrics.vendi import Vendi, VendiSet
 
 __all__ = [
     "CLIPIQA",
+    "FID",
+    "KID",
     "LPIPS",
     "SSIM",
     "CLIPCosine",
@@ -19,10 +20,8 @@ __all__ = [
     "FrechetDistance",
     "KernelDistance",
     "PixelCosine",
-    "PostcardTruth",
     "PrecisionRecall",
     "SequenceEntropy",
-    "SmallPixels",
     "TokenEntropy",
     "Vendi",
     "VendiSet",

@@ -1,34 +1,53 @@
-"""`SampleMetric`: fed with all samples of a prompt at a time; `PromptMetric`: a row of numbers a prompt, their mean."""
+"""`SampleMetric`: fed with all samples of a prompt at a time; `PromptMetric`: a row of numbers per prompt, their mean."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
+from typing_extensions import override
 
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.records import PromptSamples
 from gendiv_lightning.records.estimate import Estimate
 
+Need = Literal["images", "prompt", "tokens", "entropy", "reference"]
+
 
 class SampleMetric(Metric, ABC):
-    """What a run asks of a metric: it is fed prompt by prompt, on any rank, and gives `Estimate`s by name."""
+    """What a run asks of a metric: it is fed prompt by prompt, on any rank, and gives `Estimate`s by name.
+
+    Attributes:
+        title: what it measures, for lists and tables.
+        short: its first number in a word or two, for axes and columns; a backbone's tag is added in brackets.
+        needs: fields of `PromptSamples` that it reads, and "reference" where it compares with real images.
+        higher_is_better: of its first number; None where neither is, as for a diversity.
+    """
+
+    title: ClassVar[str]
+    short: ClassVar[str]
+    needs: ClassVar[tuple[Need, ...]] = ("images",)
 
     full_state_update = False
     higher_is_better = None
     is_differentiable = False
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """Names of the numbers, as they stand in `metrics.json`."""
 
     @abstractmethod
     def identity(self) -> dict[str, object]:
         """All that can change a number, for the run's fingerprint; a metric with weights adds their hash."""
 
     def load(self) -> None:
-        """Load what the metric needs, before anything expensive has happened; OSError if it cannot be had."""
+        """Load what the metric needs, before anything expensive has happened; OSError if that is impossible."""
 
     def check_prompts(self, texts: Sequence[str]) -> None:
         """Raise ValueError if the metric cannot measure a prompt, before anything expensive has happened."""
@@ -39,37 +58,91 @@ class SampleMetric(Metric, ABC):
 
     @abstractmethod
     def compute(self) -> dict[str, Estimate]:
-        """One `Estimate` a name."""
+        """One `Estimate` per name."""
 
     def columns(self) -> dict[str, Tensor]:
-        """Numbers (P,) of single prompts by name, ordered by place; over all ranks, so each must call it."""
+        """Numbers (P,) of single prompts by name, ordered by index; over all ranks, so each must call it."""
         return {}
 
+    def empty_states(self) -> dict[str, Tensor]:
+        """For each state that is a list: no rows, in the shape and type that other ranks have theirs."""
+        return {}
 
-class PromptMetric(SampleMetric):
-    """A torchmetrics metric with one row of numbers a prompt and one `Estimate` a number.
+    @override
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gather over all ranks; one that measured no prompt takes part without rows."""
+        for name, empty in self.empty_states().items():
+            if not len(getattr(self, name)):
+                setattr(self, name, [empty.to(self.device)])
+        super().sync(*args, **kwargs)
 
-    State is one small float64 row a prompt, so it merges exactly over ranks, and the interval is a bootstrap over
-    prompts. Rows are ordered by the prompt's place in its set: the result does not depend on who measured which prompt.
 
-    A metric is a subclass that lists its `names` and computes a row in `measure`; NaN in a row means "not defined for
-    this prompt" (one sample, no free factor) and leaves the prompt out of that number.
+class PromptRows(NamedTuple):
+    """The rows of all prompts, ordered by the prompts' indices, on the CPU.
+
+    Attributes:
+        order: (P,) index of each prompt in its set.
+        sizes: (P, 2) numbers of paths and samples.
+        rows: (P, C) float64.
+    """
+
+    order: Tensor
+    sizes: Tensor
+    rows: Tensor
+
+
+class RowMetric(SampleMetric):
+    """A metric that keeps rows of numbers of each prompt, which merge exactly over ranks.
+
+    Rows are ordered by the prompt's index in its set: the result does not depend on who measured which prompt.
     """
 
     rows: list[Tensor]
     order: list[Tensor]
-    counts: list[Tensor]
+    sizes: list[Tensor]
+    row_dtype: ClassVar[torch.dtype] = torch.float64
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("rows", default=[], dist_reduce_fx="cat")  # (1, number of names) float64 each
+        self.add_state("rows", default=[], dist_reduce_fx="cat")  # (rows of a prompt, num_columns) each
         self.add_state("order", default=[], dist_reduce_fx="cat")  # (1,) int64 each
-        self.add_state("counts", default=[], dist_reduce_fx="cat")  # (1, 2) int64 each: paths, samples
+        self.add_state("sizes", default=[], dist_reduce_fx="cat")  # (1, 2) int64 each: paths, samples
 
     @property
     @abstractmethod
-    def names(self) -> tuple[str, ...]:
-        """Names of the numbers, as they stand in `metrics.json`."""
+    def num_columns(self) -> int:
+        """Numbers in a row."""
+
+    def add_rows(self, samples: PromptSamples, rows: Tensor, num_samples: int) -> None:
+        """Keep the rows (n, num_columns) of a prompt that has so many samples."""
+        self.rows.append(rows.to(self.device, self.row_dtype))
+        self.order.append(torch.tensor([samples.place], device=self.device))
+        self.sizes.append(torch.tensor([[samples.num_paths, num_samples]], device=self.device))
+
+    @override
+    def empty_states(self) -> dict[str, Tensor]:
+        return {
+            "rows": torch.zeros(0, self.num_columns, dtype=self.row_dtype),
+            "order": torch.zeros(0, dtype=torch.int64),
+            "sizes": torch.zeros(0, 2, dtype=torch.int64),
+        }
+
+    def per_prompt(self) -> PromptRows:
+        """The rows where each prompt has one, ordered."""
+        if not len(self.rows):
+            empty = self.empty_states()
+            return PromptRows(empty["order"], empty["sizes"], empty["rows"])
+        order, sizes, rows = (dim_zero_cat(state).cpu() for state in (self.order, self.sizes, self.rows))
+        permutation = order.argsort(stable=True)
+        return PromptRows(order[permutation], sizes[permutation], rows[permutation])
+
+
+class PromptMetric(RowMetric):
+    """A metric with one row of numbers per prompt and one `Estimate` per number, its interval a bootstrap over prompts.
+
+    To add one, list the `names` and compute a row in `measure`; NaN in a row means "not defined for this prompt" (one
+    sample, no free factor) and leaves the prompt out of that number.
+    """
 
     @property
     @abstractmethod
@@ -80,54 +153,47 @@ class PromptMetric(SampleMetric):
     def measure(self, samples: PromptSamples) -> list[float]:
         """The row of one prompt, in the order of `names`."""
 
+    @property
+    @override
+    def num_columns(self) -> int:
+        return len(self.names)
+
+    @override
     def identity(self) -> dict[str, object]:
         """Names and method."""
         return {"names": list(self.names), "method": self.method}
 
+    @override
     def update(self, samples: PromptSamples) -> None:
-        """Add all samples of one prompt."""
-        self.rows.append(torch.tensor([self.measure(samples)], dtype=torch.float64, device=self.device))
-        self.order.append(torch.tensor([samples.place], device=self.device))
-        self.counts.append(torch.tensor([[samples.num_paths, len(samples.images)]], device=self.device))
+        row = torch.tensor([self.measure(samples)], dtype=self.row_dtype)
+        self.add_rows(samples, row, len(samples.images))
 
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather the rows of all ranks; one that measured no prompt takes part with no rows of the same shape."""
-        if not len(self.rows):
-            self.rows = [torch.zeros(0, len(self.names), dtype=torch.float64, device=self.device)]
-            self.order = [torch.zeros(0, dtype=torch.int64, device=self.device)]
-            self.counts = [torch.zeros(0, 2, dtype=torch.int64, device=self.device)]
-        super().sync(*args, **kwargs)
-
-    def per_prompt(self) -> tuple[Tensor, Tensor]:
-        """Places of the prompts (P,) and their rows (P, number of names), sorted by place."""
-        if not len(self.rows):
-            return torch.zeros(0, dtype=torch.int64), torch.zeros(0, len(self.names), dtype=torch.float64)
-        order, rows = dim_zero_cat(self.order).cpu(), dim_zero_cat(self.rows).cpu()
-        permutation = order.argsort(stable=True)
-        return order[permutation], rows[permutation]
-
+    @override
     def compute(self) -> dict[str, Estimate]:
-        """One `Estimate` a name."""
-        _, rows = self.per_prompt()
-        counts = dim_zero_cat(self.counts).cpu() if len(self.counts) else torch.zeros(0, 2, dtype=torch.int64)
-        counts = counts[dim_zero_cat(self.order).cpu().argsort(stable=True)] if len(self.counts) else counts
+        _, sizes, rows = self.per_prompt()
         estimates = {}
         for name, column in zip(self.names, rows.T, strict=True):
             defined = ~column.isnan()
-            num_paths, num_samples = counts[defined].sum(0).tolist() if len(counts) else (0, 0)
+            num_paths, num_samples = sizes[defined].sum(0).tolist()
             value, low, high = bootstrap_mean(column[defined])
             estimates[name] = Estimate(value, low, high, int(defined.sum()), num_paths, num_samples, self.method)
         return estimates
 
+    @override
     def columns(self) -> dict[str, Tensor]:
-        """The rows as columns."""
         with self.sync_context():
-            _, rows = self.per_prompt()
+            rows = self.per_prompt().rows
         return dict(zip(self.names, rows.T, strict=True))
 
 
+def metric_name(base: str, tag: str | None = None, **options: float | None) -> str:
+    """Name of a number: `base`, or `base[tag,option=value]` with the options that are not None."""
+    inside = [*([tag] if tag else []), *(f"{key}={value:g}" for key, value in options.items() if value is not None)]
+    return f"{base}[{','.join(inside)}]" if inside else base
+
+
 def compute_metrics(metrics: Sequence[SampleMetric]) -> tuple[dict[str, Estimate], dict[str, Tensor]]:
-    """Estimates by name, and columns (P,) of numbers by the prompts' places; over all ranks, so each must call it."""
+    """Estimates by name, and columns (P,) of numbers by the prompts' indices; over all ranks, so each must call it."""
     estimates: dict[str, Estimate] = {}
     columns: dict[str, Tensor] = {}
     for metric in metrics:

@@ -8,11 +8,13 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from gendiv_lightning.features.clip import DEFAULT_BACKBONE, ClipFeatures
-from gendiv_lightning.features.pixels import check_images
+from gendiv_lightning.features.images import check_images
+from gendiv_lightning.features.registry import clip_of
 from gendiv_lightning.functional.pairwise import PairDistances
-from gendiv_lightning.metrics.base import PromptMetric
+from gendiv_lightning.metrics.base import PromptMetric, metric_name
 from gendiv_lightning.metrics.diversity import DiversityMetric
 from gendiv_lightning.records import PromptSamples
 
@@ -51,24 +53,31 @@ class CLIPScore(PromptMetric):
     100.
 
     Args:
-        backbone: see `ClipFeatures`; those other than the default stand in brackets.
+        backbone: a registered name, or as in `ClipFeatures`; those other than the default stand in brackets.
         long_captions: "cut" or "chunks".
     """
+
+    title = "fit of the images to their prompt"
+    short = "CLIP score"
+    needs = ("images", "prompt")
+    higher_is_better = True
 
     def __init__(self, backbone: str = DEFAULT_BACKBONE, long_captions: LongCaptions = "cut") -> None:
         super().__init__()
         if long_captions not in get_args(LongCaptions):
             raise ValueError(f"long_captions must be one of {', '.join(get_args(LongCaptions))}; got {long_captions!r}")
-        self.features = ClipFeatures(backbone)
+        self.features = clip_of(backbone)
         self.long_captions = long_captions
 
     @property
+    @override
     def names(self) -> tuple[str, ...]:
         """The score, that of the wordings, their difference, and the share of cut captions where captions are cut."""
         score, cut = (_name(name, self.features) for name in ("quality/clip_score", "quality/clip_score_cut"))
         return (score, f"{score}/wording", f"{score}/drift", *((cut,) if self.long_captions == "cut" else ()))
 
     @property
+    @override
     def method(self) -> str:
         """Definition, backbone and what happens to long captions."""
         long = {"cut": "cut before the end token", "chunks": "the mean of their pieces"}[self.long_captions]
@@ -77,26 +86,28 @@ class CLIPScore(PromptMetric):
             "mean over samples; BCa bootstrap over prompts"
         )
 
+    @override
     def identity(self) -> dict[str, object]:
-        """With the backbone and the hash of its weights."""
         return {**super().identity(), **self.features.identity()}
 
+    @override
     def load(self) -> None:
-        """Load the backbone."""
         self.features.load()
 
+    @override
     def check_prompts(self, texts: Sequence[str]) -> None:
         """An empty prompt says nothing that an image could show."""
         if not all(text.strip() for text in texts):
             raise ValueError("CLIPScore needs the prompt's text, and one is empty: leave it out, or the metric")
 
+    @override
     def measure(self, samples: PromptSamples) -> list[float]:
         """The scores, those of wordings NaN where there are none; and 1 where a caption is cut, 0 where not."""
         check_images(samples.images)
         self.check_prompts([samples.prompt])
         encode = self.features.texts if self.long_captions == "cut" else self.features.chunk_texts
         texts = list(dict.fromkeys([samples.prompt, *samples.texts]))
-        cosines = self.features.images(samples.images).double() @ encode(texts).double().T
+        cosines = self.features(samples.images.to(self.device)).double() @ encode(texts).double().T
         scores = 100 * cosines.clamp(0, 1)
         score, wording = scores[:, 0].mean().item(), math.nan
         if len(texts) > 1:
@@ -115,10 +126,14 @@ class CLIPIQA(PromptMetric):
     tower, to measure images of any size; here it stays and images are resized, as for every other number of this CLIP.
 
     Args:
-        backbone: see `ClipFeatures`; those other than the default stand in brackets.
+        backbone: as in `CLIPScore`.
         prompts: names in `QUALITY_PROMPTS`.
         pairs: pairs of one's own by name, such as {"crisp": ("Crisp photo.", "Soft photo.")}.
     """
+
+    title = "quality of the images by two opposite texts"
+    short = "CLIP-IQA"
+    higher_is_better = True
 
     def __init__(
         self,
@@ -127,29 +142,31 @@ class CLIPIQA(PromptMetric):
         pairs: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         super().__init__()
-        self.features = ClipFeatures(backbone)
-        self.pairs = _named_pairs([prompts] if isinstance(prompts, str) else prompts, pairs or {})
+        self.features = clip_of(backbone)
+        self.pairs = _named_pairs([prompts] if isinstance(prompts, str) else prompts, pairs)
         self._anchors: Tensor | None = None
 
     @property
+    @override
     def names(self) -> tuple[str, ...]:
-        """One a pair."""
         name = _name("quality/clip_iqa", self.features)
         return (name,) if list(self.pairs) == ["quality"] else tuple(f"{name}/{pair}" for pair in self.pairs)
 
     @property
+    @override
     def method(self) -> str:
-        """Definition and backbone."""
         return (
             f"softmax of {LOGIT_SCALE:g} cos over two opposite texts (CLIP {self.features.label}), mean over samples; "
             "BCa bootstrap over prompts"
         )
 
+    @override
     def identity(self) -> dict[str, object]:
         """With the texts, the backbone and the hash of its weights."""
         pairs = {name: list(pair) for name, pair in self.pairs.items()}
         return {**super().identity(), "pairs": pairs, **self.features.identity()}
 
+    @override
     def load(self) -> None:
         """Load the backbone and encode the texts; ValueError if it cannot tell two of a pair apart."""
         texts = [text for pair in self.pairs.values() for text in pair]
@@ -162,13 +179,14 @@ class CLIPIQA(PromptMetric):
                 )
         self._anchors = anchors
 
+    @override
     def measure(self, samples: PromptSamples) -> list[float]:
         """A probability a pair."""
         check_images(samples.images)
         if self._anchors is None:
             self.load()
         assert self._anchors is not None, "load() sets them"
-        cosines = torch.einsum("nd,pkd->npk", self.features.images(samples.images).double().cpu(), self._anchors)
+        cosines = torch.einsum("nd,pkd->npk", self.features(samples.images.to(self.device)).double().cpu(), self._anchors)
         return (LOGIT_SCALE * cosines).softmax(-1)[..., 0].mean(0).tolist()
 
 
@@ -176,55 +194,64 @@ class CLIPCosine(DiversityMetric):
     """`diversity/clip_cosine`: 1 - cosine of CLIP's image features, in [0, 2], exact without pairs.
 
     Args:
-        backbone: see `ClipFeatures`; those other than the default stand in brackets.
+        backbone: as in `CLIPScore`.
     """
 
+    title = "cosine distance of the CLIP features of two images of a prompt"
+    short = "CLIP cosine"
+
     def __init__(self, backbone: str = DEFAULT_BACKBONE) -> None:
-        features = ClipFeatures(backbone)
+        features = clip_of(backbone)
         super().__init__(_name("diversity/clip_cosine", features))
         self.features = features
 
     @property
+    @override
     def method(self) -> str:
-        """Backbone and estimator."""
         return (
             f"1 - cosine of image features (CLIP {self.features.label}), closed form over all pairs; "
             "BCa bootstrap over prompts"
         )
 
+    @override
     def identity(self) -> dict[str, object]:
-        """With the backbone and the hash of its weights."""
         return {**super().identity(), **self.features.identity()}
 
+    @override
     def load(self) -> None:
-        """Load the backbone."""
         self.features.load()
 
+    @override
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
-        """See `DiversityMetric`; unit vectors' squared distance is twice their cosine distance."""
         pairs = PairDistances()
-        pairs.update(self.features.images(images), groups)
-        return pairs.matrix() / 2
+        pairs.update(self.features(images), groups)
+        return pairs.matrix() / 2  # unit vectors: twice the cosine distance
 
 
 def _name(name: str, features: ClipFeatures) -> str:
-    return f"{name}[{features.tag}]" if features.tag else name
+    return metric_name(name, None if features.label == DEFAULT_BACKBONE else features.tag)
 
 
-def _named_pairs(prompts: Sequence[str], pairs: Mapping[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    unknown = [name for name in prompts if name not in QUALITY_PROMPTS]
-    if unknown:
-        raise ValueError(
-            f"prompts must be among {', '.join(QUALITY_PROMPTS)}; got {unknown[0]!r}: give texts of your own as "
-            f"pairs={{{unknown[0]!r}: ('Good photo.', 'Bad photo.')}}"
-        )
-    twice = [name for name in pairs if name in QUALITY_PROMPTS]
-    if twice:
-        raise ValueError(f"pairs must have names of their own; {twice[0]!r} is the name of {QUALITY_PROMPTS[twice[0]]}")
-    wrong = [name for name, pair in pairs.items() if isinstance(pair, str) or len(pair) != 2]
-    if wrong:
-        raise ValueError(f"pairs must be of two texts, the wanted one first; got {pairs[wrong[0]]!r} for {wrong[0]!r}")
-    named = {name: QUALITY_PROMPTS[name] for name in prompts} | {name: (a, b) for name, (a, b) in pairs.items()}
+def _named_pairs(prompts: Sequence[str], pairs: Mapping[str, tuple[str, str]] | None) -> dict[str, tuple[str, str]]:
+    """The pairs of texts by name; ValueError where a name or a text is not as it should be."""
+    named: dict[str, tuple[str, str]] = {}
+    for name in prompts:
+        if name not in QUALITY_PROMPTS:
+            raise ValueError(
+                f"prompts must be among {', '.join(QUALITY_PROMPTS)}; got {name!r}. Give texts of your own as "
+                f"pairs={{{name}: [Good photo., Bad photo.]}}"
+            )
+        if name in named:
+            raise ValueError(f"prompts must name each pair once; got {name!r} twice")
+        named[name] = QUALITY_PROMPTS[name]
+    if pairs is not None and not pairs:
+        raise ValueError("pairs must hold a pair of texts; got {}. Leave it out to measure `prompts` alone")
+    for name, pair in (pairs or {}).items():
+        if name in QUALITY_PROMPTS:
+            raise ValueError(f"pairs must have names of their own; {name!r} is that of {QUALITY_PROMPTS[name]}. Rename it")
+        if isinstance(pair, str) or len(pair) != 2:
+            raise ValueError(f"pairs must be of two texts, the wanted one first; got {pair!r} for {name!r}")
+        named[name] = (pair[0], pair[1])
     if not named:
-        raise ValueError("prompts and pairs are empty: leave prompts out to measure 'quality'")
+        raise ValueError("prompts must name a pair, or pairs hold one; got none. Leave both out to measure 'quality'")
     return named

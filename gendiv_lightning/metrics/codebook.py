@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.utilities import dim_zero_cat
+from typing_extensions import override
 
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.functional.entropy import chao_wang_jost_entropy, coverage, gini, plugin_entropy
-from gendiv_lightning.metrics.base import SampleMetric
+from gendiv_lightning.metrics.base import PromptRows, RowMetric
 from gendiv_lightning.records import PromptSamples
 from gendiv_lightning.records.estimate import Estimate
 
 NUM_REPLICATES = 200
 MAX_UNSEEN = 0.2
-# Of a prompt: place, tokens, distinct entries, entries seen once, entropy, plug-in entropy, inequality.
-_NUM_COLUMNS = 7
+# Of a prompt: tokens, distinct entries, entries seen once, entropy, plug-in entropy, inequality.
+_NUM_COLUMNS = 6
 
 
-class CodebookUsage(SampleMetric):
+class CodebookUsage(RowMetric):
     """Entropy, perplexity, coverage and inequality of the tokens' overall frequencies, with intervals over prompts.
 
     Beside them stands the usage of one prompt, all its samples and positions pooled: `codebook/prompt_entropy_bits`,
@@ -46,10 +44,13 @@ class CodebookUsage(SampleMetric):
         codebook_size: number of entries K.
     """
 
+    title = "use of the codebook"
+    short = "codebook entropy"
+    needs = ("tokens",)
+    num_columns = _NUM_COLUMNS
     counts: Tensor
     replicates: Tensor
-    sizes: Tensor
-    rows: list[Tensor]
+    totals: Tensor
 
     def __init__(self, codebook_size: int) -> None:
         super().__init__()
@@ -59,13 +60,19 @@ class CodebookUsage(SampleMetric):
         replicates = torch.zeros(NUM_REPLICATES, codebook_size, dtype=torch.int32)
         self.add_state("counts", torch.zeros(codebook_size, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("replicates", replicates, dist_reduce_fx="sum")
-        self.add_state("sizes", torch.zeros(3, dtype=torch.int64), dist_reduce_fx="sum")  # prompts, paths, samples
-        self.add_state("rows", default=[], dist_reduce_fx="cat")  # (1, _NUM_COLUMNS) float64 each
+        self.add_state("totals", torch.zeros(3, dtype=torch.int64), dist_reduce_fx="sum")  # prompts, paths, samples
 
+    @property
+    @override
+    def names(self) -> tuple[str, ...]:
+        of_all, of_prompts = _statistics(self.counts), _prompt_statistics(torch.zeros(0, _NUM_COLUMNS), 1)
+        return (*of_all, *of_prompts, "codebook/information_bits")
+
+    @override
     def identity(self) -> dict[str, object]:
-        """What is counted."""
         return {"names": "codebook/...", "codebook_size": self.codebook_size}
 
+    @override
     def update(self, samples: PromptSamples) -> None:
         """Add all tokens of one prompt; ValueError where there are none or one is outside 0..K - 1."""
         if samples.tokens is None:
@@ -81,45 +88,37 @@ class CodebookUsage(SampleMetric):
         weights = _prompt_weights(samples.place).to(self.device)
         self.counts[used] += counts
         self.replicates[:, used] += (weights[:, None] * counts).to(self.replicates.dtype)
-        self.sizes += torch.tensor([1, samples.num_paths, len(samples.tokens)], device=self.device)
+        self.totals += torch.tensor([1, samples.num_paths, len(samples.tokens)], device=self.device)
         if len(used):
             entropies = chao_wang_jost_entropy(counts), plugin_entropy(counts)
             inequality = gini(F.pad(counts, (0, self.codebook_size - len(used))))
-            row = (samples.place, counts.sum(), len(used), (counts == 1).sum(), *entropies, inequality)
-            self.rows.append(torch.tensor([[float(number) for number in row]], dtype=torch.float64, device=self.device))
+            row = (counts.sum(), len(used), (counts == 1).sum(), *entropies, inequality)
+            numbers = torch.tensor([[float(number) for number in row]], dtype=self.row_dtype)
+            self.add_rows(samples, numbers, len(samples.tokens))
 
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather over all ranks; one that measured no prompt takes part with no rows of the same shape."""
-        if not len(self.rows):
-            self.rows = [torch.zeros(0, _NUM_COLUMNS, dtype=torch.float64, device=self.device)]
-        super().sync(*args, **kwargs)
-
+    @override
     def compute(self) -> dict[str, Estimate]:
         """`codebook/entropy_bits` and more; NaN without tokens, no interval for fewer than two prompts."""
-        sizes = self.sizes.tolist()
+        totals = self.totals.tolist()
         values, replicates = _statistics(self.counts.cpu()), _statistics(self.replicates.cpu())
         estimates = {
-            name: _estimate(value.item(), replicates[name][0], most, sizes, method)
+            name: _estimate(value.item(), replicates[name][0], most, totals, method)
             for name, (value, most, method) in values.items()
         }
         (entropy, *_), (entropies, *_) = values["codebook/entropy_bits"], replicates["codebook/entropy_bits"]
-        rows = self._sorted_rows()
+        prompts = self.per_prompt()
         return {
             **estimates,
-            **_per_prompt(rows, self.codebook_size, sizes),
-            "codebook/information_bits": _information(entropy, entropies, rows, sizes),
+            **_per_prompt(prompts.rows, self.codebook_size, totals),
+            "codebook/information_bits": _information(entropy, entropies, prompts, totals),
         }
 
+    @override
     def columns(self) -> dict[str, Tensor]:
         """Usage of each prompt with tokens."""
         with self.sync_context():
-            rows = self._sorted_rows()
+            rows = self.per_prompt().rows
         return {name: column for name, (column, _) in _prompt_statistics(rows, self.codebook_size).items()}
-
-    def _sorted_rows(self) -> Tensor:
-        """(P, _NUM_COLUMNS), a row a prompt with tokens, by place: the result does not depend on who measured it."""
-        rows = dim_zero_cat(self.rows).cpu() if len(self.rows) else torch.zeros(0, _NUM_COLUMNS, dtype=torch.float64)
-        return rows[rows[:, 0].argsort(stable=True)]
 
 
 def _statistics(counts: Tensor) -> dict[str, tuple[Tensor, float, str]]:
@@ -137,19 +136,19 @@ def _statistics(counts: Tensor) -> dict[str, tuple[Tensor, float, str]]:
 
 def _prompt_statistics(rows: Tensor, num_entries: int) -> dict[str, tuple[Tensor, str]]:
     """Each number of the prompts (P,), and its estimator in words."""
-    entropy, entries, grows = rows[:, 4], rows[:, 2], "of a prompt, grows with the number of tokens"
+    entropy, entries, grows = rows[:, 3], rows[:, 1], "of a prompt, grows with the number of tokens"
     return {
         "codebook/prompt_entropy_bits": (entropy, "Chao-Wang-Jost (2013) entropy of a prompt's tokens"),
         "codebook/prompt_perplexity": (entropy.exp2(), "2^H with the Chao-Wang-Jost (2013) entropy of a prompt"),
         "codebook/prompt_entries": (entries, f"distinct entries {grows}"),
         "codebook/prompt_coverage": (entries / num_entries, f"share of entries {grows}"),
-        "codebook/prompt_gini": (rows[:, 6], "Gini coefficient of all entries' counts in a prompt"),
+        "codebook/prompt_gini": (rows[:, 5], "Gini coefficient of all entries' counts in a prompt"),
     }
 
 
-def _per_prompt(rows: Tensor, num_entries: int, sizes: list[int]) -> dict[str, Estimate]:
+def _per_prompt(rows: Tensor, num_entries: int, totals: list[int]) -> dict[str, Estimate]:
     """Usage of one prompt, mean over prompts."""
-    _, num_paths, num_samples = sizes
+    _, num_paths, num_samples = totals
     return {
         name: Estimate(
             *bootstrap_mean(column), len(rows), num_paths, num_samples, f"{method}; BCa bootstrap over prompts"
@@ -158,16 +157,17 @@ def _per_prompt(rows: Tensor, num_entries: int, sizes: list[int]) -> dict[str, E
     }
 
 
-def _information(entropy: Tensor, entropies: Tensor, rows: Tensor, sizes: list[int]) -> Estimate:
+def _information(entropy: Tensor, entropies: Tensor, prompts: PromptRows, totals: list[int]) -> Estimate:
     """I(X; C) from H(C), its replicates (R,) and the prompts' rows; see `CodebookUsage`."""
-    places, tokens, _, seen_once, conditional, plugin, _ = rows.T
+    rows = prompts.rows
+    tokens, _, seen_once, conditional, plugin, _ = rows.T
     unseen = (seen_once.sum() / tokens.sum()).item()
     if not unseen <= MAX_UNSEEN:
         reason = (
             f"too few tokens a prompt: the next one would be an entry new to its prompt with probability {unseen:.2f} "
             f"(Good-Turing), at most {MAX_UNSEEN} is accepted: draw more samples a prompt"
         )
-        num_prompts, num_paths, num_samples = sizes
+        num_prompts, num_paths, num_samples = totals
         reason = reason if len(rows) else "no tokens"
         return Estimate(math.nan, math.nan, math.nan, num_prompts, num_paths, num_samples, reason)
     shares = tokens / tokens.sum()
@@ -176,14 +176,14 @@ def _information(entropy: Tensor, entropies: Tensor, rows: Tensor, sizes: list[i
         "both; too high, as tokens of an image depend on each other (the correction of H(C|X) is "
         f"{(conditional - plugin) @ shares:.2f} bits)"
     )
-    weights = torch.stack([_prompt_weights(int(place)) for place in places]) * tokens[:, None]
+    weights = torch.stack([_prompt_weights(index) for index in prompts.order.tolist()]) * tokens[:, None]
     replicates = entropies - conditional @ weights / weights.sum(0)
-    return _estimate((entropy - conditional @ shares).item(), replicates, math.log2(len(rows)), sizes, method)
+    return _estimate((entropy - conditional @ shares).item(), replicates, math.log2(len(rows)), totals, method)
 
 
-def _estimate(value: float, replicates: Tensor, most: float, sizes: list[int], method: str) -> Estimate:
+def _estimate(value: float, replicates: Tensor, most: float, totals: list[int], method: str) -> Estimate:
     """Value +- 1.96 standard deviations of the replicates, in [0, most]; replicates without a prompt are left out."""
-    num_prompts, num_paths, num_samples = sizes
+    num_prompts, num_paths, num_samples = totals
     replicates = replicates[~replicates.isnan()]
     half = 1.96 * replicates.std().item() if num_prompts > 1 else math.nan
     method = f"{method}; +- 1.96 standard deviations of a Poisson bootstrap over prompts ({NUM_REPLICATES} replicates)"

@@ -6,24 +6,24 @@ no number depends on batches or ranks. Metrics with one network run it once.
 
 from __future__ import annotations
 
-import json
 import math
-import weakref
 from abc import abstractmethod
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
+from typing_extensions import override
 
 from gendiv_lightning.features.base import ImageFeatures
+from gendiv_lightning.features.images import check_images
 from gendiv_lightning.features.inception import InceptionFeatures
-from gendiv_lightning.features.pixels import check_images
+from gendiv_lightning.features.resize import Resize
 from gendiv_lightning.functional.frechet import Statistics, check_finite, frechet_distances
 from gendiv_lightning.functional.jackknife import FEWEST_BLOCKS, assign_blocks, count_blocks, jackknife, jackknife_limit
 from gendiv_lightning.functional.kernel import kernel_distances
 from gendiv_lightning.functional.neighbours import density_coverage, precision_recall
-from gendiv_lightning.metrics.base import SampleMetric
+from gendiv_lightning.metrics.base import RowMetric, metric_name
 from gendiv_lightning.metrics.reference import Reference, check_provenance, read_reference
 from gendiv_lightning.records import PromptSamples
 from gendiv_lightning.records.estimate import Estimate
@@ -33,7 +33,7 @@ from gendiv_lightning.weights.resolve import resolve
 Interval = tuple[float, float, float]
 
 
-class DistributionMetric(SampleMetric):
+class DistributionMetric(RowMetric):
     """Numbers of all samples of a run beside a reference file.
 
     Intervals are a jackknife over at most 20 blocks of prompts; the reference is taken as given. With features other
@@ -44,25 +44,16 @@ class DistributionMetric(SampleMetric):
         features: network; it must be the one that made the reference.
     """
 
-    needs_features = True  # of the reference
-    fewest_images = 2  # in the reference
-    features: list[Tensor]
-    order: list[Tensor]
-    counts: list[Tensor]
+    needs = ("images", "reference")
+    row_dtype = torch.float32  # a row of features per sample
+    needs_features: ClassVar[bool] = True  # of the reference
+    fewest_images: int = 2  # in the reference
 
-    def __init__(self, reference: str, features: ImageFeatures | None = None) -> None:
+    def __init__(self, reference: str, features: ImageFeatures) -> None:
         super().__init__()
         self.reference_name = reference
-        self.network = InceptionFeatures() if features is None else features
+        self.features = features
         self.reference: Reference | None = None
-        self.add_state("features", default=[], dist_reduce_fx="cat")  # (samples, D) float32 each
-        self.add_state("order", default=[], dist_reduce_fx="cat")  # (1,) int64 each
-        self.add_state("counts", default=[], dist_reduce_fx="cat")  # (1, 2) int64 each: paths, samples
-
-    @property
-    @abstractmethod
-    def names(self) -> tuple[str, ...]:
-        """Names of the numbers, as they stand in `metrics.json`."""
 
     @property
     @abstractmethod
@@ -78,41 +69,40 @@ class DistributionMetric(SampleMetric):
     def measure(self, reference: Reference, features: Tensor, blocks: Tensor | None) -> list[Interval]:
         """Value, low and high of each name, from features (N, D) and the number (N,) of each row's block."""
 
+    @property
+    @override
+    def num_columns(self) -> int:
+        return len(self._loaded().statistics.mean)
+
+    @override
     def identity(self) -> dict[str, object]:
-        """Names, estimator, network, and the hash of the reference file."""
+        """Names, estimator, features, and the hash of the reference file."""
         return {
             "names": list(self.names),
             "method": self.estimator,
-            "features": self.network.identity(),
+            "features": self.features.identity(),
             "reference": sha256(resolve(self.reference_name, "reference")),
         }
 
+    @override
     def load(self) -> None:
         """Check the reference against the network, then load both; ValueError where they do not belong together."""
         if self.reference is None:
             path = resolve(self.reference_name, "reference")
-            check_provenance(path, self.network, needs_features=self.needs_features, fewest=self.fewest_images)
-            self.network.load()
+            check_provenance(path, self.features, needs_features=self.needs_features, fewest=self.fewest_images)
+            self.features.load()
             self.reference = read_reference(path)
 
+    @override
     def update(self, samples: PromptSamples) -> None:
         """Add all samples of one prompt; ValueError unless its images are (N, 3, H, W) uint8."""
         self.load()
-        features = _LAST.embed(self.network, samples.images, self.device)
+        check_images(samples.images)
+        features = self.features(samples.images.to(self.device))
         check_finite(features)
-        self.features.append(features)
-        self.order.append(torch.tensor([samples.place], device=self.device))
-        self.counts.append(torch.tensor([[samples.num_paths, len(features)]], device=self.device))
+        self.add_rows(samples, features, len(features))
 
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather over all ranks; one that measured no prompt takes part with no rows of the same shape."""
-        if not len(self.features):
-            num_dimensions = len(self._loaded().statistics.mean)
-            self.features = [torch.zeros(0, num_dimensions, device=self.device)]
-            self.order = [torch.zeros(0, dtype=torch.int64, device=self.device)]
-            self.counts = [torch.zeros(0, 2, dtype=torch.int64, device=self.device)]
-        super().sync(*args, **kwargs)
-
+    @override
     def compute(self) -> dict[str, Estimate]:
         """One `Estimate` a name; NaN for too few samples, no interval for fewer than five prompts."""
         features, blocks, sizes = self._gathered()
@@ -135,80 +125,121 @@ class DistributionMetric(SampleMetric):
 
     def _gathered(self) -> tuple[Tensor, Tensor, tuple[int, int, int]]:
         """Features (N, D) by the prompts' places, the number (N,) of each row's block, and what they are made of."""
-        if not len(self.features):
+        if not len(self.rows):
             return torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64), (0, 0, 0)
-        order, counts = dim_zero_cat(self.order), dim_zero_cat(self.counts)
+        order, counts = dim_zero_cat(self.order), dim_zero_cat(self.sizes)
         sizes = counts[:, 1]
         ranks = order.argsort(stable=True).argsort()  # of the prompts, by place
         rows = ranks.repeat_interleave(sizes).argsort(stable=True)
         blocks = assign_blocks(len(order)).to(ranks)[ranks].repeat_interleave(sizes)[rows]
         num_paths, num_samples = counts.sum(0).tolist()
-        return dim_zero_cat(self.features)[rows], blocks, (len(order), num_paths, num_samples)
+        return dim_zero_cat(self.rows)[rows], blocks, (len(order), num_paths, num_samples)
 
     def _loaded(self) -> Reference:
         self.load()
         assert self.reference is not None, "load sets it"
         return self.reference
 
-    def _name(self, bare: str, otherwise: str) -> str:
-        return bare if self.network.tag == "inception" else f"{otherwise}[{self.network.tag}]"
+    @property
+    def _tag(self) -> str | None:
+        """What stands in brackets; nothing for Inception's official weights."""
+        return None if self.features.tag == "inception" else self.features.tag
 
     @property
     def _features_in_words(self) -> str:
-        identity = self.network.identity()
+        identity = self.features.identity()
         return ", ".join(f"{key} {str(value)[:8] if key == 'weights' else value}" for key, value in identity.items())
 
 
 class FrechetDistance(DistributionMetric):
-    """`quality/fid`: Frechet distance of Gaussians fitted to the features; `quality/fd[...]` with other features.
+    """`quality/fd[...]`: Frechet distance of Gaussians fitted to the features; with Inception's it is `quality/fid`.
 
-    It is too high for few samples, by about C / N, so it compares at equal N only. `.../infinity` has this bias removed
-    as far as it falls as 1 / N, which needs several samples a dimension; it may be negative. The bias from the number
-    of reference images stays in both. With the interval it takes 21 eigenvalue problems of min(N, D) dimensions.
+    It is too high for small samples, by about C / N, so it compares at equal N only. `.../infinity` has this bias
+    removed as far as it falls as 1 / N, which needs several samples per dimension; it may be negative. The bias from
+    the number of reference images stays in both. With the interval it takes 21 eigenvalue problems of min(N, D)
+    dimensions.
     """
 
+    title = "Frechet distance to real images"
+    short = "FD"
+    higher_is_better = False
     needs_features = False
     fewest_samples = 2
 
     @property
+    @override
     def names(self) -> tuple[str, ...]:
-        """The distance, and its limit."""
-        name = self._name("quality/fid", "quality/fd")
+        name = metric_name("quality/fd" if self._tag else "quality/fid", self._tag)
         return name, f"{name}/infinity"
 
     @property
+    @override
     def estimator(self) -> str:
-        """With the features."""
         return f"Frechet distance ({self._features_in_words}), too high for few samples, and its jackknife limit"
 
+    @override
     def measure(self, reference: Reference, features: Tensor, blocks: Tensor | None) -> list[Interval]:
-        """See `DistributionMetric`."""
         distances = frechet_distances(reference.statistics, features, blocks)
         return [_clamp(jackknife(distances), 0, math.inf), jackknife_limit(distances)]
 
 
+class FID(FrechetDistance):
+    """`quality/fid`: the Frechet distance of Inception's features.
+
+    Args:
+        reference: see `DistributionMetric`.
+        weights: see `InceptionFeatures`.
+        resize: see `InceptionFeatures`.
+    """
+
+    title = "Frechet Inception distance to real images"
+    short = "FID"
+
+    def __init__(self, reference: str, weights: str | None = None, resize: Resize = "clean") -> None:
+        super().__init__(reference, InceptionFeatures(weights, resize))
+
+
 class KernelDistance(DistributionMetric):
-    """`quality/kid`: squared maximum mean discrepancy, polynomial kernel; `quality/kd[...]` with other features.
+    """`quality/kd[...]`: squared maximum mean discrepancy, polynomial kernel; with Inception's features `quality/kid`.
 
     It is unbiased: it compares at different N, and is negative at times where the distributions are the same.
     """
 
+    title = "kernel distance to real images"
+    short = "KD"
+    higher_is_better = False
     fewest_samples = 2
 
     @property
+    @override
     def names(self) -> tuple[str, ...]:
-        """The distance."""
-        return (self._name("quality/kid", "quality/kd"),)
+        return (metric_name("quality/kd" if self._tag else "quality/kid", self._tag),)
 
     @property
+    @override
     def estimator(self) -> str:
-        """With the features."""
         return f"unbiased squared MMD over all pairs, kernel (x'y / D + 1)^3 ({self._features_in_words})"
 
+    @override
     def measure(self, reference: Reference, features: Tensor, blocks: Tensor | None) -> list[Interval]:
-        """See `DistributionMetric`."""
         assert reference.features is not None, "load checks it"
         return [jackknife(kernel_distances(reference.features, features, blocks))]
+
+
+class KID(KernelDistance):
+    """`quality/kid`: the kernel distance of Inception's features.
+
+    Args:
+        reference: see `DistributionMetric`.
+        weights: see `InceptionFeatures`.
+        resize: see `InceptionFeatures`.
+    """
+
+    title = "kernel Inception distance to real images"
+    short = "KID"
+
+    def __init__(self, reference: str, weights: str | None = None, resize: Resize = "clean") -> None:
+        super().__init__(reference, InceptionFeatures(weights, resize))
 
 
 class PrecisionRecall(DistributionMetric):
@@ -219,40 +250,45 @@ class PrecisionRecall(DistributionMetric):
 
     Args:
         reference: see `DistributionMetric`.
-        features: see `DistributionMetric`.
+        features: see `DistributionMetric`. Default: Inception's.
         k: how many nearest neighbours a ball reaches to, for precision and recall.
         k_density: the same for density and coverage.
     """
 
+    title = "precision, recall, density and coverage of real images"
+    short = "precision"
+    higher_is_better = True
+    default_features = "inception"
+
     def __init__(self, reference: str, features: ImageFeatures | None = None, k: int = 3, k_density: int = 5) -> None:
-        super().__init__(reference, features)
+        super().__init__(reference, InceptionFeatures() if features is None else features)
         if min(k, k_density) < 1:
             raise ValueError(f"k and k_density must be at least 1; got {k} and {k_density}")
         self.k, self.k_density = k, k_density
         self.fewest_images = max(k, k_density) + 1
 
     @property
+    @override
     def names(self) -> tuple[str, ...]:
-        """Four."""
-        return tuple(
-            self._name(f"quality/{what}", f"quality/{what}") for what in ("precision", "recall", "density", "coverage")
-        )
+        numbers = ("precision", "recall", "density", "coverage")
+        return tuple(metric_name(f"quality/{number}", self._tag) for number in numbers)
 
     @property
+    @override
     def estimator(self) -> str:
-        """With k and the features."""
         return (
             f"nearest neighbours, k = {self.k} for precision and recall, {self.k_density} for density and coverage "
             f"({self._features_in_words}); recall and coverage grow with N"
         )
 
     @property
+    @override
     def fewest_samples(self) -> int:
         """One more than the neighbours of a sample."""
         return self.k + 1
 
+    @override
     def measure(self, reference: Reference, features: Tensor, blocks: Tensor | None) -> list[Interval]:
-        """See `DistributionMetric`."""
         assert reference.features is not None, "load checks it"
         first = precision_recall(reference.features, features, self.k, blocks)
         second = density_coverage(reference.features, features, self.k_density, blocks)
@@ -261,28 +297,6 @@ class PrecisionRecall(DistributionMetric):
             _clamp(jackknife(column), 0, high)
             for column, high in zip(torch.cat([first, second], 1).T, most, strict=True)
         ]
-
-
-class _LastFeatures:
-    """Features of the images that were embedded last, for the next metric of the same network."""
-
-    def __init__(self) -> None:
-        self.key: tuple[object, ...] = ()
-        self.images: Any = lambda: None
-        self.features = torch.zeros(0)
-
-    def embed(self, network: ImageFeatures, images: Tensor, device: torch.device) -> Tensor:
-        """Features on a device; images that were changed in place since are others, where torch counts changes."""
-        check_images(images)
-        version = None if images.is_inference() else images._version
-        key = (json.dumps(network.identity(), sort_keys=True), str(device), version)
-        if self.images() is not images or self.key != key:
-            self.features = network(images.to(device))
-            self.key, self.images = key, weakref.ref(images)
-        return self.features
-
-
-_LAST = _LastFeatures()
 
 
 def _moved(reference: Reference, device: torch.device) -> Reference:

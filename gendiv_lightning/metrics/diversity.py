@@ -5,22 +5,21 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterable
-from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.dinov2 import DINOv2Features
-from gendiv_lightning.features.lpips import TINY_WEIGHTS, Net, PerceptualFeatures
-from gendiv_lightning.features.pixels import check_images, pixel_features, split_images
+from gendiv_lightning.features.images import check_images, split_images
+from gendiv_lightning.features.pixels import pixel_features
+from gendiv_lightning.features.registry import perceptual_of
 from gendiv_lightning.functional.pairwise import PairDistances, group_means, split, split_paths
 from gendiv_lightning.functional.ssim import ssim_matrix
 from gendiv_lightning.functional.vendi import unit_rows
-from gendiv_lightning.metrics.base import PromptMetric
+from gendiv_lightning.metrics.base import PromptMetric, metric_name
 from gendiv_lightning.records import PromptSamples
-from gendiv_lightning.weights.hash import sha256
 
 _PIXELS_AT_ONCE = 2**15
 
@@ -41,8 +40,8 @@ class DiversityMetric(PromptMetric):
         self.name = name
 
     @property
+    @override
     def names(self) -> tuple[str, ...]:
-        """See above."""
         parts = ("within", "between", "exec", "path", "sampler_path", "prompt_path")
         return self.name, *(f"{self.name}/{part}" for part in parts)
 
@@ -50,6 +49,7 @@ class DiversityMetric(PromptMetric):
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
         """(P, P) mean distances of pairs of groups, from images (N, 3, H, W) uint8 and their groups' numbers (N,)."""
 
+    @override
     def measure(self, samples: PromptSamples) -> list[float]:
         """The numbers of one prompt; ValueError unless its images are (N, 3, H, W) uint8."""
         check_images(samples.images)
@@ -74,52 +74,53 @@ class LPIPS(DiversityMetric):
     """`diversity/lpips`: learned perceptual distance, exact without pairs. Nets other than alex stand in brackets.
 
     Args:
-        net: "alex", "vgg" or "squeeze" as in the `lpips` package, or "tiny" for images of the embedded world.
-        weights: see `PerceptualFeatures`.
+        net: "alex", "vgg" or "squeeze" as in the `lpips` package, or another one that is registered as `lpips-NET`.
+        weights: file of its weights to read instead of the default.
     """
 
-    def __init__(self, net: Net = "alex", weights: str | None = None) -> None:
-        super().__init__("diversity/lpips" if net == "alex" else f"diversity/lpips[{net}]")
-        self.features = PerceptualFeatures(net, weights)
+    title = "learned perceptual distance of two images of a prompt"
+    short = "LPIPS"
+
+    def __init__(self, net: str = "alex", weights: str | None = None) -> None:
+        super().__init__(metric_name("diversity/lpips", None if net == "alex" else net))
+        self.features = perceptual_of(net, weights)
 
     @property
+    @override
     def method(self) -> str:
-        """Network, file of its weights if one was given, and estimator."""
-        weights = f", weights {self._weights_sha256[:8]}" if self.features.weights else ""
+        weights = f", weights {(self.features.weights_sha256 or '')[:8]}" if self.features.weights else ""
         return f"LPIPS v0.1 ({self.features.net}{weights}), closed form over all pairs; BCa bootstrap over prompts"
 
+    @override
     def identity(self) -> dict[str, object]:
         """With the hash of a weight file; torchvision's backbones are known by their names."""
-        return {**super().identity(), "weights": self._weights_sha256 or None}
+        return {**super().identity(), "weights": self.features.weights_sha256}
 
+    @override
     def load(self) -> None:
-        """Load the backbone, and hash its file while it is there."""
         self.features.load()
-        _ = self._weights_sha256
 
-    @cached_property
-    def _weights_sha256(self) -> str:
-        file = self.features.weights or (TINY_WEIGHTS if self.features.net == "tiny" else None)
-        return sha256(Path(file)) if file else ""
-
+    @override
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
-        """See `DiversityMetric`."""
         return _mean_squared_distances(map(self.features, split_images(images)), groups)
 
 
 class PixelCosine(DiversityMetric):
     """`diversity/pixel_cosine`: 1 - cosine of the images' pixels, in [0, 1]."""
 
+    title = "cosine distance of the pixels of two images of a prompt"
+    short = "pixel cosine"
+
     def __init__(self) -> None:
         super().__init__("diversity/pixel_cosine")
 
     @property
+    @override
     def method(self) -> str:
-        """Distance and estimator."""
         return "1 - cosine of pixels, closed form over all pairs; BCa bootstrap over prompts"
 
+    @override
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
-        """See `DiversityMetric`."""
         parts = split_images(images, _PIXELS_AT_ONCE)  # nothing is gained by many at once
         return _mean_squared_distances(map(pixel_features, parts), groups) / 2
 
@@ -131,43 +132,50 @@ class FeatureCosine(DiversityMetric):
         features: the network. Default: DINOv2 (`cosine[dinov2]`).
     """
 
+    title = "cosine distance of the features of two images of a prompt"
+    short = "feature cosine"
+    default_features = "dinov2"
+
     def __init__(self, features: ImageFeatures | None = None) -> None:
         features = DINOv2Features() if features is None else features
-        super().__init__(f"diversity/cosine[{features.tag}]")
+        super().__init__(metric_name("diversity/cosine", features.tag))
         self.features = features
 
     @property
+    @override
     def method(self) -> str:
-        """Features and estimator."""
         return f"1 - cosine of features ({self.features.tag}), closed form over all pairs; BCa bootstrap over prompts"
 
+    @override
     def identity(self) -> dict[str, object]:
-        """With that of the features."""
         return {**super().identity(), "features": self.features.identity()}
 
+    @override
     def load(self) -> None:
-        """Load the features' weights."""
         self.features.load()
 
+    @override
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
-        """See `DiversityMetric`; unit vectors' squared distance is twice their cosine distance."""
-        units = (unit_rows(self.features(part)) for part in split_images(images))
-        return _mean_squared_distances(units, groups) / 2
+        parts = self.features(images).split([len(part) for part in split_images(images)])
+        return _mean_squared_distances(map(unit_rows, parts), groups) / 2  # unit vectors: twice the cosine distance
 
 
 class SSIM(DiversityMetric):
     """`diversity/ssim`: 1 - structural similarity, in [0, 2]; see `ssim_matrix`."""
 
+    title = "structural dissimilarity of two images of a prompt"
+    short = "1 \u2212 SSIM"
+
     def __init__(self) -> None:
         super().__init__("diversity/ssim")
 
     @property
+    @override
     def method(self) -> str:
-        """Distance and estimator."""
         return "1 - SSIM (Gaussian window, sigma 1.5, 11 x 11), mean over all pairs; BCa bootstrap over prompts"
 
+    @override
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
-        """See `DiversityMetric`."""
         return group_means(1 - ssim_matrix(images).cpu(), groups)
 
 

@@ -1,70 +1,40 @@
-"""Metrics by name, for configs and `gendiv measure`: `ssim`, `lpips[vgg]`, `vendi[inception,q=2]`, `fd[tiny-clip]`.
+"""Metrics by name, for configs and `gendiv measure`: `ssim`, `lpips[vgg]`, `vendi[inception,q=2]`, `fd[dinov2]`.
 
 In brackets stand the backbone, where it is not the default one, and options: the arguments of the metric's class and of
 its backbone's, as `name=value` in YAML. So a metric with options is one string, wherever metrics are listed.
+
+Names are entry points, of metrics in `gendiv.metrics` and of backbones in `gendiv.features`; a metric's class says by
+its constructor what it takes: `backbone` (a CLIP's name), `net` (a network of LPIPS), `features` (an `ImageFeatures`),
+`reference` (a reference file), `codebook_size` (of the generator); all other arguments are options.
 """
 
 from __future__ import annotations
 
 import re
 from argparse import ArgumentError
-from collections.abc import Callable, Container, Sequence
-from inspect import signature
-from typing import Any, get_args
+from collections import Counter
+from collections.abc import Callable, Sequence
+from inspect import Parameter, signature
+from typing import Any, get_args, get_type_hints
 
 from jsonargparse import ArgumentParser
 
+from gendiv_lightning import plugins
 from gendiv_lightning.features.base import ImageFeatures
-from gendiv_lightning.features.dinov2 import DINOv2Features
-from gendiv_lightning.features.inception import InceptionFeatures
-from gendiv_lightning.features.lpips import Net
-from gendiv_lightning.features.pooled import ClipImages, TinyFeatures
+from gendiv_lightning.features.registry import features_of
 from gendiv_lightning.metrics.base import SampleMetric
-from gendiv_lightning.metrics.clip import CLIPIQA, CLIPCosine, CLIPScore
-from gendiv_lightning.metrics.codebook import CodebookUsage
-from gendiv_lightning.metrics.decomposition import SequenceEntropy, TokenEntropy
-from gendiv_lightning.metrics.distribution import FrechetDistance, KernelDistance, PrecisionRecall
-from gendiv_lightning.metrics.diversity import LPIPS, SSIM, FeatureCosine, PixelCosine
-from gendiv_lightning.metrics.vendi import Pixels, SmallPixels, Vendi, VendiSet
-from gendiv_lightning.toy.metric import PostcardTruth
 
-METRICS: dict[str, type[SampleMetric]] = {
-    "lpips": LPIPS,
-    "pixel_cosine": PixelCosine,
-    "ssim": SSIM,
-    "cosine": FeatureCosine,
-    "clip_cosine": CLIPCosine,
-    "vendi": Vendi,
-    "vendi_set": VendiSet,
-    "clip_score": CLIPScore,
-    "clip_iqa": CLIPIQA,
-    "fid": FrechetDistance,
-    "fd": FrechetDistance,
-    "kid": KernelDistance,
-    "kd": KernelDistance,
-    "precision_recall": PrecisionRecall,
-    "codebook": CodebookUsage,
-    "token_entropy": TokenEntropy,
-    "sequence_entropy": SequenceEntropy,
-    "postcard_truth": PostcardTruth,
-}
-FEATURES: dict[str, type[ImageFeatures]] = {
-    "inception": InceptionFeatures,
-    "dinov2": DINOv2Features,
-    "tiny": TinyFeatures,
-    "pixels": Pixels,
-    "small-pixels": SmallPixels,
-}
-_DEFAULTS = {"cosine": "dinov2", "vendi": "pixels", "vendi_set": "small-pixels"}  # of others: inception
-_NAME = re.compile(r"(?P<metric>[a-z_]+)(\[(?P<inside>.+)\])?")
+_NAME = re.compile(r"(?P<metric>[\w/-]+)(\[(?P<inside>.+)\])?", re.DOTALL)
 _OPTION = re.compile(r"(?P<key>[a-z_]+)=(?P<value>.*)", re.DOTALL)
+_GIVEN = ("reference", "codebook_size", "features", "net", "backbone")  # arguments that are not options
+_WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
 
 
 def make_metric(name: str, reference: str | None = None, codebook_size: int | None = None) -> SampleMetric:
     """The metric of a name, with its backbone and options in brackets.
 
     Args:
-        name: see `METRICS`; without a backbone it is the one of the metric's papers (AlexNet, Inception, CLIP
+        name: a registered name; without a backbone it is the one of the metric's papers (AlexNet, Inception, CLIP
             ViT-L/14), for `cosine` DINOv2, for `vendi` pixels.
         reference: reference file of the metrics that need one.
         codebook_size: of the generator, for `codebook`.
@@ -72,41 +42,71 @@ def make_metric(name: str, reference: str | None = None, codebook_size: int | No
     Raises:
         ValueError: there is no such metric, backbone or option, or what it needs is not given.
     """
-    match = _NAME.fullmatch(name.strip())
-    if match is None or match["metric"] not in METRICS:
-        raise ValueError(
-            f"metric {name!r} is unknown; there are {', '.join(METRICS)}, a backbone in brackets: gendiv measure --help"
-        )
-    what, metric = f"metric {name!r}", match["metric"]
-    backbone, options = _parse(match["inside"] or "", what)
-    takes = signature(METRICS[metric]).parameters
+    what = f"metric {name!r}"
+    metric_class, backbone, options = _parse(name)
+    takes = signature(metric_class).parameters
     settings: dict[str, Any] = {}
     if "reference" in takes:
-        settings["reference"] = _checked_reference(metric, backbone, reference, what)
+        if reference is None:
+            raise ValueError(f"{what} compares with real images. Give a reference file; `gendiv reference` makes one")
+        settings["reference"] = reference
     if "codebook_size" in takes:
-        settings["codebook_size"] = _checked_size(codebook_size, what)
+        if codebook_size is None:
+            raise ValueError(
+                f"{what} counts a generator's tokens. Measure a finished run's folder; a run itself measures it unasked"
+            )
+        settings["codebook_size"] = codebook_size
     if "features" in takes:
-        backbone_class, named = _features_class(backbone or _DEFAULTS.get(metric, "inception"))
-        theirs = {key: value for key, value in options.items() if key in signature(backbone_class).parameters}
-        options = {key: value for key, value in options.items() if key not in theirs}
-        settings["features"] = _call(backbone_class, theirs, named, what)
+        network = backbone or getattr(metric_class, "default_features", None)
+        if network is None or (backbone is None and takes["features"].default is Parameter.empty):
+            raise ValueError(
+                f"{what} needs a feature network in brackets, such as dinov2. `gendiv list features` shows all; "
+                "the distances of Inception are fid and kid"
+            )
+        makes = features_of(network)
+        theirs = {key: options.pop(key) for key in [*options] if key in signature(makes).parameters}
+        settings["features"] = _call(makes, theirs, {}, what)
     elif backbone:
-        settings |= _named_backbone(backbone, takes, what)
-    return _call(METRICS[metric], options, settings, what)
+        argument = next((name for name in ("backbone", "net") if name in takes), None)
+        if argument is None:
+            raise ValueError(f"{what} has no backbone; got {backbone!r}. Leave it out")
+        settings[argument] = backbone
+    return _call(metric_class, options, settings, what)
+
+
+def make_metrics(
+    names: Sequence[str | SampleMetric], reference: str | None = None, codebook_size: int | None = None
+) -> list[SampleMetric]:
+    """The metrics of a list, by name or as they are.
+
+    Raises:
+        ValueError: as in `make_metric`; two give the same number; or a reference file is given and none needs it.
+    """
+    metrics = [make_metric(name, reference, codebook_size) if isinstance(name, str) else name for name in names]
+    counts = Counter(number for metric in metrics for number in metric.names)
+    number, times = max(counts.items(), key=lambda item: item[1], default=("", 0))
+    if times > 1:
+        raise ValueError(f"metrics must be named once each; {times} of them give {number}. Leave the others out")
+    if reference is not None and not any("reference" in metric.needs for metric in metrics):
+        raise ValueError(
+            f"the reference file {reference!r} is given, and none of the metrics compares with real images. Leave it "
+            "out, or add fid, kid, precision_recall, fd[...] or kd[...]"
+        )
+    return metrics
 
 
 def make_features(name: str) -> ImageFeatures:
-    """The network of a name, as in a metric's brackets: one of `FEATURES`, tiny-clip, or a CLIP by name or path."""
-    backbone, options = _parse(name, f"backbone {name!r}")
+    """The network of a name, as in a metric's brackets: a registered one, or a CLIP by name or path.
+
+    Raises:
+        ValueError: there is no such network or option.
+    """
+    what = f"backbone {name!r}"
+    backbone, options = _parse_brackets(name, what)
     if backbone is None:
-        raise ValueError(f"backbone {name!r} must begin with a network: {', '.join(FEATURES)}, or a CLIP's name")
-    backbone_class, named = _features_class(backbone)
-    return _call(backbone_class, options, named, f"backbone {name!r}")
-
-
-def clip_name(backbone: str) -> str:
-    """What `ClipFeatures` calls the CLIP that stands in brackets."""
-    return "tiny" if backbone == "tiny-clip" else backbone
+        known = ", ".join(plugins.registered("features"))
+        raise ValueError(f"{what} must begin with a network. Choose one of {known}, or a CLIP's name")
+    return _call(features_of(backbone), options, {}, what)
 
 
 def split_names(names: str) -> list[str]:
@@ -121,62 +121,63 @@ def split_names(names: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _parse(inside: str, what: str) -> tuple[str | None, dict[str, str]]:
+def _parse(name: str) -> tuple[type[SampleMetric], str | None, dict[str, str]]:
+    """Class, backbone and options of a metric's name."""
+    match = _NAME.fullmatch(name.strip())
+    if match is None or match["metric"] not in plugins.registered("metrics"):
+        known = ", ".join(plugins.registered("metrics"))
+        raise ValueError(
+            f"metric {name!r} is unknown. Choose one of {known}, with a backbone in brackets; see gendiv measure --help"
+        )
+    return (
+        plugins.load("metrics", match["metric"]),
+        *_parse_brackets(match["inside"] or "", f"metric {name!r}"),
+    )
+
+
+def _parse_brackets(inside: str, what: str) -> tuple[str | None, dict[str, str]]:
     """Backbone and options of what stands in brackets."""
     parts = [part for part in split_names(inside) if part]
-    options = [_OPTION.fullmatch(part) for part in parts]
-    backbone = parts[0] if parts and options[0] is None else None
-    if any(option is None for option in options[1:]):
-        raise ValueError(f"{what}: behind the backbone stand options, name=value")
-    return backbone, {option["key"]: option["value"] for option in options if option}
-
-
-def _checked_reference(metric: str, backbone: str | None, reference: str | None, what: str) -> str:
-    if reference is None:
-        raise ValueError(f"{what} compares with real images: give a reference file, see `gendiv reference`")
-    if metric != "precision_recall" and (backbone is None) == (metric in ("fd", "kd")):
-        raise ValueError(f"{what}: it is fid and kid of Inception, fd[...] and kd[...] of other features")
-    return reference
-
-
-def _checked_size(codebook_size: int | None, what: str) -> int:
-    if codebook_size is None:
-        raise ValueError(
-            f"{what} counts a generator's tokens: measure a finished run's folder; a run itself measures it unasked"
-        )
-    return codebook_size
-
-
-def _named_backbone(backbone: str, takes: Container[str], what: str) -> dict[str, str]:
-    if "backbone" in takes:
-        return {"backbone": clip_name(backbone)}
-    if "net" not in takes:
-        raise ValueError(f"{what} has no backbone, leave it out")
-    if backbone not in get_args(Net):
-        raise ValueError(f"{what}: the network is one of {', '.join(get_args(Net))}")
-    return {"net": backbone}
-
-
-def _features_class(backbone: str) -> tuple[type[ImageFeatures], dict[str, Any]]:
-    return (FEATURES[backbone], {}) if backbone in FEATURES else (ClipImages, {"backbone": clip_name(backbone)})
+    backbone = parts.pop(0) if parts and not _OPTION.fullmatch(parts[0]) else None
+    options: dict[str, str] = {}
+    for part in parts:
+        option = _OPTION.fullmatch(part)
+        if option is None:
+            raise ValueError(f"{what}: the backbone comes first, then options as name=value; got {part!r}")
+        if option["key"] in options:
+            raise ValueError(f"{what}: option {option['key']!r} must be given once; got it twice")
+        options[option["key"]] = option["value"]
+    return backbone, options
 
 
 def _call(makes: Callable[..., Any], options: dict[str, str], settings: dict[str, Any], what: str) -> Any:
-    """Call a class with settings, and options brought to the types that it declares."""
-    left = [key for key in signature(makes).parameters if key not in (*settings, "features", "net", "backbone")]
-    unknown = [key for key in options if key not in left]
+    """Call a class with settings, and with options brought to the types that it declares."""
+    known = [key for key in signature(makes).parameters if key not in _GIVEN]
+    unknown = [key for key in options if key not in known]
     if unknown:
-        raise ValueError(f"{what} has no option {unknown[0]!r}; it has {_listed(left)}")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(makes, skip=set(signature(makes).parameters) - options.keys())
+        raise ValueError(f"{what} has no option {unknown[0]!r}. Its options: {', '.join(known) or 'none'}")
+    typed = {key: _convert(makes, key, value, what) for key, value in options.items()}
     try:
-        typed = parser.parse_args([f"--{key}={value}" for key, value in options.items()])
+        return makes(**settings, **typed)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+
+
+def _convert(makes: Any, key: str, value: str, what: str) -> Any:
+    """A value in YAML as the type that a class or function declares for an argument."""
+    function = makes.__init__ if isinstance(makes, type) else getattr(makes, "func", makes)
+    hint = get_type_hints(function)[key]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    try:
+        return parser.parse_args([f"--value={value}"]).value
     except ArgumentError as error:
-        lines = [line.strip(" -") for line in str(error).splitlines()]
-        wanted = next((line for line in lines if line.startswith("Expected")), lines[0])
-        raise ValueError(f"{what}: {wanted}") from error
-    return makes(**settings, **typed.as_dict())
+        raise ValueError(f"{what}: {key} must be {_in_words(hint)}; got {value!r}") from error
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "none"
+def _in_words(hint: Any) -> str:
+    """What a type accepts: "a number", "one of cut, chunks", "Sequence[str]"."""
+    choices = get_args(hint)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return f"one of {', '.join(choices)}"
+    return _WORDS.get(hint) or str(hint).replace("typing.", "").replace("collections.abc.", "")

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchmetrics.utilities import dim_zero_cat
+from typing_extensions import override
 
 from gendiv_lightning.features.base import ImageFeatures
-from gendiv_lightning.features.pixels import check_images, pixel_features
+from gendiv_lightning.features.images import check_images
+from gendiv_lightning.features.pixels import Pixels, SmallPixels
 from gendiv_lightning.functional.jackknife import FEWEST_BLOCKS, jackknife
 from gendiv_lightning.functional.vendi import check_order, hill_number, shares, unit_rows, vendi_score
-from gendiv_lightning.metrics.base import PromptMetric, SampleMetric
+from gendiv_lightning.metrics.base import PromptMetric, SampleMetric, metric_name
 from gendiv_lightning.records import PromptSamples
 from gendiv_lightning.records.estimate import Estimate
 
@@ -22,57 +22,6 @@ NUM_GROUPS = 16
 MAX_WITH_INTERVAL = 1024  # dimensions; 128 MiB of second moments
 MAX_DIMENSIONS = 4096  # the same, in one group
 _SCALE = 2.0**43  # room for 2^20 samples a group; a share moves by about 1e-13
-
-
-class Pixels(ImageFeatures):
-    """All pixels of an image; see `pixel_features`."""
-
-    @property
-    def tag(self) -> str:
-        """See `ImageFeatures`."""
-        return "pixels"
-
-    def identity(self) -> dict[str, object]:
-        """See `ImageFeatures`."""
-        return {"network": "pixels"}
-
-    def load(self) -> None:
-        """There is nothing to read."""
-
-    def embed(self, images: Tensor) -> Tensor:
-        """See `ImageFeatures`."""
-        return pixel_features(images)
-
-
-class SmallPixels(ImageFeatures):
-    """Pixels averaged to few: layout and colours, and dimensions that do not depend on the size of the images.
-
-    Args:
-        side: of the averaged image, so that there are 3 side^2 dimensions.
-    """
-
-    def __init__(self, side: int = 12) -> None:
-        super().__init__()
-        if side < 1:
-            raise ValueError(f"side must be at least 1; got {side}")
-        self.side = side
-
-    @property
-    def tag(self) -> str:
-        """With the number of pixels a side."""
-        return f"pixels{self.side}"
-
-    def identity(self) -> dict[str, object]:
-        """See `ImageFeatures`."""
-        return {"network": f"pixels averaged to {self.side} x {self.side}"}
-
-    def load(self) -> None:
-        """There is nothing to read."""
-
-    def embed(self, images: Tensor) -> Tensor:
-        """See `ImageFeatures`."""
-        small = F.adaptive_avg_pool2d(images.double(), self.side).flatten(1)
-        return small + (small == 0).all(1, keepdim=True)  # black counts as the darkest grey, as in `pixel_features`
 
 
 class Vendi(PromptMetric):
@@ -87,6 +36,10 @@ class Vendi(PromptMetric):
         q: order of the score, in (0, inf]; an order other than 1 stands in the brackets too.
     """
 
+    title = "effective number of different images of a prompt"
+    short = "Vendi score"
+    default_features = "pixels"
+
     def __init__(self, features: ImageFeatures | None = None, q: float = 1.0) -> None:
         super().__init__()
         check_order(q)
@@ -94,26 +47,29 @@ class Vendi(PromptMetric):
         self.q = q
 
     @property
+    @override
     def names(self) -> tuple[str, ...]:
-        """One name."""
-        return (f"diversity/vendi{_brackets(self.features, self.q)}",)
+        return (_name("diversity/vendi", self.features, self.q),)
 
     @property
+    @override
     def method(self) -> str:
         """Estimator, and the numbers of samples that it is bound to."""
-        nums = dim_zero_cat(self.counts)[:, 1] if len(self.counts) else torch.zeros(0, dtype=torch.int64)
+        nums = dim_zero_cat(self.sizes)[:, 1] if len(self.sizes) else torch.zeros(0, dtype=torch.int64)
         measured = sorted({*nums[nums > 1].tolist()}) or [0]
         bound = f"N = {measured[0]}" if len(measured) == 1 else f"N = {measured[0]} to {measured[-1]}"
         return f"{_estimator(self.q)}, at {bound} samples a prompt: grows with N; BCa bootstrap over prompts"
 
+    @override
     def identity(self) -> dict[str, object]:
         """Names, estimator and features; the N in the method is a result."""
         return {"names": list(self.names), "method": _estimator(self.q), "features": self.features.identity()}
 
+    @override
     def load(self) -> None:
-        """Load the features' weights."""
         self.features.load()
 
+    @override
     def measure(self, samples: PromptSamples) -> list[float]:
         """Score of one prompt; ValueError unless its images are (N, 3, H, W) uint8."""
         check_images(samples.images)
@@ -138,6 +94,9 @@ class VendiSet(SampleMetric):
         q: see `Vendi`.
     """
 
+    title = "effective number of different images of all prompts"
+    short = "Vendi score of all"
+    default_features = "small-pixels"
     moments: list[Tensor]
     num_dimensions: Tensor
     sizes: Tensor
@@ -153,18 +112,20 @@ class VendiSet(SampleMetric):
         self.add_state("sizes", torch.zeros(NUM_GROUPS, 3, dtype=torch.int64), dist_reduce_fx="sum")
 
     @property
-    def name(self) -> str:
-        """As it stands in `metrics.json`."""
-        return f"diversity/vendi_set{_brackets(self.features, self.q)}"
+    @override
+    def names(self) -> tuple[str, ...]:
+        return (_name("diversity/vendi_set", self.features, self.q),)
 
+    @override
     def identity(self) -> dict[str, object]:
         """Name, estimator and features."""
-        return {"names": [self.name], "method": _estimator(self.q), "features": self.features.identity()}
+        return {"names": list(self.names), "method": _estimator(self.q), "features": self.features.identity()}
 
+    @override
     def load(self) -> None:
-        """Load the features' weights."""
         self.features.load()
 
+    @override
     def update(self, samples: PromptSamples) -> None:
         """Add all samples of one prompt; ValueError where the features have too many dimensions."""
         check_images(samples.images)
@@ -187,18 +148,18 @@ class VendiSet(SampleMetric):
         self.moments = [moments.flatten()]
         self.sizes[group] += torch.tensor([1, samples.num_paths, len(features)], device=self.device)
 
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Add up over all ranks; one that measured no prompt takes part with no moments of the same type."""
-        if not len(self.moments):
-            self.moments = [torch.zeros(0, dtype=torch.int64, device=self.device)]
-        super().sync(*args, **kwargs)
+    @override
+    def empty_states(self) -> dict[str, Tensor]:
+        return {"moments": torch.zeros(0, dtype=torch.int64)}
 
+    @override
     def compute(self) -> dict[str, Estimate]:
-        """The score of the set; NaN without samples, no interval where it cannot be had."""
+        """The score of the set; NaN without samples, and no interval for few prompts or many dimensions."""
+        (name,) = self.names
         num_prompts, num_paths, num_samples = self.sizes.sum(0).tolist()
         method = f"{_estimator(self.q)}, of all N = {num_samples} samples: grows with N"
         if not num_samples:
-            return {self.name: Estimate(math.nan, math.nan, math.nan, 0, 0, 0, method)}
+            return {name: Estimate(math.nan, math.nan, math.nan, 0, 0, 0, method)}
         moments = self._grouped_moments().cpu().double()
         total, used = moments.sum(0), self.sizes[:, 0].nonzero()[:, 0].tolist()
         logs = [self._log_score(total)]
@@ -210,7 +171,7 @@ class VendiSet(SampleMetric):
         value, low, high = (math.exp(end) for end in jackknife(torch.tensor(logs, dtype=torch.float64)))
         # In this order a NaN stays one. The score itself may exceed its bounds by rounding.
         low, high = min(max(low, 1.0), value), max(min(high, float(min(num_samples, len(total)))), value)
-        return {self.name: Estimate(value, low, high, num_prompts, num_paths, num_samples, f"{method}; {interval}")}
+        return {name: Estimate(value, low, high, num_prompts, num_paths, num_samples, f"{method}; {interval}")}
 
     def _grouped_moments(self) -> Tensor:
         """(NUM_GROUPS or 1, D, D) int64, all parts added up; a copy, as after a merge another metric holds them too."""
@@ -229,8 +190,8 @@ def _group(place: int) -> int:
     return (place * 0x9E3779B9 % 2**32) >> 28
 
 
-def _brackets(features: ImageFeatures, q: float) -> str:
-    return f"[{features.tag}]" if q == 1 else f"[{features.tag},q={q:g}]"
+def _name(base: str, features: ImageFeatures, q: float) -> str:
+    return metric_name(base, features.tag, q=None if q == 1 else q)
 
 
 def _estimator(q: float) -> str:

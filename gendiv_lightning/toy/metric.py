@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gendiv_lightning.features.pixels import check_images
+from gendiv_lightning.features.images import check_images
 from gendiv_lightning.functional.entropy import chao_wang_jost_entropy
 from gendiv_lightning.metrics.base import PromptMetric
 from gendiv_lightning.records import PromptSamples

@@ -11,7 +11,7 @@ from torchmetrics.functional.image import lpips as torchmetrics_lpips
 from torchmetrics.image import lpip
 
 from gendiv_lightning.features.lpips import PerceptualFeatures, TinyPerceptualNet
-from gendiv_lightning.features.pixels import split_images
+from gendiv_lightning.features.images import split_images
 from gendiv_lightning.metrics import LPIPS
 from gendiv_lightning.records import PromptSamples
 

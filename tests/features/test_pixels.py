@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gendiv_lightning.features.pixels import check_images, pixel_features, split_images
+from gendiv_lightning.features.images import check_images, split_images
+from gendiv_lightning.features.pixels import pixel_features
 
 
 def images(num=4, size=12):

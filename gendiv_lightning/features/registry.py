@@ -1,0 +1,44 @@
+"""Feature networks by name: registered ones (`gendiv.features`), and any CLIP by its name on the Hub or its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from gendiv_lightning import plugins
+from gendiv_lightning.features.base import ImageFeatures
+from gendiv_lightning.features.clip import ClipFeatures
+from gendiv_lightning.features.lpips import PerceptualFeatures
+
+_LPIPS = "lpips-"  # before the names of networks for LPIPS
+
+
+def features_of(name: str) -> Callable[..., ImageFeatures]:
+    """What makes the features of a name, with their options as arguments."""
+    if name in plugins.registered("features"):
+        return plugins.load("features", name)
+    return partial(ClipFeatures, name)
+
+
+def clip_of(name: str) -> ClipFeatures:
+    """The CLIP of a name: a registered one, or as in `ClipFeatures`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    features = features_of(name)()
+    if not isinstance(features, ClipFeatures):
+        raise ValueError(f"backbone must be a CLIP, which knows texts too; got {name!r}. Leave it out for the default")
+    return features
+
+
+def perceptual_of(net: str, weights: str | None = None) -> PerceptualFeatures:
+    """The network of LPIPS that is registered as `lpips-NET`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    nets = [name.removeprefix(_LPIPS) for name in plugins.registered("features") if name.startswith(_LPIPS)]
+    if net not in nets:
+        raise ValueError(f"net must be one of {', '.join(nets)}; got {net!r}")
+    return plugins.load("features", f"{_LPIPS}{net}")(weights=weights)

@@ -1,0 +1,109 @@
+"""The toy's feature networks, trained on postcards: they know nothing else, and need no download."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from gendiv_lightning.features.base import ImageFeatures
+from gendiv_lightning.features.clip import ClipFeatures
+from gendiv_lightning.features.lpips import PerceptualFeatures
+from gendiv_lightning.toy import FILES
+from gendiv_lightning.weights.load import load_strictly, read_checkpoint
+
+WEIGHTS = FILES / "perceptual.safetensors"
+
+
+class TinyPerceptualNet(nn.Module):
+    """Four stages of 3 x 3 convolution, GroupNorm and ReLU, for postcards of 48 x 48 pixels; any size works."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = (3, 16, 32, 64, 64)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels[i], channels[i + 1], 3, stride=1 if i == 0 else 2, padding=1),
+                nn.GroupNorm(8, channels[i + 1]),
+                nn.ReLU(),
+            )
+            for i in range(4)
+        )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (N, 3, H, W) in [-1, 1] to activations of 16, 32, 64, 64 channels and 1, 1/2, 1/4, 1/8 of the size."""
+        activations = []
+        for stage in self.stages:
+            images = stage(images)
+            activations.append(images)
+        return activations
+
+
+class TinyPerceptual(PerceptualFeatures):
+    """The toy's LPIPS, `lpips[tiny]`: stages and channels of a `TinyPerceptualNet`, weighted alike.
+
+    Args:
+        weights: safetensors of a `TinyPerceptualNet` to read instead of the default.
+    """
+
+    net = "tiny"
+
+    def __init__(self, weights: str | None = None) -> None:
+        super().__init__(weights, WEIGHTS)
+
+    @override
+    def read(self) -> nn.Module:
+        assert self.file is not None, "there is a default"
+        return _read_network(self.file)
+
+    @override
+    def stages(self, images: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        activations = self.network(images)
+        weight = torch.ones((), device=images.device) / len(activations)
+        return [(stage, weight) for stage in activations]
+
+
+class TinyFeatures(ImageFeatures):
+    """Mean over pixels of each of the 176 channels of a `TinyPerceptualNet`.
+
+    Args:
+        weights: as in `TinyPerceptual`.
+    """
+
+    tag = "tiny"
+
+    def __init__(self, weights: str | None = None) -> None:
+        super().__init__()
+        self._perceptual = TinyPerceptual(weights)
+
+    @override
+    def identity(self) -> dict[str, object]:
+        return {**self._perceptual.identity(), "network": "tiny perceptual net, mean over pixels"}
+
+    @override
+    def read(self) -> nn.Module:
+        self._perceptual.load()
+        return self._perceptual.network
+
+    @override
+    def embed(self, images: Tensor) -> Tensor:
+        return torch.cat([stage.mean((2, 3)) for stage in self.network(images.float() / 127.5 - 1)], 1)
+
+
+class TinyClip(ClipFeatures):
+    """The toy's CLIP, in open_clip's layout."""
+
+    label = "tiny"
+    tag = "tiny-clip"
+
+    def __init__(self) -> None:
+        super().__init__(f"local-dir:{FILES / 'clip'}")
+
+
+def _read_network(path: Path) -> nn.Module:
+    network = TinyPerceptualNet()
+    load_strictly(network, read_checkpoint(path), path, torch.float32)
+    return network
