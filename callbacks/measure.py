@@ -10,7 +10,7 @@ from torch import Tensor
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.metrics.base import SampleMetric, compute_metrics
 from gendiv_lightning.metrics.codebook import CodebookUsage
-from gendiv_lightning.metrics.registry import make_metric
+from gendiv_lightning.metrics.registry import make_metrics
 from gendiv_lightning.records import SampleBatch, split_by_prompt
 from gendiv_lightning.records.estimate import Estimate
 
@@ -27,7 +27,7 @@ class Measure(Callback):
     usage: CodebookUsage
 
     def __init__(self, metrics: list[str | SampleMetric], reference: str | None = None) -> None:
-        self.metrics = [make_metric(metric, reference) if isinstance(metric, str) else metric for metric in metrics]
+        self.metrics = make_metrics(metrics, reference)
 
     def identity(self) -> list[dict[str, object]]:
         """All that can change a number of each metric."""

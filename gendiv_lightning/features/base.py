@@ -6,11 +6,13 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from gendiv_lightning.features.images import check_images, split_images
 
@@ -44,6 +46,12 @@ class ImageFeatures(nn.Module, ABC):
     def identity(self) -> dict[str, object]:
         """All that can change a feature, as plain values; numbers of two sets compare only where it is the same."""
 
+    @cached_property
+    def key(self) -> str:
+        """Class and identity, as it was at first use: features with equal keys are the same."""
+        made_by = f"{type(self).__module__}.{type(self).__qualname__}"
+        return f"{made_by} {json.dumps(self.identity(), sort_keys=True)}"
+
     def read(self) -> nn.Module:
         """The network with its weights, frozen and for evaluation; features without weights leave this out.
 
@@ -61,7 +69,7 @@ class ImageFeatures(nn.Module, ABC):
     def embed(self, images: Tensor) -> Tensor:
         """A few prepared images (n, 3, H, W) uint8 to features (n, D), by `network`, which is on their device."""
 
-    def load(self) -> None:
+    def load(self) -> Self:
         """Read the weights, unless features with the same identity have; `forward` does it on first use.
 
         Weights that must be downloaded are: call this on one rank first.
@@ -72,6 +80,7 @@ class ImageFeatures(nn.Module, ABC):
         """
         if self.network is None:
             self.network = _LOADED.network(self)
+        return self
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -94,20 +103,19 @@ class _LoadedNetworks:
 
     def __init__(self) -> None:
         self._networks: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
-        self._last: WeakKeyDictionary[nn.Module, tuple[Tensor, Tensor]] = WeakKeyDictionary()
+        self._last: WeakKeyDictionary[nn.Module, dict[str, tuple[Tensor, Tensor]]] = WeakKeyDictionary()
 
     def network(self, features: ImageFeatures) -> nn.Module:
         """The network of features, read if nobody holds it."""
-        made_by = f"{type(features).__module__}.{type(features).__qualname__}"
-        key = f"{made_by} {json.dumps(features.identity(), sort_keys=True)}"
-        network = self._networks.get(key)
+        network = self._networks.get(features.key)
         if network is None:
-            network = self._networks[key] = features.read()
+            network = self._networks[features.key] = features.read()
         return network
 
     def embed(self, features: ImageFeatures, images: Tensor) -> Tensor:
         """Features of images, looked up where the network saw the same ones last."""
-        last = self._last.get(features.network)
+        lasts = self._last.setdefault(features.network, {})  # several features may look at one network
+        last = lasts.get(features.key)
         if last is not None and last[0].device == images.device and torch.equal(last[0], images):
             return last[1]
         device = images.device
@@ -116,7 +124,7 @@ class _LoadedNetworks:
             parts = split_images(features.prepare(images))
             found = torch.cat([features.embed(part.to(device)).float() for part in parts])
         if found.numel() < images.numel():  # larger ones would cost more memory than they save time
-            self._last[features.network] = images.clone(), found
+            lasts[features.key] = images.clone(), found
         return found
 
 

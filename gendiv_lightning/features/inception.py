@@ -79,8 +79,8 @@ def _fetch() -> Path:
             torch.hub.download_url_to_file(URL, str(path), hash_prefix=_HASH)
         except (OSError, RuntimeError) as error:  # RuntimeError: another hash
             raise FileNotFoundError(
-                f"the weights of Inception are not at {path}, and could not be downloaded from {URL} ({error}). Put the "
-                "file there, or name a copy as `weights` (fid[weights=FILE])"
+                f"the weights of Inception are not at {path}, and could not be downloaded from {URL} ({error}). Put "
+                "the file there, or name a copy as `weights` (fid[weights=FILE])"
             ) from error
     if not sha256(path).startswith(_HASH):
         raise ValueError(

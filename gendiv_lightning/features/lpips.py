@@ -63,7 +63,7 @@ class PerceptualFeatures(ImageFeatures):
 
     @abstractmethod
     def stages(self, images: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-        """Images (n, 3, H, W) in [-1, 1] to stages: activations (n, C, h, w) with channel weights, () or (1, C, 1, 1)."""
+        """Images (n, 3, H, W) in [-1, 1] to stages: activations (n, C, h, w), channel weights () or (1, C, 1, 1)."""
 
     @override
     def embed(self, images: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from gendiv_lightning.features.base import ImageFeatures
 

@@ -1,4 +1,4 @@
-"""`SampleMetric`: fed with all samples of a prompt at a time; `PromptMetric`: a row of numbers per prompt, their mean."""
+"""`SampleMetric`: fed with all samples of a prompt at a time; `PromptMetric`: a row of numbers per prompt, averaged."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SampleMetric(Metric, ABC):
     needs: ClassVar[tuple[Need, ...]] = ("images",)
 
     full_state_update = False
-    higher_is_better = None
+    higher_is_better: bool | None = None
     is_differentiable = False
 
     @property

@@ -186,7 +186,9 @@ class CLIPIQA(PromptMetric):
         if self._anchors is None:
             self.load()
         assert self._anchors is not None, "load() sets them"
-        cosines = torch.einsum("nd,pkd->npk", self.features(samples.images.to(self.device)).double().cpu(), self._anchors)
+        cosines = torch.einsum(
+            "nd,pkd->npk", self.features(samples.images.to(self.device)).double().cpu(), self._anchors
+        )
         return (LOGIT_SCALE * cosines).softmax(-1)[..., 0].mean(0).tolist()
 
 
@@ -248,7 +250,7 @@ def _named_pairs(prompts: Sequence[str], pairs: Mapping[str, tuple[str, str]] | 
         raise ValueError("pairs must hold a pair of texts; got {}. Leave it out to measure `prompts` alone")
     for name, pair in (pairs or {}).items():
         if name in QUALITY_PROMPTS:
-            raise ValueError(f"pairs must have names of their own; {name!r} is that of {QUALITY_PROMPTS[name]}. Rename it")
+            raise ValueError(f"pairs must have names of their own; got {name!r}, which is one of prompts. Rename it")
         if isinstance(pair, str) or len(pair) != 2:
             raise ValueError(f"pairs must be of two texts, the wanted one first; got {pair!r} for {name!r}")
         named[name] = (pair[0], pair[1])

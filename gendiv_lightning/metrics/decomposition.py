@@ -36,6 +36,9 @@ class TokenEntropy(PromptMetric):
     one by one: a token that follows from its neighbours counts as free.
     """
 
+    title = "entropy of the tokens and its parts"
+    short = "token entropy"
+    needs = ("tokens",)
     parts = ("h_total", "h_exec", "h_path", "h_sampler_path", "h_prompt_path")
 
     @property
@@ -76,6 +79,10 @@ class SequenceEntropy(PromptMetric):
     - `h_total/sequence`: their sum, where both are there or the prompt has one wording. The sampler path is not in it:
       an autoregressive model has none, and for the others no likelihood tells how much an image reveals of it.
     """
+
+    title = "entropy of whole images and its parts"
+    short = "sequence entropy"
+    needs = ("tokens", "entropy")
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -89,7 +89,7 @@ def make_metrics(
         raise ValueError(f"metrics must be named once each; {times} of them give {number}. Leave the others out")
     if reference is not None and not any("reference" in metric.needs for metric in metrics):
         raise ValueError(
-            f"the reference file {reference!r} is given, and none of the metrics compares with real images. Leave it "
+            f"reference {reference!r} is used by none of the metrics, which do not compare with real images. Leave it "
             "out, or add fid, kid, precision_recall, fd[...] or kd[...]"
         )
     return metrics
@@ -156,6 +156,10 @@ def _call(makes: Callable[..., Any], options: dict[str, str], settings: dict[str
     unknown = [key for key in options if key not in known]
     if unknown:
         raise ValueError(f"{what} has no option {unknown[0]!r}. Its options: {', '.join(known) or 'none'}")
+    parameters = signature(makes).parameters.values()
+    missing = [p.name for p in parameters if p.default is Parameter.empty and p.name not in {*options, *settings}]
+    if missing:
+        raise ValueError(f"{what} needs the option {missing[0]!r}. Give it in brackets, as {missing[0]}=VALUE")
     typed = {key: _convert(makes, key, value, what) for key, value in options.items()}
     try:
         return makes(**settings, **typed)
@@ -165,8 +169,11 @@ def _call(makes: Callable[..., Any], options: dict[str, str], settings: dict[str
 
 def _convert(makes: Any, key: str, value: str, what: str) -> Any:
     """A value in YAML as the type that a class or function declares for an argument."""
-    function = makes.__init__ if isinstance(makes, type) else getattr(makes, "func", makes)
-    hint = get_type_hints(function)[key]
+    function = makes.__init__ if isinstance(makes, type) else getattr(makes, "func", makes)  # type: ignore[misc]
+    try:
+        hint = get_type_hints(function)[key]
+    except (NameError, KeyError) as error:
+        raise ValueError(f"{what}: the type of {key} is unknown in {function.__module__} ({error})") from error
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
     try:

@@ -85,8 +85,7 @@ class TinyFeatures(ImageFeatures):
 
     @override
     def read(self) -> nn.Module:
-        self._perceptual.load()
-        return self._perceptual.network
+        return self._perceptual.load().network
 
     @override
     def embed(self, images: Tensor) -> Tensor:

@@ -35,6 +35,11 @@ class PostcardTruth(PromptMetric):
     A caption that leaves nothing free has no free entropy, and its prompt is left out of the three numbers about it.
     """
 
+    title = "what postcards show, beside the exact truth"
+    short = "stated right"
+    needs = ("images", "prompt")
+    higher_is_better = True
+
     @property
     def names(self) -> tuple[str, ...]:
         """See above."""

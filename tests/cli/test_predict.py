@@ -304,7 +304,7 @@ def test_two_runs_of_one_trainer_count_nothing_twice(make_t2i, tmp_path):
     )
     for _ in range(2):
         trainer.predict(make_t2i(), datamodule=data, return_predictions=False)
-        assert measure.usage.sizes.tolist() == [2, 4, 4]
+        assert measure.usage.totals.tolist() == [2, 4, 4]
 
 
 # --- codebook usage of images ---

@@ -10,10 +10,11 @@ from torch.nn import functional as F
 from torchmetrics.functional.image import lpips as torchmetrics_lpips
 from torchmetrics.image import lpip
 
-from gendiv_lightning.features.lpips import PerceptualFeatures, TinyPerceptualNet
 from gendiv_lightning.features.images import split_images
+from gendiv_lightning.features.lpips import LPIPSFeatures, alex
 from gendiv_lightning.metrics import LPIPS
 from gendiv_lightning.records import PromptSamples
+from gendiv_lightning.toy.features import TinyPerceptual, TinyPerceptualNet
 
 
 def images(num=4, size=40):
@@ -48,7 +49,7 @@ def test_squared_distances_of_features_are_the_lpips_of_every_pair(net, tmp_path
     network = random_network(net)
     torch.save(as_torchvision(network), tmp_path / "backbone.pth")
     pictures = images()
-    features = PerceptualFeatures(net, str(tmp_path / "backbone.pth"))(pictures)
+    features = LPIPSFeatures(net, str(tmp_path / "backbone.pth"))(pictures)
     assert features.dtype == torch.float32
     scaled = pictures.float() / 127.5 - 1
     for i, j in combinations(range(len(pictures)), 2):
@@ -87,7 +88,7 @@ def test_the_linear_weights_that_the_package_ships_are_not_negative(net):
 
 
 def test_the_tiny_distance_is_the_mean_over_stages_of_unit_activations(tiny_weights):
-    features = PerceptualFeatures("tiny", tiny_weights)
+    features = TinyPerceptual(tiny_weights)
     pictures = images(2, 48)
     ours = features(pictures)
     activations = features.network(pictures.float() / 127.5 - 1)
@@ -98,7 +99,7 @@ def test_the_tiny_distance_is_the_mean_over_stages_of_unit_activations(tiny_weig
 
 
 def test_features_do_not_depend_on_their_batch(tiny_weights):
-    features = PerceptualFeatures("tiny", tiny_weights)
+    features = TinyPerceptual(tiny_weights)
     pictures = images(70, 16)
     assert len(split_images(pictures)) == 3
     alone = torch.cat([features(picture[None]) for picture in pictures])
@@ -106,7 +107,7 @@ def test_features_do_not_depend_on_their_batch(tiny_weights):
 
 
 def test_autocast_does_not_reach_the_features(tiny_weights):
-    features = PerceptualFeatures("tiny", tiny_weights)
+    features = TinyPerceptual(tiny_weights)
     plain = features(images(2))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(features(images(2)), plain)
@@ -114,7 +115,7 @@ def test_autocast_does_not_reach_the_features(tiny_weights):
 
 def test_nothing_is_loaded_before_first_use_and_the_global_generator_is_left_alone(tmp_path):
     torch.save(as_torchvision(random_network("alex")), tmp_path / "backbone.pth")
-    features = PerceptualFeatures("alex", str(tmp_path / "backbone.pth"))
+    features = LPIPSFeatures("alex", str(tmp_path / "backbone.pth"))
     assert not list(features.parameters())
     state = torch.random.get_rng_state()
     features.load()
@@ -127,7 +128,7 @@ def test_a_checkpoint_in_the_hub_cache_is_used(tmp_path, monkeypatch):
     (tmp_path / "checkpoints").mkdir()
     torch.save(as_torchvision(network), tmp_path / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
-    weights = PerceptualFeatures("squeeze").load().network.net.state_dict()
+    weights = LPIPSFeatures("squeeze").load().network.net.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in network.net.state_dict().items())
 
 
@@ -137,15 +138,17 @@ def test_a_backbone_that_cannot_be_had_names_the_ways_out(tmp_path, monkeypatch)
 
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(FileNotFoundError, match=r"alexnet-owt-7be5be79\.pth.*no network.*`weights`.*'tiny'"):
-        PerceptualFeatures("alex").load()
+    with pytest.raises(FileNotFoundError, match=r"alexnet-owt-7be5be79\.pth.*no network.*`weights`"):
+        LPIPSFeatures("alex").load()
 
 
 def test_a_wrong_net_or_file_is_an_error_before_anything_loads():
-    with pytest.raises(ValueError, match="alex, vgg, squeeze, tiny; got 'resnet'"):
-        PerceptualFeatures("resnet")
+    with pytest.raises(ValueError, match="alex, vgg, squeeze; got 'resnet'"):
+        LPIPSFeatures("resnet")
+    with pytest.raises(ValueError, match=r"net must be one of .*tiny.*; got 'resnet'"):
+        LPIPS("resnet")
     with pytest.raises(ValueError, match=r"weights .* 'nowhere\.pth'"):
-        PerceptualFeatures("alex", "nowhere.pth")
+        LPIPSFeatures("alex", "nowhere.pth")
 
 
 @pytest.mark.parametrize(
@@ -153,16 +156,30 @@ def test_a_wrong_net_or_file_is_an_error_before_anything_loads():
 )
 def test_images_that_are_too_small_are_an_error(net, smallest, tmp_path):
     torch.save(as_torchvision(random_network(net)), tmp_path / "backbone.pth")
-    features = PerceptualFeatures(net, str(tmp_path / "backbone.pth"))
+    features = LPIPSFeatures(net, str(tmp_path / "backbone.pth"))
     assert len(features(images(1, smallest))) == 1
     with pytest.raises(ValueError, match=f"at least {smallest} pixels"):
         features(images(1, smallest - 1))
 
 
-@pytest.mark.parametrize("net", ["alex", "tiny"])
-def test_a_file_that_is_no_backbone_is_named(net, tmp_path):
+@pytest.mark.parametrize("make", [alex, TinyPerceptual])
+def test_a_file_that_is_no_backbone_is_named(make, tmp_path):
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pt")
     (tmp_path / "broken.pt").write_text("not a checkpoint")
     for name in ("other.pt", "broken.pt"):
         with pytest.raises(ValueError, match=name):
-            PerceptualFeatures(net, str(tmp_path / name)).load()
+            make(str(tmp_path / name)).load()
+
+
+def test_legacy_checkpoints_as_torchvision_ships_them_are_read(tmp_path):
+    network = random_network("squeeze")
+    path = tmp_path / "legacy.pth"
+    torch.save(as_torchvision(network), path, _use_new_zipfile_serialization=False)
+    weights = LPIPSFeatures("squeeze", str(path)).load().network.net.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in network.net.state_dict().items())
+
+
+def test_a_network_registered_as_lpips_is_one_for_the_metric(tiny_weights):
+    metric = LPIPS("tiny", tiny_weights)
+    assert isinstance(metric.features, TinyPerceptual)
+    assert metric.identity()["weights"] == metric.features.weights_sha256 != LPIPS("tiny").identity()["weights"]

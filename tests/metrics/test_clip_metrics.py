@@ -91,7 +91,7 @@ def test_pieces_of_a_long_caption_count_all_and_none_is_cut(backbone):
     samples, metric = prompt(num=3, words=40), CLIPScore(backbone, "chunks")
     score = metric.measure(samples)[0]
     text = metric.features.chunk_texts([samples.prompt])[0]
-    assert score == pytest.approx(100 * (metric.features.images(samples.images) @ text).clamp(min=0).mean().item())
+    assert score == pytest.approx(100 * (metric.features(samples.images) @ text).clamp(min=0).mean().item())
     assert "quality/clip_score_cut[toy]" not in metric.names
     assert score != pytest.approx(CLIPScore(backbone).measure(samples)[0], abs=1e-2)
     assert CLIPScore(backbone).identity()["method"] != metric.identity()["method"]
@@ -160,7 +160,7 @@ def test_image_quality_has_the_default_pair_and_many_at_once(english):
 
 def test_the_distance_is_the_mean_over_pairs(backbone):
     samples = prompt(num=40, paraphrases=2)
-    features = CLIPCosine(backbone).features.images(samples.images).double()
+    features = CLIPCosine(backbone).features(samples.images).double()
     distances = 1 - features @ features.T
     same = samples.paraphrase[:, None] == samples.paraphrase
     within = distances[same & ~torch.eye(40, dtype=torch.bool)].mean().item()
@@ -239,7 +239,7 @@ def test_backbones_other_than_the_default_stand_in_brackets():
     parts = ("quality/clip_score/wording", "quality/clip_score/drift")
     assert CLIPScore().names == ("quality/clip_score", *parts, "quality/clip_score_cut")
     tagged = [name.replace("clip_score", "clip_score[tiny-clip]", 1) for name in ("quality/clip_score", *parts)]
-    assert CLIPScore("tiny").names == (*tagged, "quality/clip_score_cut[tiny-clip]")
+    assert CLIPScore("tiny-clip").names == (*tagged, "quality/clip_score_cut[tiny-clip]")
     assert CLIPIQA().names == ("quality/clip_iqa",)
     assert CLIPIQA(prompts=["quality", "happy"]).names == ("quality/clip_iqa/quality", "quality/clip_iqa/happy")
     assert CLIPCosine().names[0] == "diversity/clip_cosine"
@@ -301,12 +301,16 @@ def test_wrong_settings_are_errors_at_once():
         CLIPScore(long_captions="truncate")
     with pytest.raises(ValueError, match=r"colorfullness.*got 'colorfulness'"):
         CLIPIQA(prompts=["colorfulness"])
-    with pytest.raises(ValueError, match=r"'quality' is the name of \('Good photo"):
+    with pytest.raises(ValueError, match=r"pairs must have names of their own; got 'quality'"):
         CLIPIQA(pairs={"quality": ("a", "b")})
     with pytest.raises(ValueError, match="two texts"):
         CLIPIQA(pairs={"mine": ("a", "b", "c")})
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="prompts must name a pair"):
         CLIPIQA(prompts=())
+    with pytest.raises(ValueError, match="pairs must hold a pair"):
+        CLIPIQA(pairs={})
+    with pytest.raises(ValueError, match="prompts must name each pair once; got 'happy' twice"):
+        CLIPIQA(prompts=["happy", "quality", "happy"])
     for metric in (CLIPScore, CLIPIQA, CLIPCosine):
         with pytest.raises(ValueError, match="backbone must be"):
             metric("ViT-L-14")

@@ -198,7 +198,7 @@ def test_any_integer_type_of_tokens_counts_alike():
 
 def test_a_codebook_of_16384_fits():
     metric = measured([prompt(index) for index in range(3)], 16384)
-    assert sum(getattr(metric, name).nbytes for name in ("counts", "replicates", "sizes")) < 14e6
+    assert sum(getattr(metric, name).nbytes for name in ("counts", "replicates", "totals")) < 14e6
     assert metric.compute()["codebook/coverage"].value < K / 16384 + 1e-9
 
 

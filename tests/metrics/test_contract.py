@@ -8,12 +8,13 @@ import pytest
 import torch
 from random_dinov2 import write_dinov2
 
-from gendiv_lightning.features.pooled import ClipImages
+from gendiv_lightning.features.base import _LoadedNetworks
 from gendiv_lightning.metrics.base import compute_metrics
 from gendiv_lightning.metrics.reference import reference_statistics, write_reference
 from gendiv_lightning.metrics.registry import make_metric
 from gendiv_lightning.records import PromptSamples
 from gendiv_lightning.toy import world
+from gendiv_lightning.toy.features import TinyClip
 
 DISTANCES = (
     *("lpips[tiny]", "pixel_cosine", "ssim", "cosine[tiny]", "cosine[dinov2,model=TOY]"),
@@ -33,7 +34,7 @@ K = 16
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("contract")
     write_dinov2(folder / "toy")
-    reference = reference_statistics([world.render(torch.arange(0, 4000, 150))], ClipImages("tiny"), "postcards")
+    reference = reference_statistics([world.render(torch.arange(0, 4000, 150))], TinyClip(), "postcards")
     write_reference(folder / "reference.safetensors", reference)
     return folder
 
@@ -97,9 +98,11 @@ def test_two_ranks_give_the_numbers_of_one(folder):
 def test_any_parts_of_a_prompts_images_give_the_same(name, folder, monkeypatch):
     places = range(3)
     whole = numbers(measured(folder, places, [name]))
-    monkeypatch.setattr("gendiv_lightning.features.pixels._CHUNK_IMAGES", 1)
+    monkeypatch.setattr("gendiv_lightning.features.images._CHUNK_IMAGES", 1)
     monkeypatch.setattr("gendiv_lightning.functional.ssim._BLOCK", 2)
-    monkeypatch.setattr("gendiv_lightning.features.clip._LOADED", {})  # nothing is remembered of the same images
+    monkeypatch.setattr(
+        "gendiv_lightning.features.base._LOADED", _LoadedNetworks()
+    )  # nothing is remembered of the same images
     parts = numbers(measured(folder, places, [name]))
     for key, wanted in whole.items():
         assert parts[key] == pytest.approx(wanted, rel=1e-5, abs=1e-6, nan_ok=True), key

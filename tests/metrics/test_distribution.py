@@ -5,16 +5,16 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
-from gendiv_lightning.features.base import ImageFeatures
+from gendiv_lightning.features.base import ImageFeatures, _LoadedNetworks
 from gendiv_lightning.features.inception import InceptionFeatures
-from gendiv_lightning.features.pooled import TinyFeatures
 from gendiv_lightning.functional.frechet import frechet_distance, statistics
 from gendiv_lightning.functional.kernel import kernel_distances
 from gendiv_lightning.functional.neighbours import density_coverage, precision_recall
-from gendiv_lightning.metrics import FrechetDistance, KernelDistance, PrecisionRecall
+from gendiv_lightning.metrics import FID, KID, FrechetDistance, KernelDistance, PrecisionRecall
 from gendiv_lightning.metrics.base import SampleMetric
 from gendiv_lightning.metrics.reference import reference_statistics, write_reference
 from gendiv_lightning.records import PromptSamples
+from gendiv_lightning.toy.features import TinyFeatures
 
 SIZE = 8
 
@@ -30,9 +30,6 @@ class Colours(ImageFeatures):
 
     def identity(self):
         return {"network": "colours"}
-
-    def load(self):
-        pass
 
     def embed(self, images):
         Colours.num_images += len(images)
@@ -110,7 +107,7 @@ def test_a_rank_without_prompts_takes_part(make):
     full, empty = measured(make(), [prompt(place) for place in range(6)]), make()
     expected = full.compute()
     full._computed = None
-    names = ["features", "order", "counts"]
+    names = ["rows", "order", "sizes"]
     theirs = iter([torch.cat(getattr(full, name)) for name in names])
     empty.sync(dist_sync_fn=lambda mine, group: [mine, next(theirs)], distributed_available=lambda: True)
     assert same(type(empty).compute(empty), expected)
@@ -138,7 +135,7 @@ def test_one_network_runs_once_for_all_metrics(reference):
         for metric in metrics:
             metric.update(samples)
     assert Colours.num_images - before == 16
-    assert all(torch.equal(torch.cat(metric.features), torch.cat(metrics[0].features)) for metric in metrics)
+    assert all(torch.equal(torch.cat(metric.rows), torch.cat(metrics[0].rows)) for metric in metrics)
 
 
 def test_images_that_changed_in_place_are_measured_again(reference):
@@ -146,8 +143,8 @@ def test_images_that_changed_in_place_are_measured_again(reference):
     metric.update(samples)
     samples.images[:] = 255 - samples.images
     metric.update(samples._replace(place=1))
-    assert torch.equal(metric.features[1], Colours()(samples.images))
-    assert not torch.equal(*metric.features)
+    assert torch.equal(metric.rows[1], Colours()(samples.images))
+    assert not torch.equal(*metric.rows)
 
 
 def test_the_interval_is_as_wide_as_the_spread_over_sets_of_prompts(reference):
@@ -182,8 +179,8 @@ def test_few_prompts_have_no_interval_and_few_samples_no_number(make):
 
 
 def test_a_reference_of_another_network_is_refused_before_any_weights_are_read(reference, monkeypatch):
-    monkeypatch.setattr(InceptionFeatures, "load", lambda self: pytest.fail("the network was loaded"))
-    for metric in (FrechetDistance, KernelDistance, PrecisionRecall):
+    monkeypatch.setattr(InceptionFeatures, "read", lambda self: pytest.fail("the network was loaded"))
+    for metric in (FID, KID, PrecisionRecall):
         with pytest.raises(ValueError, match="resize: None there, 'clean' here"):
             metric(reference).load()
     with pytest.raises(ValueError, match="reference: there is no file 'nowhere'"):
@@ -207,6 +204,7 @@ def test_a_reference_of_fewer_images_than_neighbours_is_an_error(reference):
 
 
 def test_features_that_are_not_finite_are_an_error(make, monkeypatch):
+    monkeypatch.setattr("gendiv_lightning.features.base._LOADED", _LoadedNetworks())  # nothing is remembered
     monkeypatch.setattr(Colours, "embed", lambda self, images: torch.full((len(images), 6), math.nan))
     with pytest.raises(ValueError, match="finite"):
         make().update(prompt(0))
@@ -220,8 +218,8 @@ def test_a_metric_pickles_with_its_state(make):
 
 
 def test_names_are_bare_for_the_weights_of_2015_only(reference):
-    assert FrechetDistance(reference).names == ("quality/fid", "quality/fid/infinity")
-    assert KernelDistance(reference).names == ("quality/kid",)
+    assert FID(reference).names == ("quality/fid", "quality/fid/infinity")
+    assert KID(reference).names == ("quality/kid",)
     names = ("quality/precision", "quality/recall", "quality/density", "quality/coverage")
     assert PrecisionRecall(reference).names == names
     assert FrechetDistance(reference, TinyFeatures()).names[0] == "quality/fd[tiny]"
@@ -241,7 +239,7 @@ def test_a_config_makes_them(reference):
         "class_path": "gendiv_lightning.metrics.FrechetDistance",
         "init_args": {
             "reference": reference,
-            "features": {"class_path": "gendiv_lightning.features.pooled.TinyFeatures"},
+            "features": {"class_path": "gendiv_lightning.toy.features.TinyFeatures"},
         },
     }
     parser = ArgumentParser(exit_on_error=False)

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from skimage.metrics import structural_similarity
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from gendiv_lightning.features.lpips import TinyPerceptualNet
 from gendiv_lightning.features.pixels import pixel_features
 from gendiv_lightning.functional.pairwise import extreme_pairs, group_means, split
 from gendiv_lightning.metrics.diversity import LPIPS, SSIM, PixelCosine
 from gendiv_lightning.records import PromptSamples
+from gendiv_lightning.toy.features import TinyPerceptualNet
 
 NAMES = {
     "lpips": "diversity/lpips[tiny]",

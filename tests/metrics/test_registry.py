@@ -2,10 +2,12 @@
 
 import pytest
 
+from gendiv_lightning import plugins
+from gendiv_lightning.features.clip import ClipFeatures
 from gendiv_lightning.features.inception import InceptionFeatures
-from gendiv_lightning.features.pooled import ClipImages, TinyFeatures
-from gendiv_lightning.metrics import registry as names
-from gendiv_lightning.metrics.registry import METRICS, make_features, make_metric, split_names
+from gendiv_lightning.metrics import SSIM
+from gendiv_lightning.metrics.base import metric_name
+from gendiv_lightning.metrics.registry import make_features, make_metric, make_metrics, split_names
 
 
 @pytest.mark.parametrize(
@@ -17,7 +19,7 @@ from gendiv_lightning.metrics.registry import METRICS, make_features, make_metri
         ("cosine", "diversity/cosine[dinov2]"),
         ("cosine[dinov2,model=facebook/dinov2-large]", "diversity/cosine[dinov2-large]"),
         ("vendi[q=2]", "diversity/vendi[pixels,q=2]"),
-        ("vendi_set[tiny, q=.inf]", None),
+        ("vendi_set[tiny, q=.inf]", "diversity/vendi_set[tiny,q=inf]"),
         ("clip_iqa[prompts=[happy,warm]]", "quality/clip_iqa/happy"),
         ("clip_iqa[pairs={crisp: [Crisp photo., Soft photo.]}]", "quality/clip_iqa/quality"),
         ("clip_score[tiny-clip,long_captions=chunks]", "quality/clip_score[tiny-clip]"),
@@ -38,15 +40,14 @@ from gendiv_lightning.metrics.registry import METRICS, make_features, make_metri
     ],
 )
 def test_the_number_has_the_name(name, first):
-    metric = make_metric(name, reference="there.safetensors")
-    assert (metric.names[0] if first else metric.name) == (first or "diversity/vendi_set[tiny,q=inf]")
+    assert make_metric(name, reference="there.safetensors").names[0] == first
 
 
 def test_options_reach_the_metric_and_its_backbone(tmp_path):
     (tmp_path / "alex.pth").touch()
     assert make_metric(f"lpips[weights={tmp_path}/alex.pth]").features.weights == f"{tmp_path}/alex.pth"
     fid = make_metric(f"fid[resize=torch-fidelity, weights={tmp_path}/alex.pth]", "there.safetensors")
-    assert (fid.network.resize, fid.network.weights) == ("torch-fidelity", f"{tmp_path}/alex.pth")
+    assert (fid.features.resize, fid.features.weights) == ("torch-fidelity", f"{tmp_path}/alex.pth")
     assert make_metric("precision_recall[k=2,k_density=7]", "there.safetensors").k_density == 7
     iqa = make_metric("clip_iqa[tiny-clip,prompts=[],pairs={warm sky: [orange sky, blue sky]}]")
     assert iqa.pairs == {"warm sky": ("orange sky", "blue sky")}
@@ -61,28 +62,35 @@ def test_a_comma_in_brackets_separates_nothing():
 
 
 def test_every_metric_can_be_had():
-    for name in METRICS:
+    for name in plugins.registered("metrics"):
         assert make_metric(f"{name}[tiny-clip]" if name in ("fd", "kd") else name, "there.safetensors", 8)
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("SSIM", "unknown; there are lpips, "),
+        ("SSIM", "unknown.*lpips"),
         ("fancy", "unknown"),
-        ("lpips[resnet]", "alex, vgg, squeeze, tiny"),
+        ("lpips[resnet]", "alex, squeeze, tiny, vgg"),
         ("lpips[", "unknown"),
         ("ssim[tiny]", "has no backbone"),
         ("fid", "reference"),
         ("fd", "reference"),
-        ("vendi[order=2]", "metric 'vendi.order=2.' has no option 'order'; it has q"),
-        ("vendi[q=many]", "metric 'vendi.q=many.': Expected a .*float"),
+        ("vendi[order=2]", r"metric 'vendi.order=2.' has no option 'order'\. Its options: q"),
+        ("vendi[q=many]", "metric 'vendi.q=many.': q must be a number; got 'many'"),
+        ("vendi[q=null]", "q must be a number; got 'null'"),
+        ("vendi[q=2,q=3]", "option 'q' must be given once"),
+        ("clip_iqa[pairs={}]", "pairs must hold a pair"),
+        ("clip_iqa[prompts=happy,prompts=warm]", "option 'prompts' must be given once"),
+        ("clip_score[long_captions=split]", "long_captions must be one of cut, chunks; got 'split'"),
+        ("clip_score[inception]", "backbone must be a CLIP.*got 'inception'"),
+        ("vendi[inceptoin]", "backbone must be .*gendiv list features.*'inceptoin'"),
         ("vendi[q=0]", "q must lie in"),
-        ("vendi[tiny,inception]", "behind the backbone stand options"),
-        ("ssim[q=2]", "has no option 'q'; it has none"),
-        ("lpips[weights=nowhere.pth]", "weights must name a file; got 'nowhere.pth'"),
-        ("clip_iqa[pairs={crisp: [Crisp photo.]}]", "tuple with 2 elements"),
-        ("codebook", "measure a finished run's folder"),
+        ("vendi[tiny,inception]", "options as name=value; got 'inception'"),
+        ("ssim[q=2]", r"has no option 'q'\. Its options: none"),
+        ("lpips[weights=nowhere.pth]", "weights must be a file; got 'nowhere.pth'"),
+        ("clip_iqa[pairs={crisp: [Crisp photo.]}]", "pairs must be .*got '{crisp"),
+        ("codebook", "Measure a finished run's folder"),
     ],
 )
 def test_what_is_no_metric_is_refused(name, words):
@@ -90,15 +98,49 @@ def test_what_is_no_metric_is_refused(name, words):
         make_metric(name)
 
 
-@pytest.mark.parametrize("name", ["fd", "fid[tiny-clip]"])
-def test_only_inceptions_distance_is_called_fid(name):
-    with pytest.raises(ValueError, match="Inception"):
+@pytest.mark.parametrize(("name", "words"), [("fd", "fid and kid"), ("fid[tiny-clip]", "no backbone; got 'tiny-clip'")])
+def test_only_inceptions_distance_is_called_fid(name, words):
+    with pytest.raises(ValueError, match=words):
         make_metric(name, "there.safetensors")
 
 
 def test_networks_by_name():
     assert isinstance(make_features("inception"), InceptionFeatures)
-    assert isinstance(make_features("tiny"), TinyFeatures)
-    assert isinstance(make_features("tiny-clip"), ClipImages)
-    assert make_features("tiny-clip").tag == "tiny-clip"
-    assert names.make_features("pixels").tag == "pixels"
+    assert make_features("pixels").tag == "pixels"
+    assert make_features("small-pixels,side=3").tag == "pixels3"
+    assert make_features("clip").tag == "clip"
+    assert isinstance(make_features("openai/clip-vit-base-patch32"), ClipFeatures)
+
+
+@pytest.mark.parametrize("names", [["ssim", "ssim"], ["lpips", "lpips[alex]"], ["ssim", SSIM()]])
+def test_a_metric_given_twice_is_an_error(names):
+    with pytest.raises(ValueError, match=r"named once each; 2 of them give diversity/\w+"):
+        make_metrics(names)
+
+
+def test_a_reference_that_no_metric_needs_is_an_error():
+    with pytest.raises(ValueError, match=r"'there\.safetensors' is used by none"):
+        make_metrics(["ssim"], "there.safetensors")
+    assert len(make_metrics(["ssim", "kid"], "there.safetensors")) == 2
+    assert make_metrics([]) == []
+
+
+def test_every_metric_describes_itself():
+    for name in plugins.registered("metrics"):
+        metric = make_metric(f"{name}[tiny-clip]" if name in ("fd", "kd") else name, "there.safetensors", 8)
+        assert all([metric.title, metric.short, metric.needs]), name
+        assert len({*metric.names}) == len(metric.names) > 0
+
+
+@pytest.mark.parametrize(
+    ("tag", "options", "name"),
+    [
+        (None, {}, "quality/fid"),
+        ("tiny", {}, "quality/fid[tiny]"),
+        ("tiny", {"q": 2.0}, "quality/fid[tiny,q=2]"),
+        ("tiny", {"q": None}, "quality/fid[tiny]"),
+        (None, {"q": float("inf")}, "quality/fid[q=inf]"),
+    ],
+)
+def test_a_number_is_named_by_its_tag_and_its_options(tag, options, name):
+    assert metric_name("quality/fid", tag, **options) == name

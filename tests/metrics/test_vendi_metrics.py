@@ -6,10 +6,10 @@ import torch
 from scipy import stats
 from torch.nn import functional as F
 
-from gendiv_lightning.features.base import ImageFeatures
-from gendiv_lightning.features.pixels import pixel_features
+from gendiv_lightning.features.base import ImageFeatures, _LoadedNetworks
+from gendiv_lightning.features.pixels import Pixels, SmallPixels, pixel_features
 from gendiv_lightning.functional.vendi import vendi_score
-from gendiv_lightning.metrics import SmallPixels, Vendi, VendiSet
+from gendiv_lightning.metrics import Vendi, VendiSet
 from gendiv_lightning.metrics import vendi as module
 from gendiv_lightning.records import PromptSamples
 
@@ -28,8 +28,9 @@ class Colours(ImageFeatures):
     def identity(self):
         return {"size": self.size, "seed": self.seed}
 
-    def load(self):
+    def read(self):
         self.is_loaded = True
+        return super().read()
 
     def embed(self, images):
         generator = torch.Generator().manual_seed(self.seed)
@@ -190,6 +191,7 @@ def test_many_dimensions_cost_the_interval_and_more_are_refused(monkeypatch):
 
 def test_features_without_a_direction_are_refused(monkeypatch):
     for broken in (0.0, math.nan):
+        monkeypatch.setattr("gendiv_lightning.features.base._LOADED", _LoadedNetworks())  # nothing is remembered
         monkeypatch.setattr(Colours, "embed", lambda self, images, broken=broken: torch.full((len(images), 3), broken))
         for metric in (Vendi(Colours()), VendiSet(Colours())):
             with pytest.raises(ValueError, match="features must be"):
@@ -197,7 +199,7 @@ def test_features_without_a_direction_are_refused(monkeypatch):
 
 
 def test_images_of_another_size_are_refused_where_they_change_the_dimensions():
-    metric = measured(VendiSet(module.Pixels()), [prompt(0)])
+    metric = measured(VendiSet(Pixels()), [prompt(0)])
     with pytest.raises(ValueError, match="12: resize"):
         metric.update(PromptSamples(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), place=1))
 

@@ -146,9 +146,9 @@ def _metrics(arguments: argparse.Namespace) -> list[SampleMetric]:
     """The metrics, once all arguments are checked."""
     from gendiv_lightning.features.base import check_device
     from gendiv_lightning.images.decode import check_memory_limit
-    from gendiv_lightning.metrics.distribution import DistributionMetric
     from gendiv_lightning.metrics.diversity import DiversityMetric
-    from gendiv_lightning.metrics.registry import make_metric, split_names
+    from gendiv_lightning.metrics.registry import make_metrics, split_names
+    from gendiv_lightning.runs.folder import RunFolder
     from gendiv_lightning.storage.codebook_counts import read_usage
 
     if arguments.resize is not None and arguments.resize < 1:
@@ -159,9 +159,12 @@ def _metrics(arguments: argparse.Namespace) -> list[SampleMetric]:
     check_device(arguments.device)
     usage = arguments.source / "usage.safetensors"  # of a finished run
     codebook_size = len(read_usage(usage)[0]) if usage.is_file() else None
-    metrics = [make_metric(name, arguments.reference, codebook_size) for name in split_names(arguments.metrics)]
-    if arguments.reference and not any(isinstance(metric, DistributionMetric) for metric in metrics):
-        raise ValueError("--reference is used by none of --metrics: add fid, kid, fd[...] or kd[...], or leave it out")
+    names = split_names(arguments.metrics)
+    metrics = make_metrics(names, arguments.reference, codebook_size)
+    if not RunFolder(arguments.source).shards():
+        for name, metric in zip(names, metrics, strict=True):
+            if "tokens" in metric.needs:
+                raise ValueError(f"metric {name!r} needs tokens; {arguments.source} holds images. Name a run folder")
     if arguments.pairs and arguments.out is None:
         raise ValueError("--pairs writes files: say where with --out FOLDER")
     if arguments.pairs and not any(isinstance(metric, DiversityMetric) for metric in metrics):

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gendiv_lightning.features.clip import ClipFeatures
-from gendiv_lightning.metrics.registry import clip_name
+from gendiv_lightning.features.clip import DEFAULT_BACKBONE
+from gendiv_lightning.features.registry import clip_of
 from gendiv_lightning.weights.hash import sha256
 from gendiv_lightning.weights.load import load_pretrained, reading
 
@@ -48,8 +48,8 @@ class ClipSimilarity(Similarity):
     """
 
     def __init__(self, backbone: str, device: str = "cpu") -> None:
-        self.features = ClipFeatures(clip_name(backbone)).to(device)
-        self.name = self.features.tag or self.features.label
+        self.features = clip_of(backbone).to(device)
+        self.name = DEFAULT_BACKBONE if self.features.label == DEFAULT_BACKBONE else self.features.tag
         self._encode = lru_cache(maxsize=64)(lambda text: self.features.chunk_texts([text])[0].double().cpu())
 
     def identity(self) -> dict[str, object]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gendiv_lightning.features.lpips import TinyPerceptualNet
 from gendiv_lightning.toy import world
+from gendiv_lightning.toy.features import TinyPerceptualNet
 from gendiv_lightning.toy.files import WEIGHTS, save_half, seeded
 from gendiv_lightning.toy.recipes.base import Recipe
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gendiv_lightning.features.clip import ClipFeatures
 from gendiv_lightning.prompts.paraphrase.similarity import make_similarity
 from gendiv_lightning.toy import captions
+from gendiv_lightning.toy.features import TinyClip
 from gendiv_lightning.toy.files import num_words, write_tokenizer
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -43,7 +43,7 @@ def load(name):
 
 def test_clip_gives_the_cosine_of_its_text_features():
     clip = load("tiny-clip")
-    features = ClipFeatures("tiny").texts(TEXTS)
+    features = TinyClip().texts(TEXTS)
     for number, text in enumerate(TEXTS):
         assert clip.score(TEXTS[0], text) == pytest.approx((features[0] @ features[number]).item(), abs=1e-5)
     assert clip.name == "tiny-clip"

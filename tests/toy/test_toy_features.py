@@ -1,10 +1,11 @@
 import pytest
 import torch
-from random_clips import pictures, write_open_clip
 
 from gendiv_lightning.features.base import ImageFeatures
-from gendiv_lightning.features.lpips import PerceptualFeatures
-from gendiv_lightning.features.pooled import ClipImages, TinyFeatures
+from gendiv_lightning.features.clip import ClipFeatures
+from gendiv_lightning.metrics.registry import make_features
+from gendiv_lightning.toy import FILES
+from gendiv_lightning.toy.features import TinyClip, TinyFeatures, TinyPerceptual
 
 
 def images(num=3, size=48):
@@ -13,11 +14,19 @@ def images(num=3, size=48):
 
 
 def test_tiny_features_are_means_of_activations():
-    network = PerceptualFeatures("tiny").load().network
+    network = TinyPerceptual().load().network
     truth = torch.cat([stage.flatten(2).mean(2) for stage in network(images().float() / 127.5 - 1)], 1)
     features = TinyFeatures()(images())
     assert features.shape == (3, 176)
     torch.testing.assert_close(features, truth, rtol=1e-5, atol=1e-6)
+
+
+def test_the_distance_and_the_means_share_the_network_but_not_their_features():
+    perceptual, means = TinyPerceptual(), TinyFeatures()
+    alone = perceptual(images()), means(images())
+    assert perceptual.network is means.network
+    assert torch.equal(perceptual(images()), alone[0])
+    assert torch.equal(means(images()), alone[1])
 
 
 def test_features_do_not_depend_on_their_batch_or_on_autocast():
@@ -27,13 +36,18 @@ def test_features_do_not_depend_on_their_batch_or_on_autocast():
         torch.testing.assert_close(features(images(40)), alone, rtol=0, atol=1e-6)
 
 
-def test_clip_images_are_clips(tmp_path):
-    features = ClipImages(write_open_clip(tmp_path / "mine"))
-    torch.testing.assert_close(features(pictures(5, 32, 32)), features.features.images(pictures(5, 32, 32)))
-    assert features.tag == "mine"
-    assert features.identity() == features.features.identity()
-    assert ClipImages().tag == "clip"
-    assert ClipImages("tiny").tag == "tiny-clip"
+def test_the_clip_is_the_one_of_the_folder_under_its_own_name():
+    pictures = images(2)
+    by_folder = ClipFeatures(f"local-dir:{FILES / 'clip'}")
+    assert torch.equal(TinyClip()(pictures), by_folder(pictures))
+    assert (TinyClip().tag, TinyClip().identity()["backbone"]) == ("tiny-clip", "tiny")
+    assert TinyClip().identity()["weights"] == by_folder.identity()["weights"]
+
+
+def test_names_find_them_as_plugins():
+    assert isinstance(make_features("tiny"), TinyFeatures)
+    assert isinstance(make_features("tiny-clip"), TinyClip)
+    assert isinstance(make_features("lpips-tiny"), TinyPerceptual)
 
 
 def test_weights_show_in_the_identity_and_nothing_is_read_before_it_is_needed(tmp_path):
