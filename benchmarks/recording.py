@@ -28,7 +28,7 @@ from torch import Tensor
 from gendiv_lightning.generators import LlamaGen
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.generators.llamagen.transformer import GPT, rotary_table
-from gendiv_lightning.recorders.marginals import MarginalSums
+from gendiv_lightning.recorders import TokenMarginals
 from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch
 from gendiv_lightning.sampling import Draw, TokenGrid
 from gendiv_lightning.toy.captions import prompts
@@ -116,14 +116,14 @@ def time_records(generator: Generator, batch: PromptBatch, repeats: int) -> Time
     for _ in range(repeats):
         start = time.process_time()
         with without_records():
-            expected = generator.sample(batch._replace(records_marginals=False)).samples.tokens
+            expected = generator.sample(batch).samples.tokens
         off = min(off, time.process_time() - start)
         start = time.process_time()
         with (
-            Clock((MarginalSums, "begin"), (MarginalSums, "observe"), (MarginalSums, "end")) as sums,
-            Clock((TokenGrid, "write"), (MarginalSums, "begin"), (MarginalSums, "end")) as everything,
+            Clock((TokenMarginals, "begin"), (TokenMarginals, "observe"), (TokenMarginals, "end")) as sums,
+            Clock((TokenGrid, "write"), (TokenMarginals, "begin"), (TokenMarginals, "end")) as everything,
         ):
-            tokens = generator.sample(batch).samples.tokens
+            tokens = generator.sample(batch, recorders=(TokenMarginals,)).samples.tokens
         seconds = time.process_time() - start
         on = min(on, Times(0, seconds, everything.seconds - sums.seconds, sums.seconds), key=lambda times: times.on)
         if not torch.equal(tokens, expected):
@@ -136,7 +136,7 @@ def memory_of_sums(generator: Generator, batch: PromptBatch) -> float:
     num_tokens = generator.grid[0] * generator.grid[1]
     one = batch._replace(prompts=batch.prompts[:1], rows=tuple(r for r in batch.rows if r == 0))
     one = one._replace(keys=batch.keys[: len(one.rows)], indices=batch.indices[:1])
-    sums = MarginalSums(one, num_tokens, generator.codebook_size, rewrites=False)
+    sums = TokenMarginals(generator, one)
     return torch.Size(sums._shape).numel() * num_tokens * generator.codebook_size * 4 / MIB
 
 

@@ -1,14 +1,13 @@
 """What is done to a sampling loop (probes) and with its samples (measuring, storing): the classes that configs name."""
 
 from .codebook_usage import WriteUsage
+from .designs import Decompose, Paraphrase
 from .measure import Measure
 from .probes import (
     Argmax,
     CodebookSubset,
-    Decompose,
     FreezePath,
     Guidance,
-    Paraphrase,
     PosteriorArgmax,
     Temperature,
     TopK,

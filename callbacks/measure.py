@@ -11,6 +11,7 @@ from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.metrics.base import SampleMetric, compute_metrics
 from gendiv_lightning.metrics.codebook import CodebookUsage
 from gendiv_lightning.metrics.registry import make_metrics
+from gendiv_lightning.recorders import Recorder
 from gendiv_lightning.records import SampleBatch, split_by_prompt
 from gendiv_lightning.records.estimate import Estimate
 
@@ -32,6 +33,11 @@ class Measure(Callback):
     def identity(self) -> list[dict[str, object]]:
         """All that can change a number of each metric."""
         return [metric.identity() for metric in self.metrics]
+
+    @property
+    def recorders(self) -> tuple[type[Recorder], ...]:
+        """What the metrics need of the sampling loop, each once."""
+        return tuple(dict.fromkeys(recorder for metric in self.metrics for recorder in metric.recorders))
 
     def load(self) -> None:
         """Load backbones; raises OSError for one that cannot be had."""

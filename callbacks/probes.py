@@ -1,154 +1,109 @@
-"""The probes as callbacks: each changes its own field of the sampler, before the loop, in every family alike."""
+"""The probes as callbacks: each changes its own field of the sampler, before the loop, in every family alike.
+
+What decides which samples a prompt gets is a design, see `designs.py`.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback
 from torch import Tensor
 
-from gendiv_lightning.generators.base import Generator
-from gendiv_lightning.records import SamplePlan
-from gendiv_lightning.sampling import Noise, Probe, TokenSampler, check_settings
+from gendiv_lightning.prompts.design import Design, share_paths
+from gendiv_lightning.records import SampleDesign
+from gendiv_lightning.sampling import AnySampler, Description, Noise, Probe, TokenSampler, check_settings
 from gendiv_lightning.storage.codebook_counts import read_usage
 from gendiv_lightning.weights.resolve import resolve
 
 Selection = Literal["most_frequent", "least_frequent", "drop_most_frequent", "random", "list"]
 
 
-class ProbeCallback(Probe, Callback):
-    """A probe that a config names. It is checked against the generator before any weights are loaded."""
+class SettingCallback(Callback):
+    """What probes and designs have in common: their arguments identify them, and describe them where they say no more.
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check against the generator."""
-        assert isinstance(pl_module, Generator), "probes work on generators"
-        self.check(pl_module.codebook_size)
+    Attributes:
+        isolates: what is left of the diversity, or what is added to it; for tables.
+    """
+
+    isolates: ClassVar[str] = ""
 
     def identity(self, codebook_size: int) -> dict[str, object]:
         """Name and arguments; a trainer adds attributes of its own, so `vars` would not do."""
-        arguments = {name: getattr(self, name) for name in signature(type(self)).parameters}
-        return {"probe": type(self).__name__, **arguments}
+        return {"probe": type(self).__name__, **self._arguments()}
+
+    def describe(self, codebook_size: int) -> Description:
+        """The class's name and its arguments."""
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(self).__name__).lower()
+        label = " ".join([words, *map(str, self._arguments().values())])
+        return Description(label, label, self.isolates)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in signature(type(self)).parameters}
+
+
+class ProbeCallback(SettingCallback, Probe):
+    """A probe that a config names."""
 
 
 class Argmax(ProbeCallback):
     """Execution noise off: every chosen position gets its most probable token. What is left is path diversity."""
 
-    def apply(self, sampler: TokenSampler) -> TokenSampler:
+    sets = ("exec",)
+    isolates = "the diversity of the sampler path"
+
+    def apply(self, sampler: AnySampler) -> AnySampler:
         """Switch execution noise off."""
         return replace(sampler, exec=sampler.exec.off())
 
 
 class PosteriorArgmax(ProbeCallback):
-    """No noise at all: every decision takes its mode, the sampler's structural ones too. One sample a wording is left.
+    """Fully deterministic sampling: token and path decisions both take their mode, leaving one sample per paraphrase.
 
     In VQ-Diffusion this is the literal argmax of the reverse transition: "stay masked" is by far its most probable
     outcome, so all tokens stay masked until the last steps and are then revealed at once. That is why `Argmax` acts on
     the token given the change, and leaves the changes to the path noise.
     """
 
-    def apply(self, sampler: TokenSampler) -> TokenSampler:
+    sets = ("path", "exec")
+    isolates = "the diversity of the prompt's paraphrases"
+
+    def apply(self, sampler: AnySampler) -> AnySampler:
         """Switch path and execution noise off."""
         return replace(sampler, path=sampler.path.off(), exec=sampler.exec.off())
 
 
-class FreezePath(ProbeCallback):
-    """One path noise for all samples of a prompt and wording. What is left is execution diversity."""
+class FreezePath(ProbeCallback, Design):
+    """One path noise for all samples of a paraphrase. What is left is execution diversity."""
 
-    def apply(self, sampler: TokenSampler) -> TokenSampler:
+    sets = ("path",)
+    isolates = "the diversity of the token draws"
+
+    def describe(self, codebook_size: int) -> Description:
+        """In words."""
+        return Description("frozen path", "frozen path", self.isolates)
+
+    def apply(self, sampler: AnySampler) -> AnySampler:
         """Share path noise."""
         return replace(sampler, path=sampler.path.shared())
 
-    def plan(self, plan: SamplePlan) -> SamplePlan:
-        """All samples of a wording have path 0, by which they are counted."""
-        return _set_paths(plan, 1)
-
-
-class Paraphrase(ProbeCallback):
-    """Spread the samples of a prompt over paraphrases of it: the prompt path.
-
-    Args:
-        num_paraphrases: wordings; the number of samples must be a multiple of it and at least twice as large.
-        length: "short", "medium", "long", "mixed" (evenly from the three) or "any" (in the order of the prompt set).
-    """
-
-    def __init__(
-        self, num_paraphrases: int = 4, length: Literal["short", "medium", "long", "mixed", "any"] = "any"
-    ) -> None:
-        if num_paraphrases < 1:
-            raise ValueError(f"num_paraphrases must be at least 1, got {num_paraphrases}")
-        self.num_paraphrases, self.length = num_paraphrases, length
-
-    def apply(self, sampler: TokenSampler) -> TokenSampler:
-        """The sampler is left as it is."""
-        return sampler
-
-    def plan(self, plan: SamplePlan) -> SamplePlan:
-        """Ask for paraphrases."""
-        if plan.num_paraphrases:
-            raise ValueError("two probes choose wordings (Paraphrase, Decompose): keep one of them")
-        return replace(plan, num_paraphrases=self.num_paraphrases, length=self.length)
-
-
-class Decompose(ProbeCallback):
-    """Give each prompt `num_paths` x `num_paths` samples a wording, which tell H_path from H_exec.
-
-    There are as many executions of a path as there are paths: groups of samples that share a path, and groups of one
-    sample a path, are then of one size, and what few samples do to an entropy falls out of their difference. Samples of
-    a path share its noise; execution noise is each sample's own. It changes the samples that a prompt gets, not how
-    they are drawn: other probes act beside it, and `data.num_samples` has no say.
-
-    Args:
-        num_paths: sampler paths of a wording, and samples of a path; an even number.
-        num_paraphrases: wordings of a prompt, a divisor of `num_paths`; 0 is the base prompt alone, and then there is
-            no prompt path to see.
-        length: of the wordings, see `Paraphrase`.
-        score_wordings: compute each sample's likelihood under every wording, where the generator has one (LlamaGen):
-            one more pass of the network a sample and wording.
-    """
-
-    def __init__(
-        self,
-        num_paths: int = 4,
-        num_paraphrases: int = 0,
-        length: Literal["short", "medium", "long", "mixed", "any"] = "any",
-        score_wordings: bool = True,
-    ) -> None:
-        if num_paths < 2 or num_paths % 2:
-            raise ValueError(f"num_paths must be an even number, 2 or more, got {num_paths}")
-        if num_paraphrases and (num_paraphrases < 2 or num_paths % num_paraphrases):
-            raise ValueError(
-                f"num_paraphrases must be 0 (the base prompt alone), or a divisor of num_paths above 1, got "
-                f"{num_paraphrases} for {num_paths} paths"
-            )
-        self.num_paths, self.num_paraphrases = num_paths, num_paraphrases
-        self.length, self.score_wordings = length, score_wordings
-
-    def apply(self, sampler: TokenSampler) -> TokenSampler:
-        """The sampler is left as it is."""
-        return sampler
-
-    def plan(self, plan: SamplePlan) -> SamplePlan:
-        """Ask for the crossed samples."""
-        if plan.num_paraphrases:
-            raise ValueError("Decompose and Paraphrase both choose wordings: give num_paraphrases to Decompose alone")
-        return replace(
-            _set_paths(plan, self.num_paths),
-            num_samples=self.num_paths**2 * max(1, self.num_paraphrases),
-            num_paraphrases=self.num_paraphrases,
-            length=self.length,
-            scores_wordings=self.score_wordings and self.num_paraphrases > 1,
-        )
+    def design(self, design: SampleDesign) -> SampleDesign:
+        """All samples of a paraphrase have path 0, by which they are counted."""
+        return share_paths(design, 1)
 
 
 class Temperature(ProbeCallback):
     """Divide the logits by `temperature` >= 0; for a mode instead of a draw use `Argmax`."""
+
+    sets = ("temperature",)
 
     def __init__(self, temperature: float) -> None:
         check_settings(temperature=temperature)
@@ -161,6 +116,8 @@ class Temperature(ProbeCallback):
 
 class TopK(ProbeCallback):
     """Keep the `top_k` >= 1 most probable tokens, ties with the last one too."""
+
+    sets = ("top_k",)
 
     def __init__(self, top_k: int) -> None:
         if top_k < 1:
@@ -175,6 +132,8 @@ class TopK(ProbeCallback):
 class TopP(ProbeCallback):
     """Keep the most probable tokens that hold `top_p` of the probability, in [0, 1]."""
 
+    sets = ("top_p",)
+
     def __init__(self, top_p: float) -> None:
         check_settings(top_p=top_p)
         self.top_p = top_p
@@ -187,11 +146,13 @@ class TopP(ProbeCallback):
 class Guidance(ProbeCallback):
     """Classifier-free guidance by `guidance_scale`; 1 and below switch it off."""
 
+    sets = ("guidance",)
+
     def __init__(self, guidance_scale: float) -> None:
         check_settings(guidance=guidance_scale)
         self.guidance_scale = guidance_scale
 
-    def apply(self, sampler: TokenSampler) -> TokenSampler:
+    def apply(self, sampler: AnySampler) -> AnySampler:
         """Set the guidance scale."""
         return replace(sampler, guidance=self.guidance_scale)
 
@@ -210,6 +171,9 @@ class CodebookSubset(ProbeCallback):
             selections by frequency. `toy:llamagen_usage.safetensors` is the embedded model's.
         seed: of the random selection.
     """
+
+    sets = ("allowed",)
+    isolates = "what a smaller codebook leaves of the diversity"
 
     def __init__(
         self,
@@ -277,6 +241,19 @@ class CodebookSubset(ProbeCallback):
             "sha256": digest,
         }
 
+    def describe(self, codebook_size: int) -> Description:
+        """Which part of the codebook, in percent."""
+        share = 100 * int(self.allowed(codebook_size).sum()) / codebook_size
+        if self.select == "drop_most_frequent":
+            return Description(f"most frequent {100 - share:.3g} % dropped", f"drop {100 - share:.3g} %", self.isolates)
+        label, short = {
+            "most_frequent": ("most frequent", "top"),
+            "least_frequent": ("least frequent", "rare"),
+            "random": ("random", "random"),
+            "list": ("listed", "list"),
+        }[self.select]
+        return Description(f"{label} {share:.3g} %", f"{short} {share:.3g} %", self.isolates)
+
     @lru_cache(maxsize=16)  # noqa: B019  shared by all probes; a run has a handful of them
     def allowed(self, codebook_size: int) -> Tensor:
         """The entries that may be drawn, (K,) bool."""
@@ -325,9 +302,3 @@ _USAGE_ADVICE = (
 def _show(tokens: list[int] | None, most: int = 8) -> str:
     tokens = tokens or []
     return f"{tokens[:most]}" + (f" and {len(tokens) - most} more" if len(tokens) > most else "")
-
-
-def _set_paths(plan: SamplePlan, num_paths: int) -> SamplePlan:
-    if plan.num_paths:
-        raise ValueError("two probes share paths (FreezePath, Decompose): keep one of them")
-    return replace(plan, num_paths=num_paths)

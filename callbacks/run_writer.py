@@ -15,12 +15,14 @@ from tqdm import tqdm
 from gendiv_lightning.console.decomposition import format_decomposition
 from gendiv_lightning.console.grid import draw_grid
 from gendiv_lightning.console.tables import format_estimates, format_truncation, scalars_of
-from gendiv_lightning.datamodules.prompts import PromptData, check_plan, choose_wordings, write_manifest
-from gendiv_lightning.generators.base import Generator
+from gendiv_lightning.datamodules.prompts import PromptData
+from gendiv_lightning.generators.base import Generator, TokenGenerator
+from gendiv_lightning.prompts.design import Design, apply_designs, check_design, choose_paraphrases
+from gendiv_lightning.prompts.prompt_set import write_manifest
 from gendiv_lightning.records import NoiseKey, SampleBatch
 from gendiv_lightning.records.estimate import Estimate
 from gendiv_lightning.runs.folder import RunFolder, environment
-from gendiv_lightning.sampling import Probe, plan_samples
+from gendiv_lightning.sampling import Probe
 from gendiv_lightning.storage.atomic import write_atomically
 from gendiv_lightning.storage.codebook_counts import write_usage
 
@@ -34,7 +36,7 @@ GRID_SAMPLES = 8
 
 def protocol_of(generator: Generator, data: PromptData, callbacks: list[Callback]) -> dict[str, Any]:
     """Everything that can change a number of a run, as plain values; its hash is the run's fingerprint."""
-    probes = [callback.identity(generator.codebook_size) for callback in callbacks if isinstance(callback, Probe)]
+    probes = [item.identity(generator.codebook_size) for item in callbacks if isinstance(item, Probe | Design)]
     return {
         "generator": generator.identity(),
         "probes": sorted(probes, key=str),
@@ -47,6 +49,8 @@ def protocol_of(generator: Generator, data: PromptData, callbacks: list[Callback
 def check_probes(generator: Generator, callbacks: list[Callback]) -> list[Probe]:
     """The probes among callbacks; ValueError if one cannot work on the generator's codebook, or two contradict."""
     probes: list[Probe] = [callback for callback in callbacks if isinstance(callback, Probe)]
+    if isinstance(generator, TokenGenerator) and not generator.codebook_size:
+        generator.locate()  # its checkpoint's configuration says how large the codebook is
     for probe in probes:
         probe.check(generator.codebook_size)
     generator.sampler(0, [NoiseKey("", 0, 0, 0)], probes)
@@ -63,10 +67,10 @@ def check_run(generator: Generator, data: PromptData, callbacks: list[Callback])
     probes = check_probes(generator, callbacks)
     for probe in probes:
         probe.check_generator(generator.identity())
-    plan = plan_samples(data.own_plan, probes)
-    check_plan(plan)
+    design = apply_designs(data.own_design, callbacks)
+    check_design(design)
     prompts = data.prompt_set().prompts
-    wordings = sorted({prompt.wording(n) for prompt in prompts for n in choose_wordings(prompt, plan)})
+    wordings = sorted({prompt.wording(n) for prompt in prompts for n in choose_paraphrases(prompt, design)})
     measure = _measure_of(callbacks)
     measure.load()
     for metric in measure.metrics:
@@ -77,8 +81,8 @@ def check_run(generator: Generator, data: PromptData, callbacks: list[Callback])
 def prompt_card(generator: Generator, data: PromptData, callbacks: list[Callback]) -> dict[str, Any]:
     """What became of the prompts on their way into a run: read and dropped, and cut by the generator's text encoder."""
     prompt_set = data.prompt_set()
-    plan = plan_samples(data.own_plan, check_probes(generator, callbacks))
-    paraphrases = [p.wording(n) for p in prompt_set.prompts for n in choose_wordings(p, plan) if n]
+    design = apply_designs(data.own_design, callbacks)
+    paraphrases = [p.wording(n) for p in prompt_set.prompts for n in choose_paraphrases(p, design) if n]
     kinds = {"prompts": [prompt.text for prompt in prompt_set.prompts], "paraphrases": paraphrases}
     text_encoder: dict[str, Any] = {}
     for kind, texts in kinds.items():

@@ -10,90 +10,13 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from gendiv_lightning.prompts.files import LENGTHS, check_suffix, read_prompts
-from gendiv_lightning.prompts.prompt_set import (
-    PromptSet,
-    collect_prompts,
-    materialise_dataset,
-    read_manifest,
-    write_manifest,
-)
-from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch, SamplePlan
-from gendiv_lightning.sampling.sampler import Probe, plan_samples
+from gendiv_lightning.prompts.design import apply_designs, make_batch, name_samples
+from gendiv_lightning.prompts.files import check_suffix, read_prompts
+from gendiv_lightning.prompts.prompt_set import PromptSet, collect_prompts, materialise_dataset
+from gendiv_lightning.records import PromptBatch, SampleDesign
 from gendiv_lightning.storage.named_files import expand
 
 from .sharding import check_positive, deal
-
-__all__ = ["PromptData", "PromptSet", "check_plan", "choose_wordings", "plan_rows", "read_manifest", "write_manifest"]
-
-
-def choose_wordings(prompt: Prompt, plan: SamplePlan) -> list[int]:
-    """Numbers of the wordings that a plan samples: 0 without paraphrases, else the first ones of the asked length.
-
-    Raises:
-        ValueError: if the prompt has too few paraphrases of that length.
-    """
-    if plan.num_paraphrases == 0:
-        return [0]
-    wanted = share_lengths(plan.num_paraphrases, plan.length)
-    return [number for length, count in wanted.items() for number in _first_wordings(prompt, length, count)]
-
-
-def share_lengths(num_paraphrases: int, length: str) -> dict[str, int]:
-    """Paraphrases of each length class: of "mixed" as evenly as three can share, the shorter first."""
-    if length != "mixed":
-        return {length: num_paraphrases}
-    return {name: (num_paraphrases + len(LENGTHS) - 1 - place) // len(LENGTHS) for place, name in enumerate(LENGTHS)}
-
-
-def _first_wordings(prompt: Prompt, length: str, count: int) -> list[int]:
-    there = [n for n, paraphrase in enumerate(prompt.paraphrases, start=1) if length in ("any", paraphrase.length)]
-    if len(there) < count:
-        raise ValueError(
-            f"prompt {prompt.id} ({prompt.text[:60]!r}) has {len(there)} paraphrases of length {length!r}, the plan "
-            f"wants {count}: ask for fewer, for another length, or add paraphrases to the prompt set"
-        )
-    return there[:count]
-
-
-def check_plan(plan: SamplePlan) -> None:
-    """Raises ValueError for a plan that no prompt can follow."""
-    check_positive(num_samples=plan.num_samples)
-    if plan.length not in (*LENGTHS, "mixed", "any"):
-        raise ValueError(f"length must be one of {', '.join(LENGTHS)}, mixed, any, got {plan.length!r}")
-    if plan.num_paraphrases < 0:
-        raise ValueError(f"num_paraphrases must be 0 (the base prompt alone) or more, got {plan.num_paraphrases}")
-    if plan.num_paraphrases and (
-        plan.num_samples % plan.num_paraphrases or plan.num_samples < 2 * plan.num_paraphrases
-    ):
-        raise ValueError(
-            f"num_samples must be a multiple of num_paraphrases and give at least 2 samples a wording, got "
-            f"{plan.num_samples} samples for {plan.num_paraphrases} wordings; {2 * plan.num_paraphrases} would do"
-        )
-    if plan.num_paths and plan.num_samples % (plan.num_paths * max(1, plan.num_paraphrases)):
-        raise ValueError(
-            f"num_samples must be a multiple of paths x wordings, got {plan.num_samples} samples for "
-            f"{plan.num_paths} x {max(1, plan.num_paraphrases)}"
-        )
-
-
-def plan_rows(prompt: Prompt, plan: SamplePlan) -> list[NoiseKey]:
-    """Names of a prompt's samples: sample s = 0..N-1 takes the s-th chosen wording, round and round.
-
-    It has path s; or, where paths are shared, the next path of its wording, round and round too. Its execution noise
-    is its own in any case: if paths shared it, samples of different paths would be alike by more than chance.
-
-    Raises:
-        ValueError: for a plan that cannot be, or that this prompt has too few paraphrases for.
-    """
-    check_plan(plan)
-    wordings = choose_wordings(prompt, plan)
-    numbers = range(plan.num_samples)
-    num_wordings, num_paths = len(wordings), plan.num_paths
-    return [
-        NoiseKey(prompt.id, wordings[s % num_wordings], s // num_wordings % num_paths if num_paths else s, sample=s)
-        for s in numbers
-    ]
 
 
 class PromptData(LightningDataModule):
@@ -117,8 +40,6 @@ class PromptData(LightningDataModule):
         seed: root seed of all noise.
         prompts_per_batch: whole prompts a batch; it changes no sample.
         max_words: prompts of more words are reported as over-long, and kept whole.
-        record_marginals: keep sums of the distributions that tokens are drawn from, for the entropies of token
-            marginals (`MarginalSums`); it changes no sample.
         cache_dir: where manifests are kept; None means `$GENDIV_CACHE` or `~/.cache/gendiv`.
 
     Raises:
@@ -138,7 +59,6 @@ class PromptData(LightningDataModule):
         seed: int = 0,
         prompts_per_batch: int = 8,
         max_words: int | None = None,
-        record_marginals: bool = True,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
@@ -159,7 +79,6 @@ class PromptData(LightningDataModule):
         self.config, self.split, self.revision = config, split, revision
         self.limit, self.max_words, self.cache_dir = limit, max_words, cache_dir
         self.num_samples, self.seed, self.prompts_per_batch = num_samples, seed, prompts_per_batch
-        self.record_marginals = record_marginals
         self.finished: frozenset[str] = frozenset()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than unfinished prompts
         self._prompt_set: PromptSet | None = None
@@ -187,49 +106,39 @@ class PromptData(LightningDataModule):
         }
 
     @property
-    def own_plan(self) -> SamplePlan:
-        """The sample plan without probes."""
-        return SamplePlan(self.num_samples, records_marginals=self.record_marginals)
+    def own_design(self) -> SampleDesign:
+        """The design before the trainer's callbacks change it."""
+        return SampleDesign(self.num_samples)
 
-    def plan(self) -> SamplePlan:
-        """The sample plan that the trainer's probes make of it."""
+    def design(self) -> SampleDesign:
+        """The design that the trainer's callbacks make of it."""
         callbacks = self.trainer.callbacks if self.trainer else []  # type: ignore[attr-defined]
-        probes = [callback for callback in callbacks if isinstance(callback, Probe)]
-        return plan_samples(self.own_plan, probes)
+        return apply_designs(self.own_design, callbacks)
 
     def prepare_data(self) -> None:
         """One process a machine streams the dataset, the others find its manifest."""
         self.prompt_set()
 
     def setup(self, stage: str) -> None:
-        """Fail over prompts, plan and ranks here, before a model loads."""
-        plan = self.plan()
+        """Fail over prompts, design and ranks here, before a model loads."""
+        design = self.design()
         for prompt in deal(self.prompt_set().prompts, self.trainer):
-            plan_rows(prompt, plan)
+            name_samples(prompt, design)
 
     def predict_dataloader(self) -> DataLoader[PromptBatch]:
         """This rank's unfinished prompts, `prompts_per_batch` at a time."""
-        plan = self.plan()
+        design = self.design()
         places = [place for place, prompt in enumerate(self.prompt_set().prompts) if prompt.id not in self.finished]
         mine = deal(places, self.trainer)
         batches = [
-            self._batch(mine[start : start + self.prompts_per_batch], plan)
+            self._batch(mine[start : start + self.prompts_per_batch], design)
             for start in range(0, len(mine), self.prompts_per_batch)
         ]
         return DataLoader(batches, batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]
 
-    def _batch(self, places: Sequence[int], plan: SamplePlan) -> PromptBatch:
-        prompts = tuple(self.prompt_set().prompts[place] for place in places)
-        named = [(row, key) for row, prompt in enumerate(prompts) for key in plan_rows(prompt, plan)]
-        return PromptBatch(
-            self.seed,
-            prompts,
-            tuple(places),
-            tuple(key for _, key in named),
-            tuple(row for row, _ in named),
-            plan.scores_wordings,
-            plan.records_marginals,
-        )
+    def _batch(self, indices: Sequence[int], design: SampleDesign) -> PromptBatch:
+        prompts = tuple(self.prompt_set().prompts[index] for index in indices)
+        return make_batch(self.seed, prompts, design, tuple(indices))
 
     def _materialise(self) -> PromptSet:
         if self.path is not None:

@@ -77,7 +77,9 @@ def make_t2i(weights) -> Callable[..., LlamaGen]:
     def make(**settings) -> LlamaGen:
         files = {name: str(weights / file) for name, file in T2I_FILES.items()}
         defaults = {"dtype": "float32", "guidance_scale": 2.0, "top_k": 0, "batch_size": 8}
-        return LlamaGen(**files, gpt="tiny", vq="tiny", image_size=48, **{**defaults, **settings})
+        return LlamaGen(
+            **files, gpt="toy:llamagen_gpt.json", vq="toy:llamagen_vq.json", image_size=48, **{**defaults, **settings}
+        )
 
     return make
 
@@ -161,6 +163,7 @@ def pipelines(tmp_path_factory) -> Path:
         for part, model in parts.items():
             model.save_pretrained(folder / name / part)
         write_tokenizer(folder / name / "tokenizer", kind="clip")
+        (folder / name / "gendiv.json").write_text('{"toy": true}')
     learned = folder / "vq_diffusion" / "learned_classifier_free_sampling_embeddings"
     learned.mkdir()
     embeddings = torch.randn(text["context_length"], text["width"], generator=torch.Generator().manual_seed(6))
@@ -176,7 +179,7 @@ def make_amused(pipelines) -> Callable[..., Amused]:
 
     def make(**settings) -> Amused:
         defaults = {"checkpoint": str(pipelines / "amused"), "num_steps": 5, "guidance_scale": 2.0, "batch_size": 8}
-        return Amused(**{**defaults, "size": "tiny", **settings})
+        return Amused(**{**defaults, **settings})
 
     return make
 
@@ -188,7 +191,7 @@ def make_vq_diffusion(pipelines) -> Callable[..., VQDiffusion]:
     def make(**settings) -> VQDiffusion:
         checkpoint = str(pipelines / "vq_diffusion")
         defaults = {"checkpoint": checkpoint, "num_steps": 5, "guidance_scale": 2.0, "batch_size": 8}
-        return VQDiffusion(**{**defaults, "size": "tiny", **settings})
+        return VQDiffusion(**{**defaults, **settings})
 
     return make
 

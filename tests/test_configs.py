@@ -106,7 +106,8 @@ def test_the_command_of_a_config_makes_its_objects_without_weights(path, tmp_pat
         assert set().union(*PROBES.values()) & set(callbacks) == PROBES[experiment]
     kind, model = KINDS[kind_name], made.model
     assert type(model) is kind.generator
-    assert (model.codebook_size, model.grid) == (TINY if is_tiny else (kind.codebook_size, kind.grid))
+    unknown = 0, (0, 0)  # until the toy's checkpoint is read
+    assert (model.codebook_size, model.grid) in ((TINY, unknown) if is_tiny else [(kind.codebook_size, kind.grid)])
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
@@ -126,7 +127,7 @@ def test_a_generator_fragment_fits_into_a_config(path):
     made = instantiate(CONFIGS / f"{kind}.yaml", "--model", str(path))
     assert type(made.model) is KINDS[kind].generator
     if path.stem.startswith("tiny"):
-        assert (made.model.codebook_size, made.model.grid) == TINY
+        assert (made.model.codebook_size, made.model.grid) in (TINY, (0, (0, 0)))
     elif variant == "_512":
         assert made.model.grid == (32, 32)
 

@@ -30,14 +30,14 @@ from tqdm import tqdm
 
 from gendiv_lightning.callbacks import Temperature
 from gendiv_lightning.console.tables import format_table
-from gendiv_lightning.datamodules.prompts import plan_rows
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.metrics.base import compute_metrics
 from gendiv_lightning.metrics.reference import reference_statistics, write_reference
 from gendiv_lightning.metrics.registry import make_features, make_metric
+from gendiv_lightning.prompts.design import make_batch
 from gendiv_lightning.prompts.files import read_prompts
-from gendiv_lightning.records import Prompt, PromptBatch, PromptSamples, SamplePlan, split_by_prompt
+from gendiv_lightning.records import Prompt, PromptSamples, SampleDesign, split_by_prompt
 from gendiv_lightning.records.estimate import Estimate
 from gendiv_lightning.toy import FILES, captions, world
 from gendiv_lightning.toy.evaluate import FAMILIES
@@ -123,11 +123,8 @@ def sampled(
     """Samples of the embedded LlamaGen."""
     samples: list[PromptSamples] = []
     for start in range(0, len(prompts), 8):
-        some = tuple(prompts[start : start + 8])
-        keys = [(row, key) for row, prompt in enumerate(some) for key in plan_rows(prompt, SamplePlan(num))]
-        rows, names = zip(*keys, strict=True)
-        places = tuple(range(start, start + len(some)))
-        batch = PromptBatch(seed, some, places, names, rows, records_marginals=False)
+        some = prompts[start : start + 8]
+        batch = make_batch(seed, some, SampleDesign(num), range(start, start + len(some)))
         samples += split_by_prompt(generator.sample(batch, [Temperature(temperature)]))
     return samples
 

@@ -26,11 +26,11 @@ from gendiv_lightning.callbacks import RunWriter, SamplesPerSecond, WriteUsage
 from gendiv_lightning.callbacks.codebook_usage import usage_protocol
 from gendiv_lightning.callbacks.run_writer import check_probes, check_run, protocol_of
 from gendiv_lightning.datamodules import ImageData, PostcardImages, PromptData
-from gendiv_lightning.datamodules.prompts import check_plan
 from gendiv_lightning.generators.base import Generator
+from gendiv_lightning.prompts.design import apply_designs, check_design
 from gendiv_lightning.records import PromptBatch, SampleBatch
 from gendiv_lightning.runs.folder import RunFolder, fingerprint_of
-from gendiv_lightning.sampling import Probe, plan_samples
+from gendiv_lightning.sampling import Probe
 from gendiv_lightning.storage.atomic import write_atomically
 from gendiv_lightning.storage.config_files import find_configs
 
@@ -199,11 +199,12 @@ class CheckedConfig(FitFreeCLI):
     """Generator, data and callbacks of a config of `predict`, made and checked together; nothing is loaded or run."""
 
     def instantiate_classes(self) -> None:
-        """Make them, check the probes and the plan of samples."""
+        """Make them, check the probes and the design of samples."""
         self.config_init = self.parser.instantiate_classes(self.config)
         self.model, self.datamodule = self._get(self.config_init, "model"), self._get(self.config_init, "data")
         self.callbacks = list(self._get(self.config_init, "trainer.callbacks") or [])
-        check_plan(plan_samples(_prompts_of(self.datamodule).own_plan, check_probes(self.model, self.callbacks)))
+        check_probes(self.model, self.callbacks)
+        check_design(apply_designs(_prompts_of(self.datamodule).own_design, self.callbacks))
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass

@@ -5,18 +5,20 @@ The sampling loop is `sampling/masked.py`.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from gendiv_lightning.generators.base import Chance
 from gendiv_lightning.generators.diffusers_base import Conditions, PipelineGenerator, Size
 from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling import TokenSampler
 from gendiv_lightning.sampling.masked import MaskSchedule, sample_masked
 from gendiv_lightning.weights.diffusers_folder import PipelineFolder
 
-SIZES = {"amused-256": Size(8192, 16, 256), "amused-512": Size(8192, 32, 512), "tiny": Size(256, 6, 48)}
+SIZES = {"amused-256": Size(8192, 16), "amused-512": Size(8192, 32)}
 
 
 class Amused(PipelineGenerator):
@@ -26,7 +28,7 @@ class Amused(PipelineGenerator):
 
     Args:
         checkpoint: `amused/amused-256`, `amused/amused-512`, a folder of the same layout, or `toy:amused`.
-        size: which of the models it is; its configuration files are held against it. "tiny" is the embedded one.
+        size: which of the released models it is, to check the checkpoint against; None reads the checkpoint's own.
         dtype: of transformer and text encoder; the tokenizer of images is always float32.
         num_steps: steps of the loop (official: 12).
         mask_schedule: how fast the unknown tokens get fewer (official: cosine).
@@ -42,13 +44,15 @@ class Amused(PipelineGenerator):
             is part of the run's fingerprint, since a row's logits can depend on the number of rows.
     """
 
+    family, title = "amused", "aMUSEd"
+    chance = Chance(path="which drawn tokens stay at each step", execution="which token each unknown position gets")
     pixel_range = (0.0, 1.0)
     advice = "  or, to run now on the embedded model:   gendiv fit-free predict --config configs/tiny/amused.yaml"
 
     def __init__(
         self,
         checkpoint: str = "amused/amused-256",
-        size: Literal["amused-256", "amused-512", "tiny"] = "amused-256",
+        size: Literal["amused-256", "amused-512"] | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         num_steps: int = 12,
         mask_schedule: Literal["cosine", "linear"] = "cosine",
@@ -63,8 +67,7 @@ class Amused(PipelineGenerator):
     ) -> None:
         super().__init__(
             checkpoint=checkpoint,
-            size=SIZES[size],
-            embedded=size == "tiny",
+            size=SIZES[size] if size else None,
             dtype=dtype,
             guidance_scale=guidance_scale,
             temperature=temperature,
@@ -73,13 +76,17 @@ class Amused(PipelineGenerator):
             batch_size=batch_size,
         )
         self.schedule = MaskSchedule(num_steps, mask_schedule, mask_temperature)
-        self.micro_conditions = (*[float(self.size.pixels)] * 2, *map(float, crop), float(aesthetic_score))
+        self.size, self.crop, self.aesthetic_score = size, crop, aesthetic_score
 
     def check_folder(self, folder: PipelineFolder) -> None:
-        """Codebook and grid of the transformer."""
-        wanted = {"codebook_size": self.codebook_size, "sample_size": self.size.side}
-        folder.check("transformer", wanted, "checkpoint")
+        """Codebook of the transformer, its micro-conditions and the mask token."""
+        folder.check("transformer", {"codebook_size": self.codebook_size}, "checkpoint")
+        self.micro_conditions = (*[float(self.pixels)] * 2, *map(float, self.crop), float(self.aesthetic_score))
         self.mask = int(folder.setting("scheduler", "mask_token_id"))
+
+    def size_name(self) -> str:
+        """The released model's name, if it was given."""
+        return (self.size or "").removeprefix("amused-")
 
     def identity(self) -> dict[str, object]:
         """Hashes of the parts and sampling settings."""
@@ -117,4 +124,4 @@ class Amused(PipelineGenerator):
             null, conditional = logits.chunk(2)
             return sampler.guide(conditional, null)
 
-        return sample_masked(predict, sampler, self.schedule, self.size.side**2, self.mask)
+        return sample_masked(predict, sampler, self.schedule, math.prod(self.grid), self.mask)

@@ -1,58 +1,83 @@
-"""`Generator`: what a discrete-latent text-to-image model must be able to do, and the one predict step that uses it."""
+"""`Generator`: what a text-to-image model must be able to do, and the one predict step that uses it.
+
+`TokenGenerator` is a generator that draws tokens from a codebook.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from gendiv_lightning.recorders.marginals import MarginalSums
-from gendiv_lightning.records import ImageBatch, NoiseKey, PromptBatch, SampleBatch, TokenSamples
-from gendiv_lightning.sampling import Noise, Observer, Probe, TokenSampler, apply_probes
+from gendiv_lightning.recorders import Recordable, Recorder
+from gendiv_lightning.records import ImageBatch, LatentSamples, NoiseKey, PromptBatch, SampleBatch, TokenSamples
+from gendiv_lightning.sampling import Noise, Observer, Probe, Sampler, TokenSampler, apply_probes, check_settings
 from gendiv_lightning.text.lengths import TextLengths
 
+Conditions = TypeVar("Conditions")
+Samples = TypeVar("Samples", TokenSamples, LatentSamples)
+Precision = Literal["float32", "bfloat16", "float16"]
 
-class Generator(LightningModule, ABC):
-    """A generator is three methods on the way from prompts to images, one on the way back, and how it is loaded.
+
+class Chance(NamedTuple):
+    """What a family of generators leaves to chance, in words for tables; empty where there is nothing.
 
     Attributes:
-        codebook_size: K, entries that a token can take.
-        grid: (h, w) tokens of an image.
+        path: "which drawn tokens stay".
+        execution: "which token each position gets".
+    """
+
+    path: str
+    execution: str
+
+
+class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
+    """A text-to-image model whose sampling loop takes all chance from a `Sampler`.
+
+    Subclasses implement weight lookup and loading, encoding of prompts, the sampling loop and decoding. Nothing here
+    knows a family: a subclass describes itself by its class attributes.
+
+    Attributes:
+        family: identifies the family in protocols and run folders.
+        title: the family as its authors write it.
+        chance: what the family leaves to chance.
+        codebook_size: K, entries that a token can take. 0 without tokens, and while it is unknown: it may be read from
+            the checkpoint's configuration in `locate`.
         batch_size: rows (images) that are sampled together.
         pads_batches: fill up every micro-batch to `batch_size` rows. In half precision a row's logits can depend on
             the number of rows, and with them many tokens. In float32 only their last digits do: a sample depends on its
             batch where a uniform falls on the very edge between two tokens, and there on some machines only.
-        temperature: divides the logits.
-        top_k: tokens kept; 0 keeps all.
-        top_p: probability mass kept; 1 keeps all.
-        guidance_scale: of classifier-free guidance; 1 and below is off.
-        rewrites_tokens: a token may be drawn more than once in the loop; the last time counts.
         has_likelihood: `score_tokens` is there.
+        is_toy: the weights are a toy's, and so are all numbers.
     """
 
-    codebook_size: int
-    grid: tuple[int, int]
+    family: ClassVar[str]
+    title: ClassVar[str]
+    chance: ClassVar[Chance]
+    codebook_size: int = 0
     batch_size: int
     pads_batches: bool = False
-    temperature: float
-    top_k: int
-    top_p: float
-    guidance_scale: float
-    rewrites_tokens: bool = False
     has_likelihood: bool = False
+    is_toy: bool = False
+
+    def __init__(self, *, guidance_scale: float, dtype: Precision, batch_size: int) -> None:
+        super().__init__()
+        check_settings(guidance=guidance_scale)
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.guidance_scale, self.dtype_name, self.batch_size = guidance_scale, dtype, batch_size
+        self.pads_batches = dtype != "float32"
+
+    # --- before anything is loaded ---
 
     @abstractmethod
     def locate(self) -> None:
         """Find all weight files; ValueError if one is missing or cannot be what the settings say. Loads nothing."""
-
-    @abstractmethod
-    def load(self) -> None:
-        """Load the weights."""
 
     @abstractmethod
     def identity(self) -> dict[str, object]:
@@ -60,101 +85,106 @@ class Generator(LightningModule, ABC):
 
     @abstractmethod
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
-        """Warnings about wordings (such as being cut); ValueError if one cannot be a condition. Loads no weights."""
+        """Warnings about texts (such as being truncated); ValueError if one cannot be a condition. Loads no weights."""
 
     @abstractmethod
     def text_lengths(self, texts: Sequence[str]) -> TextLengths | None:
-        """Wordings in tokens of the text encoder; None where wordings are no captions. Loads no weights."""
+        """Lengths in tokens of the text encoder; None where prompts are no captions. Loads no weights."""
 
-    def settings(self) -> dict[str, Any]:
-        """The generator's own temperature, top_k, top_p and guidance, as fields of `TokenSampler`."""
+    def describe(self) -> dict[str, Any]:
+        """The generator in words, for tables and pictures; `size` is empty where the family has one size."""
         return {
-            "temperature": self.temperature,
-            "top_k": self.top_k or None,
-            "top_p": self.top_p,
-            "guidance": self.guidance_scale,
+            "family": self.family,
+            "title": self.title,
+            "size": self.size_name(),
+            "is_toy": self.is_toy,
+            "chance": self.chance._asdict(),
         }
 
-    @abstractmethod
-    def encode_prompts(self, texts: Sequence[str]) -> Any:
-        """Conditions of B rows, one text each, guidance's empty prompt included."""
+    def size_name(self) -> str:
+        """Which of the family's sizes it is, "XL"; empty where there is one."""
+        return ""
+
+    # --- weights ---
 
     @abstractmethod
-    def sample_tokens(self, conditions: Any, sampler: TokenSampler) -> TokenSamples:
-        """The sampling loop: B rows of tokens. All chance comes from `sampler`."""
+    def load(self) -> None:
+        """Load the weights."""
 
-    def score_tokens(self, conditions: Any, tokens: Tensor, sampler: TokenSampler) -> Tensor:
-        """Log2-probability (B, L) of given tokens (B, L), each given those before it, as the loop would draw them."""
-        raise NotImplementedError(f"{type(self).__name__} has no likelihood of a sequence of tokens")
+    # --- prompts to images ---
 
     @abstractmethod
-    def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, L) to images (B, 3, H, W) uint8."""
+    def make_sampler(self, path: Noise, execution: Noise) -> Sampler:
+        """A sampler with the generator's own settings, before any probe."""
 
     @abstractmethod
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) uint8 to tokens (B, L), by the generator's own tokenizer."""
+    def encode_prompts(self, texts: Sequence[str]) -> Conditions:
+        """Conditions of B rows, one text each; what guidance needs is included or made from them later."""
 
-    def sampler(self, seed: int, keys: Sequence[NoiseKey], probes: Sequence[Probe] = ()) -> TokenSampler:
+    @abstractmethod
+    def run_loop(self, conditions: Conditions, sampler: Any) -> Samples:
+        """The sampling loop over B rows. All chance comes from `sampler`."""
+
+    @abstractmethod
+    def decode(self, samples: Samples) -> Tensor:
+        """Samples of B rows to images (B, 3, H, W) uint8."""
+
+    def sampler(self, seed: int, keys: Sequence[NoiseKey], probes: Sequence[Probe] = ()) -> Any:
         """The sampler of some rows, changed by probes."""
         path = Noise.of(seed, "path", [(k.prompt, k.paraphrase, k.path) for k in keys], self.device)
         execution = Noise.of(seed, "exec", [(k.prompt, k.paraphrase, k.sample) for k in keys], self.device)
-        return apply_probes(TokenSampler(path, execution, self.codebook_size, **self.settings()), probes)
+        return apply_probes(self.make_sampler(path, execution), probes)
 
     @torch.inference_mode()
     def sample(
-        self, batch: PromptBatch, probes: Sequence[Probe] = (), observers: tuple[Observer, ...] = ()
+        self,
+        batch: PromptBatch,
+        probes: Sequence[Probe] = (),
+        recorders: Sequence[type[Recorder]] = (),
+        observers: Sequence[Observer] = (),
     ) -> SampleBatch:
-        """Sample and decode all rows of a batch, `batch_size` at a time; the result is on the CPU."""
-        texts, samples, images, scores = batch.texts, [], [], []
-        marginals = None
-        if batch.records_marginals:
-            num_tokens = self.grid[0] * self.grid[1]
-            marginals = MarginalSums(batch, num_tokens, self.codebook_size, self.rewrites_tokens)
-            observers = (*observers, marginals)
+        """Sample and decode all rows of a batch, `batch_size` at a time; the result is on the CPU.
+
+        Args:
+            batch: whole prompts with the names of their samples.
+            probes: change the sampler before the loop.
+            recorders: classes of what to keep of the loop, beside the samples.
+            observers: called with every draw.
+        """
+        texts, parts, images = batch.texts, [], []
+        recordable = cast(Recordable, self)  # recorders of tokens apply to generators of tokens only
+        recordings = [recorder(recordable, batch) for recorder in recorders if recorder.applies(recordable, batch)]
         for start in range(0, len(texts), self.batch_size):
             rows = list(range(start, min(start + self.batch_size, len(texts))))
-            filled = rows + rows[-1:] * (self.batch_size - len(rows) if self.pads_batches else 0)
+            num_padded = self.batch_size - len(rows) if self.pads_batches else 0
+            filled = rows + rows[-1:] * num_padded
+            watching: list[Observer | None] = [recording.begin(rows, num_padded) for recording in recordings]
             sampler = replace(
-                self.sampler(batch.seed, [batch.keys[row] for row in filled], probes), observers=observers
+                self.sampler(batch.seed, [batch.keys[row] for row in filled], probes),
+                observers=(*observers, *(observer for observer in watching if observer is not None)),
             )
-            if marginals:
-                marginals.begin(rows, len(filled) - len(rows))
-            part = self.sample_tokens(self.encode_prompts([texts[row] for row in filled]), sampler)
-            if marginals:
-                marginals.end()
-            samples.append([x[: len(rows)].cpu() for x in part])
-            images.append(self.decode_tokens(part.tokens[: len(rows)]).cpu())
-            if batch.scores_wordings and self.has_likelihood:
-                scores.append(self._score_wordings(batch, filled, part.tokens, sampler)[: len(rows)].cpu())
+            drawn = self.run_loop(self.encode_prompts([texts[row] for row in filled]), sampler)
+            for recording in recordings:
+                recording.end(drawn, sampler)
+            kept = type(drawn)(*(values[: len(rows)] for values in drawn))
+            images.append(self.decode(kept).cpu())
+            parts.append([values.cpu() for values in kept])
         return SampleBatch(
             batch,
-            TokenSamples(*map(torch.cat, zip(*samples, strict=True))),
+            type(drawn)(*map(torch.cat, zip(*parts, strict=True))),
             torch.cat(images),
-            marginals.results() if marginals else None,
-            torch.cat(scores) if scores else None,
+            {recording.name: recording.results() for recording in recordings if recording.scope == "prompt"},
+            {recording.name: recording.results() for recording in recordings if recording.scope == "sample"},
         )
 
-    def _score_wordings(self, batch: PromptBatch, rows: list[int], tokens: Tensor, sampler: TokenSampler) -> Tensor:
-        """Log2-probability (B, Q) of whole images under each wording of their prompts."""
-        wordings = [sorted({k.paraphrase for k in batch.keys if k.prompt == prompt.id}) for prompt in batch.prompts]
-        columns = []
-        for number in range(len(wordings[0])):
-            prompts = [batch.rows[row] for row in rows]
-            conditions = self.encode_prompts([batch.prompts[p].wording(wordings[p][number]) for p in prompts])
-            columns.append(self.score_tokens(conditions, tokens, sampler).sum(1))
-        return torch.stack(columns, 1)
+    # --- Lightning ---
 
     def predict_step(self, batch: PromptBatch, batch_idx: int = 0) -> SampleBatch:
-        """`sample`, under the probes and before the observers among the trainer's callbacks."""
+        """`sample`, with the probes, recorders and observers that the trainer's callbacks are or request."""
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-        observers = tuple(callback for callback in callbacks if isinstance(callback, Observer))
-        return self.sample(batch, self._probes(), observers)
-
-    def validation_step(self, batch: ImageBatch, batch_idx: int = 0) -> dict[str, Tensor]:
-        """Tokens (B, L) of a batch of images, under the key "tokens"."""
-        with torch.inference_mode():
-            return {"tokens": self.encode_images(batch.images)}
+        recorders = dict.fromkeys(recorder for callback in callbacks for recorder in getattr(callback, "recorders", ()))
+        observers = [callback for callback in callbacks if isinstance(callback, Observer)]
+        return self.sample(batch, self._probes(), list(recorders), observers)
 
     def setup(self, stage: str) -> None:
         """Find the weights before anything expensive happens.
@@ -169,12 +199,96 @@ class Generator(LightningModule, ABC):
                 f"trainer.precision must stay 32-true, got {self.trainer.precision}: the generator's own dtype "
                 "(--model.dtype) casts what may be cast, and leaves the tokenizer in float32"
             )
-        self.sampler(0, (), self._probes())
+        if not self.codebook_size:
+            self.locate()  # the checkpoint's configuration may say how large the codebook is
+        probes = self._probes()
+        for probe in probes:
+            probe.check(self.codebook_size)
+        self.sampler(0, (), probes)
         self.locate()
 
     def _probes(self) -> list[Probe]:
         return [callback for callback in self.trainer.callbacks if isinstance(callback, Probe)]  # type: ignore[attr-defined]
 
     def configure_model(self) -> None:
-        """Called by Lightning once callbacks and data have had their say: load the weights."""
+        """Load the weights; Lightning calls this after the `setup` hooks of data and callbacks."""
         self.load()
+
+
+class TokenGenerator(Generator[Conditions, TokenSamples]):
+    """A generator whose images are tokens from a codebook.
+
+    Args:
+        codebook_size: K; 0 if `locate` will read it from the checkpoint.
+        grid: (h, w) tokens per image; (0, 0) if `locate` will read it.
+        guidance_scale: classifier-free guidance; 1 and below is off.
+        temperature: divides the logits.
+        top_k: tokens kept; 0 keeps all.
+        top_p: probability mass kept; 1 keeps all.
+        dtype: of the networks that may be cast.
+        batch_size: rows (images) that are sampled together.
+
+    Attributes:
+        rewrites_tokens: a token may be drawn more than once in the loop; the last draw counts.
+    """
+
+    rewrites_tokens: bool = False
+
+    def __init__(
+        self,
+        *,
+        codebook_size: int = 0,
+        grid: tuple[int, int] = (0, 0),
+        guidance_scale: float = 1.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        dtype: Precision = "float32",
+        batch_size: int = 16,
+    ) -> None:
+        super().__init__(guidance_scale=guidance_scale, dtype=dtype, batch_size=batch_size)
+        check_settings(temperature=temperature, top_k=top_k, top_p=top_p)
+        self.codebook_size, self.grid = codebook_size, grid
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+
+    def settings(self) -> dict[str, Any]:
+        """The generator's own temperature, top_k, top_p and guidance, as fields of `TokenSampler`."""
+        return {
+            "temperature": self.temperature,
+            "top_k": self.top_k or None,
+            "top_p": self.top_p,
+            "guidance": self.guidance_scale,
+        }
+
+    def make_sampler(self, path: Noise, execution: Noise) -> TokenSampler:
+        """A sampler with the generator's own settings."""
+        return TokenSampler(path, execution, self.codebook_size, **self.settings())
+
+    @abstractmethod
+    def sample_tokens(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
+        """The sampling loop: B rows of tokens. All chance comes from `sampler`."""
+
+    def score_tokens(self, conditions: Conditions, tokens: Tensor, sampler: TokenSampler) -> Tensor:
+        """Log2-probability (B, L) of given tokens (B, L), each given those before it, as the loop would draw them."""
+        raise NotImplementedError(f"{type(self).__name__} has no likelihood of a sequence of tokens")
+
+    @abstractmethod
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, L) to images (B, 3, H, W) uint8."""
+
+    @abstractmethod
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) uint8 to tokens (B, L), by the generator's own tokenizer."""
+
+    def run_loop(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
+        """`sample_tokens`."""
+        return self.sample_tokens(conditions, sampler)
+
+    def decode(self, samples: TokenSamples) -> Tensor:
+        """`decode_tokens`."""
+        return self.decode_tokens(samples.tokens)
+
+    def validation_step(self, batch: ImageBatch, batch_idx: int = 0) -> dict[str, Tensor]:
+        """Tokens (B, L) of a batch of images, under the key "tokens"."""
+        with torch.inference_mode():
+            return {"tokens": self.encode_images(batch.images)}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gendiv_lightning.generators.base import Generator
-from gendiv_lightning.sampling import TokenSampler, check_settings
+from gendiv_lightning.generators.base import Precision, TokenGenerator
+from gendiv_lightning.sampling import TokenSampler
 from gendiv_lightning.text.clip import ClipTokenizer
 from gendiv_lightning.text.lengths import TextLengths
 from gendiv_lightning.weights.diffusers_folder import PipelineFolder, weight_file
@@ -18,11 +19,10 @@ from gendiv_lightning.weights.load import DTYPES
 
 
 class Size(NamedTuple):
-    """What a checkpoint's name promises: K, tokens a side, pixels a side."""
+    """What a released checkpoint must be: K, and tokens per side."""
 
     codebook_size: int
     side: int
-    pixels: int
 
 
 class Conditions(NamedTuple):
@@ -42,7 +42,7 @@ class Conditions(NamedTuple):
         return [torch.cat(part) for part in zip(*([null] * len(rows) if null else []), *rows, strict=True)]
 
 
-class PipelineGenerator(Generator):
+class PipelineGenerator(TokenGenerator[Conditions]):
     """A generator whose weights lie in a diffusers folder: text_encoder, tokenizer, transformer, scheduler, vqvae."""
 
     # What the tokenizer takes and gives.
@@ -53,28 +53,31 @@ class PipelineGenerator(Generator):
     vq: Any
     parts: tuple[str, ...] = ("text_encoder", "tokenizer", "transformer", "scheduler", "vqvae")
     advice: str
+    pixels: int
 
     def __init__(
         self,
         *,
         checkpoint: str,
-        size: Size,
-        embedded: bool,
-        dtype: Literal["float32", "bfloat16", "float16"],
+        size: Size | None,
+        dtype: Precision,
         guidance_scale: float,
         temperature: float,
         top_k: int,
         top_p: float,
         batch_size: int,
     ) -> None:
-        super().__init__()
-        check_settings(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance_scale)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.checkpoint, self.size, self.embedded, self.dtype_name = checkpoint, size, embedded, dtype
-        self.guidance_scale, self.temperature, self.top_k, self.top_p = guidance_scale, temperature, top_k, top_p
-        self.batch_size, self.pads_batches = batch_size, dtype != "float32"
-        self.codebook_size, self.grid = size.codebook_size, (size.side, size.side)
+        super().__init__(
+            codebook_size=size.codebook_size if size else 0,
+            grid=(size.side, size.side) if size else (0, 0),
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            dtype=dtype,
+            batch_size=batch_size,
+        )
+        self.checkpoint = checkpoint
         self._folder: PipelineFolder | None = None
         self._null: tuple[Tensor, ...] | None = None
 
@@ -89,9 +92,15 @@ class PipelineGenerator(Generator):
         return self._folder
 
     def locate(self) -> None:
-        """Find the checkpoint, download what is on the Hub only, and hold its configurations against the settings."""
+        """Find the checkpoint, download it if it is only on the Hub, read codebook and grid, and check the settings."""
         folder = PipelineFolder(self.checkpoint, self.parts, "checkpoint", self.advice)
+        if not self.codebook_size:
+            side = int(folder.setting("transformer", "sample_size"))
+            self.codebook_size, self.grid = int(folder.setting("vqvae", "num_vq_embeddings")), (side, side)
         folder.check("vqvae", {"num_vq_embeddings": self.codebook_size}, "checkpoint")
+        folder.check("transformer", {"sample_size": self.grid[0]}, "checkpoint")
+        halvings = len(folder.setting("vqvae", "block_out_channels")) - 1
+        self.pixels, self.is_toy = self.grid[0] * 2**halvings, folder.is_toy
         self.check_folder(folder)
         for part in ("text_encoder", "transformer", "vqvae"):
             weight_file(folder.path / part)  # all are there, before the first is loaded
@@ -105,8 +114,8 @@ class PipelineGenerator(Generator):
     def identity(self) -> dict[str, object]:
         """Hashes of the parts, and the sampling settings that all such generators have."""
         return {
-            "generator": type(self).__name__.lower(),
-            "embedded": self.embedded,
+            "generator": self.family,
+            "embedded": self.is_toy,
             "dtype": self.dtype_name,
             **self.settings(),
             **self.folder.identity(),
@@ -167,11 +176,11 @@ class PipelineGenerator(Generator):
 
     def encode_images(self, images: Tensor) -> Tensor:
         """By the tokenizer's encoder, one by one, for the same reason."""
-        pixels = self.size.pixels
+        pixels = self.pixels
         if tuple(images.shape[2:]) != (pixels, pixels):
             raise ValueError(f"images must be {pixels} pixels a side, as the checkpoint's, got {tuple(images.shape)}")
         low, high = self.pixel_range
-        empty = torch.zeros(0, self.size.side**2, dtype=torch.int64, device=self.device)
+        empty = torch.zeros(0, math.prod(self.grid), dtype=torch.int64, device=self.device)
         tokens = [
             self._nearest(low + (high - low) * image.to(self.device) / 255) for image in images.split(1) if len(image)
         ]

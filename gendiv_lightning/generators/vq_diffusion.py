@@ -5,11 +5,13 @@ The sampling loop and the reverse process are `sampling/diffusion.py`.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from gendiv_lightning.generators.base import Chance
 from gendiv_lightning.generators.diffusers_base import Conditions, PipelineGenerator, Size
 from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling import TokenSampler
@@ -17,7 +19,7 @@ from gendiv_lightning.sampling.diffusion import NoiseSchedule, sample_diffusion
 from gendiv_lightning.weights.diffusers_folder import PipelineFolder, weight_file
 from gendiv_lightning.weights.load import read_checkpoint
 
-SIZES = {"ithq": Size(4096, 32, 256), "tiny": Size(256, 6, 48)}
+SIZES = {"ithq": Size(4096, 32)}
 LEARNED = "learned_classifier_free_sampling_embeddings"
 
 
@@ -28,7 +30,7 @@ class VQDiffusion(PipelineGenerator):
 
     Args:
         checkpoint: `microsoft/vq-diffusion-ithq`, a folder of the same layout, or `toy:vq_diffusion`.
-        size: which of the models it is; its configuration files are held against it. "tiny" is the embedded one.
+        size: which of the released models it is, to check the checkpoint against; None reads the checkpoint's own.
         dtype: of transformer and text encoder; the tokenizer of images is always float32.
         num_steps: steps of the loop, at most the network's times (official: 100, all of them).
         spacing: which times fewer steps visit: "even", or "last" as diffusers' scheduler does.
@@ -41,6 +43,8 @@ class VQDiffusion(PipelineGenerator):
             is part of the run's fingerprint, since a row's logits can depend on the number of rows.
     """
 
+    family, title = "vqdiffusion", "VQ-Diffusion"
+    chance = Chance(path="which positions change at each step", execution="which token a changed position gets")
     rewrites_tokens = True
     learned: Tensor | None = None
     parts = (*PipelineGenerator.parts, LEARNED)
@@ -50,7 +54,7 @@ class VQDiffusion(PipelineGenerator):
     def __init__(
         self,
         checkpoint: str = "microsoft/vq-diffusion-ithq",
-        size: Literal["ithq", "tiny"] = "ithq",
+        size: Literal["ithq"] | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         num_steps: int = 100,
         spacing: Literal["even", "last"] = "even",
@@ -62,8 +66,7 @@ class VQDiffusion(PipelineGenerator):
     ) -> None:
         super().__init__(
             checkpoint=checkpoint,
-            size=SIZES[size],
-            embedded=size == "tiny",
+            size=SIZES[size] if size else None,
             dtype=dtype,
             guidance_scale=guidance_scale,
             temperature=temperature,
@@ -76,9 +79,8 @@ class VQDiffusion(PipelineGenerator):
         self.num_steps, self.spacing = num_steps, spacing
 
     def check_folder(self, folder: PipelineFolder) -> None:
-        """Codebook, grid and times of the transformer; the noise that it was trained on."""
-        wanted = {"num_vector_embeds": self.codebook_size + 1, "sample_size": self.size.side}
-        folder.check("transformer", wanted, "checkpoint")
+        """Codebook and times of the transformer; the noise that it was trained on."""
+        folder.check("transformer", {"num_vector_embeds": self.codebook_size + 1}, "checkpoint")
         folder.check("scheduler", {"num_vec_classes": self.codebook_size + 1}, "checkpoint")
         config = folder.config("scheduler")
         defaults = NoiseSchedule(self.codebook_size)
@@ -134,4 +136,4 @@ class VQDiffusion(PipelineGenerator):
             null, conditional = log_probs.chunk(2)
             return sampler.guide(conditional, null).transpose(1, 2)
 
-        return sample_diffusion(predict, sampler, self.schedule, self.times, self.size.side**2)
+        return sample_diffusion(predict, sampler, self.schedule, self.times, math.prod(self.grid))

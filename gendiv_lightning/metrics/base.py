@@ -13,6 +13,7 @@ from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
+from gendiv_lightning.recorders import Recorder
 from gendiv_lightning.records import PromptSamples
 from gendiv_lightning.records.estimate import Estimate
 
@@ -26,12 +27,14 @@ class SampleMetric(Metric, ABC):
         title: what it measures, for lists and tables.
         short: its first number in a word or two, for axes and columns; a backbone's tag is added in brackets.
         needs: fields of `PromptSamples` that it reads, and "reference" where it compares with real images.
+        recorders: what it needs of the sampling loop, beside the samples.
         higher_is_better: of its first number; None where neither is, as for a diversity.
     """
 
     title: ClassVar[str]
     short: ClassVar[str]
     needs: ClassVar[tuple[Need, ...]] = ("images",)
+    recorders: ClassVar[tuple[type[Recorder], ...]] = ()
 
     full_state_update = False
     higher_is_better: bool | None = None

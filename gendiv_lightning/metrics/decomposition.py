@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gendiv_lightning.functional.decomposition import NAMES
 from gendiv_lightning.metrics.base import PromptMetric
+from gendiv_lightning.recorders import ParaphraseLikelihood, TokenMarginals
 from gendiv_lightning.recorders.marginals import count_entropies
 from gendiv_lightning.records import PromptSamples
 
@@ -18,7 +19,7 @@ UNSEEN = "h_total/token/counts/unseen"
 
 
 class TokenEntropy(PromptMetric):
-    """Lens A: entropy of the mean token and its parts, bits a token, from `MarginalSums`.
+    """Lens A: entropy of the mean token and its parts, bits a token, from `TokenMarginals`.
 
     - `h_total/token`: over all that a prompt leaves open: wording, path, execution.
     - `h_exec/token`: given wording and path.
@@ -39,6 +40,7 @@ class TokenEntropy(PromptMetric):
     title = "entropy of the tokens and its parts"
     short = "token entropy"
     needs = ("tokens",)
+    recorders = (TokenMarginals,)
     parts = ("h_total", "h_exec", "h_path", "h_sampler_path", "h_prompt_path")
 
     @property
@@ -58,7 +60,8 @@ class TokenEntropy(PromptMetric):
     def measure(self, samples: PromptSamples) -> list[float]:
         """From the prompt's marginals and tokens; NaN where they are not there."""
         nothing = [math.nan] * (len(NAMES) // 2)
-        recorded = 2 * nothing if samples.marginals is None else samples.marginals.tolist()
+        marginals = samples.per_prompt.get(TokenMarginals.name)
+        recorded = 2 * nothing if marginals is None else marginals.tolist()
         wordings, paths = samples.groups.T
         counts = nothing if samples.tokens is None else count_entropies(samples.tokens, wordings, paths).tolist()[:3]
         one_wording = len(wordings.unique()) == 1
@@ -83,6 +86,7 @@ class SequenceEntropy(PromptMetric):
     title = "entropy of whole images and its parts"
     short = "sequence entropy"
     needs = ("tokens", "entropy")
+    recorders = (ParaphraseLikelihood,)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -99,12 +103,13 @@ class SequenceEntropy(PromptMetric):
         if samples.entropy is None:
             return [math.nan] * len(self.names)
         execution = samples.entropy.double().sum(1).mean().item()
+        scores = samples.per_sample.get(ParaphraseLikelihood.name)
         wordings, own = samples.groups[:, 0].unique(return_inverse=True)
         if len(wordings) == 1:
             return [execution, execution, math.nan]
-        if samples.wording_log_prob is None:
+        if scores is None:
             return [math.nan, execution, math.nan]
-        scores = samples.wording_log_prob.double() * math.log(2)
+        scores = scores.double() * math.log(2)
         mixture = scores.logsumexp(1) - math.log(len(wordings))
         gained = scores.gather(1, own[:, None])[:, 0] - mixture
         prompt_path = gained.mean().item() / math.log(2)

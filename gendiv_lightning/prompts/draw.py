@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from gendiv_lightning.prompts.files import LENGTHS
 from gendiv_lightning.prompts.filters import DROPPED, NearDuplicates, PromptFilter
-from gendiv_lightning.records import Prompt, length_class, prompt_id
+from gendiv_lightning.records import LENGTHS, Prompt, length_class, prompt_id
 from gendiv_lightning.storage.tables import Unreadable
 
 Strata = Literal["length", "source"]

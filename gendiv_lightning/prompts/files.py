@@ -11,7 +11,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gendiv_lightning.records import Paraphrase, Prompt, length_class, prompt_id
+from gendiv_lightning.records import LENGTHS, Paraphrase, Prompt, length_class, prompt_id
 from gendiv_lightning.storage.files import File
 from gendiv_lightning.storage.parquet import read_parquet
 from gendiv_lightning.storage.sources import data_files, dataset_name
@@ -29,7 +29,6 @@ from gendiv_lightning.storage.tables import (
 from gendiv_lightning.storage.tar import read_tar, sample_key
 
 COLUMNS = ("prompt", "caption", "text", "short_caption")
-LENGTHS = ("short", "medium", "long")
 LOOK_AHEAD = 1000  # records in which a column must show up: JSON leaves out what a record has not
 TEXTS = ("txt", "json")  # suffixes of the files that hold the text of a sample
 

@@ -18,29 +18,38 @@ from torch import Tensor
 
 from gendiv_lightning.functional.decomposition import NAMES, marginal_entropies
 from gendiv_lightning.functional.entropy import chao_wang_jost_entropy
-from gendiv_lightning.records import PromptBatch
-from gendiv_lightning.sampling.sampler import Draw, Observer
+from gendiv_lightning.recorders.base import Recordable, Recorder
+from gendiv_lightning.records import PromptBatch, TokenSamples
+from gendiv_lightning.sampling.sampler import Draw, Observer, Sampler
 
 NUM_BLOCKS = 4
 
 
-class MarginalSums(Observer):
-    """Sums of the distributions that tokens were drawn from, by group of samples, position and codebook entry.
+class TokenMarginals(Recorder, Observer):
+    """(P, M) float64, bits per token: entropies of token marginals, in the order of `functional.decomposition.NAMES`.
+
+    Sums of the distributions that tokens were drawn from, by group of samples, position and codebook entry.
 
     Groups are the halves of each path of a wording. If paths are crossed with as many executions there are as many
     groups with one sample of each path, see `marginal_entropies`. Where samples have paths of their own, blocks of
     them stand for paths, and only their total can be told.
 
-    Args:
-        batch: whole prompts; all have the same number of samples a wording.
-        num_tokens: L.
-        codebook_size: K.
-        rewrites: tokens may be drawn more than once, and the last time counts. This costs one more (B, L, K) tensor,
-            as large as the network's own logits.
+    All prompts have the same number of samples per paraphrase. Where tokens may be drawn more than once the last draw
+    counts, which costs one more (B, L, K) tensor, as large as the network's own logits.
     """
 
-    def __init__(self, batch: PromptBatch, num_tokens: int, codebook_size: int, rewrites: bool) -> None:
-        self.num_tokens, self.codebook_size, self.rewrites = num_tokens, codebook_size, rewrites
+    name = "marginal_bits"
+    scope = "prompt"
+
+    @classmethod
+    def applies(cls, generator: Recordable, batch: PromptBatch) -> bool:
+        """Whether the generator draws tokens."""
+        return generator.codebook_size > 0
+
+    def __init__(self, generator: Recordable, batch: PromptBatch) -> None:
+        self.num_tokens, self.codebook_size = math.prod(generator.grid), generator.codebook_size
+        self.rewrites = generator.rewrites_tokens
+        self._sums: Tensor | None = None
         self._prompt = list(batch.rows)
         self._left = [batch.rows.count(prompt) for prompt in range(len(batch.prompts))]
         self._groups: list[list[int]] = []
@@ -52,11 +61,12 @@ class MarginalSums(Observer):
         self._open: dict[int, Tensor] = {}
         self._results = torch.full((len(batch.prompts), len(NAMES)), math.nan, dtype=torch.float64)
 
-    def begin(self, rows: Sequence[int], num_padded: int = 0) -> None:
+    def begin(self, rows: Sequence[int], num_padded: int) -> Observer:
         """The next draws are of these rows of the batch, and of so many rows after them that fill up the loop."""
         self._rows, self._num_padded = list(rows), num_padded
         self._prompts = sorted({self._prompt[row] for row in rows})
-        self._sums: Tensor | None = None
+        self._sums = None
+        return self
 
     def observe(self, draw: Draw) -> None:
         """Add distributions (N, K) to the sums of their groups, or keep them until they are the last ones."""
@@ -73,7 +83,7 @@ class MarginalSums(Observer):
             for place in self._places:
                 self._sums.index_add_(0, place[rows] + positions, probs)
 
-    def end(self) -> None:
+    def end(self, drawn: TokenSamples, sampler: Sampler) -> None:
         """The rows are done: prompts with no rows left get their results."""
         assert self._sums is not None, "no token was drawn"
         if self.rewrites:

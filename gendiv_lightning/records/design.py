@@ -21,7 +21,7 @@ class NoiseKey(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SamplePlan:
+class SampleDesign:
     """Which samples a prompt gets.
 
     Attributes:
@@ -29,16 +29,12 @@ class SamplePlan:
         num_paraphrases: wordings to spread the samples over; 0 uses the base prompt alone.
         length: length class of these paraphrases; "mixed" draws evenly from the three, "any" takes them in order.
         num_paths: paths that the samples of a wording are spread over, evenly; 0: each sample has a path of its own.
-        scores_wordings: ask for the likelihood of each sample under every wording of its prompt, where there is one.
-        records_marginals: ask for the entropies of token marginals.
     """
 
     num_samples: int = 8
     num_paraphrases: int = 0
     length: str = "any"
     num_paths: int = 0
-    scores_wordings: bool = False
-    records_marginals: bool = True
 
 
 class PromptBatch(NamedTuple):
@@ -50,8 +46,6 @@ class PromptBatch(NamedTuple):
         indices: place of each prompt in the prompt set.
         keys: one name a row.
         rows: place in `prompts` of each row's prompt.
-        scores_wordings: see `SamplePlan`.
-        records_marginals: see `SamplePlan`.
     """
 
     seed: int
@@ -59,8 +53,6 @@ class PromptBatch(NamedTuple):
     indices: tuple[int, ...]
     keys: tuple[NoiseKey, ...]
     rows: tuple[int, ...]
-    scores_wordings: bool = False
-    records_marginals: bool = True
 
     @property
     def texts(self) -> list[str]:

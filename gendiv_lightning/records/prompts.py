@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
+LENGTHS = ("short", "medium", "long")
+
 
 class Paraphrase(NamedTuple):
     """One more wording of a prompt; `length` is its class in words (short <= 12 < medium <= 40 < long)."""

@@ -5,6 +5,7 @@ Plain named tuples: Lightning can move them between devices.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from gendiv_lightning.records.design import PromptBatch
 
 
 class TokenSamples(NamedTuple):
-    """What a sampling loop returns, a row an image.
+    """What a sampling loop over tokens returns, one row per image.
 
     Attributes:
         tokens: (B, L) int64, in the tokenizer's raster order.
@@ -28,24 +29,32 @@ class TokenSamples(NamedTuple):
     log_prob: Tensor
 
 
+class LatentSamples(NamedTuple):
+    """What a sampling loop over continuous latents returns, one row per image.
+
+    Attributes:
+        latents: (B, ...) the final latents, of whatever shape the decoder takes.
+    """
+
+    latents: Tensor
+
+
 class SampleBatch(NamedTuple):
     """What `predict_step` returns: the rows of a `PromptBatch`, sampled and decoded.
 
     Attributes:
         batch: the prompts and the names of the rows.
-        samples: tokens and the statistics of their draws, on the CPU.
+        samples: tokens with the statistics of their draws, or latents; on the CPU.
         images: (B, 3, H, W) uint8, on the CPU.
-        marginals: (P, M) float64, bits: a row a prompt of what only the sampling loop sees, the entropies of its token
-            marginals (`sampling.marginals.NAMES`); None where they are not recorded.
-        wording_log_prob: (B, Q) float32, bits: log2-probability of each row's tokens under its prompt's Q wordings, in
-            the order of their numbers; None where it was not asked for, or the model has no such likelihood.
+        per_prompt: what recorders kept of each prompt, (P, ...) by the recorder's name.
+        per_sample: what recorders kept of each row, (B, ...) by the recorder's name.
     """
 
     batch: PromptBatch
-    samples: TokenSamples
+    samples: TokenSamples | LatentSamples
     images: Tensor
-    marginals: Tensor | None = None
-    wording_log_prob: Tensor | None = None
+    per_prompt: Mapping[str, Tensor] = {}
+    per_sample: Mapping[str, Tensor] = {}
 
 
 class PromptSamples(NamedTuple):
@@ -54,15 +63,15 @@ class PromptSamples(NamedTuple):
     Attributes:
         images: (N, 3, H, W) uint8.
         tokens: (N, L) integer tokens, if the generator has any.
-        prompt: text of the base prompt.
-        place: of the prompt in its set, its own for each prompt; it orders the rows, whatever rank measured them.
-        paraphrase: (N,) wording number of each sample; None means one wording.
-        path: (N,) path number of each sample; None means a path of its own for each.
+        prompt: text of the original prompt.
+        place: index of the prompt in its set, unique to each prompt; it orders the rows, whatever rank measured them.
+        paraphrase: (N,) number of each sample's paraphrase, 0 being the original prompt; None means one text for all.
+        path: (N,) path number of each sample; None gives every sample its own path.
         entropy: (N, L) bits, see `TokenSamples`.
-        marginals: (M,) bits, see `SampleBatch`.
-        wording_log_prob: (N, Q) bits, see `SampleBatch`.
-        texts: the wording that each sample was made from; empty where it is not known.
+        texts: the text that each sample was made from; empty where it is not known.
         names: what each image is called, such as its file; empty where it has no name.
+        per_prompt: what recorders kept of this prompt, by the recorder's name.
+        per_sample: what recorders kept of each sample, (N, ...) by the recorder's name.
     """
 
     images: Tensor
@@ -72,14 +81,14 @@ class PromptSamples(NamedTuple):
     paraphrase: Tensor | None = None
     path: Tensor | None = None
     entropy: Tensor | None = None
-    marginals: Tensor | None = None
-    wording_log_prob: Tensor | None = None
     texts: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    per_prompt: Mapping[str, Tensor] = {}
+    per_sample: Mapping[str, Tensor] = {}
 
     @property
     def groups(self) -> Tensor:
-        """(N, 2) wording and path of each sample."""
+        """(N, 2) numbers of the paraphrase and the path of each sample."""
         num_samples = len(self.images)
         paraphrase = torch.zeros(num_samples, dtype=torch.int64) if self.paraphrase is None else self.paraphrase
         path = torch.arange(num_samples) if self.path is None else self.path
@@ -87,41 +96,63 @@ class PromptSamples(NamedTuple):
 
     @property
     def num_paths(self) -> int:
-        """Distinct (wording, path) among the samples."""
+        """Distinct (paraphrase, path) among the samples."""
         return len(self.groups.unique(dim=0))
+
+    def take(self, rows: Tensor) -> PromptSamples:
+        """Some of the samples, by number (n,); what was recorded of the whole prompt no longer holds and is dropped."""
+
+        def some(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[rows]
+
+        numbers = rows.tolist()
+        return self._replace(
+            images=self.images[rows],
+            tokens=some(self.tokens),
+            paraphrase=some(self.paraphrase),
+            path=some(self.path),
+            entropy=some(self.entropy),
+            texts=tuple(self.texts[n] for n in numbers) if self.texts else (),
+            names=tuple(self.names[n] for n in numbers) if self.names else (),
+            per_prompt={},
+            per_sample={name: values[rows] for name, values in self.per_sample.items()},
+        )
 
 
 def split_by_prompt(sampled: SampleBatch) -> list[PromptSamples]:
-    """The rows of a batch, a `PromptSamples` a prompt."""
+    """The rows of a batch, one `PromptSamples` per prompt."""
     batch, samples = sampled.batch, sampled.samples
     images = sampled.images.contiguous()  # the memory layout would show in a metric's last digits
-    rows = torch.tensor(batch.rows)
+    owners = torch.tensor(batch.rows)
     paraphrase = torch.tensor([key.paraphrase for key in batch.keys])
     path = torch.tensor([key.path for key in batch.keys])
-    return [
-        PromptSamples(
-            images[mine],
-            samples.tokens[mine],
-            prompt.text,
-            place,
-            paraphrase[mine],
-            path[mine],
-            samples.entropy[mine],
-            None if sampled.marginals is None else sampled.marginals[number],
-            None if sampled.wording_log_prob is None else sampled.wording_log_prob[mine],
-            tuple(text for text, row in zip(batch.texts, batch.rows, strict=True) if row == number),
+    tokens, entropy = (samples.tokens, samples.entropy) if isinstance(samples, TokenSamples) else (None, None)
+    prompts = []
+    for number, (prompt, place) in enumerate(zip(batch.prompts, batch.indices, strict=True)):
+        rows = owners == number
+        prompts.append(
+            PromptSamples(
+                images=images[rows],
+                tokens=None if tokens is None else tokens[rows],
+                prompt=prompt.text,
+                place=place,
+                paraphrase=paraphrase[rows],
+                path=path[rows],
+                entropy=None if entropy is None else entropy[rows],
+                texts=tuple(text for text, row in zip(batch.texts, batch.rows, strict=True) if row == number),
+                per_prompt={name: values[number] for name, values in sampled.per_prompt.items()},
+                per_sample={name: values[rows] for name, values in sampled.per_sample.items()},
+            )
         )
-        for number, (prompt, place) in enumerate(zip(batch.prompts, batch.indices, strict=True))
-        for mine in [rows == number]
-    ]
+    return prompts
 
 
 class ImageBatch(NamedTuple):
-    """Images of a validation set, for codebook usage.
+    """Images of a validation set, for codebook counts.
 
     Attributes:
         images: (B, 3, S, S) uint8; B may be 0 where all files of a batch were corrupt.
-        indices: (B,) int64, place of each image in its data set, whatever the rank.
+        indices: (B,) int64, index of each image in its data set, whatever the rank.
         corrupt: name and reason of each file that could not be read.
     """
 

@@ -123,12 +123,15 @@ def _estimate(path: Path, name: str, values: Any) -> Estimate:
     return Estimate(**{**values, **{key: float(value) for key, value in known.items()}})
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None, *, advice: str = "") -> pa.Table:
+def read_table(
+    path: Path, columns: Sequence[str] | None = None, *, required: Sequence[str] = (), advice: str = ""
+) -> pa.Table:
     """A Parquet file, or some of its columns.
 
     Args:
         path: of the file.
         columns: names; None for all.
+        required: names of columns that must be there, beside those.
         advice: what to do about a damaged file, instead of making the run again.
 
     Raises:
@@ -140,7 +143,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None, *, advice: str 
     advice = advice or "Restore the file, or make the run again"
     try:
         with pq.ParquetFile(path) as file:
-            missing = [name for name in columns or () if name not in file.schema_arrow.names]
+            missing = [name for name in (*(columns or ()), *required) if name not in file.schema_arrow.names]
             if not missing:
                 return file.read(columns)
     except FileNotFoundError as error:

@@ -26,7 +26,7 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
     Raises:
         ValueError: it is damaged, or a column is missing.
     """
-    return read_table(path, columns or list(schema.SAMPLES), advice=_ADVICE)
+    return read_table(path, columns, required=schema.SAMPLES, advice=_ADVICE)
 
 
 def read_batch(path: Path) -> SampleBatch:
@@ -48,7 +48,6 @@ def to_table(batch: SampleBatch, codebook_size: int) -> pa.Table:
     from datasets import Features, List, Value
     from datasets import Image as ImageFeature
 
-    token = "uint8" if codebook_size <= 1 << 8 else "uint16" if codebook_size <= 1 << 16 else "uint32"
     prompts, keys, samples = batch.batch.prompts, batch.batch.keys, batch.samples
     with ThreadPoolExecutor() as pool:  # zlib releases the interpreter lock
         images = list(pool.map(_png, batch.images))
@@ -63,28 +62,23 @@ def to_table(batch: SampleBatch, codebook_size: int) -> pa.Table:
         schema.SAMPLE: (Value("int32"), [key.sample for key in keys]),
         schema.SEED: (Value("int64"), [batch.batch.seed] * len(keys)),
         schema.SOURCE: (Value("string"), [prompts[row].source for row in batch.batch.rows]),
-        schema.TOKENS: (List(Value(token)), list(samples.tokens.numpy().astype(token))),
-        schema.ENTROPY_BITS: (List(Value("float32")), list(samples.entropy.float().numpy())),
-        schema.LOG2_PROB: (List(Value("float32")), list(samples.log_prob.float().numpy())),
-        schema.MARGINAL_BITS: (List(Value("float64")), _marginals(batch)),
-        schema.WORDING_LOG2_PROB: (List(Value("float32")), _paraphrase_scores(batch)),
     }
+    if isinstance(samples, TokenSamples):
+        token = "uint8" if codebook_size <= 1 << 8 else "uint16" if codebook_size <= 1 << 16 else "uint32"
+        columns[schema.TOKENS] = List(Value(token)), list(samples.tokens.numpy().astype(token))
+        columns[schema.ENTROPY_BITS] = List(Value("float32")), list(samples.entropy.float().numpy())
+        columns[schema.LOG2_PROB] = List(Value("float32")), list(samples.log_prob.float().numpy())
+    for name, values in batch.per_prompt.items():  # the same in each of a prompt's rows
+        per_row = [values[row].numpy() for row in batch.batch.rows]
+        columns[schema.RECORDED_PER_PROMPT + name] = List(Value("float64")), per_row
+    for name, values in batch.per_sample.items():
+        columns[schema.RECORDED_PER_SAMPLE + name] = List(Value("float32")), list(values.numpy())
     features = Features({name: kind for name, (kind, _) in columns.items()})
     return pa.table({name: values for name, (_, values) in columns.items()}, schema=features.arrow_schema)
 
 
-def _marginals(batch: SampleBatch) -> list[Any]:
-    """Of each row's prompt: the same in each of its rows."""
-    return [[] if batch.marginals is None else batch.marginals[row].numpy() for row in batch.batch.rows]
-
-
-def _paraphrase_scores(batch: SampleBatch) -> list[Any]:
-    scores = batch.wording_log_prob
-    return [[]] * len(batch.batch.keys) if scores is None else list(scores.numpy())
-
-
 def _from_table(table: pa.Table) -> SampleBatch:
-    column = {name: table[name].to_pylist() for name in table.column_names}
+    column = {schema.FORMER.get(name, name): table[name].to_pylist() for name in table.column_names}
     places = column[schema.PROMPT_INDEX]
     indices = sorted(set(places))
     prompts = tuple(_to_prompt(column, places.index(index)) for index in indices)
@@ -92,16 +86,23 @@ def _from_table(table: pa.Table) -> SampleBatch:
     rows = tuple(indices.index(i) for i in places)
     batch = PromptBatch(column[schema.SEED][0], prompts, tuple(indices), keys, rows)
     samples = TokenSamples(*(torch.tensor(column[n]) for n in (schema.TOKENS, schema.ENTROPY_BITS, schema.LOG2_PROB)))
-    marginals = torch.tensor(
-        [column[schema.MARGINAL_BITS][rows.index(place)] for place in range(len(prompts))], dtype=torch.float64
-    )
-    scores = torch.tensor(column[schema.WORDING_LOG2_PROB])
+    first_rows = [rows.index(number) for number in range(len(prompts))]
+    per_prompt = {
+        name.removeprefix(schema.RECORDED_PER_PROMPT): torch.tensor([v[row] for row in first_rows], dtype=torch.float64)
+        for name, v in column.items()
+        if name.startswith(schema.RECORDED_PER_PROMPT)
+    }
+    per_sample = {
+        name.removeprefix(schema.RECORDED_PER_SAMPLE): torch.tensor(values)
+        for name, values in column.items()
+        if name.startswith(schema.RECORDED_PER_SAMPLE)
+    }
     return SampleBatch(
         batch,
         samples,
         torch.stack([_unpng(image["bytes"]) for image in column[schema.IMAGE]]),
-        marginals if marginals.numel() else None,
-        scores if scores.numel() else None,
+        {name: values for name, values in per_prompt.items() if values.numel()},  # version 0.1 wrote empty columns
+        {name: values for name, values in per_sample.items() if values.numel()},
     )
 
 

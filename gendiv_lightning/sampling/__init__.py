@@ -2,24 +2,28 @@
 
 from gendiv_lightning.sampling.noise import Noise
 from gendiv_lightning.sampling.sampler import (
+    AnySampler,
+    Description,
     Draw,
     Observer,
     Probe,
+    Sampler,
     TokenGrid,
     TokenSampler,
     apply_probes,
     check_settings,
-    plan_samples,
 )
 
 __all__ = [
+    "AnySampler",
+    "Description",
     "Draw",
     "Noise",
     "Observer",
     "Probe",
+    "Sampler",
     "TokenGrid",
     "TokenSampler",
     "apply_probes",
     "check_settings",
-    "plan_samples",
 ]

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from gendiv_lightning.records import SamplePlan, TokenSamples
+from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling.noise import Noise
 
 
@@ -89,8 +90,30 @@ class Observer(ABC):
 
 
 @dataclass(frozen=True)
-class TokenSampler:
-    """Settings and noise of B rows. A probe replaces fields; the order of operations is in `filter_logits` alone.
+class Sampler:
+    """Settings and noise of B rows that every kind of sampling loop has. A probe replaces fields.
+
+    Attributes:
+        path: noise of the decisions that lay out an image; each kind of sampler says which these are.
+        exec: noise of the decisions that carry the layout out.
+        guidance: scale s of classifier-free guidance; guidance is on if s > 1.
+        observers: called with every draw.
+    """
+
+    path: Noise
+    exec: Noise
+    guidance: float = field(default=1.0, kw_only=True)
+    observers: tuple[Observer, ...] = field(default=(), kw_only=True)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether unconditional predictions are needed at all."""
+        return self.guidance > 1.0
+
+
+@dataclass(frozen=True)
+class TokenSampler(Sampler):
+    """A sampler of tokens. The order of operations is in `filter_logits` alone.
 
     Attributes:
         path: which positions change, when.
@@ -100,24 +123,13 @@ class TokenSampler:
         temperature: divides the logits; 0 acts as 1e-5, as in the reference implementation.
         top_k: entries kept, ties with the k-th too; None or 0 keeps all.
         top_p: an entry is dropped when the more probable ones already hold more than this probability; 1 keeps all.
-        guidance: scale s of classifier-free guidance; guidance is on if s > 1.
-        observers: told of every token that is written.
     """
 
-    path: Noise
-    exec: Noise
     codebook_size: int
     allowed: Tensor | None = None
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float = 1.0
-    guidance: float = 1.0
-    observers: tuple[Observer, ...] = ()
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether unconditional logits are needed at all."""
-        return self.guidance > 1.0
 
     def guide(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
         """Classifier-free guidance u + s (c - u) in float32 (Ho & Salimans 2022)."""
@@ -178,6 +190,9 @@ class TokenSampler:
         return (ranks < torch.as_tensor(count, device=ranks.device).reshape(-1, 1)) & (scores > -torch.inf)
 
 
+AnySampler = TypeVar("AnySampler", bound=Sampler)
+
+
 class TokenGrid:
     """The tokens of B images while they are decided, with the statistics of each token's last draw.
 
@@ -231,16 +246,32 @@ def invert_cdf(probs: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cdf, target[..., None], right=True)[..., 0]
 
 
+class Description(NamedTuple):
+    """A setting of a run in words, for tables, captions and pictures.
+
+    Attributes:
+        label: "most frequent 25 %".
+        short: in a word or two, for a picture: "top 25 %".
+        isolates: what is left of the diversity under it, or what it adds.
+    """
+
+    label: str
+    short: str
+    isolates: str = ""
+
+
 class Probe(ABC):
-    """A function from sampler to sampler. It never sees the loop, so it works in every family."""
+    """A function from sampler to sampler. It never sees the loop, so it works in every family.
+
+    Attributes:
+        sets: fields of the sampler that it may replace. A sampler that lacks one refuses the probe.
+    """
+
+    sets: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def apply(self, sampler: TokenSampler) -> TokenSampler:
-        """The sampler with this probe's field replaced."""
-
-    def plan(self, plan: SamplePlan) -> SamplePlan:
-        """The samples that a prompt gets; most probes leave them as they are."""
-        return plan
+    def apply(self, sampler: Any) -> Any:
+        """The sampler with this probe's fields replaced."""
 
     def check(self, codebook_size: int) -> None:  # noqa: B027 (optional: most probes work on any codebook)
         """Raise ValueError if the probe cannot work on a codebook of this size; called before weights are loaded."""
@@ -252,35 +283,42 @@ class Probe(ABC):
     def identity(self, codebook_size: int) -> dict[str, object]:
         """All settings that can change a number, for the run's fingerprint."""
 
+    @abstractmethod
+    def describe(self, codebook_size: int) -> Description:
+        """The probe and its settings in words."""
 
-def apply_probes(sampler: TokenSampler, probes: Iterable[Probe]) -> TokenSampler:
+
+def apply_probes(sampler: AnySampler, probes: Iterable[Probe]) -> AnySampler:
     """Apply probes, in any order: each changes fields of its own; subsets are intersected.
 
     Raises:
-        ValueError: two probes set the same field, or subsets have nothing in common.
+        ValueError: a probe sets a field that the sampler lacks, two probes set the same field, or subsets have nothing
+            in common.
     """
-    # Numbers that no probe can set: a field counts as set even if it is set to what it was.
-    untouched = replace(sampler, temperature=math.nan, top_k=1 << 62, top_p=math.nan, guidance=math.nan)
+    # Values that no probe can set: a field counts as set even if it is set to what it was.
+    numbers = {"temperature": math.nan, "top_k": 1 << 62, "top_p": math.nan, "guidance": math.nan}
+    names = {f.name for f in fields(sampler)}
+    untouched: AnySampler = replace(sampler, **{k: v for k, v in numbers.items() if k in names})  # type: ignore[arg-type]
     changes: dict[str, object] = {}
     owners: dict[str, str] = {}
     for probe in probes:
-        changed, name = probe.apply(untouched), type(probe).__name__
-        for field in fields(sampler):
-            value = getattr(changed, field.name)
-            if value is getattr(untouched, field.name):
+        name = type(probe).__name__
+        if missing := [f for f in probe.sets if f not in names]:
+            raise ValueError(
+                f"{name} sets {', '.join(missing)}, which a {type(sampler).__name__} does not have: it works on "
+                f"generators that draw tokens. Remove {name} from the probes"
+            )
+        changed = probe.apply(untouched)
+        for f in fields(sampler):
+            value = getattr(changed, f.name)
+            if value is getattr(untouched, f.name):
                 continue
-            if field.name == "allowed" and "allowed" in changes:
+            assert f.name in probe.sets, f"{name} changes {f.name}, which is not among its `sets`"
+            if f.name == "allowed" and "allowed" in changes:
                 value = value & changes["allowed"]
                 if not value.any():
                     raise ValueError(f"{owners['allowed']} and {name} allow no codebook entry in common")
-            elif field.name in changes:
-                raise ValueError(f"{owners[field.name]} and {name} both set {field.name!r}: keep one of them")
-            changes[field.name], owners[field.name] = value, name
+            elif f.name in changes:
+                raise ValueError(f"{owners[f.name]} and {name} both set {f.name!r}: keep one of them")
+            changes[f.name], owners[f.name] = value, name
     return replace(sampler, **changes)  # type: ignore[arg-type]
-
-
-def plan_samples(plan: SamplePlan, probes: Sequence[Probe]) -> SamplePlan:
-    """The plan that all probes together ask for."""
-    for probe in probes:
-        plan = probe.plan(plan)
-    return plan

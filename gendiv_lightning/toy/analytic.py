@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gendiv_lightning.generators.base import Generator
+from gendiv_lightning.generators.base import Chance, TokenGenerator
 from gendiv_lightning.records import Paraphrase, Prompt, TokenSamples
 from gendiv_lightning.sampling import TokenSampler
 from gendiv_lightning.sampling.sampler import TokenGrid
@@ -61,7 +61,7 @@ FAMILIES = {
 }
 
 
-class AnalyticGenerator(Generator):
+class AnalyticGenerator(TokenGenerator[Tensor]):
     """P prompts of a family with Q wordings each; how open a prompt is, and its chains, are drawn by the seed.
 
     Args:
@@ -75,15 +75,14 @@ class AnalyticGenerator(Generator):
         prompts: P prompts with Q paraphrases each.
     """
 
-    temperature, top_k, top_p, guidance_scale = 1.0, 0, 1.0, 1.0
-    grid = (1, NUM_TOKENS)
-    batch_size = 4096
+    family, title = "analytic", "Analytic generator"
+    chance = Chance(path="the kind of chain, and the order of drawing", execution="which token each position gets")
 
     def __init__(
         self, family: Family, codebook_size: int, num_prompts: int, num_wordings: int = 4, seed: int = 0
     ) -> None:
-        super().__init__()
-        self.family, self.has_likelihood = family, family.num_kinds == 1 and not family.random_order
+        super().__init__(grid=(1, NUM_TOKENS), batch_size=4096)
+        self.process, self.has_likelihood = family, family.num_kinds == 1 and not family.random_order
         self.prompts = tuple(
             Prompt(str(p), f"{p} 0", tuple(Paraphrase(f"{p} {q}", "short") for q in range(num_wordings)))
             for p in range(num_prompts)
@@ -125,7 +124,7 @@ class AnalyticGenerator(Generator):
 
         All by adding up classes, nothing is sampled.
         """
-        shape, wording = self.chains.shape, self.family.wording
+        shape, wording = self.chains.shape, self.process.wording
         inside = _bits(self.within)  # (C, S)
         kinds = self._spread(self.marginals).view(*shape, NUM_TOKENS, -1)
         execution, one, pool = (_bits(x).flatten(1).mean(1) for x in (kinds, kinds.mean(2), kinds.mean((1, 2))))
@@ -153,10 +152,10 @@ class AnalyticGenerator(Generator):
     def sample_tokens(self, conditions: Tensor, sampler: TokenSampler) -> TokenSamples:
         """One token at a time, in the order of the path."""
         rows = torch.arange(len(conditions))
-        kinds = (sampler.path.uniform_grid(0, 1)[:, 0] * self.family.num_kinds).long()
+        kinds = (sampler.path.uniform_grid(0, 1)[:, 0] * self.process.num_kinds).long()
         chains = self.chains[conditions[:, 0], conditions[:, 1], kinds]
         orders = torch.arange(NUM_TOKENS).expand(len(rows), -1)
-        if self.family.random_order:
+        if self.process.random_order:
             orders = sampler.path.uniform_grid(1, NUM_TOKENS).argsort(1)
         grid = TokenGrid(sampler, NUM_TOKENS)
         classes = torch.full(grid.tokens.shape, -1)
@@ -191,7 +190,7 @@ class AnalyticGenerator(Generator):
 
     def identity(self) -> dict[str, object]:
         """The family."""
-        return self.family._asdict()
+        return self.process._asdict()
 
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
         """Prompts are its own."""

@@ -6,21 +6,17 @@ import torch
 from torch import Tensor
 
 from gendiv_lightning.callbacks import Decompose
-from gendiv_lightning.datamodules.prompts import plan_rows
 from gendiv_lightning.metrics.decomposition import SequenceEntropy, TokenEntropy
-from gendiv_lightning.records import PromptBatch, PromptSamples, SamplePlan, split_by_prompt
-from gendiv_lightning.sampling import plan_samples
+from gendiv_lightning.prompts.design import make_batch
+from gendiv_lightning.recorders import ParaphraseLikelihood, TokenMarginals
+from gendiv_lightning.records import PromptSamples, SampleDesign, split_by_prompt
 from gendiv_lightning.toy.analytic import AnalyticGenerator
 
 
 def sample_crossed(generator: AnalyticGenerator, probe: Decompose, seed: int = 0) -> list[PromptSamples]:
     """The samples of all prompts that `Decompose` plans, by the project's own loop, noise and recorder."""
-    plan = plan_samples(SamplePlan(), [probe])
-    named = [(row, key) for row, prompt in enumerate(generator.prompts) for key in plan_rows(prompt, plan)]
-    rows, keys = zip(*named, strict=True)
-    places = tuple(range(len(generator.prompts)))
-    batch = PromptBatch(seed, generator.prompts, places, keys, rows, scores_wordings=plan.scores_wordings)
-    return split_by_prompt(generator.sample(batch))
+    batch = make_batch(seed, generator.prompts, probe.design(SampleDesign()))
+    return split_by_prompt(generator.sample(batch, recorders=(TokenMarginals, ParaphraseLikelihood)))
 
 
 def measure(prompts: list[PromptSamples], *, counts: bool = False) -> dict[str, Tensor]:

@@ -115,8 +115,8 @@ FAMILIES = {
             "gpt_checkpoint": "toy:llamagen_gpt.safetensors",
             "vq_checkpoint": "toy:llamagen_vq.safetensors",
             "text_encoder": "toy:t5",
-            "gpt": "tiny",
-            "vq": "tiny",
+            "gpt": "toy:llamagen_gpt.json",
+            "vq": "toy:llamagen_vq.json",
             "image_size": 48,
             "dtype": "float32",
             "guidance_scale": 1.25,
@@ -129,7 +129,7 @@ FAMILIES = {
         "gendiv_lightning.generators.Amused",
         {
             "checkpoint": "toy:amused",
-            "size": "tiny",
+            "size": None,
             "dtype": "float32",
             "num_steps": 18,
             "mask_temperature": (6.0, 1.0),
@@ -141,7 +141,7 @@ FAMILIES = {
         "gendiv_lightning.generators.VQDiffusion",
         {
             "checkpoint": "toy:vq_diffusion",
-            "size": "tiny",
+            "size": None,
             "dtype": "float32",
             "num_steps": 36,
             "guidance_scale": 1.5,

@@ -20,6 +20,7 @@ from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.functional.entropy import plugin_entropy
 from gendiv_lightning.metrics.base import PromptMetric, compute_metrics
 from gendiv_lightning.metrics.decomposition import SequenceEntropy, TokenEntropy
+from gendiv_lightning.recorders import ParaphraseLikelihood, TokenMarginals
 from gendiv_lightning.records import SampleBatch, split_by_prompt
 from gendiv_lightning.toy.captions import parse
 from gendiv_lightning.toy.perfect import PerfectPostcards, fitting_grids
@@ -41,6 +42,9 @@ class Comparison(NamedTuple):
     run: Tensor
 
 
+RECORDERS = (TokenMarginals, ParaphraseLikelihood)
+
+
 def compare_with_truth(
     batches: Iterable[SampleBatch], columns: Mapping[str, Tensor], metric: PromptMetric
 ) -> list[Comparison]:
@@ -55,9 +59,9 @@ def compare_with_truth(
     generator.load()
     captions: dict[int, str] = {}
     for sampled in batches:
-        batch = sampled.batch._replace(scores_wordings=True, records_marginals=True)
+        batch = sampled.batch
         captions |= {place: prompt.text for place, prompt in zip(batch.indices, batch.prompts, strict=True)}
-        for samples in split_by_prompt(generator.sample(batch)):
+        for samples in split_by_prompt(generator.sample(batch, recorders=RECORDERS)):
             for each in metrics:
                 each.update(samples)
     estimates, perfect = compute_metrics(metrics)

@@ -39,13 +39,15 @@ class PerfectPostcards(LlamaGen):
         batch_size: images sampled together.
     """
 
+    family, title = "postcards", "Perfect postcards"
+
     def __init__(self, batch_size: int = 64) -> None:
         super().__init__(
             gpt_checkpoint="",
             vq_checkpoint="toy:llamagen_vq.safetensors",
             text_encoder="",
-            gpt="tiny",
-            vq="tiny",
+            gpt="toy:llamagen_gpt.json",
+            vq="toy:llamagen_vq.json",
             image_size=48,
             dtype="float32",
             guidance_scale=1.0,
@@ -60,7 +62,7 @@ class PerfectPostcards(LlamaGen):
     def identity(self) -> dict[str, object]:
         """Hashes of tokenizer and grids, and the sampling settings."""
         files = {key: sha256(path) for key, path in self._files.items()}
-        return {"generator": "postcards", "embedded": True, **self.settings(), **files}
+        return {"generator": self.family, "embedded": True, **self.settings(), **files}
 
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
         """Captions that are not of the postcard grammar have no truth: ValueError."""

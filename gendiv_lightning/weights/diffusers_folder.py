@@ -38,6 +38,12 @@ class PipelineFolder:
                 f"{key}: {self.path} must hold the folders {', '.join(parts)}; missing: {', '.join(missing)}.\n{advice}"
             )
 
+    @property
+    def is_toy(self) -> bool:
+        """Whether `gendiv.json` beside the parts says that these are a toy's weights."""
+        path = self.path / "gendiv.json"
+        return path.exists() and bool(json.loads(path.read_text()).get("toy"))
+
     def config(self, part: str) -> dict[str, Any]:
         """The configuration of a part (of a scheduler too)."""
         path = self.path / part / ("scheduler_config.json" if part == "scheduler" else "config.json")

@@ -18,10 +18,10 @@ from gendiv_lightning.callbacks import (
     TopK,
     TopP,
 )
-from gendiv_lightning.datamodules.prompts import plan_rows
+from gendiv_lightning.prompts.design import apply_designs, name_samples
 from gendiv_lightning.records import Paraphrase as Wording
-from gendiv_lightning.records import Prompt, SamplePlan
-from gendiv_lightning.sampling import Noise, TokenSampler, apply_probes, plan_samples
+from gendiv_lightning.records import Prompt, SampleDesign
+from gendiv_lightning.sampling import Noise, TokenSampler, apply_probes
 from gendiv_lightning.storage.codebook_counts import read_usage, write_usage
 
 COUNTS = torch.tensor([5, 0, 40, 5, 100, 1, 0, 30])  # by frequency: 4, 2, 7, 0, 3, 5, 1, 6
@@ -221,24 +221,22 @@ def test_freeze_path_shares_path_noise_and_nothing_else():
     assert changed.exec is sampler.exec
 
 
-def test_paraphrase_changes_the_plan_and_no_sampler():
-    plan = plan_samples(SamplePlan(num_samples=8), [Argmax(), Paraphrase(2, "long")])
-    assert plan == SamplePlan(8, 2, "long")
-    sampler = make_sampler()
-    assert apply_probes(sampler, [Paraphrase()]) == sampler
+def test_paraphrase_changes_the_design():
+    plan = apply_designs(SampleDesign(num_samples=8), [Argmax(), Paraphrase(2, "long")])
+    assert plan == SampleDesign(8, 2, "long")
 
 
 def test_other_probes_leave_the_plan_as_it_is():
-    plan = SamplePlan(num_samples=8)
-    assert plan_samples(plan, [Argmax(), TopK(2), CodebookSubset("list", tokens=[1])]) == plan
+    plan = SampleDesign(num_samples=8)
+    assert apply_designs(plan, [Argmax(), TopK(2), CodebookSubset("list", tokens=[1])]) == plan
 
 
 def test_freezepath_gives_all_samples_of_a_wording_path_zero():
-    assert plan_samples(SamplePlan(), [FreezePath()]).num_paths == 1
+    assert apply_designs(SampleDesign(), [FreezePath()]).num_paths == 1
     prompt = Prompt("p", "a house", (Wording("a hut", "short"), Wording("a home", "short")))
-    plan = SamplePlan(4, 2, num_paths=1)
-    assert {key.path for key in plan_rows(prompt, plan)} == {0}
-    assert [key.sample for key in plan_rows(prompt, plan)] == [0, 1, 2, 3]
+    plan = SampleDesign(4, 2, num_paths=1)
+    assert {key.path for key in name_samples(prompt, plan)} == {0}
+    assert [key.sample for key in name_samples(prompt, plan)] == [0, 1, 2, 3]
 
 
 # --- together ---
@@ -262,26 +260,24 @@ def test_two_probes_of_one_field_are_refused(probes, field):
 
 
 def test_two_paraphrase_probes_are_refused():
-    with pytest.raises(ValueError, match="two probes choose wordings"):
-        plan_samples(SamplePlan(), [Paraphrase(2), Paraphrase(2)])
+    with pytest.raises(ValueError, match=r"Paraphrase.*Decompose"):
+        apply_designs(SampleDesign(), [Paraphrase(2), Paraphrase(2)])
 
 
 def test_decompose_crosses_paths_with_executions_and_wordings():
     prompt = Prompt("p", "a house", (Wording("a hut", "short"), Wording("a home", "short")))
-    plan = plan_samples(SamplePlan(3), [Decompose(4, 2)])
-    keys = plan_rows(prompt, plan)
+    plan = apply_designs(SampleDesign(3), [Decompose(4, 2)])
+    keys = name_samples(prompt, plan)
     assert len(keys) == len(set(keys)) == 32
-    assert plan.scores_wordings
     assert {(key.paraphrase, key.path) for key in keys} == {(q, z) for q in (1, 2) for z in range(4)}
     assert [key.sample for key in keys] == list(range(32)), "execution noise is each sample's own"
-    assert not plan_samples(SamplePlan(3), [Decompose(2)]).scores_wordings
 
 
 @pytest.mark.parametrize("other", [Paraphrase(2), FreezePath(), Decompose(2)])
 def test_decompose_and_a_probe_of_the_same_samples_are_refused(other):
     for probes in ([Decompose(4, 2), other], [other, Decompose(4, 2)]):
         with pytest.raises(ValueError, match="Decompose"):
-            plan_samples(SamplePlan(), probes)
+            apply_designs(SampleDesign(), probes)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from running import gendiv
 
 from gendiv_lightning.cli import main as cli
 from gendiv_lightning.datamodules import PromptData
-from gendiv_lightning.datamodules.prompts import choose_wordings
-from gendiv_lightning.records import SamplePlan, length_class
+from gendiv_lightning.prompts.design import choose_paraphrases
+from gendiv_lightning.records import SampleDesign, length_class
 from gendiv_lightning.storage.named_files import named_file
 
 POSTCARDS = named_file("toy:postcards.jsonl")
@@ -64,7 +64,7 @@ def test_a_set_is_what_the_probe_reads_and_its_card_says_how_it_was_made(connect
         assert 0.8 <= paraphrase["similarity"] <= 1
     read = PromptData(path=str(out)).prompt_set().prompts
     assert [prompt.id for prompt in read] == [prompt.id for prompt in base]
-    assert len(choose_wordings(read[0], SamplePlan(16, 8, "mixed"))) == 8
+    assert len(choose_paraphrases(read[0], SampleDesign(16, 8, "mixed"))) == 8
     card = json.loads(out.with_suffix(".card.json").read_text())
     assert card["counts"]["paraphrases"] == 48
     assert card["similarity"]["distribution"]["tiny-clip"]["short"]["paraphrases"] == 18

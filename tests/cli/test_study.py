@@ -95,10 +95,10 @@ def test_baseline_and_probes_differ_in_their_probes_alone(write):
 
 
 def test_a_probe_may_have_settings_of_its_own(write):
-    probes = {"baseline": None, "few": {"Argmax": None, "settings": {"data.limit": 1, "data.record_marginals": False}}}
+    probes = {"baseline": None, "few": {"Argmax": None, "settings": {"data.limit": 1, "data.max_words": 9}}}
     baseline, few = read_study(write(probes=probes))
     assert [cell.config["data"]["init_args"]["limit"] for cell in (baseline, few)] == [2, 1]
-    assert few.config["data"]["init_args"]["record_marginals"] is False
+    assert few.config["data"]["init_args"]["max_words"] == 9
     assert list(few.probes) == ["Argmax"]
 
 

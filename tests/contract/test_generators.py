@@ -318,7 +318,7 @@ class Watch(Recorder, FreezePath):
 def test_predict_runs_under_the_trainers_probes_and_before_its_observers(generator, batch):
     recorder, watch = Recorder(), Watch()
     (result,) = predict(generator, batch, [Argmax(), watch])
-    assert_same_samples(result, generator.sample(batch, [Argmax(), FreezePath()], (recorder,)))
+    assert_same_samples(result, generator.sample(batch, [Argmax(), FreezePath()], observers=(recorder,)))
     assert len(watch.draws) == len(recorder.draws) > 0
 
 
@@ -330,8 +330,8 @@ def test_predict_runs_under_the_trainers_probes_and_before_its_observers(generat
         ([CodebookSubset("list", tokens=[10**6])], r"tokens must be in 0\.\."),
     ],
 )
-def test_probes_that_cannot_be_are_refused_before_weights_are_looked_for(kind, request, batch, probes, message):
+def test_probes_that_cannot_be_are_refused_before_weights_are_loaded(kind, request, batch, probes, message):
     generator = request.getfixturevalue(kind.fixture)()
-    generator.locate = lambda: pytest.fail("looked for weights")
+    generator.load = lambda: pytest.fail("loaded weights")
     with pytest.raises(ValueError, match=message):
         predict(generator, batch, probes)

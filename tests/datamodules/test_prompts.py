@@ -12,25 +12,26 @@ import pyarrow.parquet as pq
 import pytest
 
 from gendiv_lightning.datamodules import PromptData
-from gendiv_lightning.datamodules.prompts import plan_rows, read_manifest, write_manifest
-from gendiv_lightning.records import NoiseKey, Paraphrase, Prompt, SamplePlan, prompt_id
-from gendiv_lightning.sampling.sampler import Probe
+from gendiv_lightning.prompts.design import Design, name_samples
+from gendiv_lightning.prompts.prompt_set import read_manifest, write_manifest
+from gendiv_lightning.records import NoiseKey, Paraphrase, Prompt, SampleDesign, prompt_id
+from gendiv_lightning.sampling import Description
 
 TEXTS = [f"postcard number {number}" for number in range(11)]
 
 
-class SpreadOverWordings(Probe, pl.Callback):
-    def __init__(self, plan):
-        self.wanted = plan
+class SpreadOverWordings(Design, pl.Callback):
+    def __init__(self, design):
+        self.asked = design
 
-    def apply(self, sampler):
-        return sampler
+    def design(self, design):
+        return self.asked
 
-    def plan(self, plan):
-        return self.wanted
-
-    def identity(self):
+    def identity(self, codebook_size):
         return {}
+
+    def describe(self, codebook_size):
+        return Description("spread", "spread")
 
 
 def write_lines(folder, lines=TEXTS, name="cards.txt"):
@@ -190,7 +191,7 @@ def test_a_missing_file_and_an_unknown_format_fail_in_the_constructor(tmp_path):
 
 
 def test_without_paraphrases_a_sample_is_its_own_path_of_the_base_prompt():
-    assert plan_rows(wordings(), SamplePlan(3)) == [NoiseKey("p", 0, s, s) for s in range(3)]
+    assert name_samples(wordings(), SampleDesign(3)) == [NoiseKey("p", 0, s, s) for s in range(3)]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_without_paraphrases_a_sample_is_its_own_path_of_the_base_prompt():
 )
 def test_samples_go_round_the_chosen_wordings(length, num_paraphrases, expected):
     prompt = wordings("long", "short", "medium", "long", "short", "medium")
-    keys = plan_rows(prompt, SamplePlan(2 * num_paraphrases, num_paraphrases, length))
+    keys = name_samples(prompt, SampleDesign(2 * num_paraphrases, num_paraphrases, length))
     assert [key.paraphrase for key in keys] == expected * 2
     assert [key.sample for key in keys] == [key.path for key in keys] == list(range(2 * num_paraphrases))
 
@@ -214,30 +215,30 @@ def test_samples_go_round_the_chosen_wordings(length, num_paraphrases, expected)
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (SamplePlan(6, 3, "short"), r"prompt p \('base'\) has 1 paraphrases of length 'short', the plan wants 3"),
-        (SamplePlan(6, 3, "mixed"), "has 0 paraphrases of length 'long', the plan wants 1"),
-        (SamplePlan(10, 5, "any"), "has 2 paraphrases of length 'any', the plan wants 5"),
-        (SamplePlan(5, 2), "must be a multiple of num_paraphrases.* got 5 samples for 2 wordings"),
-        (SamplePlan(2, 2), "at least 2 samples a wording"),
-        (SamplePlan(4, 2, "tiny"), "length must be one of short, medium, long, mixed, any, got 'tiny'"),
-        (SamplePlan(4, -1), "num_paraphrases must be 0"),
-        (SamplePlan(0), "num_samples must be at least 1"),
+        (SampleDesign(6, 3, "short"), r"prompt p \('base'\) has 1 paraphrases of length 'short', but 3 are required"),
+        (SampleDesign(6, 3, "mixed"), "has 0 paraphrases of length 'long', but 1 are required"),
+        (SampleDesign(10, 5, "any"), "has 2 paraphrases of length 'any', but 5 are required"),
+        (SampleDesign(5, 2), "must be a multiple of num_paraphrases.* got 5 samples for 2 paraphrases"),
+        (SampleDesign(2, 2), "at least 2 samples per paraphrase"),
+        (SampleDesign(4, 2, "tiny"), "length must be one of short, medium, long, mixed, any, got 'tiny'"),
+        (SampleDesign(4, -1), "num_paraphrases must be at least 0"),
+        (SampleDesign(0), "num_samples must be at least 1"),
     ],
 )
 def test_plans_that_cannot_be_are_errors(plan, message):
     with pytest.raises(ValueError, match=message):
-        plan_rows(wordings("short", "medium"), plan)
+        name_samples(wordings("short", "medium"), plan)
 
 
 def test_a_probe_changes_the_plan_and_too_few_paraphrases_fail_in_setup(tmp_path):
     lines = [json.dumps({"prompt": "base", "paraphrases": [{"text": "one"}, {"text": "two"}]})]
     path = write_lines(tmp_path, lines, name="set.jsonl")
-    data = on_rank(PromptData(path), 0, 1, callbacks=[SpreadOverWordings(SamplePlan(4, 2))])
+    data = on_rank(PromptData(path), 0, 1, callbacks=[SpreadOverWordings(SampleDesign(4, 2))])
     data.setup("predict")
     (batch,) = data.predict_dataloader()
     assert batch.texts == ["one", "two", "one", "two"]
     with pytest.raises(ValueError, match="has 2 paraphrases"):
-        on_rank(PromptData(path), 0, 1, callbacks=[SpreadOverWordings(SamplePlan(6, 3))]).setup("predict")
+        on_rank(PromptData(path), 0, 1, callbacks=[SpreadOverWordings(SampleDesign(6, 3))]).setup("predict")
 
 
 # batches and ranks

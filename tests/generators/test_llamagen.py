@@ -254,8 +254,8 @@ def test_images_are_decoded_the_same_one_by_one(generator):
     [
         ({"image_size": 50}, "image_size must be a multiple of 8, got 50"),
         ({"image_size": 0}, "image_size must be a multiple"),
-        ({"image_size": 56}, "the tiny transformer is t2i at 48 pixels, got t2i at 56"),
-        ({"model_type": "c2i"}, "the tiny transformer is t2i"),
+        ({"image_size": 56}, "gpt: .* is t2i at 48 pixels, .* image_size is 56"),
+        ({"model_type": "c2i"}, "gpt: .* is t2i .* model_type is c2i"),
         ({"vq": "VQ-16", "image_size": 96}, "must share a codebook"),
         ({"gpt": "GPT-B"}, "must share a codebook"),
         ({"temperature": -1.0}, "temperature must be a number of at least 0"),
@@ -270,7 +270,7 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_loaded(settings,
     from gendiv_lightning.generators import LlamaGen
 
     with pytest.raises(ValueError, match=message):
-        LlamaGen(**{"gpt": "tiny", "vq": "tiny", "image_size": 48, **settings})
+        LlamaGen(**{"gpt": "toy:llamagen_gpt.json", "vq": "toy:llamagen_vq.json", "image_size": 48, **settings})
 
 
 @pytest.mark.parametrize("key", ["gpt_checkpoint", "vq_checkpoint", "text_encoder"])

@@ -1,17 +1,19 @@
 """Sums of predictive distributions: exact whatever the batches, and their entropies against known generators."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from gendiv_lightning.callbacks import Decompose, FreezePath
 from gendiv_lightning.callbacks import Paraphrase as ParaphraseProbe
-from gendiv_lightning.datamodules.prompts import plan_rows
 from gendiv_lightning.functional.decomposition import NAMES, marginal_entropies
-from gendiv_lightning.recorders.marginals import MarginalSums
-from gendiv_lightning.records import Paraphrase, Prompt, PromptBatch, SamplePlan
-from gendiv_lightning.sampling import Draw, plan_samples
+from gendiv_lightning.prompts.design import apply_designs
+from gendiv_lightning.prompts.design import make_batch as batch_of
+from gendiv_lightning.recorders import TokenMarginals
+from gendiv_lightning.records import Paraphrase, Prompt, SampleDesign, TokenSamples
+from gendiv_lightning.sampling import Draw, Noise, TokenSampler
 
 L, K = 3, 5
 
@@ -19,9 +21,16 @@ L, K = 3, 5
 def make_batch(probes, num_prompts=2, num_samples=8):
     wordings = tuple(Paraphrase(f"wording {n}", "short") for n in range(4))
     prompts = tuple(Prompt(f"p{n}", f"prompt {n}", wordings) for n in range(num_prompts))
-    plan = plan_samples(SamplePlan(num_samples), probes)
-    named = [(row, key) for row, prompt in enumerate(prompts) for key in plan_rows(prompt, plan)]
-    return PromptBatch(0, prompts, tuple(range(num_prompts)), tuple(k for _, k in named), tuple(r for r, _ in named))
+    return batch_of(0, prompts, apply_designs(SampleDesign(num_samples), probes))
+
+
+def marginals(batch, num_tokens=L, *, rewrites=False):
+    """A recorder of a generator of so many tokens."""
+    return TokenMarginals(SimpleNamespace(grid=(1, num_tokens), codebook_size=K, rewrites_tokens=rewrites), batch)
+
+
+NO_SAMPLES = TokenSamples(*[torch.zeros(0, L)] * 3)  # the sums are of the draws
+SAMPLER = TokenSampler(Noise.of(0, "path", []), Noise.of(0, "exec", []), K)
 
 
 def distributions(num_rows):
@@ -37,7 +46,7 @@ def draw(log_probs, rows, position, is_mode=False):
 
 def record(batch, log_probs, size, *, rewrites=False, padded=0):
     """The loop of `size` rows at a time; rewriting, each token is first drawn from something else."""
-    sums = MarginalSums(batch, L, K, rewrites)
+    sums = marginals(batch, rewrites=rewrites)
     for start in range(0, len(batch.rows), size):
         rows = list(range(start, min(start + size, len(batch.rows))))
         filled = rows + rows[-1:] * padded
@@ -47,7 +56,7 @@ def record(batch, log_probs, size, *, rewrites=False, padded=0):
             if rewrites:
                 sums.observe(draw(log_probs[filled].flip(2)[:, position], here, position))
             sums.observe(draw(log_probs[filled][:, position], here, position))
-        sums.end()
+        sums.end(NO_SAMPLES, SAMPLER)
     return sums.results()
 
 
@@ -113,10 +122,10 @@ def test_what_the_plan_cannot_tell_is_nan():
 
 def test_argmax_tokens_count_as_certain():
     batch = make_batch([Decompose(2)], num_prompts=1)
-    sums = MarginalSums(batch, 1, K, rewrites=False)
-    sums.begin(range(4))
+    sums = marginals(batch, 1)
+    sums.begin(range(4), 0)
     sums.observe(draw(distributions(4)[:, 0], range(4), 0, is_mode=True))
-    sums.end()
+    sums.end(NO_SAMPLES, SAMPLER)
     assert sums.results()[0].tolist() == pytest.approx([0] * 6, abs=1e-12)
 
 

@@ -192,7 +192,7 @@ def spied(make_recipe, tmp_path):
     def spy(name, generator_class):
         recipe = make_recipe(name, batch_size=NUM_ROWS)
         recipe.export(tmp_path)
-        generator = generator_class(str(tmp_path / name.replace("-", "_")), "tiny")
+        generator = generator_class(str(tmp_path / name.replace("-", "_")))
         generator.load()
         recipe.model = Uniform(name)
         with torch.inference_mode():

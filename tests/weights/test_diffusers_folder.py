@@ -317,7 +317,7 @@ def test_the_package_uses_no_more_of_diffusers_than_is_tested_here():
 def test_diffusers_still_has_the_class(name):
     moved = (
         f"diffusers {diffusers.__version__} has no {name} among its models and schedulers: set an upper bound on "
-        "diffusers in pyproject.toml, or bring the class into gendiv_lightning/models"
+        "diffusers in pyproject.toml, or bring the class into gendiv_lightning/generators"
     )
     assert hasattr(diffusers, name), moved
     assert "pipelines" not in getattr(diffusers, name).__module__.split("."), moved

@@ -113,12 +113,7 @@ def _measure(path: Path, name: str, part: str | None) -> tuple[Tensor, Tensor, i
     metric.load()
 
     def take(samples: PromptSamples, start: int) -> PromptSamples:
-        changes = {
-            field: value[start::2]
-            for field in ("images", "tokens", "paraphrase", "path", "entropy", "wording_log_prob", "texts")
-            if (value := getattr(samples, field)) is not None
-        }
-        return samples._replace(**changes, marginals=None)
+        return samples.take(torch.arange(start, len(samples.images), 2))
 
     rows = []
     for batch in tqdm(folder.read_samples(), desc=f"Measuring {path.name}", delay=2):

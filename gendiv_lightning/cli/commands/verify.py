@@ -127,14 +127,14 @@ def _batches(
         ids = list(dict.fromkeys(key.prompt for key in part))
         places, texts = zip(*(prompts[name] for name in ids), strict=True)
         rows = tuple(ids.index(key.prompt) for key in part)
-        yield PromptBatch(seed, texts, places, tuple(part), rows, records_marginals=False)
+        yield PromptBatch(seed, texts, places, tuple(part), rows)
 
 
 def _difference(stored: SampleBatch, there: int, again: SampleBatch, row: int) -> str:
     """What differs between a stored sample and the same one made again; empty for nothing."""
     if stored.batch.texts[there] != again.batch.texts[row]:
         return f"its wording is {stored.batch.texts[there]!r} there, {again.batch.texts[row]!r} now"
-    before, now = stored.samples.tokens[there], again.samples.tokens[row]
+    before, now = stored.samples[0][there], again.samples[0][row]  # tokens, or latents
     if before.shape != now.shape:
         return f"{len(before)} tokens there, {len(now)} now"
     places = (before != now).nonzero().flatten().tolist()

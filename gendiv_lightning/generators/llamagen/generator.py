@@ -6,14 +6,16 @@ The sampling loop is `sample_autoregressive`; `TokenPredictor` is what it asks. 
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from gendiv_lightning.generators.base import Generator
+from gendiv_lightning.generators.base import Chance, TokenGenerator
 from gendiv_lightning.generators.llamagen.tokenizer import VQ_SIZES, VQConfig, VQModel, from_uint8, to_uint8
 from gendiv_lightning.generators.llamagen.transformer import (
     GPT,
@@ -25,12 +27,12 @@ from gendiv_lightning.generators.llamagen.transformer import (
     rotary_table,
 )
 from gendiv_lightning.records import TokenSamples
-from gendiv_lightning.sampling import Draw, TokenSampler, check_settings
+from gendiv_lightning.sampling import Draw, TokenSampler
 from gendiv_lightning.sampling.autoregressive import sample_autoregressive
 from gendiv_lightning.sampling.parallel import sample_in_parallel
+from gendiv_lightning.storage.named_files import expand
 from gendiv_lightning.text.lengths import TextLengths
 from gendiv_lightning.text.t5 import CaptionFeatures
-from gendiv_lightning.toy.files import TINY_GPT, TINY_VQ
 from gendiv_lightning.weights.hash import sha256
 from gendiv_lightning.weights.load import DTYPES, load_strictly, read_checkpoint
 from gendiv_lightning.weights.resolve import resolve
@@ -50,6 +52,7 @@ OFFICIAL_FILES: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "vq_ds16_c2i.pt": ("c2i", "VQ-16", (256, 384, 512)),
     "vq_ds8_c2i.pt": ("c2i", "VQ-8", (256, 384, 512)),
 }
+AnyConfig = TypeVar("AnyConfig", GPTConfig, VQConfig)
 ADVICE = "  or, to run now on the embedded model:   gendiv fit-free predict --config configs/tiny/llamagen_argmax.yaml"
 
 
@@ -127,7 +130,7 @@ class TokenPredictor:
         return self.decode(tokens, self.positions[start:stop], length, self.cache)
 
 
-class LlamaGen(Generator):
+class LlamaGen(TokenGenerator[Conditions]):
     """LlamaGen under probes: text-to-image (GPT-XL, 256 and 512 px) or class-to-image (GPT-B to GPT-3B).
 
     Prompts of a class-to-image model are class numbers, "207".
@@ -138,10 +141,11 @@ class LlamaGen(Generator):
         vq_checkpoint: tokenizer weights, likewise.
         text_encoder: T5 encoder of a text-to-image model: a folder, `OWNER/REPO`, or `toy:FOLDER`. Unused by
             class-to-image.
-        gpt: size of the transformer; "tiny" is the embedded one.
-        vq: size of the tokenizer; "tiny" is the embedded one.
+        gpt: size of the transformer: "GPT-B", "GPT-L", "GPT-XL", "GPT-XXL" or "GPT-3B"; or a JSON file with the fields
+            of `GPTConfig`, such as `toy:llamagen_gpt.json`.
+        vq: size of the tokenizer: "VQ-16" or "VQ-8"; or a JSON file with the fields of `VQConfig`.
         model_type: "t2i" is conditioned on captions, "c2i" on class labels.
-        image_size: pixels a side, 256, 384 or 512; 48 for the embedded model. No file tells it: it must be right.
+        image_size: pixels per side, 256, 384 or 512 (48 for the toy). No checkpoint contains it: it must be right.
         dtype: of the transformer and the text encoder; the tokenizer is always float32.
         guidance_scale: classifier-free guidance; 1 and below is off. (Official text-to-image: 7.5.)
         cfg_interval: guidance stops after token cfg_interval + 1; -1 guides all tokens.
@@ -156,6 +160,8 @@ class LlamaGen(Generator):
             is part of the run's fingerprint, since a row's logits can depend on the number of rows.
     """
 
+    family, title = "llamagen", "LlamaGen"
+    chance = Chance(path="", execution="which token each position gets, in raster order")
     has_likelihood = True
 
     def __init__(
@@ -163,10 +169,8 @@ class LlamaGen(Generator):
         gpt_checkpoint: str = "peizesun/llamagen_t2i:t2i_XL_stage1_256.pt",
         vq_checkpoint: str = "peizesun/llamagen_t2i:vq_ds16_t2i.pt",
         text_encoder: str = "google/flan-t5-xl",
-        gpt: Literal[
-            "GPT-B", "GPT-L", "GPT-XL", "GPT-XXL", "GPT-XXXL", "GPT-1B", "GPT-3B", "GPT-7B", "tiny"
-        ] = "GPT-XL",
-        vq: Literal["VQ-16", "VQ-8", "tiny"] = "VQ-16",
+        gpt: str = "GPT-XL",
+        vq: str = "VQ-16",
         model_type: Literal["t2i", "c2i"] = "t2i",
         image_size: int = 256,
         dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16",
@@ -180,40 +184,48 @@ class LlamaGen(Generator):
         compile: bool = False,
         batch_size: int = 16,
     ) -> None:
-        super().__init__()
-        self.vq_config: VQConfig = TINY_VQ if vq == "tiny" else VQ_SIZES[vq]
+        self.vq_config = VQ_SIZES[vq] if vq in VQ_SIZES else _read_config(vq, "vq", VQConfig)[0]
         side, rest = divmod(image_size, self.vq_config.downsample)
         if rest or side < 1:
             raise ValueError(f"image_size must be a multiple of {self.vq_config.downsample}, got {image_size}")
-        if gpt == "tiny":
-            self.gpt_config = TINY_GPT
-            if side**2 != TINY_GPT.block_size or model_type != "t2i":
-                raise ValueError(f"the tiny transformer is t2i at 48 pixels, got {model_type} at {image_size}")
-        else:
+        if gpt in GPT_SIZES:
             num_positions = 120 if model_type == "t2i" else 1
             self.gpt_config = GPTConfig(
                 **GPT_SIZES[gpt], model_type=model_type, block_size=side**2, cls_token_num=num_positions
             )
+            self.size, is_toy = gpt, False
+        else:
+            self.gpt_config, facts = _read_config(gpt, "gpt", GPTConfig)
+            self.size, is_toy = facts.get("name", Path(gpt).stem), facts.get("toy", False)
+            trained = self.gpt_config.model_type, math.isqrt(self.gpt_config.block_size) * self.vq_config.downsample
+            if trained != (model_type, image_size):
+                raise ValueError(
+                    f"gpt: {gpt} is {trained[0]} at {trained[1]} pixels, but model_type is {model_type} and image_size "
+                    f"is {image_size}. Set them to what the file says"
+                )
         if self.gpt_config.vocab_size != self.vq_config.codebook_size:
             raise ValueError(
                 f"gpt and vq must share a codebook, got {gpt} ({self.gpt_config.vocab_size} tokens) and {vq} "
                 f"({self.vq_config.codebook_size})"
             )
-        check_settings(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance_scale)
-        if batch_size < 1 or cfg_interval < -1:
-            raise ValueError(
-                f"batch_size must be at least 1, cfg_interval at least -1, got {batch_size}, {cfg_interval}"
-            )
+        if cfg_interval < -1:
+            raise ValueError(f"cfg_interval must be at least -1, got {cfg_interval}")
+        super().__init__(
+            codebook_size=self.gpt_config.vocab_size,
+            grid=(side, side),
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            dtype=dtype,
+            batch_size=batch_size,
+        )
         _check_decoding(decoding, window, dtype, compile)
         _check_official(gpt_checkpoint, "gpt_checkpoint", gpt, vq, model_type, image_size)
         _check_official(vq_checkpoint, "vq_checkpoint", vq, vq, model_type, image_size)
         self.gpt_checkpoint, self.vq_checkpoint, self.text_encoder = gpt_checkpoint, vq_checkpoint, text_encoder
-        self.gpt_name, self.image_size, self.dtype_name = gpt, image_size, dtype
-        self.guidance_scale, self.cfg_interval = guidance_scale, cfg_interval
-        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.image_size, self.cfg_interval, self.compile_decode, self.is_toy = image_size, cfg_interval, compile, is_toy
         self.decoding, self.window = decoding, window
-        self.compile_decode, self.batch_size, self.pads_batches = compile, batch_size, dtype != "float32"
-        self.codebook_size, self.grid = self.gpt_config.vocab_size, (side, side)
         self.captions: CaptionFeatures | None = None
         self._files: dict[str, Path] = {}
         self._null_prefills: dict[int, Prefill] = {}
@@ -235,9 +247,9 @@ class LlamaGen(Generator):
         """Hashes of the weights, sizes and sampling settings."""
         weights = {key: sha256(path) for key, path in self._files.items()}
         return {
-            "generator": "llamagen",
-            "embedded": self.gpt_name == "tiny",
-            "gpt": self.gpt_name,
+            "generator": self.family,
+            "embedded": self.is_toy,
+            "gpt": self.size,
             "model_type": self.gpt_config.model_type,
             "image_size": self.image_size,
             "dtype": self.dtype_name,
@@ -267,6 +279,10 @@ class LlamaGen(Generator):
             classes = f"class numbers from 0 to {self.gpt_config.num_classes - 1}"
             raise ValueError(f"prompts of a class-to-image model are {classes}, got {text!r}")
         return int(text)
+
+    def size_name(self) -> str:
+        """Size of the transformer; the toy has one."""
+        return "" if self.is_toy else self.size
 
     # --- weights ---
 
@@ -382,6 +398,20 @@ class LlamaGen(Generator):
                 f"images must be {self.image_size} pixels a side, as image_size says, got {tuple(images.shape)}"
             )
         return torch.cat([self.vq.encode(from_uint8(image.to(self.device))) for image in images.split(1)])
+
+
+def _read_config(file: str, key: str, config_class: type[AnyConfig]) -> tuple[AnyConfig, dict[str, Any]]:
+    """The configuration in a JSON file, and what else stands there: `name`, and `toy` for a toy's."""
+    sizes = ", ".join(GPT_SIZES if config_class is GPTConfig else VQ_SIZES)
+    path = expand(file)
+    if path.suffix != ".json" or not path.is_file():
+        raise ValueError(f"{key} must be one of {sizes}, or a JSON file of a configuration, got {file!r}")
+    try:
+        values = json.loads(path.read_text())
+        facts = {name: values.pop(name) for name in ("name", "toy") if name in values}
+        return config_class(**values), facts
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{key}: {path} is not a configuration of a {config_class.__name__}: {error}") from error
 
 
 def _check_official(checkpoint: str, key: str, size: str, vq: str, model_type: str, image_size: int) -> None:

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 from gendiv_lightning.console.tables import format_table
-from gendiv_lightning.prompts.files import LENGTHS
 from gendiv_lightning.prompts.paraphrase.generate import Judge, Reworded
-from gendiv_lightning.records import Prompt
+from gendiv_lightning.records import LENGTHS, Prompt
 from gendiv_lightning.storage.atomic import write_atomically
 
 QUANTILES = {"min": 0.0, "5 %": 0.05, "median": 0.5, "max": 1.0}

@@ -1,0 +1,95 @@
+"""The designs as callbacks: which paraphrases and paths the samples of a prompt have. The sampler is left as it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from gendiv_lightning.prompts.design import Design, share_paths
+from gendiv_lightning.records import SampleDesign
+from gendiv_lightning.sampling import Description
+
+from .probes import SettingCallback
+
+Length = Literal["short", "medium", "long", "mixed", "any"]
+
+
+class DesignCallback(SettingCallback, Design):
+    """A design that a config names."""
+
+
+class Paraphrase(DesignCallback):
+    """Spread the samples of a prompt over paraphrases of it: the prompt path.
+
+    Args:
+        num_paraphrases: number of paraphrases; the number of samples must be a multiple of it and at least twice it.
+        length: "short", "medium", "long", "mixed" (evenly from the three) or "any" (in the order of the prompt set).
+    """
+
+    isolates = "the diversity that other words for the same meaning add"
+
+    def __init__(self, num_paraphrases: int = 4, length: Length = "any") -> None:
+        if num_paraphrases < 1:
+            raise ValueError(f"num_paraphrases must be at least 1, got {num_paraphrases}")
+        self.num_paraphrases, self.length = num_paraphrases, length
+
+    def describe(self, codebook_size: int) -> Description:
+        """How many, of which length."""
+        short = "paraphrases" if self.length == "any" else self.length
+        return Description(f"{self.num_paraphrases} {_adjective(self.length)}paraphrases", short, self.isolates)
+
+    def design(self, design: SampleDesign) -> SampleDesign:
+        """Ask for paraphrases."""
+        if design.num_paraphrases:
+            raise ValueError("Paraphrase and Decompose both select paraphrases: use only one of them")
+        return replace(design, num_paraphrases=self.num_paraphrases, length=self.length)
+
+
+class Decompose(DesignCallback):
+    """Give each prompt `num_paths` x `num_paths` samples per paraphrase, which separates H_path from H_exec.
+
+    There are as many executions of a path as there are paths: groups of samples that share a path, and groups with one
+    sample per path, are then of one size, and small-sample bias cancels in their difference. Samples of a path share
+    its noise; execution noise is each sample's own. Probes act beside it, and `data.num_samples` is ignored.
+
+    Args:
+        num_paths: sampler paths per paraphrase, and samples per path; an even number.
+        num_paraphrases: paraphrases per prompt, a divisor of `num_paths`; 0 uses the original prompt alone, which
+            leaves no prompt path to measure.
+        length: of the paraphrases, see `Paraphrase`.
+    """
+
+    isolates = "path and execution, each with its own noise"
+
+    def __init__(self, num_paths: int = 4, num_paraphrases: int = 0, length: Length = "any") -> None:
+        if num_paths < 2 or num_paths % 2:
+            raise ValueError(f"num_paths must be an even number, 2 or more, got {num_paths}")
+        if num_paraphrases and (num_paraphrases < 2 or num_paths % num_paraphrases):
+            raise ValueError(
+                f"num_paraphrases must be 0 (the original prompt alone), or a divisor of num_paths above 1, got "
+                f"{num_paraphrases} for {num_paths} paths"
+            )
+        self.num_paths, self.num_paraphrases, self.length = num_paths, num_paraphrases, length
+
+    def describe(self, codebook_size: int) -> Description:
+        """How many paths, executions and paraphrases."""
+        num, pool = self.num_paths, self.num_paraphrases
+        texts = f" x {pool} {_adjective(self.length)}paraphrases" if pool else ""
+        return Description(f"decomposed ({num} paths x {num} executions{texts})", "decomposed", self.isolates)
+
+    def design(self, design: SampleDesign) -> SampleDesign:
+        """Ask for the crossed samples."""
+        if design.num_paraphrases:
+            raise ValueError(
+                "Paraphrase and Decompose both select paraphrases: give num_paraphrases to Decompose alone"
+            )
+        return replace(
+            share_paths(design, self.num_paths),
+            num_samples=self.num_paths**2 * max(1, self.num_paraphrases),
+            num_paraphrases=self.num_paraphrases,
+            length=self.length,
+        )
+
+
+def _adjective(length: str) -> str:
+    return "" if length == "any" else f"{length} "

@@ -1,0 +1,125 @@
+"""Sampling designs: which paraphrases and paths a prompt is sampled with, and the names of the samples."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from gendiv_lightning.records import LENGTHS, NoiseKey, Prompt, PromptBatch, SampleDesign
+from gendiv_lightning.sampling import Description
+
+
+class Design(ABC):
+    """Decides which samples a prompt gets. It does not touch the sampler."""
+
+    @abstractmethod
+    def design(self, design: SampleDesign) -> SampleDesign:
+        """The design with this one's fields replaced.
+
+        Raises:
+            ValueError: another design has set them.
+        """
+
+    @abstractmethod
+    def identity(self, codebook_size: int) -> dict[str, object]:
+        """All settings that can change a number, for the run's fingerprint."""
+
+    @abstractmethod
+    def describe(self, codebook_size: int) -> Description:
+        """The design and its settings in words."""
+
+
+def apply_designs(design: SampleDesign, items: Iterable[object]) -> SampleDesign:
+    """The design that all `Design`s among some objects (a trainer's callbacks, say) ask for together."""
+    for item in items:
+        if isinstance(item, Design):
+            design = item.design(design)
+    return design
+
+
+def share_paths(design: SampleDesign, num_paths: int) -> SampleDesign:
+    """The samples of a paraphrase spread over `num_paths` paths; ValueError if they already share paths."""
+    if design.num_paths:
+        raise ValueError("FreezePath and Decompose both share paths: keep one of them")
+    return replace(design, num_paths=num_paths)
+
+
+def check_design(design: SampleDesign) -> None:
+    """Raise ValueError for a design that no prompt can be sampled by."""
+    num_samples, num_paraphrases = design.num_samples, design.num_paraphrases
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    if design.length not in (*LENGTHS, "mixed", "any"):
+        raise ValueError(f"length must be one of {', '.join(LENGTHS)}, mixed, any, got {design.length!r}")
+    if num_paraphrases < 0:
+        raise ValueError(f"num_paraphrases must be at least 0 (the original prompt alone), got {num_paraphrases}")
+    if num_paraphrases and (num_samples % num_paraphrases or num_samples < 2 * num_paraphrases):
+        raise ValueError(
+            f"num_samples must be a multiple of num_paraphrases with at least 2 samples per paraphrase, got "
+            f"{num_samples} samples for {num_paraphrases} paraphrases. Try {2 * num_paraphrases}"
+        )
+    cells = design.num_paths * max(1, num_paraphrases)
+    if design.num_paths and num_samples % cells:
+        raise ValueError(
+            f"num_samples must be a multiple of paths x paraphrases, got {num_samples} samples for "
+            f"{design.num_paths} x {max(1, num_paraphrases)}. Try {cells}"
+        )
+
+
+def choose_paraphrases(prompt: Prompt, design: SampleDesign) -> list[int]:
+    """Numbers of the paraphrases that a design samples: the first ones of its length; [0], the prompt, without any.
+
+    Raises:
+        ValueError: the prompt has too few paraphrases of that length.
+    """
+    if design.num_paraphrases == 0:
+        return [0]
+    numbers = []
+    for length, count in split_lengths(design.num_paraphrases, design.length).items():
+        suitable = [n for n, p in enumerate(prompt.paraphrases, start=1) if length in ("any", p.length)]
+        if len(suitable) < count:
+            raise ValueError(
+                f"prompt {prompt.id} ({prompt.text[:60]!r}) has {len(suitable)} paraphrases of length {length!r}, but "
+                f"{count} are required. Choose fewer or another length, or add paraphrases to the prompt set"
+            )
+        numbers += suitable[:count]
+    return numbers
+
+
+def split_lengths(num_paraphrases: int, length: str) -> dict[str, int]:
+    """Number of paraphrases of each length class; "mixed" splits them as evenly as possible, shorter classes first."""
+    if length != "mixed":
+        return {length: num_paraphrases}
+    return {name: (num_paraphrases + len(LENGTHS) - 1 - index) // len(LENGTHS) for index, name in enumerate(LENGTHS)}
+
+
+def name_samples(prompt: Prompt, design: SampleDesign) -> list[NoiseKey]:
+    """Names of a prompt's samples: sample s = 0..N-1 takes the chosen paraphrases in turn.
+
+    Its path is s, or, where paths are shared, the next path of its paraphrase in turn. Its execution noise is always
+    its own: if paths shared it, samples of different paths would be alike by more than chance.
+
+    Raises:
+        ValueError: the design is impossible, or this prompt has too few paraphrases for it.
+    """
+    check_design(design)
+    paraphrases, num_paths = choose_paraphrases(prompt, design), design.num_paths
+    names = []
+    for sample in range(design.num_samples):
+        turn, which = divmod(sample, len(paraphrases))
+        path = turn % num_paths if num_paths else sample
+        names.append(NoiseKey(prompt.id, paraphrases[which], path, sample))
+    return names
+
+
+def make_batch(
+    seed: int, prompts: Sequence[Prompt], design: SampleDesign, indices: Sequence[int] | None = None
+) -> PromptBatch:
+    """Whole prompts with the names of all their samples; `indices` are theirs in a prompt set (0, 1, ... if None)."""
+    rows, keys = [], []
+    for row, prompt in enumerate(prompts):
+        names = name_samples(prompt, design)
+        keys += names
+        rows += [row] * len(names)
+    return PromptBatch(seed, tuple(prompts), tuple(indices or range(len(prompts))), tuple(keys), tuple(rows))
