@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from gendiv_lightning.datamodules.prompts import share_lengths
+from gendiv_lightning.prompts.design import split_lengths
 from gendiv_lightning.prompts.paraphrase.request import INSTRUCTION, Paraphraser, Request, read_answer
 from gendiv_lightning.prompts.paraphrase.similarity import Similarity
 from gendiv_lightning.records import Prompt, length_class
@@ -152,7 +152,7 @@ class Rewording:
 
     async def _reword(self, prompt: Prompt) -> Reworded:
         reworded = Reworded(prompt)
-        for length, number in share_lengths(self.per_prompt, self.length).items():
+        for length, number in split_lengths(self.per_prompt, self.length).items():
             reworded.missing += await self._ask_for(reworded, length, number)
         return reworded
 
