@@ -125,7 +125,7 @@ def _parse(name: str) -> tuple[type[SampleMetric], str | None, dict[str, str]]:
     """Class, backbone and options of a metric's name."""
     match = _NAME.fullmatch(name.strip())
     if match is None or match["metric"] not in plugins.registered("metrics"):
-        known = ", ".join(plugins.registered("metrics"))
+        known = ", ".join(plugins.registered("metrics")) or "none: reinstall gendiv, its entry points are missing"
         raise ValueError(
             f"metric {name!r} is unknown. Choose one of {known}, with a backbone in brackets; see gendiv measure --help"
         )

@@ -74,6 +74,11 @@ def test_corrections_are_scipys_and_keep_the_order():
     assert len(holm(torch.zeros(0))) == len(benjamini_hochberg(torch.zeros(0))) == 0
 
 
+def test_a_larger_p_value_never_becomes_the_smaller_one():
+    assert holm(torch.tensor([0.011, 0.01])).tolist() == pytest.approx([0.02, 0.02], abs=1e-9)
+    assert holm(torch.tensor([0.03, 0.5, 0.02, 0.021])).tolist() == pytest.approx([0.08, 0.5, 0.08, 0.08], abs=1e-7)
+
+
 def test_no_difference_is_shown_where_there_is_none_and_prompts_are_enough():
     assert equivalence(normal(400), normal(400), margin=0.2).answer == "equivalent"
     assert equivalence(normal(400), normal(400, seed=1, mean=0.2), margin=0.2).answer == "undecided"

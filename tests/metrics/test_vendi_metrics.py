@@ -165,6 +165,22 @@ def test_the_interval_is_as_wide_as_the_spread_over_sets_of_prompts():
     assert half / stats.t.ppf(0.975, 15) == pytest.approx(spread, rel=0.25)
 
 
+@pytest.mark.parametrize("period", [1, 2, 3, 4, 16, 20])
+def test_prompts_that_alternate_between_kinds_are_spread_over_all_groups(period):
+    """Prompt sets often list kinds in turn: the groups of a jackknife must not be the kinds."""
+    groups = torch.tensor([module._group(index) for index in range(0, 320 * period, period)])
+    sizes = groups.bincount(minlength=module.NUM_GROUPS)
+    assert sizes.min() >= 15
+    assert sizes.max() <= 25
+
+
+def test_prompts_of_one_kind_have_an_interval():
+    prompts = [prompt(index)._replace(place=16 * index) for index in range(20)]
+    estimate = of_the_set(prompts)[SET]
+    assert estimate.low < estimate.value < estimate.high
+    assert "jackknife over 10 groups" in estimate.method
+
+
 def test_few_prompts_have_no_interval_and_no_prompt_no_score():
     estimate = of_the_set([prompt(index) for index in range(4)])[SET]
     assert estimate.value > 1
