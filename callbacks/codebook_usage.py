@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.utilities import rank_zero_info
 
 from gendiv_lightning.console.tables import format_estimates
-from gendiv_lightning.datamodules import ImageData, PostcardImages
+from gendiv_lightning.datamodules import ImageData, ImageModule
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.metrics.codebook import CodebookUsage
 from gendiv_lightning.records import ImageBatch, PromptSamples
@@ -18,7 +18,7 @@ from gendiv_lightning.storage.codebook_counts import write_usage
 
 def usage_protocol(generator: Generator, data: LightningDataModule) -> dict[str, Any]:
     """Everything that can change the counts, as plain values; its hash is the run's fingerprint."""
-    assert isinstance(data, ImageData | PostcardImages), "codebook usage is counted on images"
+    assert isinstance(data, ImageModule), "codebook usage is counted on images"
     return {"what": "validation images", "generator": generator.identity(), "data": data.identity()}
 
 

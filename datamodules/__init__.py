@@ -1,8 +1,6 @@
 """Prompts and images in: the data modules that configs name."""
 
-from gendiv_lightning.toy.images import PostcardImages
-
-from .images import ImageData
+from .images import ImageData, ImageModule
 from .prompts import PromptData
 
-__all__ = ["ImageData", "PostcardImages", "PromptData"]
+__all__ = ["ImageData", "ImageModule", "PromptData"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -73,7 +74,15 @@ class _Streamed(IterableDataset[list[Placed]]):
         return _batches(islice(enumerate(self.items), self.rank, None, self.world_size), self.batch_size)
 
 
-class ImageData(LightningDataModule):
+class ImageModule(LightningDataModule, ABC):
+    """Images for codebook counts: a validation loader of `ImageBatch`es, and what identifies the images."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Everything here that can change a number."""
+
+
+class ImageData(ImageModule):
     """Images as central squares, dealt to ranks in turn: each is met once, and nothing is padded.
 
     On this machine they come in the order of their names. A dataset on the Hub is streamed: every rank reads all of it

@@ -23,6 +23,9 @@ GROUPS = {
     "probes": "a class of `Probe` or `Design`",
     "metrics": "a class of `SampleMetric`",
     "features": "a class of `ImageFeatures`",
+    "images": "a data module of images, an `ImageModule`, that needs no files",
+    "paraphrasers": "a class of `Paraphraser` without arguments",
+    "ground_truths": "a function (batches, columns, metric) that compares a run with what is known to be true, as text",
     "files": "a folder as a `Path`; `NAME:FILE` is a file in it, wherever weights or prompts are named",
 }
 

@@ -12,10 +12,11 @@ from running import ROOT
 
 from gendiv_lightning.callbacks import Argmax, CodebookSubset, Decompose, Measure, Paraphrase, WriteUsage
 from gendiv_lightning.cli.predict import FitFreeCLI
-from gendiv_lightning.datamodules import ImageData, PostcardImages, PromptData
+from gendiv_lightning.datamodules import ImageData, PromptData
 from gendiv_lightning.generators import Amused, LlamaGen, VQDiffusion
 from gendiv_lightning.toy.evaluate import FAMILIES
 from gendiv_lightning.toy.files import WEIGHTS
+from gendiv_lightning.toy.images import PostcardImages
 
 CONFIGS = ROOT / "configs"
 EXPERIMENTS = [

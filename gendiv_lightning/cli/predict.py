@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from gendiv_lightning.callbacks import RunWriter, SamplesPerSecond, WriteUsage
 from gendiv_lightning.callbacks.codebook_usage import usage_protocol
 from gendiv_lightning.callbacks.run_writer import check_probes, check_run, protocol_of
-from gendiv_lightning.datamodules import ImageData, PostcardImages, PromptData
+from gendiv_lightning.datamodules import ImageModule, PromptData
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.prompts.design import apply_designs, check_design
 from gendiv_lightning.records import PromptBatch, SampleBatch
@@ -126,9 +126,9 @@ class FitFreeCLI(LightningCLI):
     def _protocol(self, generator: Generator) -> dict[str, Any]:
         if self.subcommand == "predict":
             return protocol_of(generator, _prompts_of(self.datamodule), self.callbacks)
-        if not isinstance(self.datamodule, ImageData | PostcardImages):
+        if not isinstance(self.datamodule, ImageModule):
             data = type(self.datamodule).__name__
-            raise ValueError(f"validate counts images: data must be ImageData or PostcardImages, got {data}")
+            raise ValueError(f"validate counts images: data must be an ImageModule, such as ImageData, got {data}")
         if not any(isinstance(callback, WriteUsage) for callback in self.callbacks):
             raise ValueError(
                 "validate wants WriteUsage among trainer.callbacks, see configs/tiny/llamagen_codebook.yaml"

@@ -3,6 +3,5 @@
 from gendiv_lightning.generators.amused import Amused
 from gendiv_lightning.generators.llamagen.generator import LlamaGen
 from gendiv_lightning.generators.vq_diffusion import VQDiffusion
-from gendiv_lightning.toy.perfect import PerfectPostcards
 
-__all__ = ["Amused", "LlamaGen", "PerfectPostcards", "VQDiffusion"]
+__all__ = ["Amused", "LlamaGen", "VQDiffusion"]

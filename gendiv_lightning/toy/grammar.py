@@ -17,6 +17,7 @@ class Grammar(Paraphraser):
     """
 
     name = "postcards"
+    similarity = "tiny-clip"
 
     def identity(self) -> dict[str, object]:
         """The grammar is part of the package."""

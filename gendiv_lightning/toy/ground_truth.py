@@ -108,3 +108,8 @@ def _mean(column: Tensor, sign: str = "") -> str:
         return "-"
     value, low, high = bootstrap_mean(column)
     return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def report_truth(batches: Iterable[SampleBatch], columns: Mapping[str, Tensor], metric: PromptMetric) -> str:
+    """`compare_with_truth` as a table."""
+    return format_truth(compare_with_truth(batches, columns, metric))

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from gendiv_lightning.datamodules.images import ImageModule
 from gendiv_lightning.datamodules.sharding import check_positive, deal
 from gendiv_lightning.records import ImageBatch
 from gendiv_lightning.toy.world import NUM_IMAGES, render
 
 
-class PostcardImages(LightningDataModule):
+class PostcardImages(ImageModule):
     """Distinct postcards, drawn evenly from the world.
 
     Args:
@@ -33,6 +33,11 @@ class PostcardImages(LightningDataModule):
             raise ValueError(f"num_images must be at most {NUM_IMAGES}, the size of the world, got {num_images}")
         self.num_images, self.seed, self.batch_size = num_images, seed, batch_size
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than images
+
+    @classmethod
+    def all(cls) -> PostcardImages:
+        """All of the world's postcards."""
+        return cls(num_images=NUM_IMAGES)
 
     def identity(self) -> dict[str, Any]:
         """Everything here that can change a number."""

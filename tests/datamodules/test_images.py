@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from gendiv_lightning.datamodules import ImageData, PostcardImages
+from gendiv_lightning.datamodules import ImageData
 from gendiv_lightning.datamodules.images import crop_center
+from gendiv_lightning.toy.images import PostcardImages
 from gendiv_lightning.toy.world import render
 
 

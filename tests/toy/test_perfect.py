@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from gendiv_lightning.callbacks import CodebookSubset
-from gendiv_lightning.generators import PerfectPostcards
 from gendiv_lightning.records import NoiseKey
 from gendiv_lightning.toy import world
 from gendiv_lightning.toy.captions import parse
 from gendiv_lightning.toy.metric import stated_right
-from gendiv_lightning.toy.perfect import fitting_grids
+from gendiv_lightning.toy.perfect import PerfectPostcards, fitting_grids
 
 CAPTION, WORDING = "pink sky, white ground, flat land", "a picture of a flat land and the pink sky, a ground in white"
 NUM_IMAGES = 7 * 25  # light and object are free

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from gendiv_lightning import plugins
+
 HELP = "check the environment, the embedded weights, and reference values"
 
 
@@ -33,14 +35,12 @@ def print_line(line: str) -> None:
 
 def _environment() -> int:
     from gendiv_lightning.runs.folder import environment
-    from gendiv_lightning.toy.files import WEIGHTS
 
     found = environment()
     print_line(f"python {found['python']} on {found['platform']}")
     print_line(f"devices: {', '.join(found['devices'])}")
     for name, number in found["versions"].items():
         print_line(f"{name} {number}")
-    wanted = ("llamagen_vq.safetensors", "llamagen_gpt.safetensors", "perceptual.safetensors", "t5/model.safetensors")
-    missing = [name for name in wanted if not (WEIGHTS / name).exists()]
-    print_line(f"embedded weights: {'missing: ' + ', '.join(missing) if missing else 'all there'}")
+    missing = [prefix for prefix in plugins.registered("files") if not any(plugins.load("files", prefix).glob("*"))]
+    print_line(f"packaged weights: {'missing: ' + ', '.join(missing) if missing else 'all there'}")
     return 1 if missing else 0

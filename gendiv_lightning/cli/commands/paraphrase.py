@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gendiv_lightning import plugins
 from gendiv_lightning.cli.commands.prompts import COUNT_TOKENS
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ MODEL is one of
   a name at any OpenAI-compatible endpoint (OpenAI, vLLM, Ollama): address and key are OPENAI_BASE_URL and
     OPENAI_API_KEY of the environment; the key is never stored. It needs pip install "gendiv_lightning[paraphrase]"
   local:NAME, a chat model of transformers, by folder or Hub name
-  postcards, the grammar of the embedded world
+  postcards, the grammar of the toy dataset
 
 SIMILARITIES are one or more of, separated by commas; the first is filtered by, the others stand beside
   a CLIP, as in clip_score[...]; tiny-clip is the embedded world's
@@ -114,7 +115,8 @@ def _judge(arguments: argparse.Namespace) -> Judge:
     from gendiv_lightning.prompts.paraphrase.generate import Judge
     from gendiv_lightning.prompts.paraphrase.similarity import make_similarity
 
-    default = "tiny-clip" if arguments.model == "postcards" else DEFAULT_BACKBONE
+    registered = plugins.registered("paraphrasers").get(arguments.model or "")
+    default = registered.load().similarity if registered else DEFAULT_BACKBONE
     names = (arguments.similarity or default).split(",")
     similarities = [make_similarity(name.strip(), arguments.device) for name in names]
     for similarity in similarities:
@@ -125,10 +127,9 @@ def _judge(arguments: argparse.Namespace) -> Judge:
 def _paraphraser(arguments: argparse.Namespace) -> Paraphraser:
     from gendiv_lightning.prompts.paraphrase.endpoint import Endpoint
     from gendiv_lightning.prompts.paraphrase.local import ChatModel
-    from gendiv_lightning.toy.grammar import Grammar
 
-    if arguments.model == "postcards":
-        return Grammar()
+    if arguments.model in plugins.registered("paraphrasers"):
+        return plugins.load("paraphrasers", arguments.model)()
     kind, _, name = arguments.model.partition(":")
     if kind == "local" and name:
         return ChatModel(name, arguments.device)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gendiv_lightning import plugins
 from gendiv_lightning.cli.commands.measure import add_reading_arguments
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ Inception (Pillow's bicubic, on the whole image). The same call gives the same f
 SOURCE is one of
   a folder of images, with all folders in it; of Parquet; of WebDataset tars; of datasets.save_to_disk; or such a file
   a dataset on the Hugging Face Hub, by name; it is streamed
-  postcards: the embedded world
+  postcards: the toy dataset, or another registered name (gendiv list images)
   the parts of a reference (.safetensors), to be brought together
 
 Transparent images stand over white; images of more than 8 bits a channel count as corrupt; corrupt ones are skipped,
@@ -84,8 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_device(arguments.device)
     check_memory_limit(arguments.memory_limit)
     corrupt = CorruptImages(arguments.max_corrupt)
-    is_world = arguments.source == ["postcards"]
-    dataset, num_batches, batches = _postcards(arguments) if is_world else _images(arguments, corrupt)
+    is_registered = arguments.source[0] in plugins.registered("images")
+    dataset, num_batches, batches = _registered(arguments) if is_registered else _images(arguments, corrupt)
     features = make_features(arguments.backbone)
     features.load()
     features.to(arguments.device)
@@ -113,15 +114,15 @@ def _merge(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _postcards(arguments: argparse.Namespace) -> tuple[str, int, Iterator[Tensor]]:
-    from gendiv_lightning.datamodules import PostcardImages
-    from gendiv_lightning.toy.world import NUM_IMAGES
-
+def _registered(arguments: argparse.Namespace) -> tuple[str, int, Iterator[Tensor]]:
+    """Images of a data module that is registered by name, such as the toy's."""
+    (name,) = arguments.source
     if arguments.part:
-        raise ValueError("--part is for images of files, not for postcards: leave it out")
-    data = PostcardImages(num_images=arguments.num or NUM_IMAGES)
+        raise ValueError(f"--part is for images of files, not for {name}: leave it out")
+    module = plugins.load("images", name)
+    data = module(num_images=arguments.num) if arguments.num else module.all()
     loader = data.val_dataloader()
-    return f"{data.num_images} postcards, seed {data.seed}", len(loader), (batch.images for batch in loader)
+    return f"{data.num_images} {name}, seed {data.seed}", len(loader), (batch.images for batch in loader)
 
 
 def _images(arguments: argparse.Namespace, corrupt: CorruptImages) -> tuple[str, int | None, Iterator[Tensor]]:
