@@ -16,14 +16,13 @@ from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 
-from gendiv_lightning.analysis.effects import find_profile, find_verdict
-from gendiv_lightning.analysis.paper_claims import PAPER, check_claims
+from gendiv_lightning.analysis.paper_claims import PAPER, Finding, check_claims, find_profile, find_verdict
 from gendiv_lightning.cli.main import main as gendiv
 from gendiv_lightning.console.tables import format_table
 from gendiv_lightning.metrics.base import PromptMetric
 from gendiv_lightning.metrics.registry import make_metric
 from gendiv_lightning.report.charts import decomposition_bars, ib_plane
-from gendiv_lightning.report.context import comparable
+from gendiv_lightning.report.context import comparable, share
 from gendiv_lightning.report.document import Figure
 from gendiv_lightning.report.html import to_svg
 from gendiv_lightning.runs.load import Family, Setting, families_of, find_runs
@@ -63,7 +62,7 @@ def decompositions(family: Family, folder: Path) -> str:
     """`gendiv decompose` of each seed."""
     parts = []
     for plain, argmax, subset in zip(*map(runs_of, find_profile(family)), strict=True):
-        make = partial(printed, "decompose", plain, "--argmax", argmax, "--subset", subset)
+        make = partial(printed, "decompose", plain, "--argmax", argmax, "--subset", subset, "--test")
         parts.append(f"```\n{kept(folder / f'{plain.name}.txt', make)}\n```")
     return "\n\n".join(parts)
 
@@ -85,10 +84,15 @@ def findings(families: list[Family]) -> str:
     for family in families:
         for distance in DISTANCES:
             rows += [
-                (family.name, f.claim.words, f.claim.criterion, distance.split("/")[1], str(f.number or "-"), f.outcome)
+                (family.name, f.claim.words, f.claim.criterion, distance.split("/")[1], measured(f), f.outcome)
                 for f in check_claims(family, distance)
             ]
     return as_markdown(rows)
+
+
+def measured(finding: Finding) -> str:
+    """The share, with its interval."""
+    return str(share(finding.share)) if finding.share else "-"
 
 
 def verdicts(families: list[Family]) -> str:

@@ -1,18 +1,17 @@
-"""What a probe changes: paired differences, what is left of a diversity, the knee of the subset curve, the verdict."""
+"""What a probe changes: paired differences, what is left of a diversity, the knee of the subset curve."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gendiv_lightning.analysis.verdict import Verdict, judge
 from gendiv_lightning.functional.bootstrap import bootstrap_mean, bootstrap_ratio
 from gendiv_lightning.functional.comparison import sign_flip_test
-from gendiv_lightning.report.document import Number
-from gendiv_lightning.runs.load import Family, Setting
+from gendiv_lightning.runs.load import Setting
 from gendiv_lightning.storage.codebook_counts import read_usage
 
 MARGIN = 0.1
@@ -23,11 +22,19 @@ KNEE_RULE = (
 NUM_RESAMPLES = 2000
 
 
-def change(setting: Setting, baseline: Setting, name: str) -> tuple[float, float, float]:
+class Interval(NamedTuple):
+    """A number with its 95 % interval; NaN for what is not known."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+def change(setting: Setting, baseline: Setting, name: str) -> Interval:
     """Mean paired difference of a number with its interval; of a number of the whole set the difference alone."""
     if name in setting.columns and name in baseline.columns:
-        return bootstrap_mean(_differences(setting, baseline, name))
-    return setting.value(name) - baseline.value(name), math.nan, math.nan
+        return Interval(*bootstrap_mean(_differences(setting, baseline, name)))
+    return Interval(setting.value(name) - baseline.value(name))
 
 
 def p_value(setting: Setting, baseline: Setting, name: str) -> float:
@@ -40,35 +47,18 @@ def _differences(setting: Setting, baseline: Setting, name: str) -> Tensor:
     return differences[~differences.isnan()]
 
 
-def share_left(setting: Setting, baseline: Setting, name: str) -> Number:
-    """A setting's mean over its baseline's, in percent."""
+def share_left(setting: Setting, baseline: Setting, name: str) -> Interval:
+    """A setting's mean over its baseline's."""
     if name not in setting.columns or name not in baseline.columns:
-        return Number(math.nan)
-    ratio = bootstrap_ratio(setting.columns[name], baseline.columns[name])
-    return Number(*ratio, digits=0, percent=True)
+        return Interval(math.nan)
+    return Interval(*bootstrap_ratio(setting.columns[name], baseline.columns[name]))
 
 
-def share_within(setting: Setting, part: str, whole: str) -> Number:
-    """One of a setting's means over another, in percent."""
+def share_within(setting: Setting, part: str, whole: str) -> Interval:
+    """One of a setting's means over another."""
     if part not in setting.columns or whole not in setting.columns:
-        return Number(math.nan)
-    return Number(*bootstrap_ratio(setting.columns[part], setting.columns[whole]), digits=0, percent=True)
-
-
-def subset_curve(family: Family, select: str = "most_frequent") -> list[tuple[float, Setting]]:
-    """Shares of the codebook that were allowed, and their settings; the baseline of the first of them is the whole."""
-    found = [s for s in family.find("CodebookSubset") if s.label.select == select and family.baseline_of(s)]
-    if not found:
-        return []
-    whole = family.baseline_of(found[0])
-    curve = [(s.label.ratio or math.nan, s) for s in found if family.baseline_of(s) == whole]
-    return sorted([*curve, *([(1.0, whole)] if whole else [])], key=lambda point: point[0])
-
-
-def quarter_of(family: Family) -> Setting | None:
-    """The subset of the most frequent entries that is closest to a quarter of the codebook."""
-    subsets = [point for point in subset_curve(family) if point[0] < 1]
-    return min(subsets, key=lambda point: abs(point[0] - 0.25))[1] if subsets else None
+        return Interval(math.nan)
+    return Interval(*bootstrap_ratio(setting.columns[part], setting.columns[whole]))
 
 
 class Knee(NamedTuple):
@@ -88,7 +78,7 @@ class Knee(NamedTuple):
         return self.certainty >= 0.9
 
 
-def find_knee(curve: list[tuple[float, Setting]], name: str, seed: int = 0) -> Knee | None:
+def find_knee(curve: Sequence[tuple[float, Setting]], name: str, seed: int = 0) -> Knee | None:
     """The knee of a curve whose last point is the whole codebook; None for fewer than two subsets or two prompts."""
     if len(curve) < 3 or any(name not in setting.columns for _, setting in curve):
         return None
@@ -97,62 +87,14 @@ def find_knee(curve: list[tuple[float, Setting]], name: str, seed: int = 0) -> K
     if len(columns) < 2:
         return None
     draws = torch.randint(len(columns), (NUM_RESAMPLES, len(columns)), generator=torch.Generator().manual_seed(seed))
-    (place,), resampled = _knees(columns.mean(0)[None]), _knees(columns[draws].mean(1))
-    return Knee(curve[int(place)][0], (resampled == place).double().mean().item())
+    (index,), resampled = _knees(columns.mean(0)[None]), _knees(columns[draws].mean(1))
+    return Knee(curve[int(index)][0], (resampled == index).double().mean().item())
 
 
 def _knees(means: Tensor) -> Tensor:
-    """Places of the knees of curves (R, points)."""
+    """Indices of the knees of curves (R, points)."""
     is_near = (means / means[:, -1:] - 1).abs() <= MARGIN
     return is_near.shape[1] - is_near.flip(1).long().cumprod(1).sum(1)
-
-
-class Profile(NamedTuple):
-    """The three runs of `Decompose` that a verdict takes; None where one is missing.
-
-    Attributes:
-        plain: without other probes.
-        argmax: under `Argmax`.
-        subset: under `CodebookSubset` of the most frequent entries, the one closest to a quarter.
-    """
-
-    plain: Setting | None
-    argmax: Setting | None
-    subset: Setting | None
-
-
-def find_profile(family: Family) -> Profile:
-    """The runs of one design."""
-    plain = family.first("Decompose")
-    if plain is None:
-        return Profile(None, None, None)
-    argmax = [s for s in family.find("Argmax", "Decompose") if family.baseline_of(s) == plain]
-    subsets = [
-        s
-        for s in family.find("CodebookSubset", "Decompose")
-        if family.baseline_of(s) == plain and s.label.select == "most_frequent"
-    ]
-    subsets.sort(key=lambda setting: abs((setting.label.ratio or 0) - 0.25))
-    return Profile(plain, *(next(iter(found), None) for found in (argmax, subsets)))
-
-
-def find_verdict(family: Family, name: str) -> Verdict | None:
-    """The verdict by a distance; None where a run or the distance is missing, or there is one prompt."""
-    plain, argmax, subset = find_profile(family)
-    if plain is None or argmax is None or subset is None:
-        return None
-    if any(f"{name}/within" not in s.columns for s in (plain, argmax, subset)):
-        return None
-    if plain.estimates[f"{name}/within"].num_prompts < 2:
-        return None
-    columns = [setting.columns[f"{name}/within"] for setting in (plain, argmax, subset)]
-    perplexity = plain.value("codebook/perplexity") / codebook_size(plain)
-    return judge(columns[0], plain.columns[f"{name}/exec"], columns[1], columns[2], perplexity)
-
-
-def mixed_paraphrases(family: Family) -> Setting | None:
-    """The paraphrases of mixed length, or else of another."""
-    return min(family.find("Paraphrase"), key=lambda s: s.label.paraphrase_length != "mixed", default=None)
 
 
 def usage_counts(setting: Setting) -> Tensor:

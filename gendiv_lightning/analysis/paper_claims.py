@@ -1,4 +1,8 @@
-"""What the paper reported, beside what was measured. A claim is decided by where an interval lies, never by a name."""
+"""The paper's probes, the runs that answer its questions, and its claims beside what was measured.
+
+Only this file names probes and families: the paper speaks of three probes and three families, and everything else goes
+by what a run says of itself. A claim is decided by where an interval lies, never by a name.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,8 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gendiv_lightning.analysis.effects import codebook_size, find_profile, quarter_of, share_left, share_within
-from gendiv_lightning.report.document import Number
+from gendiv_lightning.analysis.effects import Interval, codebook_size, share_left, share_within
+from gendiv_lightning.analysis.verdict import Verdict, judge_runs
 from gendiv_lightning.runs.load import Family, Setting
 
 PAPER = "arXiv 2512.01831"
@@ -16,85 +20,229 @@ RULE = (
     "interval lies on the claim's side, is contradicted if the whole interval lies on the other, and is undecided "
     "otherwise."
 )
+ARGMAX, SUBSET, PARAPHRASE, DECOMPOSE = "Argmax", "CodebookSubset", "Paraphrase", "Decompose"
+FREQUENT, WITHOUT_FREQUENT, MIXED = "most_frequent", "drop_most_frequent", "mixed"
+LLAMAGEN, AMUSED, VQ_DIFFUSION = "llamagen", "amused", "vqdiffusion"
+
+# --- the runs that answer its questions ---
+
+
+def arm_of(setting: Setting) -> str:
+    """The arm of the paper that a setting is: baseline, argmax, subset, paraphrase or enhanced; else "other"."""
+    probes = {probe["probe"] for probe in setting.probes} - {DECOMPOSE}
+    if probes and setting.label.select == WITHOUT_FREQUENT:
+        return "enhanced"
+    arms = {ARGMAX: "argmax", SUBSET: "subset", PARAPHRASE: "paraphrase"}
+    return "baseline" if not probes else arms.get(next(iter(probes)), "other") if len(probes) == 1 else "other"
+
+
+def argmax_of(family: Family) -> Setting | None:
+    """Execution noise off."""
+    return family.first(ARGMAX)
+
+
+def single_probes(family: Family) -> list[Setting]:
+    """Settings of one probe that isolates something, beside their baseline; the subsets have a curve of their own."""
+    return [
+        setting
+        for setting in family.settings
+        if len(setting.probes) == 1
+        and setting.description.probes[0].isolates
+        and not setting.has(SUBSET)
+        and family.baseline_of(setting)
+    ]
+
+
+def subset_curve(family: Family, select: str = FREQUENT) -> list[tuple[float, Setting]]:
+    """Shares of the codebook that were allowed, and their settings; the baseline of the first of them is the whole."""
+    subsets = [s for s in family.find(SUBSET) if s.label.select == select and family.baseline_of(s)]
+    if not subsets:
+        return []
+    whole = family.baseline_of(subsets[0])
+    curve = [(s.label.ratio or math.nan, s) for s in subsets if family.baseline_of(s) == whole]
+    return sorted([*curve, *([(1.0, whole)] if whole else [])], key=lambda point: point[0])
+
+
+def quarter_of(family: Family) -> Setting | None:
+    """The subset of the most frequent entries that is closest to a quarter of the codebook."""
+    subsets = [point for point in subset_curve(family) if point[0] < 1]
+    return min(subsets, key=lambda point: abs(point[0] - 0.25))[1] if subsets else None
+
+
+def mixed_paraphrases(family: Family) -> Setting | None:
+    """The paraphrases of mixed length, or else of another."""
+    return min(family.find(PARAPHRASE), key=lambda s: s.label.paraphrase_length != MIXED, default=None)
+
+
+def enhanced(family: Family) -> Setting | None:
+    """The enhancement: the most frequent entries dropped, and mixed paraphrases."""
+    for setting in family.find(SUBSET, PARAPHRASE):
+        if setting.label.select == WITHOUT_FREQUENT and setting.label.paraphrase_length == MIXED:
+            return setting
+    return None
+
+
+class Profile(NamedTuple):
+    """The three runs of one design that a verdict takes; None where one is missing.
+
+    Attributes:
+        plain: paths crossed with executions, and nothing else.
+        argmax: the same with execution noise off.
+        subset: the same with the most frequent entries only, the share closest to a quarter.
+    """
+
+    plain: Setting | None
+    argmax: Setting | None
+    subset: Setting | None
+
+
+def find_profile(family: Family) -> Profile:
+    """The runs of one design."""
+    plain = family.first(DECOMPOSE)
+    if plain is None:
+        return Profile(None, None, None)
+    argmax, subsets = (
+        [s for s in family.find(probe, DECOMPOSE) if family.baseline_of(s) == plain] for probe in (ARGMAX, SUBSET)
+    )
+    subsets = [setting for setting in subsets if setting.label.select == FREQUENT]
+    subsets.sort(key=lambda setting: abs((setting.label.ratio or 0) - 0.25))
+    return Profile(plain, *(next(iter(settings), None) for settings in (argmax, subsets)))
+
+
+def find_verdict(family: Family, name: str) -> Verdict | None:
+    """The verdict by a distance; None where a run or the distance is missing, or there is one prompt."""
+    plain, argmax, subset = find_profile(family)
+    if plain is None or argmax is None or subset is None:
+        return None
+    if any(f"{name}/within" not in setting.columns for setting in (plain, argmax, subset)):
+        return None
+    if plain.estimates[f"{name}/within"].num_prompts < 2 or "codebook/perplexity" not in plain.estimates:
+        return None
+    return judge_runs(plain, argmax, subset, name)
+
+
+# --- how to make them ---
+
+_ADD = "--trainer.callbacks+=gendiv_lightning.callbacks."
+_DROP = f"{_ADD}{SUBSET} --trainer.callbacks.select={WITHOUT_FREQUENT} --trainer.callbacks.ratio=0.05"
+RUNS = {  # suffix of the config, and what is added to it
+    "baseline": ("", ""),
+    "argmax": ("_argmax", ""),
+    "subset": ("_subset", "--trainer.callbacks.ratio=0.25"),
+    "paraphrases": ("_paraphrase", ""),
+    "decompose": ("_decompose", ""),
+    "decompose under argmax": ("_decompose", f"{_ADD}{ARGMAX}"),
+    "decompose under subset": ("_decompose", f"{_ADD}{SUBSET} --trainer.callbacks.ratio=0.25"),
+    "the enhancement": ("_paraphrase", _DROP),
+}
+
+
+def command_for(family: Family, run: str) -> str:
+    """The command that makes a run, in backticks; for a generator without configs, the run in words.
+
+    Args:
+        family: whose run is missing.
+        run: a key of `RUNS`.
+    """
+    config, (suffix, added) = family.generator.config, RUNS[run]
+    if not config:
+        return f"the same generator with {run}"
+    is_toy = bool(family.identity.get("embedded"))
+    folder, counts = ("configs/tiny", f"toy:{config}") if is_toy else ("configs", f"runs/{config}_codebook/")
+    words = ["gendiv fit-free predict --config", f"{folder}/{config}{suffix}.yaml"]
+    if added:
+        words.append(added)
+    if SUBSET in added:
+        words.append(f"--trainer.callbacks.usage={counts}{'_' if is_toy else ''}usage.safetensors")
+    return f"`{' '.join(words)}`"
+
+
+def run_of(family: Family, run: str) -> Setting | None:
+    """The setting that a key of `RUNS` makes; None where it is missing."""
+    profile = find_profile(family)
+    return {
+        "baseline": family.baseline,
+        "argmax": argmax_of(family),
+        "subset": quarter_of(family),
+        "paraphrases": mixed_paraphrases(family),
+        "decompose": profile.plain,
+        "decompose under argmax": profile.argmax,
+        "decompose under subset": profile.subset,
+        "the enhancement": enhanced(family),
+    }[run]
+
+
+# --- its claims ---
 
 
 class Claim(NamedTuple):
     """A finding of the paper about a family, as a number that can be measured.
 
     Attributes:
-        kind: the family's name in the protocol; empty for every family.
         words: what the paper reports.
         criterion: the share, and what it must be.
+        measure: the share, by a distance; None where runs are missing.
+        needs: the run to make for it, a key of `RUNS`.
+        family: its name in the protocol; empty for every family.
         low: the share must not be below this.
         high: nor above this.
-        measure: the share, by a distance; None where runs are missing.
-        needs: probes to run for it.
     """
 
-    kind: str
     words: str
     criterion: str
-    low: float
-    high: float
-    measure: Callable[[Family, str], Number | None]
+    measure: Callable[[Family, str], Interval | None]
     needs: str
+    family: str = ""
+    low: float = -math.inf
+    high: float = math.inf
 
 
 class Finding(NamedTuple):
     """A claim and what became of it: agrees, contradicted, undecided, or not measured."""
 
     claim: Claim
-    number: Number | None
+    share: Interval | None
     outcome: str
 
 
 def check_claims(family: Family, distance: str) -> list[Finding]:
     """All claims about a family."""
-    mine = [claim for claim in CLAIMS if claim.kind in ("", family.identity["generator"])]
-    numbers = [claim.measure(family, distance) for claim in mine]
-    return [Finding(claim, number, outcome_of(claim, number)) for claim, number in zip(mine, numbers, strict=True)]
+    claims = [claim for claim in CLAIMS if claim.family in ("", family.identity["generator"])]
+    shares = [claim.measure(family, distance) for claim in claims]
+    return [Finding(claim, share, outcome_of(claim, share)) for claim, share in zip(claims, shares, strict=True)]
 
 
-def enhanced(family: Family) -> Setting | None:
-    """The enhancement: the most frequent entries dropped, and mixed paraphrases."""
-    for setting in family.find("CodebookSubset", "Paraphrase"):
-        if setting.label.select == "drop_most_frequent" and setting.label.paraphrase_length == "mixed":
-            return setting
-    return None
-
-
-def outcome_of(claim: Claim, number: Number | None) -> str:
-    """See `RULE`; a number without an interval decides nothing."""
-    if number is None or math.isnan(number.value):
+def outcome_of(claim: Claim, share: Interval | None) -> str:
+    """See `RULE`; a share without an interval decides nothing."""
+    if share is None or math.isnan(share.value):
         return "not measured"
-    if claim.low <= number.low and number.high <= claim.high:
+    if claim.low <= share.low and share.high <= claim.high:
         return "agrees"
-    return "contradicted" if number.high < claim.low or claim.high < number.low else "undecided"
+    return "contradicted" if share.high < claim.low or claim.high < share.low else "undecided"
 
 
-def _path_share(family: Family, distance: str) -> Number | None:
+def _path_share(family: Family, distance: str) -> Interval | None:
     plain = find_profile(family).plain
     return plain and share_within(plain, f"{distance}/sampler_path", f"{distance}/within")
 
 
-def _execution_share(family: Family, distance: str) -> Number | None:
+def _execution_share(family: Family, distance: str) -> Interval | None:
     plain = find_profile(family).plain
     return plain and share_within(plain, f"{distance}/exec", f"{distance}/within")
 
 
-def _codebook_share(family: Family, distance: str) -> Number | None:
+def _codebook_share(family: Family, distance: str) -> Interval | None:
     baseline = family.baseline
     if baseline is None or "codebook/perplexity" not in baseline.estimates:
         return None
     size = codebook_size(baseline)
-    value, low, high = (end / size for end in baseline.estimates["codebook/perplexity"][:3])
-    return Number(value, low, high, digits=0, percent=True)
+    return Interval(*(end / size for end in baseline.estimates["codebook/perplexity"][:3]))
 
 
-def _left(choose: Callable[[Family], Setting | None]) -> Callable[[Family, str], Number | None]:
+def _left(choose: Callable[[Family], Setting | None]) -> Callable[[Family, str], Interval | None]:
     """What is left of the baseline's diversity in a setting."""
 
-    def measure(family: Family, distance: str) -> Number | None:
+    def measure(family: Family, distance: str) -> Interval | None:
         setting = choose(family)
         baseline = setting and family.baseline_of(setting)
         return setting and baseline and share_left(setting, baseline, distance)
@@ -102,83 +250,75 @@ def _left(choose: Callable[[Family], Setting | None]) -> Callable[[Family, str],
     return measure
 
 
-def _execution_under_subset(family: Family, distance: str) -> Number | None:
+def _execution_under_subset(family: Family, distance: str) -> Interval | None:
     plain, _, subset = find_profile(family)
     return plain and subset and share_left(subset, plain, f"{distance}/exec")
 
 
-INFINITY = math.inf
 CLAIMS = (
     Claim(
-        "llamagen",
-        "autoregressive: negligible path diversity",
-        "sampler path, share of the diversity of one wording: below 10 %",
-        -INFINITY,
-        0.1,
-        _path_share,
-        "decompose",
+        family=LLAMAGEN,
+        words="autoregressive: negligible path diversity",
+        criterion="sampler path, share of the diversity of one wording: below 10 %",
+        high=0.1,
+        measure=_path_share,
+        needs="decompose",
     ),
     Claim(
-        "llamagen",
-        "autoregressive: collapsed use of the codebook",
-        "perplexity over K: below 50 %",
-        0,
-        0.5,
-        _codebook_share,
-        "baseline",
+        family=LLAMAGEN,
+        words="autoregressive: collapsed use of the codebook",
+        criterion="perplexity over K: below 50 %",
+        low=0,
+        high=0.5,
+        measure=_codebook_share,
+        needs="baseline",
     ),
     Claim(
-        "amused",
-        "masked: high execution diversity",
-        "execution, share of the diversity of one wording: above 50 %",
-        0.5,
-        INFINITY,
-        _execution_share,
-        "decompose",
+        family=AMUSED,
+        words="masked: high execution diversity",
+        criterion="execution, share of the diversity of one wording: above 50 %",
+        low=0.5,
+        measure=_execution_share,
+        needs="decompose",
     ),
     Claim(
-        "amused",
-        "masked: strongly sensitive to sampling",
-        "left under argmax: below 50 %",
-        -INFINITY,
-        0.5,
-        _left(lambda family: family.first("Argmax")),
-        "argmax",
+        family=AMUSED,
+        words="masked: strongly sensitive to sampling",
+        criterion="left under argmax: below 50 %",
+        high=0.5,
+        measure=_left(argmax_of),
+        needs="argmax",
     ),
     Claim(
-        "amused",
-        "masked: strongly sensitive to the codebook's size",
-        "left under the most frequent quarter (or the nearest share measured): below 90 %",
-        -INFINITY,
-        0.9,
-        _left(quarter_of),
-        "subset",
+        family=AMUSED,
+        words="masked: strongly sensitive to the codebook's size",
+        criterion="left under the most frequent quarter (or the nearest share measured): below 90 %",
+        high=0.9,
+        measure=_left(quarter_of),
+        needs="subset",
     ),
     Claim(
-        "vqdiffusion",
-        "diffusion: diversity relies on the path",
-        "sampler path, share of the diversity of one wording: above 50 %",
-        0.5,
-        INFINITY,
-        _path_share,
-        "decompose",
+        family=VQ_DIFFUSION,
+        words="diffusion: diversity relies on the path",
+        criterion="sampler path, share of the diversity of one wording: above 50 %",
+        low=0.5,
+        measure=_path_share,
+        needs="decompose",
     ),
     Claim(
-        "vqdiffusion",
-        "diffusion: execution randomness is stable under the probes",
-        "execution diversity left under the subset: 90 to 110 %",
-        0.9,
-        1.1,
-        _execution_under_subset,
-        "decompose under subset",
+        family=VQ_DIFFUSION,
+        words="diffusion: execution randomness is stable under the probes",
+        criterion="execution diversity left under the subset: 90 to 110 %",
+        low=0.9,
+        high=1.1,
+        measure=_execution_under_subset,
+        needs="decompose under subset",
     ),
     Claim(
-        "",
-        "dropping frequent entries with mixed paraphrases raises diversity without training",
-        "left under both: above 100 %",
-        1.0,
-        INFINITY,
-        _left(enhanced),
-        "the enhancement",
+        words="dropping frequent entries with mixed paraphrases raises diversity without training",
+        criterion="left under both: above 100 %",
+        low=1.0,
+        measure=_left(enhanced),
+        needs="the enhancement",
     ),
 )

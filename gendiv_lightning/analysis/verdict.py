@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gendiv_lightning.runs.load import Setting
+
 RULE = """The rule, over the distance of two samples in one wording (shares are ratios of means over prompts):
   decoupled                 at least 1/2 of the diversity survives Argmax, and the subset changes it by at most 10 %
   compression-prioritised   less than 1/10 survives Argmax, paths are less than 1/10 of it, perplexity below K / 2
@@ -27,6 +29,32 @@ class Verdict(NamedTuple):
     kind: str
     certainty: float
     shares: tuple[float, float, float, float]
+
+
+def judge_runs(plain: Setting, argmax: Setting, subset: Setting, name: str) -> Verdict:
+    """Apply `RULE` to three runs of one design.
+
+    Args:
+        plain: run of `Decompose`.
+        argmax: the same under `Argmax`.
+        subset: the same under `CodebookSubset`.
+        name: of the distance.
+
+    Raises:
+        ValueError: a run lacks a number that the rule needs, or there are fewer than two prompts.
+    """
+    from gendiv_lightning.analysis.effects import codebook_size
+
+    needed = ((plain, f"{name}/exec"), *((setting, f"{name}/within") for setting in (plain, argmax, subset)))
+    for setting, number in needed:
+        if number not in setting.columns:
+            raise ValueError(
+                f"{setting.runs[0].folder.path} has no {number}: add the distance to the metrics of the run, or choose "
+                "another one"
+            )
+    perplexity = plain.value("codebook/perplexity") / codebook_size(plain)
+    within = [setting.columns[f"{name}/within"] for setting in (plain, argmax, subset)]
+    return judge(within[0], plain.columns[f"{name}/exec"], within[1], within[2], perplexity)
 
 
 def judge(

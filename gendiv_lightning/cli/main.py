@@ -7,12 +7,13 @@ import sys
 from importlib import import_module
 
 from gendiv_lightning import __version__
+from gendiv_lightning.console.text import printable
 
 COMMANDS = (
-    *("compare", "configs", "decompose", "doctor", "measure", "paraphrase", "plan", "prompts", "reference"),
+    *("compare", "configs", "decompose", "doctor", "measure", "paraphrase", "power", "prompts", "reference"),
     *("report", "show", "study", "toy", "verify"),
 )
-ALIASES = {"zoo": "toy"}  # for one release
+ALIASES = {"plan": "power", "zoo": "toy"}  # for one release
 
 EPILOG = """
 Where does the diversity of an image generator come from? Take a generator apart with three probes on its sampling loop
@@ -30,7 +31,7 @@ then:
   gendiv show RUN                            the numbers and the grid of one run, in the terminal
   gendiv compare RUN RUN                     what a probe changes, prompt by prompt, with intervals and p-values
   gendiv verify RUN                          random samples of a run made again: are they the stored ones?
-  gendiv plan --pilot RUN --width 0.01 ...   how many prompts and samples does a question need?
+  gendiv power --pilot RUN --width 0.01 ...  how many prompts and samples does a question need?
   gendiv prompts CAPTIONS --num M --out SET  a prompt set out of files or a dataset, filtered, drawn by seed
   gendiv paraphrase PROMPTS --out SET ...    other wordings of prompts, each held against its prompt
   gendiv measure IMAGES                      the metrics on anyone's images, grouped by prompt
@@ -73,4 +74,4 @@ def main(argv: list[str] | None = None) -> None:
         name = ALIASES.get(parsed.command, parsed.command)
         sys.exit(import_module(f"gendiv_lightning.cli.commands.{name}").run(parsed))
     except (ValueError, OSError) as error:
-        sys.exit(f"gendiv: {error}")
+        sys.exit(printable(f"gendiv: {error}", keep="\n"))

@@ -1,53 +1,30 @@
-"""H_total = H_path + H_exec as a table: a row a lens."""
+"""H_total = H_path + H_exec in the terminal: a row per lens, tests, effects and the verdict."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from gendiv_lightning.analysis.lenses import Lens, find_lenses, is_defined, residual
 from gendiv_lightning.console.tables import few_prompts, format_table
-from gendiv_lightning.metrics.decomposition import UNSEEN
 from gendiv_lightning.records.estimate import Estimate
+from gendiv_lightning.runs.schema import UNSEEN
+
+if TYPE_CHECKING:
+    from gendiv_lightning.analysis.decompose import CountEntropy, Effect, GroupTests
+    from gendiv_lightning.analysis.verdict import Verdict
 
 MOST_UNSEEN = 0.2
-
-
-class Lens(NamedTuple):
-    """Names of one lens's numbers in `metrics.json`; empty for what it cannot see."""
-
-    title: str
-    unit: str
-    total: str
-    execution: str
-    sampler_path: str
-    prompt_path: str
-
-
-def find_lenses(estimates: Mapping[str, Estimate]) -> list[Lens]:
-    """The lenses that a run has numbers of: A, its counts and plug-in, B, and C for each distance."""
-    token = [
-        Lens(f"A tokens{title}", "bits/token", *(f"{part}/token{suffix}" for part in _PARTS))
-        for title, suffix in (("", ""), (", counts", "/counts"), (", plug-in", "/plugin"))
-    ]
-    sequence = Lens("B sequences", "bits/image", "h_total/sequence", "h_exec/sequence", "", "h_prompt_path/sequence")
-    bases = [name.removesuffix("/exec") for name in estimates if name.endswith("/exec")]
-    perceptual = [
-        Lens(f"C {base.split('/')[-1]}", "distance", base, *(f"{base}/{part}" for part in _DISTANCE_PARTS))
-        for base in bases
-    ]
-    return [lens for lens in (*token, sequence, *perceptual) if _is_defined(estimates.get(lens.execution))]
-
-
-_PARTS = ("h_total", "h_exec", "h_sampler_path", "h_prompt_path")
-_DISTANCE_PARTS = ("exec", "sampler_path", "prompt_path")
-
-
-def residual(estimates: Mapping[str, Estimate], lens: Lens) -> float:
-    """H_total - H_exec - H_path, which is rounding; NaN where the lens has no total."""
-    parts = [estimates[name].value for name in lens[3:] if name in estimates]
-    known = [part for part in parts if not math.isnan(part)]
-    return estimates[lens.total].value - sum(known)
+EFFECTS = {
+    (0,): "path free, not frozen",
+    (1,): "tokens drawn, not argmax",
+    (2,): "wordings pooled, not one",
+    (0, 1): "path x tokens",
+    (0, 2): "path x wordings",
+    (1, 2): "tokens x wordings",
+    (0, 1, 2): "all three",
+}
 
 
 def format_decomposition(estimates: Mapping[str, Estimate]) -> str:
@@ -85,7 +62,7 @@ def _what_is_too_few(estimates: Mapping[str, Estimate], lenses: list[Lens]) -> s
     lines = []
     if told:
         lines.append(
-            f"Paths that are not told from 0: {'; '.join(told)}.\nHow many prompts it takes: gendiv plan --pilot RUN "
+            f"Paths that are not told from 0: {'; '.join(told)}.\nHow many prompts it takes: gendiv power --pilot RUN "
             "--metric METRIC --number PART --width WIDTH"
         )
     unseen = estimates.get(UNSEEN)
@@ -97,11 +74,43 @@ def _what_is_too_few(estimates: Mapping[str, Estimate], lenses: list[Lens]) -> s
     return "".join(f"\n{line}" for line in lines) + few_prompts(estimates[lenses[0].execution].num_prompts).rstrip()
 
 
-def _is_defined(estimate: Estimate | None) -> bool:
-    return estimate is not None and estimate.num_prompts > 0
-
-
 def _cell(estimate: Estimate | None) -> str:
-    if estimate is None or not _is_defined(estimate):
+    if estimate is None or not is_defined(estimate):
         return "-"
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def format_count_entropies(found: Sequence[CountEntropy]) -> str:
+    """An aligned table, a row per estimator; empty for none."""
+    rows = [("H_total from counts, by", "bits/token", "95 % interval")]
+    for estimator, (value, low, high) in found:
+        rows.append((estimator.replace("_", "-"), f"{value:.3f}", f"[{low:.3f}, {high:.3f}]"))
+    return format_table(rows) if found else ""
+
+
+def format_group_tests(tests: GroupTests, distance: str) -> str:
+    """An aligned table, a row per kind of group."""
+    rows: list[tuple[str, ...]] = [(f"groups, by {distance}", "pseudo-F", "R^2", "p")]
+    for name, found in (("sampler paths of a wording", tests.paths), ("wordings of a prompt", tests.paraphrases)):
+        cells = ["-"] * 3 if found is None else [f"{number:.3f}" for number in found]
+        rows.append((name, *cells))
+    return format_table(rows)
+
+
+def format_effects(effects: Sequence[Effect], distance: str) -> str:
+    """An aligned table, a row per main effect or interaction."""
+    rows = [(f"effect on {distance}", "mean", "95 % interval", "p (Holm)")]
+    for switches, (mean, low, high), p_value in effects:
+        rows.append((EFFECTS[switches], f"{mean:+.4f}", f"[{low:+.4f}, {high:+.4f}]", f"{p_value:.4f}"))
+    return format_table(rows)
+
+
+def format_verdict(verdict: Verdict, distance: str) -> str:
+    """Two lines: the verdict, and the shares that decide it."""
+    survives, kept, path, used = verdict.shares
+    certainty = f"the same answer in {100 * verdict.certainty:.0f} % of the resamples"
+    return (
+        f"Verdict by {distance} in a wording: {verdict.kind} ({certainty})\n"
+        f"  {100 * survives:.1f} % survives Argmax, {100 * kept:.1f} % the subset, paths are {100 * path:.1f} %, "
+        f"perplexity {100 * used:.1f} % of the codebook"
+    )

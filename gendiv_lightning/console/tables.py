@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gendiv_lightning.console.text import printable
 from gendiv_lightning.records.estimate import Estimate
 
 FEWEST_PROMPTS = 8
@@ -49,7 +50,8 @@ def scalars_of(estimates: Mapping[str, Estimate]) -> dict[str, float]:
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as aligned columns, the first to the left, the others to the right."""
+    """Rows as aligned columns, the first to the left, the others to the right; a cell is one line."""
+    rows = [[printable(text) for text in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
@@ -66,7 +68,7 @@ def few_prompts(num_prompts: int) -> str:
         return ""
     return (
         f"\nTOO FEW PROMPTS ({num_prompts}): intervals over fewer than {FEWEST_PROMPTS} prompts miss the truth more "
-        "often than they say. How many it takes: gendiv plan --pilot RUN --metric METRIC --width WIDTH\n"
+        "often than they say. How many it takes: gendiv power --pilot RUN --metric METRIC --width WIDTH\n"
     )
 
 

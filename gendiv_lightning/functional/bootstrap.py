@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -38,15 +39,45 @@ def bootstrap_mean(
     Returns:
         Mean, low and high. P = 0: three NaN. P = 1: the ends are NaN. All values equal: three times that value.
     """
+    return bootstrap_means(values[:, None], level=level, num_resamples=num_resamples, seed=seed)[0]
+
+
+def bootstrap_means(
+    values: Tensor,
+    *,
+    level: float = 0.95,
+    num_resamples: int = 2000,
+    seed: int = 0,
+    watch: Callable[[list[int]], Iterable[int]] = iter,
+) -> list[tuple[float, float, float]]:
+    """`bootstrap_mean` of each column, bit for bit; the resamples are drawn once for all of them.
+
+    Args:
+        values: (P, T) T numbers a prompt, no NaN.
+        level: see `bootstrap_mean`.
+        num_resamples: see `bootstrap_mean`.
+        seed: see `bootstrap_mean`.
+        watch: gets the steps of the work and returns them, such as a progress bar.
+    """
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), for instance 0.95; got {level}")
-    values = values.detach().cpu().double()
-    if len(values) < 2:
-        return (values[0].item() if len(values) else math.nan), math.nan, math.nan
-    if (values == values[0]).all():
-        return (values[0].item(),) * 3
+    columns = [column.contiguous() for column in values.detach().cpu().double().T]
+    varying = [column for column in columns if len(column) > 1 and not (column == column[0]).all()]
+    means = iter(_resampled_means(varying, num_resamples, seed, watch) if varying else ())
+    ends = []
+    for column in columns:
+        if len(column) < 2:
+            ends.append(((column[0].item() if len(column) else math.nan), math.nan, math.nan))
+        elif (column == column[0]).all():
+            ends.append((column[0].item(),) * 3)
+        else:
+            ends.append(_bca_interval(column, next(means), level))
+    return ends
+
+
+def _bca_interval(values: Tensor, means: Tensor, level: float) -> tuple[float, float, float]:
+    """Mean, low and high of values (P,), from means of resamples; see `bootstrap_mean`."""
     mean = values.mean()
-    means = _resampled_means(values, num_resamples, seed)
     deviations, shifts = values - mean, means - mean
     reach = math.sqrt(len(values) / (len(values) - 1)) * student_quantile((1 + level) / 2, len(values) - 1)
     bca = torch.quantile(means, _bca_levels(deviations, shifts, reach))
@@ -78,20 +109,26 @@ def bootstrap_ratio(
     ratio = (pairs[:, 0].mean() / pairs[:, 1].mean()).item()
     if len(pairs) < 2:
         return ratio, math.nan, math.nan
-    over, under = (_resampled_means(column.contiguous(), num_resamples, seed) for column in pairs.T)  # the same draws
+    over, under = _resampled_means([column.contiguous() for column in pairs.T], num_resamples, seed)
     ratios = over / under
     low, high = torch.quantile(ratios[ratios.isfinite()], torch.tensor([(1 - level) / 2, (1 + level) / 2]).double())
     return ratio, low.item(), high.item()
 
 
-def _resampled_means(values: Tensor, num_resamples: int, seed: int) -> Tensor:
-    """(num_resamples,) means of resamples with replacement, a few resamples at a time."""
+def _resampled_means(
+    columns: list[Tensor], num_resamples: int, seed: int, watch: Callable[[list[int]], Iterable[int]] = iter
+) -> list[Tensor]:
+    """(num_resamples,) means of resamples with replacement of each column (P,), by the same draws."""
     generator = torch.Generator().manual_seed(seed)
-    num_values = len(values)
+    num_values = len(columns[0])
     chunk = max(1, _CHUNK_DRAWS // num_values)
     sizes = [min(chunk, num_resamples - start) for start in range(0, num_resamples, chunk)]
-    draws = (torch.randint(num_values, (size, num_values), generator=generator) for size in sizes)
-    return torch.cat([values[draw].mean(1) for draw in draws])
+    means: list[list[Tensor]] = [[] for _ in columns]
+    for size in watch(sizes):
+        draw = torch.randint(num_values, (size, num_values), generator=generator)
+        for column, found in zip(columns, means, strict=True):
+            found.append(column.take(draw).mean(1))
+    return [torch.cat(found) for found in means]
 
 
 def _bca_levels(deviations: Tensor, shifts: Tensor, reach: float) -> Tensor:

@@ -6,14 +6,14 @@ Letters: P prompts, T tests.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gendiv_lightning.functional.bootstrap import bootstrap_mean
+from gendiv_lightning.functional.bootstrap import bootstrap_mean, bootstrap_means
 from gendiv_lightning.functional.student import student_quantile
 
 NUM_FLIPS = 10_000
@@ -58,10 +58,32 @@ class Equivalence(NamedTuple):
 
 def compare(a: Tensor, b: Tensor, seed: int = 0) -> Comparison:
     """Paired comparison of numbers (P,) a prompt; prompts that are NaN on one side are left out."""
-    differences = (b - a).double()
-    differences = differences[~differences.isnan()]
-    value, low, high = bootstrap_mean(differences, seed=seed)
-    return Comparison(value, low, high, sign_flip_test(differences, seed), effect_size(differences), len(differences))
+    return compare_all([(a, b)], seed)[0]
+
+
+def compare_all(
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    seed: int = 0,
+    watch: Callable[[list[int]], Iterable[int]] = iter,
+) -> list[Comparison]:
+    """`compare` of many pairs of columns: random draws are made once for all that have equally many prompts.
+
+    Args:
+        pairs: columns a and b (P,) of each comparison, see `compare`.
+        seed: of resamples and sign flips.
+        watch: gets the steps of the work and returns them, such as a progress bar.
+    """
+    differences = [(b - a).double() for a, b in pairs]
+    differences = [column[~column.isnan()] for column in differences]
+    found: dict[int, Comparison] = {}
+    for num in dict.fromkeys(map(len, differences)):
+        places = [place for place, column in enumerate(differences) if len(column) == num]
+        values = torch.stack([differences[place] for place in places], 1)
+        intervals = bootstrap_means(values, seed=seed, watch=watch)
+        p_values = sign_flip_tests(values, seed, watch)
+        for place, interval, p_value in zip(places, intervals, p_values, strict=True):
+            found[place] = Comparison(*interval, p_value, effect_size(differences[place]), num)
+    return [found[place] for place in range(len(differences))]
 
 
 def sign_flip_test(differences: Tensor, seed: int = 0) -> float:
@@ -70,24 +92,41 @@ def sign_flip_test(differences: Tensor, seed: int = 0) -> float:
     All 2^P flips if there are at most 10,000, else 10,000 random ones with the observed one among them (Phipson and
     Smyth 2010), so that it is never 0.
     """
-    num = len(differences)
-    if num == 0 or bool((differences == 0).all()):
-        return 1.0
-    values = differences.double()
+    return sign_flip_tests(differences[:, None], seed)[0]
+
+
+def sign_flip_tests(
+    differences: Tensor, seed: int = 0, watch: Callable[[list[int]], Iterable[int]] = iter
+) -> list[float]:
+    """`sign_flip_test` of each column of differences (P, T); the flips are drawn once for all columns."""
+    num, num_tests = differences.shape
+    p_values, values = [1.0] * num_tests, differences.double()
+    places = (differences != 0).any(0).nonzero().flatten().tolist() if num else []
+    if not places:
+        return p_values
+    values = values[:, places]
     if 2**num <= NUM_FLIPS:
         bits = torch.arange(2**num)[:, None] >> torch.arange(num) & 1
-        means = ((1 - 2 * bits).double() * values).mean(1)
-        return _share_as_large(means, values.mean()).item()
-    generator = torch.Generator().manual_seed(seed)
-    rows = max(1, _CHUNK // num)
-    sizes = [min(rows, NUM_FLIPS - start) for start in range(0, NUM_FLIPS, rows)]
-    flips = (torch.randint(2, (size, num), generator=generator) for size in sizes)
-    means = torch.cat([((1 - 2 * flip).double() * values).mean(1) for flip in flips])
-    return ((_share_as_large(means, values.mean()) * NUM_FLIPS + 1) / (NUM_FLIPS + 1)).item()
+        shares = _share_as_large(_flipped_means(bits, values), values.mean(0))
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        rows = max(1, _CHUNK // num)
+        sizes = [min(rows, NUM_FLIPS - start) for start in range(0, NUM_FLIPS, rows)]
+        flips = (torch.randint(2, (size, num), generator=generator) for size in watch(sizes))
+        means = torch.cat([_flipped_means(flip, values) for flip in flips])
+        shares = (_share_as_large(means, values.mean(0)) * NUM_FLIPS + 1) / (NUM_FLIPS + 1)
+    for place, share in zip(places, shares.tolist(), strict=True):
+        p_values[place] = share
+    return p_values
+
+
+def _flipped_means(flips: Tensor, values: Tensor) -> Tensor:
+    """(R, T) means of values (P, T) with their signs flipped where flips (R, P) are 1."""
+    return (1 - 2 * flips).double() @ values / len(values)
 
 
 def _share_as_large(means: Tensor, observed: Tensor) -> Tensor:
-    return (means.abs() >= observed.abs() * (1 - 1e-12)).double().mean()
+    return (means.abs() >= observed.abs() * (1 - 1e-12)).double().mean(0)
 
 
 def effect_size(differences: Tensor) -> float:

@@ -14,8 +14,7 @@ from gendiv_lightning.metrics.base import PromptMetric
 from gendiv_lightning.recorders import ParaphraseLikelihood, TokenMarginals
 from gendiv_lightning.recorders.marginals import count_entropies
 from gendiv_lightning.records import PromptSamples
-
-UNSEEN = "h_total/token/counts/unseen"
+from gendiv_lightning.runs.schema import UNSEEN
 
 
 class TokenEntropy(PromptMetric):

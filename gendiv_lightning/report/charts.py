@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from gendiv_lightning.analysis.effects import Knee, change, share_left, subset_curve, usage_counts
-from gendiv_lightning.console.decomposition import Lens, find_lenses
-from gendiv_lightning.report.context import Quality
+from gendiv_lightning.analysis.effects import Knee, change, share_left, usage_counts
+from gendiv_lightning.analysis.lenses import Lens, find_lenses
+from gendiv_lightning.analysis.paper_claims import arm_of, subset_curve
+from gendiv_lightning.report.context import Quality, share
 from gendiv_lightning.report.document import Number
 from gendiv_lightning.report.svg import Chart, Point, linear, logarithmic
 from gendiv_lightning.runs.load import Family, Setting
@@ -16,6 +17,14 @@ ENTROPY, GIVEN_PROMPT = "codebook/entropy_bits", "codebook/prompt_entropy_bits"
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "plus")
 Shown = Callable[[Family], list[Setting]]
 Panels = tuple[str, ...]
+MARKS = {
+    "baseline": "circle",
+    "argmax": "square",
+    "subset": "triangle",
+    "paraphrase": "diamond",
+    "enhanced": "star",
+    "other": "plus",
+}
 PARTS = (("execution", "exec"), ("sampler path", "sampler"), ("wording path", "wording"))
 
 
@@ -26,15 +35,8 @@ def _width(num_panels: int) -> int:
 
 def kind_of(setting: Setting) -> tuple[str, str]:
     """Shape and style of a setting's mark."""
-    names = {probe["probe"] for probe in setting.probes} - {"Decompose"}
-    if not names:
-        return "circle", "baseline"
-    if setting.label.select == "drop_most_frequent":
-        return "star", "enhanced"
-    kinds = {"Argmax": ("square", "argmax"), "CodebookSubset": ("triangle", "subset")}
-    if names <= {"Paraphrase"}:
-        return "diamond", "paraphrase"
-    return kinds.get(next(iter(names)), ("plus", "other")) if len(names) == 1 else ("plus", "other")
+    arm = arm_of(setting)
+    return MARKS[arm], arm
 
 
 def ib_plane(families: Sequence[Family], shown: Shown) -> Panels:
@@ -166,7 +168,7 @@ def _effect(family: Family, setting: Setting | None, name: str, *, is_share: boo
     if setting is None or baseline is None:
         return None
     if is_share:
-        return share_left(setting, baseline, name)
+        return share(share_left(setting, baseline, name))
     return Number(*change(setting, baseline, name), is_change=True)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from gendiv_lightning.analysis.effects import change
+from gendiv_lightning.analysis.effects import Interval, change
 from gendiv_lightning.report.document import Number, number
 from gendiv_lightning.runs.load import DISTANCES, Family, Setting, first_of
 
@@ -65,8 +65,13 @@ def make_study(families: Sequence[Family]) -> Study:
         for n in shared
         if n.split("[")[0] in ("quality/fid", "quality/fd") and not n.endswith("/infinity")
     ]
-    truth = [Quality(n, "coherence", False) for n in shared if n == "postcards/coherence"]
-    return Study(tuple(families), distance, (*clip[:1], *frechet[:1], *truth))
+    described = settings[0].description.metrics
+    others = [
+        Quality(name, words.short, not words.higher_is_better)
+        for name, words in described.items()
+        if name in shared and not name.startswith("quality/") and words.higher_is_better is not None
+    ]
+    return Study(tuple(families), distance, (*clip[:1], *frechet[:1], *others))
 
 
 def _backbone(name: str) -> str:
@@ -74,8 +79,8 @@ def _backbone(name: str) -> str:
 
 
 def comparable(family: Family) -> list[Setting]:
-    """The baseline and what is compared with it; all settings but `Decompose`'s where there is no baseline."""
-    plain = [s for s in family.settings if not any(probe["probe"] == "Decompose" for probe in s.probes)]
+    """The baseline and what is compared with it; all settings without a crossed design where there is no baseline."""
+    plain = [setting for setting in family.settings if not setting.design]
     if family.baseline is None:
         return plain
     return [s for s in plain if s is family.baseline or family.baseline_of(s)]
@@ -88,6 +93,11 @@ def about(study: Study, settings: Iterable[Setting]) -> str:
     ids = ", ".join(dict.fromkeys(run.label.fingerprint for setting in shown for run in setting.runs))
     toy = "Toy models on postcards, never the paper's numbers. " if study.is_toy else ""
     return f"{toy}{sizes} a run. Runs {ids}."
+
+
+def share(interval: Interval) -> Number:
+    """A ratio, in percent."""
+    return Number(*interval, digits=0, percent=True)
 
 
 def measured(setting: Setting, name: str) -> Number:

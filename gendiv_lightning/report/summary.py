@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from tqdm import tqdm
 
-from gendiv_lightning.analysis.effects import find_profile, find_verdict, mixed_paraphrases, share_left, share_within
-from gendiv_lightning.analysis.paper_claims import enhanced
-from gendiv_lightning.report.context import Study, measured, moved
-from gendiv_lightning.report.document import Number, Report
-from gendiv_lightning.report.figure_sections import codebook, decomposition, effects, plane, quality_frontier, subset
-from gendiv_lightning.report.sample_rows import samples
-from gendiv_lightning.report.table_sections import paper, profile, runs, verdicts
+from gendiv_lightning.analysis.effects import Interval, share_left, share_within
+from gendiv_lightning.analysis.paper_claims import argmax_of, enhanced, find_profile, find_verdict, mixed_paraphrases
+from gendiv_lightning.report.context import Study, measured, moved, share
+from gendiv_lightning.report.document import Report
+from gendiv_lightning.report.sections import (
+    codebook,
+    decomposition,
+    effects,
+    frontier,
+    paper,
+    plane,
+    profile,
+    runs,
+    samples,
+    subset,
+    verdict,
+)
 from gendiv_lightning.runs.load import Family, Setting
 
 TITLE = "Where does the diversity come from?"
-SECTIONS = (samples, verdicts, profile, decomposition, effects, subset, quality_frontier, plane, codebook, paper, runs)
+SECTIONS = (samples, verdict, profile, decomposition, effects, subset, frontier, plane, codebook, paper, runs)
 ANSWER_RULE = (
     "How the sentence above is made: token draws give most of it alone if two samples on one path are more than half "
     "as far apart as two of one wording; paths give most of it alone if argmax, which switches the draws off, leaves "
@@ -36,7 +46,7 @@ TOY = (
 def write_report(study: Study) -> Report:
     """The report of a study."""
     summary = tuple(_about(study, family) for family in study.families)
-    sections = tuple(section(study) for section in tqdm(SECTIONS, desc="Report", unit="section", delay=2))
+    sections = tuple(part.section(study) for part in tqdm(SECTIONS, desc="Report", unit="section", delay=2))
     return Report(TITLE, _answer(study), ANSWER_RULE, summary, TOY if study.is_toy else "", sections)
 
 
@@ -55,22 +65,22 @@ def _source(study: Study, family: Family) -> str:
     draws, paths = _alone(study, family)
     if draws is None or paths is None:
         return UNKNOWN
-    sides = [_is_most(share) for share in (draws, paths)]
+    sides = [_is_most(part) for part in (draws, paths)]
     return UNDECIDED if None in sides else ANSWERS[bool(sides[0]), bool(sides[1])]
 
 
-def _is_most(share: Number) -> bool | None:
-    return True if share.low > 0.5 else False if share.high < 0.5 else None
+def _is_most(part: Interval) -> bool | None:
+    return True if part.low > 0.5 else False if part.high < 0.5 else None
 
 
-def _alone(study: Study, family: Family) -> tuple[Number | None, Number | None]:
+def _alone(study: Study, family: Family) -> tuple[Interval | None, Interval | None]:
     """What token draws, and what paths, give of the diversity of one wording without the other."""
     plain, argmax, _ = find_profile(family)
     within = f"{study.distance}/within"
     draws = None if plain is None else share_within(plain, f"{study.distance}/exec", within)
     if plain is not None and argmax is not None:
         return draws, share_left(argmax, plain, within)
-    alone = family.first("Argmax")
+    alone = argmax_of(family)
     baseline = family.baseline_of(alone) if alone else None
     return draws, share_left(alone, baseline, study.distance) if alone and baseline else None
 
@@ -78,21 +88,25 @@ def _alone(study: Study, family: Family) -> tuple[Number | None, Number | None]:
 def _about(study: Study, family: Family) -> tuple[str, str]:
     """The generator, and what the probes do to it, each diversity with its cost."""
     told = []
+    argmax = argmax_of(family)
     draws, paths = _alone(study, family)
     if draws is not None and paths is not None:
-        told.append(f"Of the {study.diversity[1]} of one wording, token draws alone give {draws}, paths alone {paths}.")
+        told.append(
+            f"Of the {study.diversity[1]} of one wording, token draws alone give {share(draws)}, "
+            f"paths alone {share(paths)}."
+        )
     for setting, action in (
-        (family.first("Argmax"), "Argmax leaves"),
+        (argmax, f"{argmax.short.capitalize()} leaves" if argmax else ""),
         (mixed_paraphrases(family), "Several wordings bring it to"),
         (enhanced(family), "Dropping the most frequent entries, with mixed paraphrases, brings it to"),
     ):
         baseline = family.baseline_of(setting) if setting is not None else None
         if setting is not None and baseline is not None:
-            left = share_left(setting, baseline, study.distance)
+            left = share(share_left(setting, baseline, study.distance))
             told.append(f"{action} {left} of the baseline's; {_first_cost(study, setting, baseline)}.")
-    verdict = find_verdict(family, study.distance)
-    if verdict is not None:
-        told.append(f"The rule says: {verdict.kind} ({100 * verdict.certainty:.0f} % of the resamples).")
+    found = find_verdict(family, study.distance)
+    if found is not None:
+        told.append(f"The rule says: {found.kind} ({100 * found.certainty:.0f} % of the resamples).")
     return family.name, " ".join(told) or "No probe was run beside the baseline."
 
 

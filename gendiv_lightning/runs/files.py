@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gendiv_lightning.records.estimate import Estimate
-from gendiv_lightning.runs.schema import PER_PROMPT
+from gendiv_lightning.runs.schema import PER_PROMPT, PROMPT_ID
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -173,6 +173,8 @@ def read_per_prompt(path: Path) -> pa.Table:
             raise malformed(path, f"column {name} is of type {kind}")
         if table[name].null_count:
             raise malformed(path, f"column {name} has empty cells")
+    if len(set(table[PROMPT_ID].to_pylist())) < len(table):
+        raise malformed(path, "two of its rows are of one prompt")
     return table
 
 

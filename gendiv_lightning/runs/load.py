@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,21 +15,74 @@ from torch import Tensor
 
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.records.estimate import Estimate
+from gendiv_lightning.runs.description import BASELINE, Description, GeneratorDescription, rank_of, read_description
+from gendiv_lightning.runs.files import check_run_protocol, read_cells
 from gendiv_lightning.runs.folder import RunFolder
-from gendiv_lightning.runs.labels import BASELINE, RunLabel, label_of, setting_of, short_of
+from gendiv_lightning.runs.labels import RunLabel, label_of
 from gendiv_lightning.runs.protocol import differences
+from gendiv_lightning.runs.schema import PER_PROMPT, PROMPT_ID
 
 DISTANCES = ("diversity/lpips", "diversity/lpips[tiny]", "diversity/pixel_cosine", "diversity/ssim")
 
 
 class Run(NamedTuple):
-    """A finished run: its folder, label, protocol, numbers, and columns (P,) by the prompts' places."""
+    """A finished run.
+
+    Attributes:
+        folder: where it lies.
+        label: its names.
+        protocol: all that can change its numbers.
+        description: its generator, probes and metrics in words.
+        estimates: by name.
+        columns: (P,) numbers of single prompts by name, in the order of the prompt set.
+        prompts: ids of the P prompts.
+    """
 
     folder: RunFolder
     label: RunLabel
     protocol: dict[str, Any]
+    description: Description
     estimates: dict[str, Estimate]
     columns: dict[str, Tensor]
+    prompts: tuple[str, ...]
+
+    def select(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """The columns of some prompts, by their ids and in their order."""
+        places = {prompt: place for place, prompt in enumerate(self.prompts)}
+        rows = torch.tensor([places[prompt] for prompt in prompts], dtype=torch.int64)
+        return {name: column[rows] for name, column in self.columns.items()}
+
+
+def read_run(path: Path | str | RunFolder) -> Run:
+    """A finished run, all its files checked but the samples.
+
+    Raises:
+        ValueError: the folder holds no run, an unfinished one, or a malformed file; the file is named.
+    """
+    folder = path if isinstance(path, RunFolder) else RunFolder(path)
+    protocol, description = read_header(folder)
+    table = folder.read_per_prompt()
+    if len(table) != protocol["data"]["num_prompts"]:
+        raise ValueError(
+            f"{folder.path / 'per_prompt.parquet'} is damaged: it has {len(table)} rows, and the run has "
+            f"{protocol['data']['num_prompts']} prompts. Make the run again"
+        )
+    names = [name for name in table.column_names if name not in PER_PROMPT]
+    columns = {name: torch.from_numpy(table[name].to_numpy().astype("float64")) for name in names}
+    label = label_of(protocol, description)
+    prompts = tuple(table[PROMPT_ID].to_pylist())
+    return Run(folder, label, protocol, description, folder.read_metrics(), columns, prompts)
+
+
+def read_header(folder: RunFolder) -> tuple[dict[str, Any], Description]:
+    """Protocol and description of a run that need not be finished.
+
+    Raises:
+        ValueError: the folder holds no run with samples, or one of the two files is malformed.
+    """
+    protocol = folder.read_protocol()
+    check_run_protocol(folder.path / "fingerprint.json", protocol)
+    return protocol, read_description(folder.path, protocol)
 
 
 class Setting(NamedTuple):
@@ -55,14 +109,24 @@ class Setting(NamedTuple):
         return self.runs[0].protocol["probes"]
 
     @property
+    def design(self) -> list[dict[str, Any]]:
+        """Those of the probes that cross sampler paths with executions, and so give a prompt samples of its own."""
+        return [probe for probe in self.probes if "num_paths" in probe]
+
+    @property
+    def description(self) -> Description:
+        """Of the first run."""
+        return self.runs[0].description
+
+    @property
     def name(self) -> str:
         """The probes in words."""
-        return setting_of(self.probes)
+        return self.description.setting
 
     @property
     def short(self) -> str:
         """The probes in a word or two."""
-        return short_of(self.probes)
+        return self.description.short
 
     @property
     def fingerprints(self) -> str:
@@ -73,7 +137,7 @@ class Setting(NamedTuple):
     def size(self) -> str:
         """Numbers of prompts and samples, in words."""
         data = self.runs[0].protocol["data"]
-        num_samples = self.estimates["codebook/entropy_bits"].num_samples
+        num_samples = max((estimate.num_samples for estimate in self.estimates.values()), default=0)
         return f"{data['num_prompts']} prompts, {num_samples} samples"
 
     def value(self, name: str) -> float:
@@ -98,6 +162,11 @@ class Family(NamedTuple):
     identity: dict[str, Any]
     settings: tuple[Setting, ...]
 
+    @property
+    def generator(self) -> GeneratorDescription:
+        """The generator in words."""
+        return self.settings[0].description.generator
+
     def find(self, *probes: str) -> list[Setting]:
         """Settings of these probes and no others."""
         return [setting for setting in self.settings if setting.has(*probes)]
@@ -109,9 +178,9 @@ class Family(NamedTuple):
     def baseline_of(self, setting: Setting) -> Setting | None:
         """The setting without probes that is comparable to one: same prompts, samples, metrics, versions and seeds.
 
-        A run of `Decompose` has samples of its own, so its baseline is `Decompose` alone.
+        A run that crosses paths with executions has samples of its own, so its baseline is that design alone.
         """
-        design = [probe for probe in setting.probes if probe["probe"] == "Decompose"]
+        design = setting.design
         if setting.probes == design:
             return None
         seeds = [run.label.seed for run in setting.runs]
@@ -122,7 +191,7 @@ class Family(NamedTuple):
                 and len(mine) == len(seeds)
                 and _conditions(mine[0]) == _conditions(setting.runs[0])
             ):
-                return other if len(mine) == len(other.runs) else _merge(mine)
+                return other if len(mine) == len(other.runs) else setting_of(mine)
         return None
 
     @property
@@ -139,20 +208,19 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
     Raises:
         ValueError: there is none, or embedded and real models are among them.
     """
+    paths = list(map(Path, paths))
     runs: dict[str, Run] = {}
     left_out = []
-    for path in map(Path, paths):
-        cells = _cells_of(path)
-        for file in sorted(path.rglob("fingerprint.json")):
-            folder = RunFolder(file.parent)
-            if "probes" not in folder.read_protocol():
-                continue  # codebook usage of images
+    for path in paths:
+        index = path / "study.json"
+        cells = {c["run_dir"] for c in read_cells(index) if c["status"] != "failed"} if index.exists() else None
+        for folder in _run_folders(path):
             if cells is not None and folder.path.parent == path and folder.path.name not in cells:
                 left_out.append(f"{folder.path} is no cell of the study, or one that failed")
             elif not folder.is_finished:
                 left_out.append(f"{folder.path} is not finished: the same `gendiv fit-free predict` goes on with it")
             else:
-                run = _read(folder)
+                run = read_run(folder)
                 runs.setdefault(run.label.fingerprint, run)
     if not runs:
         places = ", ".join(map(str, paths))
@@ -162,12 +230,19 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
     return sorted(runs.values(), key=_order), left_out
 
 
-def _cells_of(path: Path) -> set[str] | None:
-    """Run folders of a study's cells that did not fail; None where no study is."""
-    index = path / "study.json"
-    if not index.exists():
-        return None
-    return {cell["run_dir"] for cell in json.loads(index.read_text())["cells"] if cell["status"] != "failed"}
+def _run_folders(path: Path) -> Iterator[RunFolder]:
+    """Folders of runs in or below a folder, links followed, hidden folders and folders of codebook counts passed by."""
+    found, seen = [], set()
+    for folder, names, files in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        names[:] = [] if real in seen else [name for name in names if not name.startswith(".")]
+        if real not in seen and "fingerprint.json" in files:
+            found.append(Path(folder))
+        seen.add(real)
+    for each in sorted(found):
+        run = RunFolder(each)
+        if "probes" in run.read_protocol():
+            yield run
 
 
 def families_of(runs: Sequence[Run]) -> list[Family]:
@@ -175,9 +250,9 @@ def families_of(runs: Sequence[Run]) -> list[Family]:
     found = []
     for identity, of_generator in groupby(sorted(runs, key=_generator), key=_generator):
         of_setting = groupby(sorted(of_generator, key=lambda r: (_order(r), _setting(r))), key=_setting)
-        settings = tuple(_merge(tuple(group)) for _, group in of_setting)
+        settings = tuple(setting_of(tuple(group)) for _, group in of_setting)
         found.append(Family(settings[0].label.generator, json.loads(identity), settings))
-    found.sort(key=lambda family: (_order(family.settings[0].runs[0])[0], json.dumps(family.identity)))
+    found.sort(key=lambda family: (rank_of(family.generator), json.dumps(family.identity)))
     return _name_apart(found)
 
 
@@ -187,28 +262,13 @@ def first_of(names: Sequence[str], settings: Iterable[Setting]) -> str | None:
     return next((name for name in names if name in shared), None)
 
 
-def _read(folder: RunFolder) -> Run:
-    table, protocol = folder.read_per_prompt(), folder.read_protocol()
-    columns = {
-        name: torch.tensor(table[name].to_pylist(), dtype=torch.float64)
-        for name in table.column_names
-        if name not in ("prompt_id", "prompt")
-    }
-    return Run(folder, label_of(protocol), protocol, folder.read_metrics(), columns)
-
-
-_FAMILIES = ("llamagen", "amused", "vqdiffusion")
-
-
 def _order(run: Run) -> tuple[Any, ...]:
     """Generators in the paper's order; then without probes, then one probe, then more."""
-    kind = run.protocol["generator"]["generator"]
-    place = _FAMILIES.index(kind) if kind in _FAMILIES else len(_FAMILIES)
-    label = run.label
-    is_decomposed = any(probe["probe"] == "Decompose" for probe in run.protocol["probes"])
+    label, probes = run.label, run.protocol["probes"]
+    is_crossed = any("num_paths" in probe for probe in probes)
     settings = label.select or "", label.ratio or 0.0, label.paraphrase_length or ""
-    probes = is_decomposed, len(run.protocol["probes"]), label.probe
-    return (place, label.generator), probes, settings, setting_of(run.protocol["probes"]), label.seed, label.fingerprint
+    names = is_crossed, len(probes), label.probe
+    return rank_of(run.description.generator), names, settings, run.description.setting, label.seed, label.fingerprint
 
 
 def _generator(run: Run) -> str:
@@ -225,18 +285,47 @@ def _setting(run: Run) -> str:
     return json.dumps([run.protocol["probes"], _conditions(run)], sort_keys=True)
 
 
-def _merge(runs: tuple[Run, ...]) -> Setting:
+def setting_of(runs: Iterable[Run]) -> Setting:
+    """Runs that differ in nothing but their seed, averaged over seeds."""
     runs = tuple(sorted(runs, key=lambda run: run.label.seed))
     if len(runs) == 1:
         return Setting(runs, runs[0].estimates, runs[0].columns)
-    columns = {name: torch.stack([run.columns[name] for run in runs]).mean(0) for name in runs[0].columns}
-    estimates = {name: _mean([run.estimates[name] for run in runs], columns.get(name)) for name in runs[0].estimates}
-    return Setting(runs, estimates, columns)
+    columns = mean_columns([run.columns for run in runs])
+    return Setting(runs, mean_estimates([run.estimates for run in runs], columns), columns)
+
+
+def mean_columns(runs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """(P,) numbers that all runs of a setting have, averaged over its seeds prompt by prompt."""
+    first, *others = runs
+    return {
+        name: torch.stack([columns[name] for columns in runs]).mean(0)
+        for name in first
+        if all(name in columns for columns in others)
+    }
+
+
+def mean_estimates(
+    runs: Sequence[Mapping[str, Estimate]], columns: Mapping[str, Tensor] | None = None
+) -> dict[str, Estimate]:
+    """Estimates that all runs of a setting have, averaged over its seeds.
+
+    Args:
+        runs: the estimates of each seed.
+        columns: of `mean_columns`: what has a column gets its interval from it. Of others the ends are averaged, which
+            makes the interval rather too wide.
+    """
+    first, *others = runs
+    return {
+        name: _mean([estimates[name] for estimates in runs], (columns or {}).get(name))
+        for name in first
+        if all(name in estimates for estimates in others)
+    }
 
 
 def _mean(estimates: list[Estimate], column: Tensor | None) -> Estimate:
-    """Over seeds. Means over prompts get an interval anew; of others the ends are averaged, to be on the safe side."""
     first = estimates[0]
+    if len(estimates) == 1:
+        return first
     if column is None:
         ends = torch.tensor([[e.value, e.low, e.high] for e in estimates], dtype=torch.float64)
         means = ends.mean(0).tolist()

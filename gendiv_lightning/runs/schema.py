@@ -22,3 +22,6 @@ SAMPLES = (  # the columns that every run has, in the order in which they are st
 
 # per_prompt.parquet, a row a prompt: these two, then a column a number
 PER_PROMPT = (PROMPT_ID, PROMPT)
+
+# a number of metrics.json that tables look for: the probability that one more sample shows a new token
+UNSEEN = "h_total/token/counts/unseen"

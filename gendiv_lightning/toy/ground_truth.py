@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gendiv_lightning.console.decomposition import find_lenses
+from gendiv_lightning.analysis.lenses import find_lenses
 from gendiv_lightning.console.tables import format_table
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.functional.entropy import plugin_entropy

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gendiv_lightning.analysis.effects import find_profile
-from gendiv_lightning.console.decomposition import find_lenses
+from gendiv_lightning.analysis.lenses import find_lenses
+from gendiv_lightning.analysis.paper_claims import find_profile
 from gendiv_lightning.report.charts import ENTROPY, GIVEN_PROMPT
 from gendiv_lightning.report.context import Study
 from gendiv_lightning.report.document import Report, Section, Table

@@ -2,16 +2,18 @@
 
 import math
 import re
+import shutil
 from xml.etree import ElementTree
 
 import pytest
 from running import predict
 
+from gendiv_lightning.analysis.lenses import find_lenses, residual
 from gendiv_lightning.cli.main import main
-from gendiv_lightning.console.decomposition import find_lenses, format_decomposition, residual
-from gendiv_lightning.metrics.decomposition import UNSEEN
+from gendiv_lightning.console.decomposition import format_decomposition
 from gendiv_lightning.metrics.registry import make_metric
 from gendiv_lightning.runs.load import find_runs
+from gendiv_lightning.runs.schema import UNSEEN
 from gendiv_lightning.toy.ground_truth import compare_with_truth, format_truth
 
 ARGMAX = "--trainer.callbacks+=gendiv_lightning.callbacks.Argmax"
@@ -53,7 +55,8 @@ def test_an_autoregressive_model_has_no_sampler_path(runs):
 
 def test_the_table_is_printed_by_the_run_and_again_from_its_folder(runs, capsys):
     plain, argmax = runs
-    assert gendiv("decompose", plain.path, "--argmax", argmax.path, "--subset", plain.path, "--distance", "ssim") == 0
+    both = ("--argmax", argmax.path, "--subset", plain.path)
+    assert gendiv("decompose", plain.path, *both, "--distance", "ssim", "--test") == 0
     printed = capsys.readouterr().out
     assert format_decomposition(plain.read_metrics()) in printed
     beside = {
@@ -148,10 +151,10 @@ def test_what_does_not_compare_is_refused_with_the_reason(runs, weights, tmp_pat
     plain, _ = runs
     other = predict(weights, tmp_path / "other", limit=2)
     message = gendiv("compare", plain.path, other.path)
-    assert "data.num_prompts (3 there, 2 now)" in message
+    assert "data.num_prompts (3 and 2)" in message
     assert "--anyway" in message
     assert gendiv("compare", plain.path, other.path / "samples").endswith("it has no fingerprint.json")
-    assert "no Decompose" in gendiv("decompose", other.path)
+    assert "no Decompose among its probes" in gendiv("decompose", other.path)
 
 
 def test_a_run_with_other_numbers_of_samples_is_refused_though_its_data_ask_for_the_same(weights, tmp_path):
@@ -159,19 +162,35 @@ def test_a_run_with_other_numbers_of_samples_is_refused_though_its_data_ask_for_
     less = predict(weights, tmp_path / "less", "--data.num_samples", "8")
     assert few.read_protocol()["data"]["num_samples"] == less.read_protocol()["data"]["num_samples"]
     message = gendiv("compare", few.path, less.path)
-    assert "samples in all (192 there, 24 now)" in message
+    assert "samples in all (192 and 24)" in message
     assert "--anyway" in message
 
 
 def test_a_plan_from_a_pilot_and_from_stated_variances(runs, capsys):
     plain, argmax = runs
     assert gendiv("plan", "--pilot", plain.path, "--metric", "pixel_cosine", "--width", "0.01") == 0
-    part = ["plan", "--pilot", plain.path, "--metric", "pixel_cosine", "--width", "0.01", "--number"]
+    part = ["power", "--pilot", plain.path, "--metric", "pixel_cosine", "--width", "0.01", "--number"]
     assert gendiv(*part, "sampler_path") == 0
     assert "has no number path_sampler: there are diversity/pixel_cosine, " in gendiv(*part, "path_sampler")
     assert gendiv("plan", "--pilot", plain.path, "--pilot", argmax.path, "--metric", "ssim", "--effect", "0.2") == 0
-    assert gendiv("plan", "--between", "1", "--within", "0", "--effect", "0.5") == 0
+    assert gendiv("power", "--between", "1", "--within", "0", "--effect", "0.5") == 0
     assert capsys.readouterr().out.splitlines()[-1].split() == ["64", "34", "2176"]
+
+
+def test_a_distance_that_the_run_lacks_is_refused_with_those_it_has(runs):
+    message = gendiv("decompose", runs[0].path, "--distance", "lpips[vgg]")
+    assert "--distance lpips[vgg]" in message
+    assert "lpips[tiny], pixel_cosine, ssim" in message
+
+
+def test_a_prompt_set_without_ground_truth_is_named(runs, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(runs[0].path, folder)
+    file = folder / "fingerprint.json"
+    file.write_text(file.read_text().replace('"prompt_set": "postcards"', '"prompt_set": "mine"'))
+    message = gendiv("decompose", folder, "--truth")
+    assert "'mine'" in message
+    assert "postcards" in message
 
 
 @pytest.mark.parametrize(
@@ -180,7 +199,22 @@ def test_a_plan_from_a_pilot_and_from_stated_variances(runs, capsys):
         (["--width", "1"], "--pilot"),
         (["--between", "1", "--within", "1"], "--width"),
         (["--between", "1", "--within", "1", "--width", "0"], "half_width"),
+        (
+            ["--between", "-1", "--within", "1", "--width", "1"],
+            "--between is a variance",
+        ),
+        (
+            ["--between", "1", "--within", "nan", "--width", "1"],
+            "--within is a variance",
+        ),
+        (["--between", "inf", "--within", "1", "--width", "1"], "--between"),
+        (["--between", "1", "--within", "1", "--width", "nan"], "--width must be a number, got nan"),
+        (["--between", "1", "--within", "1", "--effect", "inf"], "--effect must be a number, got inf"),
+        (
+            ["--between", "1", "--within", "1", "--width", "1", "--metric", "ssim"],
+            "--metric and --number",
+        ),
     ],
 )
 def test_a_plan_needs_a_question_and_variances(words, message):
-    assert message in gendiv("plan", *words)
+    assert message in gendiv("power", *words)

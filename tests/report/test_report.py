@@ -12,14 +12,16 @@ import torch
 from running import contents, metrics_of, predict
 
 from gendiv_lightning.analysis import paper_claims as claims
-from gendiv_lightning.analysis.effects import Knee, find_knee, find_verdict
+from gendiv_lightning.analysis.effects import Interval, Knee, find_knee
+from gendiv_lightning.analysis.paper_claims import RUNS, command_for, find_verdict
 from gendiv_lightning.cli.main import main
 from gendiv_lightning.functional.comparison import compare
 from gendiv_lightning.report.document import Number, Table
 from gendiv_lightning.report.markdown import to_csv, to_latex
-from gendiv_lightning.report.missing_runs import CONFIGS, RUNS, command_for
+from gendiv_lightning.runs.description import describe
 from gendiv_lightning.runs.folder import RunFolder
-from gendiv_lightning.runs.load import Setting, families_of, find_runs
+from gendiv_lightning.runs.labels import label_of
+from gendiv_lightning.runs.load import Family, Run, Setting, families_of, find_runs, setting_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,18 +84,26 @@ def test_every_caption_says_prompts_samples_runs_and_that_it_is_a_toy(report):
         assert re.search(r"CLIP score|quality", caption) or "Entropy" in caption
 
 
+def family(generator, embedded):
+    """A family with a baseline alone, as version 0.1 wrote it."""
+    data = {"seed": 0, "num_prompts": 1, "num_samples": 1, "prompt_set": "p"}
+    protocol = {"generator": {"generator": generator, "embedded": embedded}, "probes": [], "data": data}
+    run = Run(RunFolder("run"), label_of(protocol), protocol, describe(protocol), {}, {}, ())
+    return Family(run.label.generator, protocol["generator"], (setting_of([run]),))
+
+
 def test_what_is_missing_is_said_with_the_command_that_makes_it(report):
     page = (report / "index.html").read_text()
     for run in ("decompose", "paraphrases", "the enhancement"):
-        command = command_for({"generator": "llamagen", "embedded": True}, run)
+        command = command_for(family("llamagen", True), run)
         assert f"<code>{command.strip('`')}</code>" in page
 
 
 @pytest.mark.parametrize("embedded", [True, False])
 @pytest.mark.parametrize("run", RUNS)
-@pytest.mark.parametrize("generator", CONFIGS)
+@pytest.mark.parametrize("generator", ["llamagen", "amused", "vqdiffusion"])
 def test_a_command_to_make_a_run_names_a_config_that_is_there(generator, run, embedded):
-    command = command_for({"generator": generator, "embedded": embedded}, run)
+    command = command_for(family(generator, embedded), run)
     (config,) = re.findall(r"--config (\S+?)(?:`| )", command)
     assert (ROOT / config).exists()
     assert ("configs/tiny/" in config) == embedded
@@ -123,34 +133,34 @@ def test_seeds_of_a_setting_are_one_row_with_their_mean(study, report):
 
 
 def test_a_setting_with_fewer_seeds_is_compared_with_the_baseline_of_its_seeds(study):
-    (family,) = families_of(find_runs([study])[0])
-    (random, *_) = family.find("CodebookSubset")
-    baseline = family.baseline_of(random)
+    (found,) = families_of(find_runs([study])[0])
+    (random, *_) = found.find("CodebookSubset")
+    baseline = found.baseline_of(random)
     assert [run.label.seed for run in random.runs] == [0] == [run.label.seed for run in baseline.runs]
-    assert [run.label.seed for run in family.baseline.runs] == [0, 1]
+    assert [run.label.seed for run in found.baseline.runs] == [0, 1]
 
 
 def test_runs_over_other_prompts_are_not_compared(study, decomposed):
-    (family,) = families_of(find_runs([study, decomposed])[0])
-    (plain,) = family.find("Decompose")
-    (argmax,) = family.find("Argmax", "Decompose")
-    assert family.baseline_of(argmax) is plain
-    assert family.baseline_of(plain) is None
-    assert family.baseline_of(family.baseline) is None
+    (found,) = families_of(find_runs([study, decomposed])[0])
+    (plain,) = found.find("Decompose")
+    (argmax,) = found.find("Argmax", "Decompose")
+    assert found.baseline_of(argmax) is plain
+    assert found.baseline_of(plain) is None
+    assert found.baseline_of(found.baseline) is None
 
 
 def test_three_runs_of_a_design_give_a_verdict_and_the_answer(decomposed, tmp_path, capsys):
     assert gendiv("report", decomposed, "--out", tmp_path) == 0
     assert "In LlamaGen from the token draws." in capsys.readouterr().out
     (row,) = rows_of(tmp_path, "verdicts")
-    (family,) = families_of(find_runs([decomposed])[0])
-    assert row["verdict"] == find_verdict(family, "diversity/lpips[tiny]").kind
+    (llamagen,) = families_of(find_runs([decomposed])[0])
+    assert row["verdict"] == find_verdict(llamagen, "diversity/lpips[tiny]").kind
     assert float(row["left under argmax"]) == 0
     lenses = {row["lens"] for row in rows_of(tmp_path, "decomposition")}
     assert {"A tokens", "B sequences", "C lpips[tiny]"} <= lenses
-    found = {row["as a number"]: row["outcome"] for row in rows_of(tmp_path, "claims")}
-    assert found["sampler path, share of the diversity of one wording: below 10 %"] == "agrees"
-    assert found["left under both: above 100 %"] == "not measured"
+    outcomes = {row["as a number"]: row["outcome"] for row in rows_of(tmp_path, "claims")}
+    assert outcomes["sampler path, share of the diversity of one wording: below 10 %"] == "agrees"
+    assert outcomes["left under both: above 100 %"] == "not measured"
 
 
 def test_an_unfinished_run_is_left_out_and_named(study, tmp_path, capsys):
@@ -229,11 +239,11 @@ def test_a_knee_on_the_edge_is_not_sure():
 @pytest.mark.parametrize(
     ("number", "outcome"),
     [
-        (Number(0.05, 0.02, 0.08), "agrees"),
-        (Number(0.09, 0.05, 0.2), "undecided"),
-        (Number(0.4, 0.3, 0.5), "contradicted"),
-        (Number(0.05), "undecided"),
-        (Number(math.nan), "not measured"),
+        (Interval(0.05, 0.02, 0.08), "agrees"),
+        (Interval(0.09, 0.05, 0.2), "undecided"),
+        (Interval(0.4, 0.3, 0.5), "contradicted"),
+        (Interval(0.05), "undecided"),
+        (Interval(math.nan), "not measured"),
         (None, "not measured"),
     ],
 )

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gendiv_lightning.analysis.verdict import RULE
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from gendiv_lightning.metrics.diversity import DiversityMetric
-    from gendiv_lightning.records import PromptSamples
-    from gendiv_lightning.runs.folder import RunFolder
+    from gendiv_lightning.runs.load import Run, Setting
 
 HELP = "H_total = H_path + H_exec of a run, and what kind of model that makes"
 DESCRIPTION = f"""
-Prints, of a run with the Decompose probe, H_total = H_exec + H_path by each lens with intervals, H_total by every
-estimator from counts, and whether samples of one path, or of one wording, are more alike than chance makes them
-(PERMANOVA within prompts). With the same run under Argmax and under CodebookSubset beside it: the factorial effects
-and a verdict. --plot draws the information bottleneck plane, on which a probe moves a model, beside the shares of
-each lens. --truth, for runs of the embedded world: what is true beside what each lens says, and whose error the
-difference is, the model's or the estimator's.
+Prints, of a run with the Decompose probe, H_total = H_exec + H_path by each lens with intervals, and H_total by every
+estimator from counts. With the same run under Argmax and under CodebookSubset beside it: the factorial effects and a
+verdict. --test measures the stored images again: are samples of one path, or of one paraphrase, more alike than chance
+makes them (PERMANOVA within prompts)? --plot draws the information bottleneck plane, on which a probe moves a model,
+beside the shares of each lens. --truth, for prompts whose ground truth is known, as in the toy dataset: the truth
+beside what each lens measures, and whether a difference is the model's error or the estimator's.
 
 {RULE}
 
@@ -36,17 +32,8 @@ example:
     --trainer.callbacks+=gendiv_lightning.callbacks.CodebookSubset --trainer.callbacks.ratio=0.25 \\
     --trainer.callbacks.usage=toy:amused_usage.safetensors
   gendiv decompose runs/plain --argmax runs/argmax --subset runs/subset --plot decomposition.svg
-  gendiv decompose runs/plain --truth
+  gendiv decompose runs/plain --test --truth
 """
-EFFECTS = {
-    (0,): "path free, not frozen",
-    (1,): "tokens drawn, not argmax",
-    (2,): "wordings pooled, not one",
-    (0, 1): "path x tokens",
-    (0, 2): "path x wordings",
-    (1, 2): "tokens x wordings",
-    (0, 1, 2): "all three",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,181 +42,94 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run with the Decompose probe")
     parser.add_argument("--argmax", type=Path, metavar="RUN", help="the same under Argmax")
     parser.add_argument("--subset", type=Path, metavar="RUN", help="the same under CodebookSubset")
+    parser.add_argument("--test", action="store_true", help="test on the images whether groups of samples differ")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the plane and the shares of the lenses")
-    parser.add_argument("--truth", action="store_true", help="embedded world: what is true, beside what the lenses say")
+    parser.add_argument("--truth", action="store_true", help="the ground truth of the prompts, beside the lenses")
     parser.add_argument(
         "--distance",
-        default="lpips[tiny]",
-        help="of PERMANOVA, effects and verdict, as in configs (default: lpips[tiny])",
+        help="of test, effects and verdict, as in configs (default: the first of lpips, lpips[tiny], pixel_cosine and "
+        "ssim that the run has)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print."""
-    from gendiv_lightning.console.decomposition import format_decomposition
-    from gendiv_lightning.metrics.diversity import DiversityMetric
-    from gendiv_lightning.metrics.registry import make_metric
-    from gendiv_lightning.records import split_by_prompt
-    from gendiv_lightning.runs.folder import RunFolder
+    """Read, compute, print."""
+    from tqdm import tqdm
 
-    folder = RunFolder(arguments.run)
-    folder.read_per_prompt()
-    estimates = folder.read_metrics()
-    table = format_decomposition(estimates)
-    if not table:
-        raise ValueError(f"{arguments.run} tells no path from execution: it has no Decompose among its probes")
-    metric = make_metric(arguments.distance)
-    if not isinstance(metric, DiversityMetric):
-        raise ValueError(f"--distance {arguments.distance} is no distance: lpips, pixel_cosine, ssim or clip_cosine")
+    from gendiv_lightning.analysis.decompose import (
+        compare_groups,
+        count_entropies,
+        find_distance,
+        find_effects,
+        read_prompts,
+    )
+    from gendiv_lightning.analysis.verdict import judge_runs
+    from gendiv_lightning.console import decomposition as tables
+    from gendiv_lightning.console.text import write
+    from gendiv_lightning.runs.load import read_run, setting_of
+
     if arguments.plot and arguments.plot.suffix != ".svg":
         raise ValueError(f"--plot draws SVG, so the file must end in .svg, got {arguments.plot}")
-    if arguments.truth and not folder.read_protocol()["generator"].get("embedded"):
-        raise ValueError(f"--truth knows the embedded world alone, and {arguments.run} is of a real model")
-    prompts = [samples for batch in folder.read_samples() for samples in split_by_prompt(batch)]
-    sys.stdout.write(f"{table}\n\n{_estimators(prompts)}\n\n{_test(prompts, metric)}\n")
-    if arguments.truth:
-        sys.stdout.write(f"\n{_truth(folder, metric)}\n")
-    if arguments.argmax:
-        sys.stdout.write(f"\n{_effects(folder, RunFolder(arguments.argmax), metric.name)}\n")
-    if arguments.argmax and arguments.subset:
-        others = RunFolder(arguments.argmax), RunFolder(arguments.subset)
-        sys.stdout.write(f"\n{_verdict(folder, *others, metric.name)}\n")
+    plain, argmax, subset = (path and read_run(path) for path in (arguments.run, arguments.argmax, arguments.subset))
+    table = tables.format_decomposition(plain.estimates)
+    if not table:
+        raise ValueError(f"{arguments.run} does not separate path from execution: it has no Decompose among its probes")
+    distance = find_distance(plain, arguments.distance)
+    truth = _truth(plain) if arguments.truth else None
+    metric = _load(distance) if arguments.test or truth else None
+    parts = [table, tables.format_count_entropies(count_entropies(read_prompts(plain.folder, "Counting tokens")))]
+    if arguments.test and metric:
+        tests = compare_groups(read_prompts(plain.folder, "Distances of all pairs"), metric)
+        parts.append(tables.format_group_tests(tests, distance))
+    if truth and metric:
+        shards = tqdm(plain.folder.shards(), desc="Ground truth", unit="shard", delay=2)
+        parts.append(truth(plain.folder.read_samples(shards), plain.columns, metric))
+    settings = [setting_of([run]) for run in (plain, argmax, subset) if run]
+    if argmax:
+        parts.append(tables.format_effects(find_effects(settings[0], settings[1], distance), distance))
+    if argmax and subset:
+        verdict = judge_runs(settings[0], settings[1], settings[2], distance)
+        parts.append(f"{tables.format_verdict(verdict, distance)}\n{RULE}")
+    write("\n\n".join(part for part in parts if part) + "\n")
     if arguments.plot:
-        _plot([path for path in (arguments.run, arguments.argmax, arguments.subset) if path], arguments.plot)
+        _plot(settings, arguments.plot)
+        write(f"\n{arguments.plot}\n")
     return 0
 
 
-def _plot(runs: list[Path], file: Path) -> None:
+def _load(name: str) -> DiversityMetric:
+    """The distance of a number's name, with its network."""
+    from gendiv_lightning.metrics.diversity import DiversityMetric
+    from gendiv_lightning.metrics.registry import make_metric
+
+    metric = make_metric(name.removeprefix("diversity/"))
+    assert isinstance(metric, DiversityMetric), "the run has its parts"
+    metric.load()
+    return metric
+
+
+def _truth(run: Run) -> Callable[..., str]:
+    """The plug-in that knows the ground truth of the run's prompts."""
+    from gendiv_lightning import plugins
+
+    prompts, known = run.protocol["data"]["prompt_set"], plugins.registered("ground_truths")
+    if prompts not in known:
+        raise ValueError(
+            f"--truth: the ground truth of the prompts {prompts!r} is not known, it is of: {', '.join(known) or 'none'}"
+        )
+    return known[prompts].load()
+
+
+def _plot(settings: list[Setting], file: Path) -> None:
     """The plane, with a mark a run, and the shares of execution and path in each."""
     from gendiv_lightning.report.charts import decomposition_bars, ib_plane
     from gendiv_lightning.report.document import Figure
     from gendiv_lightning.report.html import to_svg
-    from gendiv_lightning.runs.load import families_of, find_runs
+    from gendiv_lightning.runs.load import families_of
     from gendiv_lightning.storage.atomic import write_atomically
 
-    families = families_of(find_runs(runs)[0])
+    families = families_of([run for setting in settings for run in setting.runs])
     bars = decomposition_bars([(family._replace(name=s.short), s) for family in families for s in family.settings])
     panels = (*ib_plane(families, lambda family: list(family.settings)), *bars)
     picture = to_svg(Figure(file.stem, panels, "", columns=2))
     write_atomically(file, lambda path: path.write_text(picture, encoding="utf-8"))
-    sys.stdout.write(f"\n{file}\n")
-
-
-def _truth(folder: RunFolder, metric: DiversityMetric) -> str:
-    from tqdm import tqdm
-
-    from gendiv_lightning.runs.load import find_runs
-    from gendiv_lightning.toy.ground_truth import compare_with_truth, format_truth
-
-    ((run,), _) = find_runs([folder.path])
-    shards = tqdm(folder.shards(), desc="The perfect generator", unit="shard", delay=2)
-    return format_truth(compare_with_truth(folder.read_samples(shards), run.columns, metric))
-
-
-def _estimators(prompts: list[PromptSamples]) -> str:
-    """H_total a token from counts alone, by every estimator: where they differ, samples are few."""
-    import torch
-
-    from gendiv_lightning.console.tables import format_table
-    from gendiv_lightning.functional import entropy
-    from gendiv_lightning.functional.bootstrap import bootstrap_mean
-
-    rows = [("H_total from counts, by", "bits/token", "95 % interval")]
-    for name in ("plugin", "miller_madow", "grassberger", "chao_shen", "chao_wang_jost"):
-        estimator = getattr(entropy, f"{name}_entropy")
-        found = []
-        for samples in prompts:
-            assert samples.tokens is not None, "a run has tokens"
-            _, entries = samples.tokens.unique(return_inverse=True)
-            found.append(estimator(torch.nn.functional.one_hot(entries).sum(0)).mean())
-        value, low, high = bootstrap_mean(torch.stack(found))
-        rows.append((name.replace("_", "-"), f"{value:.3f}", f"[{low:.3f}, {high:.3f}]"))
-    return format_table(rows)
-
-
-def _test(prompts: list[PromptSamples], metric: DiversityMetric) -> str:
-    from tqdm import tqdm
-
-    from gendiv_lightning.console.tables import format_table
-    from gendiv_lightning.functional.permanova import permanova
-
-    metric.load()
-    bar = tqdm(prompts, desc="Distances of all pairs", unit="prompt", delay=2)
-    matrices = [metric.matrix(samples).cpu() for samples in bar]
-
-    def paths() -> Iterator[tuple[Tensor, Tensor]]:
-        for samples, matrix in zip(prompts, matrices, strict=True):
-            for wording in samples.groups[:, 0].unique():
-                mine = samples.groups[:, 0] == wording
-                yield matrix[mine][:, mine], samples.groups[mine, 1]
-
-    def wordings() -> Iterator[tuple[Tensor, Tensor]]:
-        yield from ((matrix, samples.groups[:, 0]) for samples, matrix in zip(prompts, matrices, strict=True))
-
-    rows = [(f"groups, by {metric.name}", "pseudo-F", "R^2", "p")]
-    for name, groups in (("sampler paths of a wording", paths()), ("wordings of a prompt", wordings())):
-        try:
-            found = permanova(groups)
-        except ValueError:
-            rows.append((name, "-", "-", "-"))
-            continue
-        rows.append((name, f"{found.pseudo_f:.3f}", f"{found.share:.3f}", f"{found.p_value:.3f}"))
-    return format_table(rows)
-
-
-def _column(folder: RunFolder, name: str) -> Tensor:
-    import torch
-
-    table = folder.read_per_prompt()
-    if name not in table.column_names:
-        raise ValueError(
-            f"{folder.path} has no {name}: put it among the metrics of the run, or choose another --distance"
-        )
-    return torch.tensor(table[name].to_pylist(), dtype=torch.float64)
-
-
-def _effects(plain: RunFolder, argmax: RunFolder, name: str) -> str:
-    """2 x 2 x 2: the distance of two draws with the path free or frozen, tokens drawn or not, wordings pooled or one.
-
-    A frozen path is each wording's own, as under `FreezePath`: it matters to the pairs of one wording, 1 / Q of all.
-    """
-    import torch
-
-    from gendiv_lightning.console.tables import format_table
-    from gendiv_lightning.functional.bootstrap import bootstrap_mean
-    from gendiv_lightning.functional.comparison import factorial_effects, holm, sign_flip_test
-
-    def cells(folder: RunFolder) -> Tensor:
-        """(2, 2, P): path frozen, free; one wording, all."""
-        total, within, sampler_path = (_column(folder, f"{name}{part}") for part in ("", "/within", "/sampler_path"))
-        return torch.stack(
-            [torch.stack([within - sampler_path, total - sampler_path / num_wordings]), torch.stack([within, total])]
-        )
-
-    (design,) = (p for p in plain.read_protocol()["probes"] if p["probe"] == "Decompose")
-    num_wordings = max(1, design["num_paraphrases"])
-    both = torch.stack([cells(argmax), cells(plain)], 1)
-    effects = factorial_effects(both)
-    corrected = holm(torch.tensor([sign_flip_test(values) for values in effects.values()])).tolist()
-    rows = [(f"effect on {name}", "mean", "95 % interval", "p (Holm)")]
-    for (switches, values), p in zip(effects.items(), corrected, strict=True):
-        mean, low, high = bootstrap_mean(values)
-        rows.append((EFFECTS[switches], f"{mean:+.4f}", f"[{low:+.4f}, {high:+.4f}]", f"{p:.4f}"))
-    return format_table(rows)
-
-
-def _verdict(plain: RunFolder, argmax: RunFolder, subset: RunFolder, name: str) -> str:
-    from gendiv_lightning.analysis.verdict import judge
-    from gendiv_lightning.storage.codebook_counts import read_usage
-
-    counts, _ = read_usage(plain.path / "usage.safetensors")
-    perplexity = plain.read_metrics()["codebook/perplexity"].value / len(counts)
-    columns = [_column(folder, f"{name}/within") for folder in (plain, argmax, subset)]
-    verdict = judge(columns[0], _column(plain, f"{name}/exec"), columns[1], columns[2], perplexity)
-    survives, kept, path, used = verdict.shares
-    certainty = f"the same answer in {100 * verdict.certainty:.0f} % of the resamples"
-    return (
-        f"Verdict by {name} in a wording: {verdict.kind} ({certainty})\n"
-        f"  {100 * survives:.1f} % survives Argmax, {100 * kept:.1f} % the subset, paths are {100 * path:.1f} %, "
-        f"perplexity {100 * used:.1f} % of the codebook\n{RULE}"
-    )

@@ -1,4 +1,4 @@
-"""Sample strips: what the same noise becomes, with and without a probe. Small images, as data URIs."""
+"""Rows of samples: what the same noise becomes, with and without a probe. Small images, as data URIs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from gendiv_lightning.analysis.effects import mixed_paraphrases, quarter_of
-from gendiv_lightning.analysis.paper_claims import enhanced
+from gendiv_lightning.analysis.paper_claims import argmax_of, command_for, enhanced, mixed_paraphrases, quarter_of
 from gendiv_lightning.records import PromptSamples, split_by_prompt
 from gendiv_lightning.report.context import Study, about, comparable, measured, qualities_in_words
 from gendiv_lightning.report.document import Samples, Section, Strip
-from gendiv_lightning.report.missing_runs import command_for
 from gendiv_lightning.runs.load import Family, Run, Setting
 
 QUANTILES, NUM_SAMPLES = (0.75, 0.5, 0.25), 4
@@ -53,7 +51,7 @@ def make_strip(words: str, samples: PromptSamples) -> Strip:
     return Strip(words, f"data:image/{kind};base64,{data}", *picture.size, f"{len(images)} samples, {words}")
 
 
-def samples(study: Study) -> Section:
+def section(study: Study) -> Section:
     """The same prompts and noise, baseline and probes."""
     blocks = tuple(
         _samples_of(study, family, place) for place, family in enumerate(study.families) if family.baseline is not None
@@ -62,7 +60,7 @@ def samples(study: Study) -> Section:
         "The first samples of three prompts, chosen by rule: those at the quartiles of the baseline's diversity, the "
         "upper one first. A sample has the noise of the baseline's sample above it wherever its wording is the same."
     )
-    missing = tuple(f"{f.name}: {command_for(f.identity, 'baseline')}" for f in study.families if f.baseline is None)
+    missing = tuple(f"{f.name}: {command_for(f, 'baseline')}" for f in study.families if f.baseline is None)
     return Section("samples", "The same noise, with and without a probe", (words,) if blocks else (), blocks, missing)
 
 
@@ -90,7 +88,7 @@ def _shown(family: Family, baseline: Setting) -> list[Setting]:
     there = comparable(family)
     candidates = (
         baseline,
-        family.first("Argmax"),
+        argmax_of(family),
         quarter_of(family),
         mixed_paraphrases(family),
         enhanced(family),

@@ -1,0 +1,200 @@
+"""What differs between two sides, prompt by prompt. A side is one run, or runs of one setting with several seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gendiv_lightning.functional.comparison import Equivalence, compare_all, equivalence, holm
+from gendiv_lightning.runs.load import Run, mean_columns, mean_estimates
+from gendiv_lightning.runs.protocol import Difference, differences
+
+# What may differ is what is compared: probes and generators.
+MUST_AGREE = (
+    "data.prompts_sha256",
+    "data.num_prompts",
+    "data.num_samples",
+    "generator.embedded",
+    "metrics",
+    "versions",
+)
+MAY_DIFFER_IN_A_SIDE = ("data.seed", "metrics")
+SAMPLES = "samples in all"
+
+
+class Obstacle(NamedTuple):
+    """A reason why runs are not comparable.
+
+    Attributes:
+        difference: the key, with the value of the first run and of another one.
+        side: "A" or "B" where runs of one side differ, "" where the sides do.
+    """
+
+    difference: Difference
+    side: Literal["", "A", "B"] = ""
+
+    def __str__(self) -> str:
+        key, first, other = self.difference
+        return f"{key} ({first!r} and {other!r}{f', within {self.side}' if self.side else ''})"
+
+
+class ComparedNumber(NamedTuple):
+    """A number of both sides.
+
+    Attributes:
+        name: of the number.
+        a: its mean over the prompts that all runs have, or its value where it is one number of the whole set.
+        b: likewise.
+        difference: b - a.
+        low: lower end of its 95 % interval; NaN for a number of the whole set, which has no test either.
+        high: upper end.
+        p_value: two-sided, by sign flips, Holm-corrected over all numbers.
+        effect_size: d_z, see `functional.comparison.Comparison`.
+        num_prompts: prompts that entered.
+    """
+
+    name: str
+    a: float
+    b: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    effect_size: float
+    num_prompts: int
+
+
+class ShownEquivalence(NamedTuple):
+    """Whether a number's difference is shown to lie within +- margin; `found` is None where the margin is 0."""
+
+    name: str
+    margin: float
+    found: Equivalence | None
+
+
+class RunComparison(NamedTuple):
+    """All numbers of two sides.
+
+    Attributes:
+        numbers: those with prompts first.
+        pairs: columns (P,) of both sides by name, for the numbers with an interval.
+    """
+
+    numbers: tuple[ComparedNumber, ...]
+    pairs: dict[str, tuple[Tensor, Tensor]]
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts behind the number that has the fewest."""
+        return min((number.num_prompts for number in self.numbers if number.name in self.pairs), default=0)
+
+
+def find_obstacles(a: Sequence[Run], b: Sequence[Run]) -> list[Obstacle]:
+    """All reasons why two sides are not comparable, or a side is not one setting; empty where there is none."""
+    found = [Obstacle(difference) for difference in _differing([*a, *b]) if difference.is_below(*MUST_AGREE)]
+    numbers = list(dict.fromkeys(_num_samples(run) for run in (*a, *b)))
+    found += [Obstacle(Difference(SAMPLES, numbers[0], other)) for other in numbers[1:]]
+    sides: tuple[tuple[Literal["A", "B"], Sequence[Run]], ...] = (("A", a), ("B", b))
+    for side, runs in sides:
+        mixed = [d for d in _differing(runs) if not d.is_below(*MAY_DIFFER_IN_A_SIDE, *MUST_AGREE)]
+        found += [Obstacle(difference, side) for difference in mixed]
+    return found
+
+
+def compare_runs(a: Sequence[Run], b: Sequence[Run], prefix: str = "") -> RunComparison:
+    """Paired differences b - a of all numbers that both sides have, over the prompts that all runs have.
+
+    Args:
+        a: runs of one setting, whose numbers are averaged over seeds.
+        b: likewise.
+        prefix: compare the numbers whose names start so.
+
+    Raises:
+        ValueError: the runs have no prompt in common, or no number starts with the prefix.
+    """
+    shared = set.intersection(*(set(run.prompts) for run in (*a, *b)))
+    prompts = [prompt for prompt in a[0].prompts if prompt in shared]
+    if not prompts:
+        raise ValueError("these runs have no prompt in common. Give runs over one prompt set")
+    columns = [mean_columns([run.select(prompts) for run in side]) for side in (a, b)]
+    values = [mean_estimates([run.estimates for run in side]) for side in (a, b)]
+    of_prompts = [name for name in columns[0] if name in columns[1]]
+    of_sets = [name for name in values[0] if name in values[1] and name not in columns[0]]
+    if not any(name.startswith(prefix) for name in (*of_prompts, *of_sets)):
+        known = dict.fromkeys("/".join(name.split("/")[:2]) for name in (*of_prompts, *of_sets))
+        raise ValueError(
+            f"no number that both sides have starts with {prefix!r}. There are: {', '.join(sorted(known)) or 'none'}"
+        )
+    pairs = {name: (columns[0][name], columns[1][name]) for name in of_prompts if name.startswith(prefix)}
+    numbers = _compare_columns(pairs)
+    for name in of_sets:
+        if name.startswith(prefix):
+            first, other = values[0][name], values[1][name]
+            nan, difference = math.nan, other.value - first.value
+            numbers.append(
+                ComparedNumber(name, first.value, other.value, difference, nan, nan, nan, nan, first.num_prompts)
+            )
+    tested = {number.name: pairs[number.name] for number in numbers if number.name in pairs}
+    return RunComparison(tuple(numbers), tested)
+
+
+def show_equivalences(comparison: RunComparison, margin: float, *, is_share: bool) -> list[ShownEquivalence]:
+    """Two one-sided tests of each number by itself: is the difference shown to be none?
+
+    Args:
+        comparison: of two sides.
+        margin: what counts as no difference, in the unit of the numbers.
+        is_share: the margin is a share of A's mean instead.
+    """
+    found = []
+    for number in comparison.numbers:
+        if number.name in comparison.pairs:
+            own = margin * abs(number.a) if is_share else margin
+            result = equivalence(*comparison.pairs[number.name], own) if own else None
+            found.append(ShownEquivalence(number.name, own, result))
+    return found
+
+
+def _compare_columns(pairs: dict[str, tuple[Tensor, Tensor]]) -> list[ComparedNumber]:
+    """Numbers with two prompts or more."""
+    compared = compare_all(list(pairs.values()), watch=_watch)
+    known = {name: result for name, result in zip(pairs, compared, strict=True) if result.num_prompts > 1}
+    corrected = holm(torch.tensor([result.p_value for result in known.values()], dtype=torch.float64)).tolist()
+    numbers = []
+    for (name, result), p_value in zip(known.items(), corrected, strict=True):
+        a, b = pairs[name]
+        both = ~(a.isnan() | b.isnan())
+        mean_a, mean_b = (column[both].mean().item() for column in (a, b))
+        difference, low, high, _, size, num_prompts = result
+        numbers.append(ComparedNumber(name, mean_a, mean_b, difference, low, high, p_value, size, num_prompts))
+    return numbers
+
+
+def _watch(steps: list[int]) -> Iterable[int]:
+    return tqdm(steps, desc="Comparing", unit="step", delay=2, leave=False)
+
+
+def _differing(runs: Sequence[Run]) -> list[Difference]:
+    """Keys in which some run differs from the first; of metrics, those that both have are compared."""
+    first, *others = (_by_metric(run.protocol) for run in runs)
+    found: dict[str, Difference] = {}
+    for other in others:
+        shared = first["metrics"].keys() & other["metrics"].keys()
+        before, now = ({**p, "metrics": {name: p["metrics"][name] for name in shared}} for p in (first, other))
+        found |= {str(difference): difference for difference in differences(before, now)}
+    return [found[words] for words in sorted(found)]
+
+
+def _by_metric(protocol: dict[str, Any]) -> dict[str, Any]:
+    """A protocol whose metrics have their first number's name as key."""
+    return {**protocol, "metrics": {str(metric.get("names", [metric])[0]): metric for metric in protocol["metrics"]}}
+
+
+def _num_samples(run: Run) -> int:
+    """Samples in all: a probe may change how many a prompt gets, whatever the data ask for."""
+    return max((estimate.num_samples for estimate in run.estimates.values()), default=0)

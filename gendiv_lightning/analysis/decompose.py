@@ -1,0 +1,159 @@
+"""The decomposition of a run beyond its stored numbers: entropies from counts, tests of groups, factorial effects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gendiv_lightning.analysis.effects import Interval
+from gendiv_lightning.functional import entropy
+from gendiv_lightning.functional.bootstrap import bootstrap_mean
+from gendiv_lightning.functional.comparison import factorial_effects, holm, sign_flip_test
+from gendiv_lightning.functional.permanova import Permanova, permanova
+from gendiv_lightning.records import PromptSamples, split_by_prompt
+from gendiv_lightning.runs.folder import RunFolder
+from gendiv_lightning.runs.load import DISTANCES, Run, Setting
+
+if TYPE_CHECKING:
+    from gendiv_lightning.metrics.diversity import DiversityMetric
+
+ESTIMATORS = ("plugin", "miller_madow", "grassberger", "chao_shen", "chao_wang_jost")
+
+
+class CountEntropy(NamedTuple):
+    """H_total per token from counts alone, bits, by one estimator of `functional.entropy`."""
+
+    estimator: str
+    bits: Interval
+
+
+class GroupTests(NamedTuple):
+    """Whether samples of a group are more alike than chance makes them; None where there is one group only.
+
+    Attributes:
+        paths: groups are the sampler paths of a paraphrase.
+        paraphrases: groups are the paraphrases of a prompt.
+    """
+
+    paths: Permanova | None
+    paraphrases: Permanova | None
+
+
+class Effect(NamedTuple):
+    """A main effect or interaction of a 2 x 2 x 2 design on a distance.
+
+    Attributes:
+        switches: which of 0 (path free, not frozen), 1 (tokens drawn, not argmax), 2 (paraphrases pooled, not one).
+        mean: over prompts, with its interval.
+        p_value: by sign flips, Holm-corrected over all effects.
+    """
+
+    switches: tuple[int, ...]
+    mean: Interval
+    p_value: float
+
+
+def read_prompts(folder: RunFolder, what: str) -> Iterator[PromptSamples]:
+    """All samples, prompt by prompt, with a progress bar of that name."""
+    for batch in folder.read_samples(tqdm(folder.shards(), desc=what, unit="shard", delay=2, leave=False)):
+        yield from split_by_prompt(batch)
+
+
+def find_distance(run: Run, distance: str | None) -> str:
+    """Name of a distance whose parts a run has numbers of.
+
+    Args:
+        run: the run.
+        distance: its name as in configs; None for the first of `DISTANCES` that there is.
+
+    Raises:
+        ValueError: the run has no such numbers.
+    """
+    there = [name.removesuffix("/exec") for name in run.estimates if name.startswith("diversity/") and "/exec" in name]
+    known = [name for name in DISTANCES if name in there] or there
+    if distance is None and known:
+        return known[0]
+    if f"diversity/{distance}" in there:
+        return f"diversity/{distance}"
+    names = ", ".join(name.removeprefix("diversity/") for name in there) or "none"
+    raise ValueError(f"--distance {distance}: {run.folder.path} has numbers of these distances: {names}")
+
+
+def count_entropies(prompts: Iterable[PromptSamples]) -> list[CountEntropy]:
+    """H_total from counts by every estimator; where they differ, samples are few. Empty for runs without tokens."""
+    rows: dict[str, list[Tensor]] = {name: [] for name in ESTIMATORS}
+    for samples in prompts:
+        if samples.tokens is None:
+            return []
+        _, entries = samples.tokens.unique(return_inverse=True)
+        counts = torch.nn.functional.one_hot(entries).sum(0)
+        for name, values in rows.items():
+            values.append(getattr(entropy, f"{name}_entropy")(counts).mean())
+    return [CountEntropy(name, Interval(*bootstrap_mean(torch.stack(values)))) for name, values in rows.items()]
+
+
+def compare_groups(prompts: Iterable[PromptSamples], metric: DiversityMetric) -> GroupTests:
+    """PERMANOVA within prompts, by a distance whose network is loaded."""
+    matrices, groups = [], []
+    for samples in prompts:
+        matrices.append(metric.matrix(samples).cpu())
+        groups.append(samples.groups)
+
+    def paths() -> Iterator[tuple[Tensor, Tensor]]:
+        for group, matrix in zip(groups, matrices, strict=True):
+            for paraphrase in group[:, 0].unique():
+                mine = group[:, 0] == paraphrase
+                yield matrix[mine][:, mine], group[mine, 1]
+
+    def paraphrases() -> Iterator[tuple[Tensor, Tensor]]:
+        yield from ((matrix, group[:, 0]) for group, matrix in zip(groups, matrices, strict=True))
+
+    return GroupTests(_permanova(paths()), _permanova(paraphrases()))
+
+
+def _permanova(groups: Iterator[tuple[Tensor, Tensor]]) -> Permanova | None:
+    try:
+        return permanova(groups)
+    except ValueError:  # there are no two groups
+        return None
+
+
+def find_effects(plain: Setting, argmax: Setting, name: str) -> list[Effect]:
+    """2 x 2 x 2: distance of two draws, path free or frozen, tokens drawn or not, paraphrases pooled or one.
+
+    A frozen path is each paraphrase's own, as under `FreezePath`: it matters to the pairs of one paraphrase, 1 / Q of
+    all.
+
+    Args:
+        plain: a run that crosses paths with executions.
+        argmax: the same with execution noise off.
+        name: of the distance.
+
+    Raises:
+        ValueError: a run lacks a part of the distance.
+    """
+    (design,) = plain.design
+    num_paraphrases = max(1, design["num_paraphrases"])
+    both = torch.stack([_cells(setting, name, num_paraphrases) for setting in (argmax, plain)], 1)
+    effects = factorial_effects(both)
+    corrected = holm(torch.tensor([sign_flip_test(values) for values in effects.values()])).tolist()
+    return [
+        Effect(switches, Interval(*bootstrap_mean(values)), p_value)
+        for (switches, values), p_value in zip(effects.items(), corrected, strict=True)
+    ]
+
+
+def _cells(setting: Setting, name: str, num_paraphrases: int) -> Tensor:
+    """(2, 2, P): path frozen, free; one paraphrase, all."""
+    missing = [part for part in ("", "/within", "/sampler_path") if f"{name}{part}" not in setting.columns]
+    if missing:
+        raise ValueError(
+            f"{setting.runs[0].folder.path} has no {name}{missing[0]}: add the distance to the metrics of the run, or "
+            "choose another one"
+        )
+    total, within, path = (setting.columns[f"{name}{part}"] for part in ("", "/within", "/sampler_path"))
+    return torch.stack([torch.stack([within - path, total - path / num_paraphrases]), torch.stack([within, total])])

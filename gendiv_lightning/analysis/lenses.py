@@ -1,0 +1,50 @@
+"""The three decompositions H_total = H_exec + H_path by the names of their numbers: tokens, sequences, distances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from gendiv_lightning.records.estimate import Estimate
+
+_PARTS = ("h_total", "h_exec", "h_sampler_path", "h_prompt_path")
+_DISTANCE_PARTS = ("exec", "sampler_path", "prompt_path")
+
+
+class Lens(NamedTuple):
+    """Names of one lens's numbers in `metrics.json`; empty for what it cannot see."""
+
+    title: str
+    unit: str
+    total: str
+    execution: str
+    sampler_path: str
+    prompt_path: str
+
+
+def find_lenses(estimates: Mapping[str, Estimate]) -> list[Lens]:
+    """The lenses that a run has numbers of: A, its counts and plug-in, B, and C for each distance."""
+    token = [
+        Lens(f"A tokens{title}", "bits/token", *(f"{part}/token{suffix}" for part in _PARTS))
+        for title, suffix in (("", ""), (", counts", "/counts"), (", plug-in", "/plugin"))
+    ]
+    sequence = Lens("B sequences", "bits/image", "h_total/sequence", "h_exec/sequence", "", "h_prompt_path/sequence")
+    bases = [name.removesuffix("/exec") for name in estimates if name.endswith("/exec")]
+    perceptual = [
+        Lens(f"C {base.split('/')[-1]}", "distance", base, *(f"{base}/{part}" for part in _DISTANCE_PARTS))
+        for base in bases
+    ]
+    return [lens for lens in (*token, sequence, *perceptual) if is_defined(estimates.get(lens.execution))]
+
+
+def residual(estimates: Mapping[str, Estimate], lens: Lens) -> float:
+    """H_total - H_exec - H_path, which is rounding; NaN where the lens has no total."""
+    parts = [estimates[name].value for name in lens[3:] if name in estimates]
+    known = [part for part in parts if not math.isnan(part)]
+    return estimates[lens.total].value - sum(known)
+
+
+def is_defined(estimate: Estimate | None) -> bool:
+    """Whether a number was measured on any prompt."""
+    return estimate is not None and estimate.num_prompts > 0

@@ -1,0 +1,135 @@
+"""How many prompts and samples a question needs, from variances that are stated or measured on pilot runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gendiv_lightning.analysis.decompose import read_prompts
+from gendiv_lightning.functional.comparison import prompts_for_effect, prompts_for_width, variance_components
+from gendiv_lightning.records import PromptSamples
+from gendiv_lightning.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from gendiv_lightning.metrics.base import PromptMetric
+
+NUMBERS_OF_SAMPLES = (2, 4, 8, 16, 32, 64)
+
+
+class Variances(NamedTuple):
+    """Variance between the prompts' true values, and of one prompt's estimate times its number of samples."""
+
+    between: float
+    within: float
+
+
+class Need(NamedTuple):
+    """Prompts that a question needs with some samples per prompt, and the images that makes."""
+
+    num_samples: int
+    num_prompts: int
+
+    @property
+    def num_images(self) -> int:
+        """Of all prompts."""
+        return self.num_samples * self.num_prompts
+
+
+class Pilot(NamedTuple):
+    """A number of a run, prompt by prompt.
+
+    Attributes:
+        whole: (P,) from all samples.
+        halves: (P, 2) from two halves of them.
+        num_samples: samples of the prompt that has the fewest.
+    """
+
+    whole: Tensor
+    halves: Tensor
+    num_samples: int
+
+
+def find_needs(
+    variances: Variances, *, width: float | None = None, effect: float | None = None, power: float = 0.8
+) -> list[Need]:
+    """Prompts for each number of samples in `NUMBERS_OF_SAMPLES`.
+
+    Args:
+        variances: of single prompts' numbers; for an effect those of the paired differences.
+        width: half-width of the 95 % interval. Give this or `effect`.
+        effect: difference to find.
+        power: chance to find it.
+
+    Raises:
+        ValueError: a variance is negative or no number, or width, effect or power is out of range.
+    """
+    for name, value in variances._asdict().items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"--{name} is a variance, a number of at least 0; got {value:g}")
+    if (width is None) == (effect is None):
+        raise ValueError("give either --width (of an interval) or --effect (a difference to be found)")
+    for name, goal in (("width", width), ("effect", effect)):
+        if goal is not None and not math.isfinite(goal):
+            raise ValueError(f"--{name} must be a number, got {goal:g}")
+    needs = []
+    for num in NUMBERS_OF_SAMPLES:
+        if width is not None:
+            needs.append(Need(num, prompts_for_width(*variances, num, width)))
+        else:
+            assert effect is not None, "one of the two is given"
+            needs.append(Need(num, prompts_for_effect(*variances, num, effect, power)))
+    return needs
+
+
+def measure_pilot(folder: RunFolder, metric: PromptMetric, part: str | None = None) -> Pilot:
+    """Measure a metric again on the stored samples of a run, whole and by halves.
+
+    Args:
+        folder: of the run.
+        metric: not loaded yet.
+        part: which of its numbers, by the end of the name; None for the first.
+
+    Raises:
+        ValueError: the metric has no such number.
+    """
+    places = [place for place, name in enumerate(metric.names) if part is None or name.endswith(f"/{part}")]
+    if not places:
+        raise ValueError(f"--metric has no number {part}: there are {', '.join(metric.names)}")
+    metric.load()
+    rows = []
+    for samples in read_prompts(folder, f"Measuring {folder.path.name}"):
+        halves = (samples, _every_other(samples, 0), _every_other(samples, 1))
+        rows.append((samples.place, len(samples.images), *(metric.measure(half)[places[0]] for half in halves)))
+    table = torch.tensor(sorted(rows), dtype=torch.float64)
+    return Pilot(table[:, 2], table[:, 3:], int(table[:, 1].min()))
+
+
+def variances_of(pilots: Sequence[Pilot]) -> Variances:
+    """Variances of a pilot's number, or of the difference of two pilots' over the same prompts.
+
+    Raises:
+        ValueError: the pilots have other prompts, or fewer than three prompts define the number.
+    """
+    first, last = pilots[0], pilots[-1]
+    if len(first.whole) != len(last.whole):
+        raise ValueError(
+            f"the pilots have {len(first.whole)} and {len(last.whole)} prompts: a difference takes the same prompts"
+        )
+    values, halves = first.whole, first.halves
+    if len(pilots) == 2:
+        values, halves = last.whole - first.whole, last.halves - first.halves
+    is_defined = ~(values.isnan() | halves.isnan().any(1))
+    values, halves = values[is_defined], halves[is_defined]
+    if len(values) < 3:
+        raise ValueError(f"the pilot has {len(values)} prompts with this number and 4 samples or more, it takes 3")
+    errors = (halves[:, 0] - halves[:, 1]).square() / 4
+    return Variances(*variance_components(values, errors, min(pilot.num_samples for pilot in pilots)))
+
+
+def _every_other(samples: PromptSamples, start: int) -> PromptSamples:
+    """Half of a prompt's samples."""
+    return samples.take(torch.arange(start, len(samples.images), 2))

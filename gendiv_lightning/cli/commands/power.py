@@ -1,0 +1,88 @@
+"""`gendiv power`: how many prompts and samples a question needs, and what they cost. `gendiv power` is its old name."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gendiv_lightning.analysis.power import Variances
+
+HELP = "how many prompts and samples for an interval of a width, or an effect of a size"
+DESCRIPTION = """
+From a pilot run (or two, whose difference is the question) or from variances that you state: how many prompts, with 2,
+4, 8, ... samples each, give a 95 % interval of mean +- WIDTH, or find a difference of EFFECT with 80 % power; and how
+many images that is. The variance within a prompt is taken from the two halves of its samples.
+
+examples:
+  gendiv power --pilot runs/tiny-llamagen-1a2b3c4d --metric pixel_cosine --width 0.01
+  gendiv power --pilot runs/base --pilot runs/argmax --metric lpips[tiny] --effect 0.05
+  gendiv power --pilot runs/decomposed --metric lpips[tiny] --number sampler_path --width 0.005
+  gendiv power --between 0.02 --within 0.03 --effect 0.1 --power 0.9
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `gendiv power`."""
+    parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--pilot", type=Path, action="append", metavar="RUN", help="a run folder; twice: their difference"
+    )
+    parser.add_argument("--metric", help="of the pilot, by name as in configs")
+    parser.add_argument(
+        "--number",
+        metavar="PART",
+        help="which of the metric's numbers is planned for, by the end of its name, such as sampler_path (default: the "
+        "first)",
+    )
+    parser.add_argument("--between", type=float, help="variance between prompts, instead of a pilot")
+    parser.add_argument("--within", type=float, help="variance of a prompt's estimate times its number of samples")
+    parser.add_argument("--width", type=float, help="wanted half-width of the 95 %% interval")
+    parser.add_argument("--effect", type=float, help="difference that is to be found")
+    parser.add_argument("--power", type=float, default=0.8, help="chance to find it (default: 0.8)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure the pilots, compute, print."""
+    from gendiv_lightning.analysis.power import find_needs
+    from gendiv_lightning.console.tables import format_table
+    from gendiv_lightning.console.text import write
+
+    width, effect, power = arguments.width, arguments.effect, arguments.power
+    if (width is None) == (effect is None):
+        raise ValueError("give either --width (of an interval) or --effect (a difference to be found)")
+    variances = _variances(arguments)
+    needs = find_needs(variances, width=width, effect=effect, power=power)
+    rows = [(str(need.num_samples), str(need.num_prompts), str(need.num_images)) for need in needs]
+    goal = (
+        f"a 95 % interval of +- {width:g}" if width is not None else f"a difference of {effect:g} with power {power:g}"
+    )
+    known = f"variance {variances.between:.4g} between prompts and {variances.within:.4g} within"
+    write(f"For {goal}, with {known}:\n\n{format_table([('samples a prompt', 'prompts', 'images'), *rows])}\n")
+    return 0
+
+
+def _variances(arguments: argparse.Namespace) -> Variances:
+    from gendiv_lightning.analysis.power import Variances, measure_pilot, variances_of
+
+    stated, pilots = (arguments.between, arguments.within), arguments.pilot or []
+    if not pilots:
+        if None in stated:
+            raise ValueError("give --pilot with --metric, or --between and --within")
+        if arguments.metric or arguments.number:
+            raise ValueError("--metric and --number are of a pilot: give --pilot, or leave them out")
+        return Variances(*stated)
+    if len(pilots) > 2 or arguments.metric is None or stated != (None, None):
+        raise ValueError("give one --pilot, or two for their difference, and a --metric, without stated variances")
+    from gendiv_lightning.metrics.base import PromptMetric
+    from gendiv_lightning.metrics.registry import make_metric
+    from gendiv_lightning.runs.folder import RunFolder
+    from gendiv_lightning.runs.load import read_header
+
+    metric, folders = make_metric(arguments.metric), [RunFolder(path) for path in pilots]
+    for folder in folders:
+        read_header(folder)
+    if not isinstance(metric, PromptMetric):
+        raise ValueError(f"--metric {arguments.metric} is a number of a whole set, without numbers of single prompts")
+    return variances_of([measure_pilot(folder, metric, arguments.number) for folder in folders])

@@ -1,0 +1,32 @@
+"""Single probes: what each leaves of the diversity, and what it costs."""
+
+from __future__ import annotations
+
+from gendiv_lightning.analysis.paper_claims import arm_of, command_for, single_probes
+from gendiv_lightning.report.charts import effect_panels
+from gendiv_lightning.report.context import Study, about
+from gendiv_lightning.report.document import Figure, Section
+
+
+def section(study: Study) -> Section:
+    """Argmax, paraphrases and the other probes: what is left of the diversity, and what it costs."""
+    shown = {family.name: single_probes(family) for family in study.families}
+    missing = [
+        f"{family.name}, {run}: {command_for(family, run)}"
+        for family in study.families
+        for run, arm in (("argmax", "argmax"), ("paraphrases", "paraphrase"))
+        if not any(arm_of(setting) == arm for setting in shown[family.name])
+    ]
+    used = [setting for settings in shown.values() for setting in settings]
+    title = "Without dice, and with other words"
+    if not used:
+        return Section("effects", title, missing=tuple(missing))
+    name, words = study.diversity
+    numbers = [(name, f"{words} left"), *((q.name, f"{q.words}, change") for q in study.qualities)]
+    panels = effect_panels(study.families, lambda family: shown[family.name], numbers)
+    caption = (
+        f"What argmax and paraphrases leave of the baseline's {words} (100 %: no change), and what they do to quality "
+        "(0: no change), with 95 % intervals over prompts; set distances have no interval here. Paraphrases pool the "
+        f"samples of several wordings. {about(study, used)}"
+    )
+    return Section("effects", title, (), (Figure("effects", panels, caption),), tuple(missing))

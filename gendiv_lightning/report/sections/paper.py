@@ -1,0 +1,53 @@
+"""What the paper reported, beside what was measured."""
+
+from __future__ import annotations
+
+from gendiv_lightning.analysis.paper_claims import PAPER, RULE, Finding, check_claims, command_for, run_of
+from gendiv_lightning.report.context import Study, about, costs_in_words, qualities_in_words, share
+from gendiv_lightning.report.document import Section, Table
+from gendiv_lightning.runs.load import Family
+
+
+def section(study: Study) -> Section:
+    """What the paper reported, beside what was measured."""
+    found = [(family, f) for family in study.families for f in check_claims(family, study.distance)]
+    rows = tuple(
+        (
+            family.name,
+            f.claim.words,
+            f.claim.criterion,
+            share(f.share) if f.share else "",
+            f.outcome,
+            _beside(study, family, f),
+        )
+        for family, f in found
+    )
+    missing = tuple(
+        f"{family.name}, {f.claim.words}: {command_for(family, f.claim.needs)}"
+        for family, f in found
+        if f.outcome == "not measured"
+    )
+    header = ("generator", f"{PAPER} reports", "as a number", "measured", "outcome", "quality beside it")
+    notes = about(study, [setting for family in study.families for setting in family.settings])
+    words = [
+        f"{RULE} The paper's numbers were not at hand when this was written: what is held against the "
+        "measurements are its findings in words, and the thresholds are this project's."
+    ]
+    if study.is_toy:
+        words.append(
+            "These are toys: agreement or contradiction says what the toys do, and nothing about the models of the "
+            "paper."
+        )
+    table = Table("claims", "Reported and measured", header, rows, notes)
+    return Section("paper", "What the paper reported, and what was measured", tuple(words), (table,), missing)
+
+
+def _beside(study: Study, family: Family, finding: Finding) -> str:
+    """Quality of the runs behind a number of diversity."""
+    setting = run_of(family, finding.claim.needs)
+    if setting is None or finding.share is None:
+        return ""
+    baseline = family.baseline_of(setting)
+    if baseline is None:
+        return qualities_in_words(setting, study)
+    return costs_in_words(setting, baseline, study)

@@ -1,0 +1,22 @@
+"""The information bottleneck plane."""
+
+from __future__ import annotations
+
+from gendiv_lightning.report.charts import ib_plane
+from gendiv_lightning.report.context import Study, about, baselines_in_words, comparable, shown_in
+from gendiv_lightning.report.document import Figure, Section
+
+
+def section(study: Study) -> Section:
+    """The information bottleneck plane."""
+    words = (
+        "H(C) is the entropy of all tokens pooled: compression keeps it low. H(C|X) is that of one prompt's tokens: "
+        "diversity keeps it high. Their difference is I(X; C), what a token tells of its prompt. A probe moves a model "
+        "on this plane."
+    )
+    caption = (
+        "Entropy of the codebook's use over all prompts and in one prompt (Chao-Wang-Jost estimates, positions "
+        f"forgotten), with 95 % intervals over prompts. {baselines_in_words(study)} {about(study, shown_in(study))}"
+    )
+    panels = ib_plane(study.families, comparable)
+    return Section("plane", "The information bottleneck plane", (words,), (Figure("ib-plane", panels, caption),))

@@ -1,0 +1,30 @@
+"""All runs, and how the numbers were made."""
+
+from __future__ import annotations
+
+from gendiv_lightning.report.context import Study
+from gendiv_lightning.report.document import Section, Table
+from gendiv_lightning.runs.load import Setting
+
+
+def section(study: Study) -> Section:
+    """All runs, and how the numbers were made."""
+    rows = tuple(
+        (run.label.fingerprint, run.label.title, str(run.label.seed), *_counts(setting), setting.size)
+        for family in study.families
+        for setting in family.settings
+        for run in setting.runs
+    )
+    table = Table("runs", "Runs", ("run", "what it is", "seed", "prompt set", "samples a prompt", "size"), rows)
+    methods: dict[str, None] = {}
+    for family in study.families:
+        for setting in family.settings:
+            for name, _ in (*study.numbers, ("codebook/entropy_bits", "")):
+                methods.setdefault(f"`{name}`: {setting.runs[0].estimates[name].method}.")
+    words = "A run is named by the first eight digits of its fingerprint, the hash of all that can change a number."
+    return Section("runs", "Runs and methods", (words, *methods), (table,))
+
+
+def _counts(setting: Setting) -> tuple[str, str]:
+    data = setting.runs[0].protocol["data"]
+    return str(data["prompt_set"]), str(data["num_samples"])

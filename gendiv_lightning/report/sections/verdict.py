@@ -1,0 +1,48 @@
+"""What kind of model is each? The rule, and the shares that decide it."""
+
+from __future__ import annotations
+
+from gendiv_lightning.analysis.effects import share_left, share_within
+from gendiv_lightning.analysis.paper_claims import command_for, find_profile, find_verdict
+from gendiv_lightning.analysis.verdict import RULE
+from gendiv_lightning.report.context import Study, about, moved, share
+from gendiv_lightning.report.document import Cell, Number, Section, Table
+
+
+def section(study: Study) -> Section:
+    """What kind of model each is, by the printed rule, with the shares that decide it."""
+    name, words = study.diversity
+    rows: list[tuple[Cell, ...]] = []
+    missing, used = [], []
+    for family in study.families:
+        plain, argmax, subset = find_profile(family)
+        runs = {"decompose": plain, "decompose under argmax": argmax, "decompose under subset": subset}
+        lacking = [command_for(family, run) for run, setting in runs.items() if setting is None]
+        missing += [f"{family.name}: {' and '.join(lacking)}"] if lacking else []
+        found = find_verdict(family, name)
+        if found is None or plain is None or argmax is None or subset is None:
+            continue
+        used += [plain, argmax, subset]
+        within = f"{name}/within"
+        rows.append(
+            (
+                family.name,
+                found.kind,
+                Number(found.certainty, digits=0, percent=True),
+                share(share_left(argmax, plain, within)),
+                share(share_left(subset, plain, within)),
+                share(share_within(plain, f"{name}/sampler_path", within)),
+                Number(found.shares[3], digits=0, percent=True),
+                *[moved(argmax, plain, quality.name) for quality in study.qualities],
+            )
+        )
+    costs = [f"{quality.words}, change under argmax" for quality in study.qualities]
+    header = ("generator", "verdict", "certainty", "left under argmax", "left under subset", "sampler path")
+    table = Table(
+        "verdicts",
+        f"What kind of model is it? By {words} of two samples in one wording",
+        (*header, "perplexity / K", *costs),
+        tuple(rows),
+        about(study, used) if used else "",
+    )
+    return Section("verdicts", "The verdict, and the rule", (RULE,), (table,) if rows else (), tuple(missing))
