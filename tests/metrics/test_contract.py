@@ -12,6 +12,7 @@ from gendiv_lightning.features.base import _LoadedNetworks
 from gendiv_lightning.metrics.base import compute_metrics
 from gendiv_lightning.metrics.reference import reference_statistics, write_reference
 from gendiv_lightning.metrics.registry import make_metric
+from gendiv_lightning.recorders import ParaphraseLikelihood, TokenMarginals
 from gendiv_lightning.records import PromptSamples
 from gendiv_lightning.toy import world
 from gendiv_lightning.toy.features import TinyClip
@@ -25,8 +26,9 @@ NAMES = (
     *("vendi", "vendi[tiny,q=2]", "vendi_set", "vendi_set[tiny]", "codebook", "postcard_truth"),
     *("clip_score[tiny-clip]", "clip_iqa[tiny-clip,prompts=[],pairs={sunset: [orange sky, blue sky]}]"),
     *("fd[tiny-clip]", "kd[tiny-clip]", "precision_recall[tiny-clip,k=1,k_density=1]"),
+    *("token_entropy", "sequence_entropy"),
 )
-OF_IMAGES = tuple(name for name in NAMES if name != "codebook")
+OF_IMAGES = tuple(name for name in NAMES if name not in ("codebook", "token_entropy", "sequence_entropy"))
 K = 16
 
 
@@ -47,8 +49,17 @@ def prompt(place, num=6):
     generator = torch.Generator().manual_seed(place)
     images = world.render(torch.randint(world.NUM_IMAGES, (num,), generator=generator))
     tokens = torch.randint(K, (num, 36), generator=generator)
-    paraphrase = torch.arange(num) % 2
-    return PromptSamples(images, tokens, "the sun at the left", place, paraphrase)
+    recorded = torch.rand(6, generator=generator, dtype=torch.float64) if num > 1 else torch.full((6,), math.nan)
+    return PromptSamples(
+        images,
+        tokens,
+        "the sun at the left",
+        place,
+        paraphrase=torch.arange(num) % 2,
+        entropy=torch.rand(num, 36, generator=generator),
+        per_prompt={TokenMarginals.name: recorded},
+        per_sample={ParaphraseLikelihood.name: -200 * torch.rand(num, 2, generator=generator)},
+    )
 
 
 def measured(folder, places, names=NAMES):
@@ -113,7 +124,7 @@ def test_one_sample_is_defined_or_left_out(name, folder):
     metric = make(name, folder)
     metric.update(prompt(0, num=1))
     estimate = next(iter(metric.compute().values()))
-    if name in DISTANCES or name in ("vendi", "vendi[tiny,q=2]"):
+    if name in (*DISTANCES, "vendi", "vendi[tiny,q=2]", "token_entropy"):
         assert math.isnan(estimate.value)
         assert estimate.num_prompts == 0
     elif name.startswith(("fd", "kd", "precision")):
