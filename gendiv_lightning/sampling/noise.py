@@ -51,6 +51,8 @@ class Noise:
         names: name of each row, such as (prompt, paraphrase, sample); equal names get equal numbers.
         keys: (B,) int64, made from the above on the device where numbers are wanted.
         is_off: whoever asks takes the mode instead of drawing.
+        trunk: (B,) int64, keys of the steps before `branch_step`; None where all steps have the same.
+        branch_step: first step of which the numbers are a row's own again.
     """
 
     seed: int
@@ -58,6 +60,8 @@ class Noise:
     names: tuple[Name, ...]
     keys: Tensor
     is_off: bool = False
+    trunk: Tensor | None = None
+    branch_step: int = 0
 
     @classmethod
     def of(cls, seed: int, role: str, names: Sequence[Name], device: torch.device | str = "cpu") -> Noise:
@@ -70,17 +74,35 @@ class Noise:
         shared = Noise.of(self.seed, self.role, [name[:-1] for name in self.names], self.keys.device)
         return replace(shared, is_off=self.is_off)
 
+    def branch(self, step: int) -> Noise:
+        """The noise of `shared` before a step, and the rows' own from that step on."""
+        return replace(self, trunk=self.shared().keys, branch_step=step)
+
+    def take(self, rows: Sequence[int]) -> Noise:
+        """The noise of some rows."""
+        trunk = None if self.trunk is None else self.trunk[list(rows)]
+        return replace(self, names=tuple(self.names[row] for row in rows), keys=self.keys[list(rows)], trunk=trunk)
+
+    def to(self, device: torch.device | str) -> Noise:
+        """The same noise, drawn on another device."""
+        trunk = None if self.trunk is None else self.trunk.to(device)
+        return replace(self, keys=self.keys.to(device), trunk=trunk)
+
     def off(self) -> Noise:
         """No noise: decisions take their mode."""
         return replace(self, is_off=True)
 
     def uniform(self, step: int, rows: Tensor, positions: Tensor) -> Tensor:
         """Uniforms (N,) float64 in the open interval (0, 1) of N places, by row and position, for a step of a loop."""
-        return self._uniform(step, self.keys[rows], positions)
+        return self._uniform(step, self._keys_of(step)[rows], positions)
 
     def uniform_grid(self, step: int, num_positions: int) -> Tensor:
         """Those of all rows at the first `num_positions` positions: (B, num_positions)."""
-        return self._uniform(step, self.keys[:, None], torch.arange(num_positions, device=self.keys.device))
+        positions = torch.arange(num_positions, device=self.keys.device)
+        return self._uniform(step, self._keys_of(step)[:, None], positions)
+
+    def _keys_of(self, step: int) -> Tensor:
+        return self.keys if self.trunk is None or step >= self.branch_step else self.trunk
 
     def _uniform(self, step: int, keys: Tensor, positions: Tensor) -> Tensor:
         assert not self.is_off, f"the {self.role} noise is off, nothing may be drawn from it"

@@ -98,6 +98,38 @@ TINY_VQ_DIFFUSION_SCHEDULE: dict[str, Any] = {
     "gamma_cum_end": 0.9,
 }
 
+# A Stable Diffusion of toy size: the shared tokenizer's autoencoder with 8 continuous channels, and one level of UNet.
+TINY_KL: dict[str, Any] = {
+    "down_block_types": ["DownEncoderBlock2D"] * 3 + ["AttnDownEncoderBlock2D"],
+    "up_block_types": ["AttnUpDecoderBlock2D"] + ["UpDecoderBlock2D"] * 3,
+    "block_out_channels": [TINY_VQ.base_channels * multiple for multiple in TINY_VQ.ch_mult],
+    "layers_per_block": TINY_VQ.num_res_blocks,
+    "latent_channels": 8,
+    "sample_size": 48,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+TINY_UNET: dict[str, Any] = {
+    "sample_size": 6,
+    "in_channels": 8,
+    "out_channels": 8,
+    "block_out_channels": [96],
+    "layers_per_block": 1,
+    "down_block_types": ["CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D"],
+    "cross_attention_dim": 64,
+    "attention_head_dim": 3,  # diffusers' name for the number of heads
+}
+# The cosine schedule ends in pure noise, as a sampler's first step supposes.
+TINY_UNET_SCHEDULE: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+    "clip_sample": False,
+    "set_alpha_to_one": True,
+    "timestep_spacing": "trailing",
+}
+
 
 def save_half(tensors: dict[str, Tensor], path: Path, **metadata: str) -> None:
     """Write tensors as fp16 safetensors (integers as they are)."""

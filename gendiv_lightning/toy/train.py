@@ -18,6 +18,7 @@ from gendiv_lightning.toy.files import WEIGHTS
 from gendiv_lightning.toy.recipes.amused import AmusedRecipe, AmusedTokenizerRecipe
 from gendiv_lightning.toy.recipes.base import Recipe
 from gendiv_lightning.toy.recipes.clip import ClipRecipe
+from gendiv_lightning.toy.recipes.latent_diffusion import LatentAutoencoderRecipe, LatentDiffusionRecipe
 from gendiv_lightning.toy.recipes.llamagen import LlamaGenRecipe
 from gendiv_lightning.toy.recipes.perceptual import PerceptualRecipe
 from gendiv_lightning.toy.recipes.tokenizer import TokenizerRecipe
@@ -33,6 +34,8 @@ RECIPES: dict[str, tuple[Callable[..., Recipe], int]] = {
     "amused": (AmusedRecipe, 4800),
     "amused-refine": (partial(AmusedRecipe, refines=True), 2400),
     "vq-diffusion": (VQDiffusionRecipe, 6000),
+    "latent-autoencoder": (LatentAutoencoderRecipe, 450),
+    "latent-diffusion": (LatentDiffusionRecipe, 4200),
 }
 
 

@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "amused",
             "amused-refine",
             "vq-diffusion",
+            "latent-autoencoder",
+            "latent-diffusion",
         ),
         help="which; the generators need tokenizer and tokenizer-local, amused and vq-diffusion need clip too",
     )
