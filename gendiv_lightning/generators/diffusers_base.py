@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gendiv_lightning.functional.finite import PIXELS, check_finite
 from gendiv_lightning.generators.base import Precision, TokenGenerator
 from gendiv_lightning.sampling import TokenSampler
 from gendiv_lightning.text.clip import ClipTokenizer
@@ -171,7 +172,7 @@ class PipelineGenerator(TokenGenerator[Conditions]):
         """By the tokenizer's decoder, one by one: the last digits, and so some pixels, would tell an image's batch."""
         images = torch.cat([self._decode(image) for image in tokens.split(1)])
         low, high = self.pixel_range
-        unit = (images - low) / (high - low)
+        unit = (check_finite(images, PIXELS) - low) / (high - low)
         return (255 * unit).round().clamp(0, 255).to(torch.uint8)
 
     def encode_images(self, images: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from gendiv_lightning.functional.finite import ADVICE, NonFiniteError, broken_rows
 from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling.noise import Noise
 
@@ -34,6 +35,7 @@ class Draw:
         tokens: (N,) int64.
         logits: (N, K) float32, unnormalised: after guidance, subset, temperature, top-k and top-p.
         is_mode: the tokens are the mode for certain, execution noise being off.
+        num_broken: () how many of the N distributions were not finite, before some of the draws were taken; None for 0.
     """
 
     step: int
@@ -42,11 +44,12 @@ class Draw:
     tokens: Tensor
     logits: Tensor
     is_mode: bool = False
+    num_broken: Tensor | None = None
 
     def take(self, places: Tensor) -> Draw:
         """Some of the N, by number or by a mask."""
         rows, positions, tokens, logits = (x[places] for x in (self.rows, self.positions, self.tokens, self.logits))
-        return Draw(self.step, rows, positions, tokens, logits, self.is_mode)
+        return Draw(self.step, rows, positions, tokens, logits, self.is_mode, self.num_broken)
 
     @cached_property
     def log_probs(self) -> Tensor:
@@ -162,10 +165,11 @@ class TokenSampler(Sampler):
 
     def draw_filtered(self, logits: Tensor, step: int, rows: Tensor, positions: Tensor) -> Draw:
         """Draw from logits as they are: one uniform a place, by inverse CDF; the mode when `exec` is off."""
+        num_broken = broken_rows(logits)
         if self.exec.is_off:
-            return Draw(step, rows, positions, logits.argmax(-1), logits, is_mode=True)
+            return Draw(step, rows, positions, logits.argmax(-1), logits, is_mode=True, num_broken=num_broken)
         tokens = invert_cdf(logits.softmax(-1), self.exec.uniform(step, rows, positions))
-        return Draw(step, rows, positions, tokens, logits)
+        return Draw(step, rows, positions, tokens, logits, num_broken=num_broken)
 
     def choose_positions(
         self, log_weights: Tensor, step: int, *, count: int | Tensor | None = None, noise_scale: float = 1.0
@@ -206,9 +210,12 @@ class TokenGrid:
         self.tokens = torch.full((num_rows, num_tokens), blank, device=device)
         self._entropy = torch.zeros(num_rows, num_tokens, device=device)
         self._log_prob = torch.zeros(num_rows, num_tokens, device=device)
+        self._broken: list[tuple[int, Tensor]] = []
 
     def write(self, draw: Draw) -> None:
-        """Put tokens in their places, and tell the observers."""
+        """Put tokens in their places, and call the observers."""
+        if draw.num_broken is not None:
+            self._broken.append((draw.step, draw.num_broken))
         places = draw.rows, draw.positions
         self.tokens[places] = draw.tokens
         self._entropy[places], self._log_prob[places] = draw.entropy, draw.log_prob
@@ -216,8 +223,24 @@ class TokenGrid:
             observer.observe(draw)
 
     def samples(self) -> TokenSamples:
-        """Tokens, entropies and log-probabilities (B, L)."""
+        """Tokens, entropies and log-probabilities (B, L).
+
+        Raises:
+            NonFiniteError: the network's logits were not finite; at which step, and in how many draws.
+        """
+        self._check_finite()
         return TokenSamples(self.tokens, self._entropy, self._log_prob)
+
+    def _check_finite(self) -> None:
+        # Once, at the end: the loop need not wait for the device at each step.
+        counts = torch.stack([count for _, count in self._broken]).tolist() if self._broken else []
+        steps = [(step, count) for (step, _), count in zip(self._broken, counts, strict=True) if count]
+        if steps:
+            step, count = steps[0]
+            raise NonFiniteError(
+                f"the transformer's logits are not finite from step {step} of the sampling loop on: {count} draws there, "
+                f"{sum(n for _, n in steps)} in all. {ADVICE}"
+            )
 
 
 def check_settings(
@@ -243,7 +266,8 @@ def invert_cdf(probs: Tensor, uniforms: Tensor) -> Tensor:
     total = cdf[..., -1]
     # Rounding may carry u * total up to the total itself, which no running sum exceeds.
     target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cdf, target[..., None], right=True)[..., 0]
+    # The clamp is for NaN alone, which has no place in the sum; `TokenGrid.samples` reports it.
+    return torch.searchsorted(cdf, target[..., None], right=True)[..., 0].clamp(max=probs.shape[-1] - 1)
 
 
 class Description(NamedTuple):

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from gendiv_lightning.functional.finite import PIXELS, check_finite
 from gendiv_lightning.generators.base import Chance, TokenGenerator
 from gendiv_lightning.generators.llamagen.tokenizer import VQ_SIZES, VQConfig, VQModel, from_uint8, to_uint8
 from gendiv_lightning.generators.llamagen.transformer import (
@@ -389,7 +390,9 @@ class LlamaGen(TokenGenerator[Conditions]):
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
         """By the tokenizer's decoder, one by one: the last digits, and so some pixels, would tell an image's batch."""
-        return torch.cat([to_uint8(self.vq.decode(image, *self.grid)) for image in tokens.split(1)])
+        return torch.cat(
+            [to_uint8(check_finite(self.vq.decode(image, *self.grid), PIXELS)) for image in tokens.split(1)]
+        )
 
     def encode_images(self, images: Tensor) -> Tensor:
         """By the tokenizer's encoder, one by one, for the same reason: counts are exact on any number of ranks."""
