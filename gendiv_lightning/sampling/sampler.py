@@ -238,8 +238,8 @@ class TokenGrid:
         if steps:
             step, count = steps[0]
             raise NonFiniteError(
-                f"the transformer's logits are not finite from step {step} of the sampling loop on: {count} draws there, "
-                f"{sum(n for _, n in steps)} in all. {ADVICE}"
+                f"the transformer's logits are not finite from step {step} of the sampling loop on: {count} draws "
+                f"at that step, {sum(n for _, n in steps)} in all. {ADVICE}"
             )
 
 
