@@ -6,6 +6,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ import torch
 from safetensors.torch import save_file
 from study_runs import decomposed, hostile, study  # noqa: F401  fixtures
 
-from gendiv_lightning.generators import Amused, LlamaGen, VQDiffusion
+from gendiv_lightning.generators import VAR, Amused, LlamaGen, VQDiffusion
 from gendiv_lightning.generators.llamagen.tokenizer import VQ_SIZES, VQConfig, VQModel
 from gendiv_lightning.generators.llamagen.transformer import GPT, GPT_SIZES, GPTConfig
+from gendiv_lightning.generators.var.tokenizer import VQVAE, VAEConfig
+from gendiv_lightning.generators.var.transformer import VARConfig, VARTransformer
 from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch
 from gendiv_lightning.toy.files import (
     TINY_AMUSED,
@@ -95,6 +98,29 @@ def make_c2i(weights) -> Callable[..., LlamaGen]:
             patch.setitem(GPT_SIZES, "GPT-B", SMALL_GPT)
             patch.setitem(VQ_SIZES, "VQ-16", SMALL_VQ)
             return LlamaGen(**files, gpt="GPT-B", vq="VQ-16", model_type="c2i", **{**defaults, **settings})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_var(tmp_path_factory) -> Callable[..., VAR]:
+    """A tiny VAR, 30 tokens on 4 scales, K = 300, 64 pixels; not loaded yet."""
+    folder = tmp_path_factory.mktemp("var")
+    sides = {"sides": (1, 2, 3, 4), "code_dim": 8, "codebook_size": 300}
+    var = VARConfig(depth=2, dim=32, num_heads=2, **sides)
+    vq = VAEConfig(base_channels=32, ch_mult=(1, 1, 1, 1, 1), num_res_blocks=1, **sides)
+    randomise(transformer := VARTransformer(var), 0, head=3.0, word_embed=3.0, pos_1LC=4.0)
+    randomise(tokenizer := VQVAE(vq), 1, embedding=2.0)
+    files = {}
+    for name, module, config in (("var", transformer, var), ("vq", tokenizer, vq)):
+        torch.save(module.state_dict(), folder / f"{name}.pth")
+        (folder / f"{name}.json").write_text(json.dumps(asdict(config)))
+        files[f"{name}_checkpoint"] = str(folder / f"{name}.pth")
+
+    def make(**settings) -> VAR:
+        sizes = {"size": str(folder / "var.json"), "vq": str(folder / "vq.json")}
+        defaults = {"guidance_scale": 2.0, "top_k": 0, "top_p": 1.0, "batch_size": 8}
+        return VAR(**{**files, **sizes, **defaults, **settings})
 
     return make
 

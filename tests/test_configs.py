@@ -13,7 +13,7 @@ from running import ROOT
 from gendiv_lightning.callbacks import Argmax, CodebookSubset, Decompose, Measure, Paraphrase, WriteUsage
 from gendiv_lightning.cli.predict import FitFreeCLI
 from gendiv_lightning.datamodules import ImageData, PromptData
-from gendiv_lightning.generators import Amused, LlamaGen, VQDiffusion
+from gendiv_lightning.generators import VAR, Amused, LlamaGen, VQDiffusion
 from gendiv_lightning.toy.evaluate import FAMILIES
 from gendiv_lightning.toy.files import WEIGHTS
 from gendiv_lightning.toy.images import PostcardImages
@@ -23,9 +23,10 @@ EXPERIMENTS = [
     path
     for folder in (CONFIGS, CONFIGS / "tiny")
     for path in sorted(folder.glob("*.yaml"))
-    if not path.stem.startswith("study")  # many runs, see test_study.py
+    if not path.stem.startswith(("study", "var"))  # many runs, see test_study.py; prompts that are class labels
 ]
-FRAGMENTS = sorted((CONFIGS / "generators").glob("*.yaml"))
+FRAGMENTS = [path for path in sorted((CONFIGS / "generators").glob("*.yaml")) if path.stem != "var"]
+LABELLED = sorted(CONFIGS.glob("var*.yaml"))
 
 
 class Kind(NamedTuple):
@@ -85,7 +86,8 @@ def _in_the_repository(monkeypatch, tmp_path):
     """Relative paths are those of the repository; files that a user brings along are there and empty."""
     (tmp_path / "paraphrases.jsonl").touch()
     monkeypatch.chdir(ROOT)
-    for generator, _, _ in KINDS.values():
+    (tmp_path / "classes.txt").write_text("207\n3\n")
+    for generator in (VAR, *(kind.generator for kind in KINDS.values())):
         monkeypatch.setattr(generator, "locate", None)
         monkeypatch.setattr(generator, "load", None)
 
@@ -111,7 +113,18 @@ def test_the_command_of_a_config_makes_its_objects_without_weights(path, tmp_pat
     assert (model.codebook_size, model.grid) in ((TINY, unknown) if is_tiny else [(kind.codebook_size, kind.grid)])
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
+@pytest.mark.parametrize("path", LABELLED, ids=name)
+def test_the_command_of_a_class_to_image_config_makes_its_objects_without_weights(path, tmp_path):
+    counts = path.stem.endswith("_codebook")
+    made = instantiate(path, *([] if counts else ["--data.path", str(tmp_path / "classes.txt")]))
+    callbacks = {type(callback) for callback in made.trainer.callbacks}
+    assert isinstance(made.datamodule, ImageData if counts else PromptData)
+    assert ({WriteUsage} if counts else {Measure, *PROBES[path.stem.removeprefix("var")]}) <= callbacks
+    assert type(made.model) is VAR
+    assert (made.model.codebook_size, made.model.grid, made.model.size) == (4096, (1, 680), "d16")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS + LABELLED, ids=name)
 def test_the_first_line_of_a_config_is_its_command(path):
     pattern = rf"# gendiv fit-free (predict|validate) --config {re.escape(str(path.relative_to(ROOT)))}( --\S+ \S+)*"
     assert re.fullmatch(pattern, first_line(path))
@@ -154,7 +167,7 @@ def test_an_experiment_is_the_same_one_in_every_family(path):
     assert body(path) == body(path.with_stem(path.stem.replace(family(path)[0], "llamagen")))
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS + FRAGMENTS, ids=name)
+@pytest.mark.parametrize("path", EXPERIMENTS + LABELLED + FRAGMENTS, ids=name)
 def test_a_config_names_configs_that_are_there(path):
     named = {word.rpartition("/")[2] for word in re.findall(r"[\w./]+\.yaml", path.read_text())}
     there = {
@@ -163,7 +176,7 @@ def test_a_config_names_configs_that_are_there(path):
     assert named <= there
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS + FRAGMENTS, ids=name)
+@pytest.mark.parametrize("path", EXPERIMENTS + LABELLED + FRAGMENTS, ids=name)
 def test_an_embedded_file_that_a_config_names_is_in_the_package(path):
     missing = [file for file in re.findall(r"toy:([\w./-]*\w)", path.read_text()) if not (WEIGHTS / file).exists()]
     assert not missing

@@ -2,6 +2,7 @@
 
 from gendiv_lightning.generators.amused import Amused
 from gendiv_lightning.generators.llamagen.generator import LlamaGen
+from gendiv_lightning.generators.var.generator import VAR
 from gendiv_lightning.generators.vq_diffusion import VQDiffusion
 
-__all__ = ["Amused", "LlamaGen", "VQDiffusion"]
+__all__ = ["VAR", "Amused", "LlamaGen", "VQDiffusion"]

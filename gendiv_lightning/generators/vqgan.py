@@ -52,3 +52,8 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C, 2 H, 2 W)."""
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """Images as uint8 to [-1, 1] float32."""
+    return images.float() / 127.5 - 1

@@ -51,6 +51,7 @@ PIPELINE = {"networks": ("text_encoder", "transformer")}
 GENERATORS = {
     "llamagen t2i": Kind("make_t2i", SHAPES, has_path=False),
     "llamagen c2i": Kind("make_c2i", ("3", "207", "999", "0"), has_path=False, networks=("gpt",)),
+    "var": Kind("make_var", ("3", "207", "999", "0"), has_path=False, networks=("var",)),
     "amused": Kind("make_amused", POSTCARDS, **PIPELINE),
     "vq_diffusion": Kind("make_vq_diffusion", POSTCARDS, rewrites=True, top_p="truncation_rate", **PIPELINE),
 }

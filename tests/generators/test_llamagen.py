@@ -8,8 +8,9 @@ import torch
 
 from gendiv_lightning.callbacks import Argmax, CodebookSubset, Temperature, TopK, TopP
 from gendiv_lightning.generators.llamagen.generator import TokenPredictor, pack_left
-from gendiv_lightning.generators.llamagen.tokenizer import from_uint8, to_uint8
+from gendiv_lightning.generators.llamagen.tokenizer import to_uint8
 from gendiv_lightning.generators.llamagen.transformer import GPT, rotary_table
+from gendiv_lightning.generators.vqgan import from_uint8
 from gendiv_lightning.sampling.autoregressive import sample_autoregressive
 from gendiv_lightning.weights.resolve import MissingWeightsError
 

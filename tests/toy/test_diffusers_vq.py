@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gendiv_lightning.generators.llamagen.tokenizer import from_uint8
+from gendiv_lightning.generators.vqgan import from_uint8
 from gendiv_lightning.toy import world
 from gendiv_lightning.toy.recipes.base import load_tokenizer
 from gendiv_lightning.toy.recipes.diffusers_vq import diffusers_vq, in_unit_range

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchvision.transforms.functional import to_pil_image
 from transformers import PreTrainedTokenizerFast
 
-from gendiv_lightning.generators.llamagen.tokenizer import from_uint8
+from gendiv_lightning.generators.vqgan import from_uint8
 from gendiv_lightning.toy import captions, world
 from gendiv_lightning.toy.files import TINY_CLIP
 from gendiv_lightning.toy.recipes.clip import ClipRecipe

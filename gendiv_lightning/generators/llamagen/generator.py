@@ -6,18 +6,18 @@ The sampling loop is `sample_autoregressive`; `TokenPredictor` is what it asks. 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gendiv_lightning.functional.finite import PIXELS, check_finite
 from gendiv_lightning.generators.base import Chance, TokenGenerator
-from gendiv_lightning.generators.llamagen.tokenizer import VQ_SIZES, VQConfig, VQModel, from_uint8, to_uint8
+from gendiv_lightning.generators.labels import read_label
+from gendiv_lightning.generators.llamagen.tokenizer import VQ_SIZES, VQConfig, VQModel, to_uint8
 from gendiv_lightning.generators.llamagen.transformer import (
     GPT,
     GPT_SIZES,
@@ -27,11 +27,12 @@ from gendiv_lightning.generators.llamagen.transformer import (
     join_prefills,
     rotary_table,
 )
+from gendiv_lightning.generators.size_files import read_sizes
+from gendiv_lightning.generators.vqgan import from_uint8
 from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling import Draw, TokenSampler
 from gendiv_lightning.sampling.autoregressive import sample_autoregressive
 from gendiv_lightning.sampling.parallel import sample_in_parallel
-from gendiv_lightning.storage.named_files import expand
 from gendiv_lightning.text.lengths import TextLengths
 from gendiv_lightning.text.t5 import CaptionFeatures
 from gendiv_lightning.weights.hash import sha256
@@ -53,7 +54,6 @@ OFFICIAL_FILES: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "vq_ds16_c2i.pt": ("c2i", "VQ-16", (256, 384, 512)),
     "vq_ds8_c2i.pt": ("c2i", "VQ-8", (256, 384, 512)),
 }
-AnyConfig = TypeVar("AnyConfig", GPTConfig, VQConfig)
 ADVICE = "  or, to run now on the embedded model:   gendiv fit-free predict --config configs/tiny/llamagen_argmax.yaml"
 
 
@@ -185,7 +185,7 @@ class LlamaGen(TokenGenerator[Conditions]):
         compile: bool = False,
         batch_size: int = 16,
     ) -> None:
-        self.vq_config = VQ_SIZES[vq] if vq in VQ_SIZES else _read_config(vq, "vq", VQConfig)[0]
+        self.vq_config = VQ_SIZES[vq] if vq in VQ_SIZES else read_sizes(vq, "vq", VQConfig, VQ_SIZES)[0]
         side, rest = divmod(image_size, self.vq_config.downsample)
         if rest or side < 1:
             raise ValueError(f"image_size must be a multiple of {self.vq_config.downsample}, got {image_size}")
@@ -196,7 +196,7 @@ class LlamaGen(TokenGenerator[Conditions]):
             )
             self.size, is_toy = gpt, False
         else:
-            self.gpt_config, facts = _read_config(gpt, "gpt", GPTConfig)
+            self.gpt_config, facts = read_sizes(gpt, "gpt", GPTConfig, GPT_SIZES)
             self.size, is_toy = facts.get("name", Path(gpt).stem), facts.get("toy", False)
             trained = self.gpt_config.model_type, math.isqrt(self.gpt_config.block_size) * self.vq_config.downsample
             if trained != (model_type, image_size):
@@ -265,7 +265,7 @@ class LlamaGen(TokenGenerator[Conditions]):
         found = self.text_lengths(texts)
         if found is None:
             for text in texts:
-                self._label(text)
+                read_label(text, self.gpt_config.num_classes)
             return []
         empty = [text for text, length in zip(texts, found.lengths, strict=True) if length == 1]  # </s> alone
         what = f"{len(empty)} of {len(texts)} wordings are empty after the official cleaning"
@@ -274,12 +274,6 @@ class LlamaGen(TokenGenerator[Conditions]):
     def text_lengths(self, texts: Sequence[str]) -> TextLengths | None:
         """By T5's tokenizer, after the official cleaning; class labels are no captions."""
         return None if self.captions is None else self.captions.lengths(texts)
-
-    def _label(self, text: str) -> int:
-        if not text.strip().isdecimal() or int(text) >= self.gpt_config.num_classes:
-            classes = f"class numbers from 0 to {self.gpt_config.num_classes - 1}"
-            raise ValueError(f"prompts of a class-to-image model are {classes}, got {text!r}")
-        return int(text)
 
     def size_name(self) -> str:
         """Size of the transformer; the toy has one."""
@@ -311,7 +305,10 @@ class LlamaGen(TokenGenerator[Conditions]):
         distinct = list(dict.fromkeys(texts))
         rows = torch.tensor([distinct.index(text) for text in texts], device=self.device)
         if self.captions is None:
-            return Conditions([torch.tensor(self._label(text), device=self.device) for text in distinct], rows)
+            return Conditions(
+                [torch.tensor(read_label(text, self.gpt_config.num_classes), device=self.device) for text in distinct],
+                rows,
+            )
         return Conditions(self.captions.encode(distinct, self.device), rows)
 
     def sample_tokens(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
@@ -401,20 +398,6 @@ class LlamaGen(TokenGenerator[Conditions]):
                 f"images must be {self.image_size} pixels a side, as image_size says, got {tuple(images.shape)}"
             )
         return torch.cat([self.vq.encode(from_uint8(image.to(self.device))) for image in images.split(1)])
-
-
-def _read_config(file: str, key: str, config_class: type[AnyConfig]) -> tuple[AnyConfig, dict[str, Any]]:
-    """The configuration in a JSON file, and what else stands there: `name`, and `toy` for a toy's."""
-    sizes = ", ".join(GPT_SIZES if config_class is GPTConfig else VQ_SIZES)
-    path = expand(file)
-    if path.suffix != ".json" or not path.is_file():
-        raise ValueError(f"{key} must be one of {sizes}, or a JSON file of a configuration, got {file!r}")
-    try:
-        values = json.loads(path.read_text())
-        facts = {name: values.pop(name) for name in ("name", "toy") if name in values}
-        return config_class(**values), facts
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{key}: {path} is not a configuration of a {config_class.__name__}: {error}") from error
 
 
 def _check_official(checkpoint: str, key: str, size: str, vq: str, model_type: str, image_size: int) -> None:

@@ -186,8 +186,3 @@ class VQModel(nn.Module):
 def to_uint8(images: Tensor) -> Tensor:
     """Images in [-1, 1] to uint8, as the official sampling scripts round them: floor(clamp(127.5 x + 128, 0, 255))."""
     return (127.5 * images + 128).clamp(0, 255).to(torch.uint8)
-
-
-def from_uint8(images: Tensor) -> Tensor:
-    """Images as uint8 to [-1, 1] float32."""
-    return images.float() / 127.5 - 1

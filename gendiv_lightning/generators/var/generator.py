@@ -6,14 +6,33 @@ The sampling loop is `sample_next_scale`; `ScalePredictor` is what it asks. The 
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gendiv_lightning.generators.var.tokenizer import Quantizer
-from gendiv_lightning.generators.var.transformer import VAR, Cache
+from gendiv_lightning.generators.base import Chance, Precision, TokenGenerator
+from gendiv_lightning.generators.labels import read_label
+from gendiv_lightning.generators.size_files import read_sizes
+from gendiv_lightning.generators.var.tokenizer import VQVAE, Quantizer, VAEConfig, to_uint8
+from gendiv_lightning.generators.var.transformer import Cache, VARConfig, VARTransformer
+from gendiv_lightning.generators.vqgan import from_uint8
+from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling import TokenSampler
+from gendiv_lightning.sampling.likelihood import score_given_tokens
+from gendiv_lightning.sampling.next_scale import sample_next_scale
+from gendiv_lightning.text.lengths import TextLengths
+from gendiv_lightning.weights.hash import sha256
+from gendiv_lightning.weights.load import DTYPES, load_strictly, read_checkpoint
+from gendiv_lightning.weights.resolve import resolve
+
+SIZES = {f"d{depth}": VARConfig.of_depth(depth) for depth in (16, 20, 24, 30)}
+TOKENIZERS = {"ch160v4096z32": VAEConfig()}
+ADVICE = "  or, to run now on the toy model:   gendiv fit-free predict --config configs/tiny/llamagen_argmax.yaml"
 
 
 def guidance_at(scale: int, num_scales: int, guidance: float) -> float:
@@ -31,7 +50,7 @@ class ScalePredictor:
         sampler: knows the guidance.
     """
 
-    def __init__(self, var: VAR, quantizer: Quantizer, labels: Tensor, sampler: TokenSampler) -> None:
+    def __init__(self, var: VARTransformer, quantizer: Quantizer, labels: Tensor, sampler: TokenSampler) -> None:
         self.var, self.quantizer, self.sampler, self.num_rows = var, quantizer, sampler, len(labels)
         null = torch.full_like(labels, var.config.num_classes)
         self.cache = Cache(var, torch.cat([labels, null]) if sampler.is_guided else labels)
@@ -52,3 +71,153 @@ class ScalePredictor:
         self.total = added if self.total is None else self.total + added
         inputs = self.var.inputs(self.quantizer.at_scale(self.total, scale), scale)
         return inputs.repeat(2, 1, 1) if self.sampler.is_guided else inputs
+
+
+class VAR(TokenGenerator[Tensor]):
+    """VAR under probes: class-to-image at 256 pixels, 680 tokens on 10 scales. Prompts are class numbers, "207".
+
+    The official sampler's cfg is `guidance_scale` - 1 here: its guidance rises from none at the first scale to
+    u + (1 + cfg) (c - u) at the last one, and so does this one.
+
+    Args:
+        var_checkpoint: transformer weights: a path, or `OWNER/REPO:FILE` on the Hub. Official files load unchanged.
+        vq_checkpoint: tokenizer weights, likewise.
+        size: of the transformer: "d16", "d20", "d24" or "d30"; or a JSON file with the fields of `VARConfig`.
+        vq: size of the tokenizer: "ch160v4096z32"; or a JSON file with the fields of `VAEConfig`.
+        dtype: of the transformer; the tokenizer is always float32.
+        guidance_scale: guidance of the last scale; 1 and below is off. (Official for FID: cfg 1.5, which is 2.5.)
+        temperature: divides the logits.
+        top_k: tokens kept (official: 900); 0 keeps all.
+        top_p: probability mass kept (official: 0.96); 1 keeps all.
+        batch_size: images sampled together. In float32 it changes speed and memory, not samples; in half precision it
+            is part of the run's fingerprint, since a row's logits can depend on the number of rows.
+    """
+
+    family, title = "var", "VAR"
+    chance = Chance(path="", execution="which token each position gets, scale by scale")
+    has_likelihood = True
+
+    def __init__(
+        self,
+        var_checkpoint: str = "FoundationVision/var:var_d16.pth",
+        vq_checkpoint: str = "FoundationVision/var:vae_ch160v4096z32.pth",
+        size: str = "d16",
+        vq: str = "ch160v4096z32",
+        dtype: Precision = "float32",
+        guidance_scale: float = 2.5,
+        temperature: float = 1.0,
+        top_k: int = 900,
+        top_p: float = 0.96,
+        batch_size: int = 16,
+    ) -> None:
+        self.var_config, facts = (SIZES[size], {}) if size in SIZES else read_sizes(size, "size", VARConfig, SIZES)
+        self.vq_config = TOKENIZERS[vq] if vq in TOKENIZERS else read_sizes(vq, "vq", VAEConfig, TOKENIZERS)[0]
+        for name in ("codebook_size", "code_dim", "sides"):
+            mine, theirs = (json.dumps(getattr(config, name)) for config in (self.var_config, self.vq_config))
+            if mine != theirs:
+                raise ValueError(
+                    f"size and vq must agree on {name}, got {mine} of {size} and {theirs} of {vq}. Choose a "
+                    "transformer that was trained on this tokenizer"
+                )
+        official = re.search(r"var_(d\d+)\.pth$", var_checkpoint)
+        if official and official[1] != size:
+            raise ValueError(f"var_checkpoint: {var_checkpoint} has size {official[1]}, got {size}. Set size to that")
+        super().__init__(
+            codebook_size=self.var_config.codebook_size,
+            grid=(1, self.var_config.starts[-1]),  # a pyramid has no grid of its own: all its tokens in a row
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            dtype=dtype,
+            batch_size=batch_size,
+        )
+        self.var_checkpoint, self.vq_checkpoint = var_checkpoint, vq_checkpoint
+        self.size, self.is_toy = facts.get("name", Path(size).stem), bool(facts.get("toy", False))
+        self._files: dict[str, Path] = {}
+
+    # --- before anything is loaded ---
+
+    def locate(self) -> None:
+        """Find the files, download what is on the Hub only."""
+        names = {"var_checkpoint": self.var_checkpoint, "vq_checkpoint": self.vq_checkpoint}
+        self._files = {key: resolve(name, key, advice=ADVICE) for key, name in names.items()}
+
+    def identity(self) -> dict[str, object]:
+        """Hashes of the weights, sizes and sampling settings."""
+        return {
+            "generator": self.family,
+            "embedded": self.is_toy,
+            "size": self.size,
+            "dtype": self.dtype_name,
+            **self.settings(),
+            **{key: sha256(path) for key, path in self._files.items()},
+            **({"batch_size": self.batch_size} if self.pads_batches else {}),
+        }
+
+    def check_prompts(self, texts: Sequence[str]) -> list[str]:
+        """Labels that are no class are an error; there is nothing to warn of."""
+        for text in texts:
+            read_label(text, self.var_config.num_classes)
+        return []
+
+    def text_lengths(self, texts: Sequence[str]) -> TextLengths | None:
+        """Class labels are no captions."""
+        return None
+
+    def size_name(self) -> str:
+        """Depth of the transformer, "d16"."""
+        return self.size
+
+    # --- weights ---
+
+    def load(self) -> None:
+        """Load transformer and tokenizer."""
+        if not self._files:
+            self.locate()
+        with torch.device("meta"):
+            var, vq = VARTransformer(self.var_config), VQVAE(self.vq_config)
+        path = self._files["var_checkpoint"]
+        load_strictly(var, read_checkpoint(path), path, DTYPES[self.dtype_name])
+        path = self._files["vq_checkpoint"]
+        load_strictly(vq, read_checkpoint(path), path, torch.float32)
+        # Not before both are whole: Lightning moves what it finds here when it closes after an error.
+        self.var, self.vq = var, vq
+
+    # --- prompts to images ---
+
+    def encode_prompts(self, texts: Sequence[str]) -> Tensor:
+        """Class numbers (B,)."""
+        return torch.tensor([read_label(text, self.var_config.num_classes) for text in texts], device=self.device)
+
+    def sample_tokens(self, conditions: Tensor, sampler: TokenSampler) -> TokenSamples:
+        """The loop of `sample_next_scale`."""
+        predict = ScalePredictor(self.var, self.vq.quantize, conditions, sampler)
+        return sample_next_scale(predict, sampler, self.var_config.sizes)
+
+    def score_tokens(self, conditions: Tensor, tokens: Tensor, sampler: TokenSampler) -> Tensor:
+        """By one pass over all scales (teacher forcing): the distributions that the loop would draw from."""
+        totals = self.vq.quantize.totals(tokens)
+        codes = [self.vq.quantize.at_scale(total, scale) for scale, total in enumerate(totals[:-1], 1)]
+        logits = self.var(conditions, codes)
+        if sampler.is_guided:
+            null = self.var(torch.full_like(conditions, self.var_config.num_classes), codes)
+            sizes, guided = self.var_config.sizes, []
+            for scale, parts in enumerate(zip(logits.split(sizes, 1), null.split(sizes, 1), strict=True)):
+                guidance = guidance_at(scale, len(sizes), sampler.guidance)
+                guided.append(replace(sampler, guidance=guidance).guide(*parts))
+            logits = torch.cat(guided, 1)
+        return score_given_tokens(sampler, logits, tokens)
+
+    def decode_tokens(self, tokens: Tensor) -> Tensor:
+        """By the tokenizer's decoder, one by one: the last digits, and so some pixels, would tell an image's batch."""
+        return torch.cat([to_uint8(self.vq.decode(image)) for image in tokens.split(1)])
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """By the tokenizer's encoder, one by one, for the same reason: counts are exact on any number of ranks."""
+        side = self.vq_config.image_size
+        if tuple(images.shape[2:]) != (side, side):
+            raise ValueError(f"images must be {side} pixels a side, as the tokenizer's, got {tuple(images.shape)}")
+        if not len(images):
+            return torch.zeros(0, self.var_config.starts[-1], dtype=torch.int64, device=self.device)
+        return torch.cat([self.vq.encode(from_uint8(image.to(self.device))) for image in images.split(1)])

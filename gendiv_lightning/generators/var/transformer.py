@@ -141,7 +141,7 @@ class Cache:
         length: positions that are filled.
     """
 
-    def __init__(self, var: VAR, labels: Tensor) -> None:
+    def __init__(self, var: VARTransformer, labels: Tensor) -> None:
         config = var.config
         self.label = var.class_emb(labels)
         self.modulations = [block.modulation(self.label) for block in var.blocks]
@@ -150,7 +150,7 @@ class Cache:
         self.length = 0
 
 
-class VAR(nn.Module):
+class VARTransformer(nn.Module):
     """The transformer: `predict` gives the logits of one scale after another, `forward` those of all at once."""
 
     blocks: Sequence[Block]

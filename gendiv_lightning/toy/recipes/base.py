@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from gendiv_lightning.generators.llamagen.tokenizer import VQModel, from_uint8
+from gendiv_lightning.generators.llamagen.tokenizer import VQModel
+from gendiv_lightning.generators.vqgan import from_uint8
 from gendiv_lightning.storage.atomic import write_atomically
 from gendiv_lightning.toy import captions, world
 from gendiv_lightning.toy.files import TINY_VQ, WEIGHTS, load_float, seeded

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gendiv_lightning.generators.llamagen.tokenizer import from_uint8
+from gendiv_lightning.generators.vqgan import from_uint8
 from gendiv_lightning.toy import world
 from gendiv_lightning.toy.files import TINY_CLIP, TINY_CLIP_PREPROCESSING, WEIGHTS, save_half, seeded, write_tokenizer
 from gendiv_lightning.toy.recipes.base import Recipe, captioned, training_images

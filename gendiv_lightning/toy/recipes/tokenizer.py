@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gendiv_lightning.generators.llamagen.tokenizer import VQModel, from_uint8
+from gendiv_lightning.generators.llamagen.tokenizer import VQModel
+from gendiv_lightning.generators.vqgan import from_uint8
 from gendiv_lightning.toy import world
 from gendiv_lightning.toy.files import TINY_VQ, WEIGHTS, save_half, seeded
 from gendiv_lightning.toy.recipes.base import Recipe, load_tokenizer

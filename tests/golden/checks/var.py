@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gendiv_lightning.generators.var.generator import ScalePredictor, guidance_at
 from gendiv_lightning.generators.var.tokenizer import VQVAE, Quantizer, VAEConfig, to_uint8
-from gendiv_lightning.generators.var.transformer import VAR, VARConfig
+from gendiv_lightning.generators.var.transformer import VARConfig, VARTransformer
 from gendiv_lightning.golden.case import Case, all_layers, check_digests, fill_by_recipe, greedy_sampler, read_config
 from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling import Draw, Observer
@@ -31,8 +31,8 @@ class _Logits(Observer):
         self.logits.append(draw.logits.unflatten(0, (self.num_samples, -1)))
 
 
-def _models(case: Case) -> tuple[VAR, VQVAE]:
-    var = VAR(read_config(VARConfig, case.spec["transformer"])).eval()
+def _models(case: Case) -> tuple[VARTransformer, VQVAE]:
+    var = VARTransformer(read_config(VARConfig, case.spec["transformer"])).eval()
     vae = VQVAE(read_config(VAEConfig, case.spec["tokenizer"])).eval()
     parameters: dict[str, Tensor] = {}
     for name, model in (("var", var), ("vae", vae)):
@@ -43,7 +43,7 @@ def _models(case: Case) -> tuple[VAR, VQVAE]:
     return var, vae
 
 
-def _greedy(var: VAR, quantizer: Quantizer, labels: Tensor, official: float) -> tuple[TokenSamples, Tensor]:
+def _greedy(var: VARTransformer, quantizer: Quantizer, labels: Tensor, official: float) -> tuple[TokenSamples, Tensor]:
     """The loop without chance, and its logits (B, L, K); official guidance c is our 1 + c."""
     watch = _Logits(len(labels))
     knobs = {"guidance": 1 + official, "observers": (watch,)}
@@ -71,7 +71,7 @@ def _check_var(case: Case) -> None:
             case.exact(name, sampler.filter_logits(case["filter_logits"]) > -torch.inf)
 
 
-def _check_tokens(case: Case, var: VAR, vae: VQVAE, tokens: Tensor, official: float) -> None:
+def _check_tokens(case: Case, var: VARTransformer, vae: VQVAE, tokens: Tensor, official: float) -> None:
     """What tokens are to the transformer, scale by scale, and to the decoder."""
     totals, labels = vae.quantize.totals(tokens), case["labels"]
     codes = [vae.quantize.at_scale(total, scale) for scale, total in enumerate(totals[:-1], 1)]
@@ -106,7 +106,7 @@ def _check_manifest(case: Case) -> None:
 
 def _official_model(name: str) -> nn.Module:
     if found := re.fullmatch(r"var_d(\d+)", name):
-        return VAR(VARConfig.of_depth(int(found[1])))
+        return VARTransformer(VARConfig.of_depth(int(found[1])))
     if name != "vae_ch160v4096z32":
         raise ValueError(f"{name} is no released model")
     return VQVAE(VAEConfig())

@@ -1,0 +1,13 @@
+"""Class labels as prompts."""
+
+
+def read_label(text: str, num_classes: int) -> int:
+    """The class number that a prompt is.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not text.strip().isdecimal() or int(text) >= num_classes:
+        classes = f"class numbers from 0 to {num_classes - 1}"
+        raise ValueError(f"prompts of a class-to-image model are {classes}, got {text!r}. Correct the prompt set.")
+    return int(text)
