@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gendiv_lightning.generators.llamagen.tokenizer import from_uint8
+from gendiv_lightning.generators.vqgan import from_uint8
 from gendiv_lightning.toy import captions, world
 from gendiv_lightning.toy.recipes import latent_diffusion
 from gendiv_lightning.toy.recipes.base import load_tokenizer

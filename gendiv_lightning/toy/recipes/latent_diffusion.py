@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from gendiv_lightning.generators.llamagen.tokenizer import from_uint8
+from gendiv_lightning.generators.vqgan import from_uint8
 from gendiv_lightning.storage.atomic import write_atomically
 from gendiv_lightning.toy import world
 from gendiv_lightning.toy.files import (
