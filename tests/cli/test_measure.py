@@ -147,7 +147,11 @@ def _joined(batches):
     prompts, indices, keys = (sum((getattr(b, name) for b in of), ()) for name in ("prompts", "indices", "keys"))
     samples = TokenSamples(*(torch.cat(parts) for parts in zip(*(b.samples for b in batches), strict=True)))
     joined = PromptBatch(of[0].seed, prompts, indices, keys, rows)
-    return SampleBatch(joined, samples, *(torch.cat([b[n] for b in batches]) for n in (2, 3)))
+    recorded = [
+        {name: torch.cat([getattr(b, field)[name] for b in batches]) for name in getattr(batches[0], field)}
+        for field in ("per_prompt", "per_sample")
+    ]
+    return SampleBatch(joined, samples, torch.cat([batch.images for batch in batches]), *recorded)
 
 
 def test_single_pairs_have_names_distances_and_a_picture(tmp_path, capsys):
