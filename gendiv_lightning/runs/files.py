@@ -142,14 +142,14 @@ def read_table(
 
     advice = advice or "Restore the file, or make the run again"
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             missing = [name for name in (*(columns or ()), *required) if name not in file.schema_arrow.names]
             if not missing:
                 return file.read(columns)
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing. {advice}") from error
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}): {advice}") from error
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}). {advice}") from error
     raise ValueError(f"{path} has no column {missing[0]}: {advice}")
 
 

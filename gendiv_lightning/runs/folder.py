@@ -2,8 +2,10 @@
 
     runs/<name>/  config.yaml  fingerprint.json  environment.json  description.json  prompts.jsonl  prompts.card.json
                   samples/*.parquet  metrics.json  per_prompt.parquet  usage.safetensors  grid.png  log/  wandb/
+                  index.jsonl  run.lock
 
-A prompt is finished when the shard that holds its samples is there; the run is finished when `metrics.json` is.
+A prompt is finished when the shard that holds its samples is there; the run is finished when `metrics.json` is. The
+index has the checksum of every file, and is checked when a file is read.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ import hashlib
 import json
 import math
 import platform
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,8 +28,10 @@ import torch
 from gendiv_lightning.records import NoiseKey, SampleBatch
 from gendiv_lightning.records.estimate import Estimate
 from gendiv_lightning.runs import files, schema
+from gendiv_lightning.runs.index import NAME as INDEX
+from gendiv_lightning.runs.index import RunIndex
 from gendiv_lightning.runs.protocol import differences, fingerprint_of
-from gendiv_lightning.runs.shards import read_batch, read_shard, to_table
+from gendiv_lightning.runs.shards import ADVICE, read_batch, read_shard, to_table
 from gendiv_lightning.storage.atomic import write_atomically
 
 FILES = (  # in the order in which a run is deleted: at no time does a part of it look like the whole
@@ -39,9 +44,13 @@ FILES = (  # in the order in which a run is deleted: at no time does a part of i
     "description.json",
     "environment.json",
     "config.yaml",
+    INDEX,
     "fingerprint.json",
 )
 FOLDERS = ("samples", "log", "wandb")
+_SHARD = re.compile(r"\d{7,}-[0-9a-f]{8}\.parquet")
+RESTORE = "Restore them, or delete metrics.json and run the same command again"
+_LOGS = ("metrics.csv", "hparams.yaml")
 
 
 def environment() -> dict[str, Any]:
@@ -55,16 +64,27 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, value: Any) -> None:
-    write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=2) + "\n"))
-
-
 class RunFolder:
     """The folder of one run."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.samples = self.path / "samples"
+        self.samples, self.index = self.path / "samples", RunIndex(self.path)
+
+    def write(self, name: str, write: Callable[[Path], object]) -> None:
+        """A file of the run, whole or not at all, with its checksum in the index."""
+        path = self.path / name
+        write_atomically(path, write, before_replace=lambda content: self.index.add(path, content))
+
+    def _write_json(self, name: str, value: Any) -> None:
+        self.write(name, lambda path: path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
+
+    def _checked(self, name: str) -> Path:
+        """Path of a file, if it is what was written."""
+        path = self.path / name
+        if path.exists():
+            self.index.check(path, "Restore the folder from a copy, or make the run again with --overwrite true")
+        return path
 
     @property
     def is_finished(self) -> bool:
@@ -80,7 +100,7 @@ class RunFolder:
                     f"{self.path} holds samples, and no fingerprint.json says whose: give another --run_dir"
                 )
             return
-        differing = differences(files.read_protocol(there), json.loads(json.dumps(protocol)))
+        differing = differences(files.read_protocol(self._checked(there.name)), json.loads(json.dumps(protocol)))
         if differing:
             raise ValueError(
                 f"{self.path} holds another run, which differs in: {'; '.join(map(str, differing))}. "
@@ -98,8 +118,8 @@ class RunFolder:
         for leftovers in (*(self.path.glob(f".{name}.*") for name in FILES), self.samples.glob(".*.parquet.*")):
             for leftover in leftovers:
                 leftover.unlink()
-        _write_json(self.path / "fingerprint.json", {"fingerprint": fingerprint_of(protocol), "protocol": protocol})
-        _write_json(self.path / "environment.json", environment)
+        self._write_json("fingerprint.json", {"fingerprint": fingerprint_of(protocol), "protocol": protocol})
+        self._write_json("environment.json", environment)
 
     def delete(self) -> None:
         """Remove the run that is in the folder, and nothing else that may be there.
@@ -113,10 +133,23 @@ class RunFolder:
         if not (self.path / "fingerprint.json").exists() and not there <= {*FILES, *FOLDERS}:
             raise ValueError(f"--overwrite: {self.path} is not the folder of a run, nothing is deleted")
         (self.path / "metrics.json").unlink(missing_ok=True)
-        for folder in FOLDERS:
-            shutil.rmtree(self.path / folder, ignore_errors=True)
+        for shard in self.shards():
+            shard.unlink()
+        for name in _LOGS:
+            (self.path / "log" / name).unlink(missing_ok=True)
+        for logged in (self.path / "wandb").glob(f"*run-*-{self.wandb_id()}"):
+            shutil.rmtree(logged)
         for name in FILES:
             (self.path / name).unlink(missing_ok=True)
+        for folder in FOLDERS:
+            if (self.path / folder).is_dir() and not any((self.path / folder).iterdir()):
+                (self.path / folder).rmdir()
+
+    def wandb_id(self) -> str:
+        """Id of the run at W&B: a resumed run is the same one, a run folder of another name is another one."""
+        path = self.path / "fingerprint.json"
+        fingerprint = files.read_json(path).get("fingerprint", "") if path.exists() else ""
+        return hashlib.sha256(f"{fingerprint} {self.path.name}".encode()).hexdigest()[:16]
 
     # --- samples ---
 
@@ -125,30 +158,52 @@ class RunFolder:
         ids = [prompt.id for prompt in batch.batch.prompts]
         digest = hashlib.sha256("".join(ids).encode()).hexdigest()[:8]
         table = to_table(batch, codebook_size)
-        self.samples.mkdir(exist_ok=True)
-        path = self.samples / f"{min(batch.batch.indices):07d}-{digest}.parquet"
-        write_atomically(path, lambda p: pq.write_table(table, p, compression="zstd"))
+        self.write(
+            f"samples/{min(batch.batch.indices):07d}-{digest}.parquet",
+            lambda path: pq.write_table(table, path, compression="zstd", write_page_checksum=True),
+        )
 
     def shards(self) -> list[Path]:
-        """All shards, in order of their first prompt."""
-        return sorted(self.samples.glob("*.parquet"))
+        """All shards, in order of their first prompt; other files in their folder are none."""
+        return sorted(path for path in self.samples.glob("*.parquet") if _SHARD.fullmatch(path.name))
 
-    def finished_prompts(self) -> frozenset[str]:
+    def finished_prompts(self, names: Mapping[str, Sequence[NoiseKey]] | None = None, seed: int = 0) -> frozenset[str]:
         """Ids of the prompts whose samples are there.
 
+        Args:
+            names: of the samples that each prompt must have, by the prompt's id; None checks no names.
+            seed: root seed that they must have.
+
         Raises:
-            ValueError: a prompt is in two shards, or a shard cannot be read.
+            ValueError: a prompt is in two shards; a shard cannot be read, or holds other samples than `names`.
         """
         shard_of: dict[str, Path] = {}
         for shard in self.shards():
-            for prompt in set(read_shard(shard, [schema.PROMPT_ID])[schema.PROMPT_ID].to_pylist()):
+            column = read_shard(shard, [*schema.NOISE_KEY, schema.SEED]).to_pydict()
+            found: dict[str, list[NoiseKey]] = {}
+            for key in zip(*(column[part] for part in schema.NOISE_KEY), strict=True):
+                found.setdefault(key[0], []).append(NoiseKey(*key))
+            for prompt, keys in found.items():
                 if prompt in shard_of:
                     raise ValueError(
                         f"prompt {prompt} is both in {shard_of[prompt]} and in {shard.name}: two processes wrote this "
-                        "run at once; delete one of the two shards"
+                        "run at once. Delete one of the two shards"
                     )
+                if names is not None and sorted(keys) != sorted(names.get(prompt, ())):
+                    raise ValueError(f"{shard} has other samples of prompt {prompt} than this run's design. {ADVICE}")
                 shard_of[prompt] = shard
+            if names is not None and set(column[schema.SEED]) != {seed}:
+                raise ValueError(f"{shard} was sampled from another seed than {seed}. {ADVICE}")
         return frozenset(shard_of)
+
+    def check_whole(self) -> None:
+        """Raise ValueError if a file of a finished run is missing."""
+        missing = self.index.missing() if self.is_finished else []
+        if missing:
+            raise ValueError(
+                f"{self.path} is not whole: {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''} "
+                f"({len(missing)} files) are missing. {RESTORE}"
+            )
 
     def shards_of(self, places: Iterable[int]) -> list[Path]:
         """The shards that hold the prompts at some places of the prompt set."""
@@ -163,28 +218,47 @@ class RunFolder:
                 yield shard, NoiseKey(*name)
 
     def read_samples(self, shards: Iterable[Path] | None = None) -> Iterator[SampleBatch]:
-        """The shards as the batches that they were written from, but that wordings without a sample come empty."""
+        """The shards as the batches that they were written from, but that paraphrases without a sample come empty.
+
+        Raises:
+            ValueError: a shard is damaged, or, where all are read, samples of a finished run are missing.
+        """
+        if shards is None:
+            self._check_prompts()
         for shard in self.shards() if shards is None else shards:
+            self.index.check(shard, ADVICE)
             yield read_batch(shard)
+
+    def _check_prompts(self) -> None:
+        """Raise ValueError if a finished run has other prompts in its shards than it measured."""
+        if not self.is_finished or not (self.path / "per_prompt.parquet").exists():
+            return
+        measured = set(self.read_per_prompt()[schema.PROMPT_ID].to_pylist())
+        stored = self.finished_prompts()
+        if stored != measured:
+            raise ValueError(
+                f"{self.path} measured {len(measured)} prompts, but has the samples of {len(stored)}: shards are "
+                f"missing. {RESTORE}"
+            )
 
     # --- results ---
 
     def write_prompt_card(self, card: Mapping[str, Any]) -> None:
         """`prompts.card.json`: what became of the prompts on their way into the run."""
-        _write_json(self.path / "prompts.card.json", card)
+        self._write_json("prompts.card.json", card)
 
     def read_prompt_card(self) -> dict[str, Any]:
         """`prompts.card.json`; empty for a run of a version that wrote none."""
-        path = self.path / "prompts.card.json"
+        path = self._checked("prompts.card.json")
         return files.read_json(path) if path.exists() else {}
 
     def write_per_prompt(self, table: pa.Table) -> None:
         """`per_prompt.parquet`: a row of numbers a prompt."""
-        write_atomically(self.path / "per_prompt.parquet", lambda p: pq.write_table(table, p))
+        self.write("per_prompt.parquet", lambda path: pq.write_table(table, path, write_page_checksum=True))
 
     def write_metrics(self, estimates: Mapping[str, Estimate]) -> None:
         """`metrics.json`, the last file, which marks the run as finished. NaN is written as null."""
-        _write_json(self.path / "metrics.json", to_plain(estimates))
+        self._write_json("metrics.json", to_plain(estimates))
 
     def read_protocol(self) -> dict[str, Any]:
         """Everything that can change a number of the run.
@@ -192,14 +266,15 @@ class RunFolder:
         Raises:
             ValueError: the folder holds no run.
         """
-        path = self.path / "fingerprint.json"
+        path = self._checked("fingerprint.json")
         if not path.exists():
             raise ValueError(f"{self.path} is no run folder: it has no fingerprint.json")
+        self.check_whole()
         return files.read_protocol(path)
 
     def read_environment(self) -> dict[str, Any]:
         """`environment.json`: the machine that made the run."""
-        return files.read_json(self.path / "environment.json")
+        return files.read_json(self._checked("environment.json"))
 
     def read_per_prompt(self) -> pa.Table:
         """`per_prompt.parquet`: a row of numbers a prompt.
@@ -212,11 +287,11 @@ class RunFolder:
             raise ValueError(
                 f"the run in {self.path} is not finished: the same `gendiv fit-free predict` goes on with it"
             )
-        return files.read_per_prompt(self.path / "per_prompt.parquet")
+        return files.read_per_prompt(self._checked("per_prompt.parquet"))
 
     def read_metrics(self) -> dict[str, Estimate]:
         """`metrics.json`."""
-        return files.read_estimates(self.path / "metrics.json")
+        return files.read_estimates(self._checked("metrics.json"))
 
 
 def to_plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from gendiv_lightning.records import NoiseKey, Paraphrase, Prompt, PromptBatch, 
 from gendiv_lightning.runs import schema
 from gendiv_lightning.runs.files import read_table
 
-_ADVICE = "delete it, and its prompts are sampled again"
+ADVICE = "Delete it and run the same command again: its prompts are sampled again, with the same result"
 
 
 def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -26,7 +26,7 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
     Raises:
         ValueError: it is damaged, or a column is missing.
     """
-    return read_table(path, columns, required=schema.SAMPLES, advice=_ADVICE)
+    return read_table(path, columns, required=schema.SAMPLES, advice=ADVICE)
 
 
 def read_batch(path: Path) -> SampleBatch:
@@ -40,7 +40,7 @@ def read_batch(path: Path) -> SampleBatch:
         return _from_table(table)
     except (TypeError, ValueError, KeyError, IndexError, OSError, SyntaxError, RuntimeError) as error:
         # Any cell may be of another type or shape than a shard's, and a picture be cut off anywhere.
-        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}): {_ADVICE}") from error
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}). {ADVICE}") from error
 
 
 def to_table(batch: SampleBatch, codebook_size: int) -> pa.Table:

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from gendiv_lightning.storage.atomic import cache_folder, write_atomically
+from gendiv_lightning.storage.hashing import sha256_of
 
 _HASHED_SUFFIXES = (".safetensors", ".bin", ".json", ".model")
 _REMEMBERED_BYTES = 1 << 26  # smaller files are hashed faster than they are looked up
@@ -33,22 +34,14 @@ def sha256(path: Path) -> str:
 def _digest(path: Path, size: int, *stamp: int) -> str:
     """Hash of a file of this size; the stamp is other for every change of the file."""
     if size < _REMEMBERED_BYTES:
-        return _hash_bytes(path)
+        return sha256_of(path)
     key = hashlib.sha256(f"{path} {size} {stamp}".encode()).hexdigest()
     note = cache_folder() / "sha256" / key
     if note.exists() and _is_digest(known := note.read_text()):
         return known
-    digest = _hash_bytes(path)
+    digest = sha256_of(path)
     write_atomically(note, lambda temporary: temporary.write_text(digest))
     return digest
-
-
-def _hash_bytes(path: Path) -> str:
-    hasher = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 24):
-            hasher.update(chunk)
-    return hasher.hexdigest()
 
 
 def _is_digest(text: str) -> bool:

@@ -104,7 +104,7 @@ def test_a_damaged_shard_is_named(folder):
     folder.write_samples(sample(0), 256)
     (shard,) = folder.shards()
     shard.write_bytes(shard.read_bytes()[:-40])
-    with pytest.raises(ValueError, match=rf"{shard.name} is damaged .* delete it"):
+    with pytest.raises(ValueError, match=rf"{shard.name} is damaged .* Delete it"):
         folder.finished_prompts()
 
 

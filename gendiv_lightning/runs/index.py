@@ -1,0 +1,78 @@
+"""`RunIndex`: the checksum of every file that a run has written, so that a damaged one is noticed and named.
+
+`index.jsonl` gets a line per file, before the file takes its place. Lines are short, and appending one is atomic. A
+file that was written again has several lines and must match one of them. Runs of version 0.1 have no index and are not
+checked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from gendiv_lightning.storage.hashing import sha256_of
+
+NAME = "index.jsonl"
+
+
+class RunIndex:
+    """Checksums of the files in a run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / NAME
+        self._known: dict[str, set[str]] = {}
+        self._read_until = 0
+
+    def add(self, path: Path, content: Path) -> None:
+        """Note that `path` is about to get the bytes of the file `content`."""
+        line = {"file": path.relative_to(self.folder).as_posix(), "sha256": sha256_of(content)}
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            # A line that a crash cut off must not swallow this one.
+            os.write(file, f"{'' if self._ends_with_newline() else chr(10)}{json.dumps(line)}\n".encode())
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+    def files(self) -> dict[str, set[str]]:
+        """Checksums of each listed file, by its path in the folder; empty for a run of version 0.1."""
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            return {}
+        if size != self._read_until:
+            self._known = {}
+            for line in self.path.read_bytes().splitlines():
+                try:
+                    entry = json.loads(line)
+                    self._known.setdefault(entry["file"], set()).add(entry["sha256"])
+                except (ValueError, KeyError, TypeError):
+                    continue  # cut off by a crash: its file never took its place, or is checked by its own checksums
+            self._read_until = size
+        return self._known
+
+    def check(self, path: Path, advice: str) -> None:
+        """Raise ValueError if a file is not what was written; one that is not listed passes.
+
+        Args:
+            path: of an existing file in the folder.
+            advice: what to do about a damaged one.
+        """
+        known = self.files().get(path.relative_to(self.folder).as_posix())
+        if known and sha256_of(path) not in known:
+            raise ValueError(f"{path} is damaged: it is not what this run wrote (its SHA-256 differs). {advice}")
+
+    def missing(self) -> list[str]:
+        """Listed files that are not there."""
+        return [name for name in self.files() if not (self.folder / name).exists()]
+
+    def _ends_with_newline(self) -> bool:
+        try:
+            with self.path.open("rb") as file:
+                if file.seek(0, os.SEEK_END) == 0:
+                    return True
+                file.seek(-1, os.SEEK_END)
+                return file.read(1) == b"\n"
+        except FileNotFoundError:
+            return True

@@ -1,0 +1,121 @@
+"""`RunLock`: one process at a time writes a run.
+
+The file `run.lock` in the run folder names its owner. On one machine the operating system holds the lock, and lets go
+of it when the owner dies, however it dies. Between machines that share a disk the owner touches the file every few
+seconds; a lock that nobody has touched for a minute is taken over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+
+NAME = "run.lock"
+HEARTBEAT_SECONDS = 10.0
+STALE_SECONDS = 60.0
+
+
+class RunLock:
+    """Held from `acquire` to `release`, or as a context.
+
+    Args:
+        folder: of the run; it is made.
+
+    Attributes:
+        token: names this acquisition; a rank of the run that finds another one in the file must stop writing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.token = folder / NAME, uuid.uuid4().hex
+        self._file: int | None = None
+        self._stop = threading.Event()
+
+    def acquire(self) -> None:
+        """Take the lock, a stale one too.
+
+        Raises:
+            ValueError: another process writes this run; it is named.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = self._open()
+        owner = _read(file)
+        if owner.get("host") not in (None, socket.gethostname()) and self._age() < STALE_SECONDS:
+            os.close(file)
+            raise self._taken(owner)
+        content = {"host": socket.gethostname(), "pid": os.getpid(), "token": self.token}
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps(content).encode(), 0)
+        self._file = file
+        threading.Thread(target=self._beat, name="run lock", daemon=True).start()
+
+    def release(self) -> None:
+        """Let go, and remove the file."""
+        if self._file is None:
+            return
+        self._stop.set()
+        self.path.unlink(missing_ok=True)
+        os.close(self._file)
+        self._file = None
+
+    def __enter__(self) -> RunLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def _open(self) -> int:
+        """The lock file, locked; opened again if its owner removed it in between."""
+        while True:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.exists(self.path) and os.path.samestat(os.fstat(file), os.stat(self.path)):
+                    return file
+            except BlockingIOError:
+                owner = _read(file)
+                os.close(file)
+                raise self._taken(owner) from None
+            os.close(file)
+
+    def _age(self) -> float:
+        return time.time() - self.path.stat().st_mtime
+
+    def _taken(self, owner: dict[str, object]) -> ValueError:
+        who = f"process {owner.get('pid', '?')} on {owner.get('host', 'this machine')}"
+        return ValueError(
+            f"{self.path.parent} is being written by {who}. Wait for it, stop it, or give another --run_dir"
+        )
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            try:
+                os.utime(self.path)
+            except OSError:  # the folder is gone, or the disk for a while
+                continue
+
+
+def token_of(folder: Path) -> str | None:
+    """Token of the process that holds the lock of a run; None if nobody does."""
+    try:
+        token = json.loads((folder / NAME).read_text()).get("token")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return token if isinstance(token, str) else None
+
+
+def _read(file: int) -> dict[str, object]:
+    try:
+        content = json.loads(os.pread(file, 4096, 0) or b"{}")
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}

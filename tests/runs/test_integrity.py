@@ -1,0 +1,153 @@
+"""Every file of a run has a checksum: what is damaged or missing is named by whoever reads it."""
+
+import json
+import random
+
+import pyarrow as pa
+import pytest
+import torch
+
+from gendiv_lightning.records import Estimate, NoiseKey, Prompt, PromptBatch, SampleBatch, TokenSamples
+from gendiv_lightning.runs.folder import RunFolder
+from gendiv_lightning.runs.index import NAME as INDEX
+
+PROTOCOL = {"generator": {"generator": "toy"}, "probes": [], "data": {"seed": 0}, "metrics": [], "versions": {}}
+
+
+def batch_of(number, seed=0):
+    prompt = Prompt(f"id{number}", f"prompt {number}", (), "source")
+    keys = tuple(NoiseKey(prompt.id, 0, sample, sample) for sample in range(2))
+    generator = torch.Generator().manual_seed(number)
+    tokens = torch.randint(9, (2, 4), generator=generator)
+    images = torch.randint(256, (2, 3, 4, 4), generator=generator).to(torch.uint8)
+    values = torch.rand(2, 4, generator=generator)
+    return SampleBatch(
+        PromptBatch(seed, (prompt,), (number,), keys, (0, 0)), TokenSamples(tokens, values, -values), images
+    )
+
+
+def write_run(path, num_prompts=3, finish=True):
+    folder = RunFolder(path)
+    folder.start(PROTOCOL, {"python": "3"})
+    for number in range(num_prompts):
+        folder.write_samples(batch_of(number), 9)
+    if finish:
+        ids = [f"id{number}" for number in range(num_prompts)]
+        folder.write_per_prompt(pa.table({"prompt_id": ids, "prompt": ids, "x": [0.5] * num_prompts}))
+        folder.write_metrics({"x": Estimate(0.5, 0.4, 0.6, num_prompts, 2, 2, "mean")})
+    return folder
+
+
+def read_all(path):
+    """Everything that a command reads of a run."""
+    folder = RunFolder(path)
+    protocol, table, metrics = folder.read_protocol(), folder.read_per_prompt().to_pydict(), folder.read_metrics()
+    samples = [
+        (b.batch, b.samples.tokens.tolist(), b.images.tolist(), b.samples.entropy.tolist())
+        for b in folder.read_samples()
+    ]
+    return protocol, table, metrics, samples
+
+
+def test_a_whole_run_reads_as_it_was_written(tmp_path):
+    write_run(tmp_path)
+    protocol, _, metrics, samples = read_all(tmp_path)
+    assert protocol == PROTOCOL
+    assert metrics["x"].value == 0.5
+    assert [s[0].prompts[0].text for s in samples] == ["prompt 0", "prompt 1", "prompt 2"]
+
+
+def test_no_flipped_bit_changes_what_is_read_in_silence(tmp_path):
+    write_run(tmp_path)
+    expected = read_all(tmp_path)
+    draw = random.Random(0)
+    files = sorted(p for p in tmp_path.rglob("*") if p.is_file() and p.name != "environment.json")
+    errors = []
+    for _ in range(300):
+        path = draw.choice(files)
+        content = bytearray(path.read_bytes())
+        place = draw.randrange(len(content))
+        whole = bytes(content)
+        content[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(bytes(content))
+        try:
+            assert read_all(tmp_path) == expected, f"bit {place} of {path.name} changed a value in silence"
+        except ValueError as error:
+            errors.append(str(error))
+        path.write_bytes(whole)
+    assert len(errors) > 250
+    assert all(str(tmp_path) in error for error in errors)
+
+
+def test_a_damaged_shard_is_named_with_the_way_out(tmp_path):
+    folder = write_run(tmp_path)
+    shard = folder.shards()[1]
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=rf"{shard.name} is damaged.*Delete it"):
+        read_all(tmp_path)
+
+
+def test_a_missing_shard_of_a_finished_run_is_noticed_by_whoever_opens_it(tmp_path):
+    folder = write_run(tmp_path)
+    folder.shards()[0].unlink()
+    with pytest.raises(ValueError, match=r"not whole: samples/0000000-\w+.parquet \(1 files\)"):
+        RunFolder(tmp_path).read_protocol()
+
+
+def test_a_missing_shard_of_an_old_run_is_noticed_where_samples_are_read(tmp_path):
+    folder = write_run(tmp_path)
+    (tmp_path / INDEX).unlink()
+    folder.shards()[0].unlink()
+    assert RunFolder(tmp_path).read_metrics()
+    with pytest.raises(ValueError, match="measured 3 prompts, but has the samples of 2"):
+        list(RunFolder(tmp_path).read_samples())
+
+
+def test_a_run_without_an_index_opens(tmp_path):
+    write_run(tmp_path)
+    expected = read_all(tmp_path)
+    (tmp_path / INDEX).unlink()
+    assert read_all(tmp_path) == expected
+
+
+def test_a_line_that_a_crash_cut_off_swallows_no_other(tmp_path):
+    folder = write_run(tmp_path, finish=False)
+    with (tmp_path / INDEX).open("a") as file:
+        file.write('{"file": "samples/half')
+    folder.write_samples(batch_of(7), 9)
+    names = RunFolder(tmp_path).index.files()
+    assert any(name.startswith("samples/0000007") for name in names)
+    assert len(names) == 6
+
+
+def test_samples_are_checked_against_the_design(tmp_path):
+    folder = write_run(tmp_path, finish=False)
+    names = {f"id{n}": [NoiseKey(f"id{n}", 0, s, s) for s in range(2)] for n in range(3)}
+    assert folder.finished_prompts(names) == {"id0", "id1", "id2"}
+    with pytest.raises(ValueError, match="id1 than this run's design"):
+        folder.finished_prompts({**names, "id1": names["id1"][:1]})
+    with pytest.raises(ValueError, match="another seed than 1"):
+        folder.finished_prompts(names, seed=1)
+
+
+def test_overwriting_deletes_the_run_alone(tmp_path):
+    folder = write_run(tmp_path)
+    mine = [tmp_path / "samples" / "mine.parquet", tmp_path / "log" / "diary.txt", tmp_path / "notes.md"]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    folder.delete()
+    assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(mine)
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path):
+    folder = RunFolder(tmp_path)
+
+    def fail(path):
+        path.write_text("half")
+        raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        folder.write("metrics.json", fail)
+    assert list(tmp_path.iterdir()) == []
+    assert json.dumps(folder.index.files()) == "{}"
