@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from gendiv_lightning.text.lengths import TextLengths
+from gendiv_lightning.text.lengths import CaptionCounter, TextLengths
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,6 +25,7 @@ class ClipTokenizer:
 
     def __init__(self, folder: Path, context: int) -> None:
         self.folder, self.context = folder, context
+        self._counter = CaptionCounter(folder, lambda: self.tokenizer)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -45,5 +46,4 @@ class ClipTokenizer:
 
     def lengths(self, texts: Sequence[str]) -> TextLengths:
         """Tokens of each caption before anything is cut, start and end included."""
-        encoded = self.tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
-        return TextLengths(texts, [len(ids) for ids in encoded], self.context)
+        return TextLengths(texts, self._counter.count(texts), self.context)

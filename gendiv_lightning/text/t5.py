@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gendiv_lightning.storage.atomic import cache_folder, write_atomically
 from gendiv_lightning.text.cleaning import clean_caption
-from gendiv_lightning.text.lengths import TextLengths
+from gendiv_lightning.text.lengths import CaptionCounter, TextLengths
 from gendiv_lightning.weights.hash import sha256
 from gendiv_lightning.weights.load import load_pretrained
 
@@ -37,14 +37,13 @@ class CaptionFeatures:
         self.folder, self.max_tokens, self.dtype = folder, max_tokens, dtype
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._encoder: T5EncoderModel | None = None
+        self._counter = CaptionCounter(folder, lambda: self.tokenizer, clean_caption)
         name = f"{sha256(folder)} {dtype} {max_tokens}"
         self._cache = cache_folder() / "caption_features" / hashlib.sha256(name.encode()).hexdigest()[:16]
 
     def lengths(self, texts: Sequence[str]) -> TextLengths:
         """Tokens of each caption after cleaning, `</s>` included, before anything is cut."""
-        cleaned = [clean_caption(text) for text in texts]
-        encoded = self.tokenizer(cleaned, verbose=False)["input_ids"] if cleaned else []
-        return TextLengths(texts, [len(ids) for ids in encoded], self.max_tokens)
+        return TextLengths(texts, self._counter.count(texts), self.max_tokens)
 
     def encode(self, texts: Sequence[str], device: torch.device) -> list[Tensor]:
         """Features (n, D) of each caption, n its number of tokens."""

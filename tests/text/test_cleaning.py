@@ -1,9 +1,11 @@
 """Caption cleaning against pairs made by the official LlamaGen code, character for character."""
 
 import json
+import random
 import time
 from pathlib import Path
 
+import ftfy
 import pytest
 from bs4.builder import ParserRejectedMarkup
 
@@ -139,3 +141,33 @@ def test_no_text_of_a_hundred_thousand_characters_takes_two_seconds(text):
     start = time.process_time()
     clean_caption(text)
     assert time.process_time() - start < 2
+
+
+FRAGMENTS = """
+a the red ball, cat. it's well-known 12345 123456 page 5 shipping download epsilon a.png - -- --- . , : ;
+http://x.com www.foo.org @nick #12 "quoted" ''two'' `tick` “curly” ‘q’ — … C++ 10x20 1:23 10.0.0.1 & &amp; &lt;
+<b>bold</b> <person> %20 + 3d2a1b 漢字 かな Ã© ’ a_b_c_d_e foo,bar foo.bar click for me %09 %0A %1B[0m %7F %C2%A0
+"""
+
+
+def test_what_is_skipped_to_save_time_changes_no_caption(monkeypatch):
+    generator = random.Random(0)
+    texts = [
+        generator.choice([" ", " ", "  ", ""]).join(generator.choices(FRAGMENTS.split(), k=generator.randint(1, 8)))
+        for _ in range(2000)
+    ]
+    quick = [clean_caption(text) for text in texts]
+    assert sum(caption_cleaning._is_clean(text.lower()) for text in texts) > 20
+    monkeypatch.setattr(caption_cleaning, "_is_clean", lambda text: False)
+    monkeypatch.setattr(caption_cleaning, "_fix_encoding", ftfy.fix_text)
+    for name in ("_ADDRESSES", "_MARKS", "_SHOP_PAGES", "_ENDS"):
+        rules = getattr(caption_cleaning, name)
+        monkeypatch.setattr(caption_cleaning, name, tuple((*rule[:2], frozenset()) for rule in rules))
+    assert quick == [clean_caption(text) for text in texts]
+
+
+def test_plain_captions_take_microseconds():
+    texts = [f"a red ball beside the old house, number {n}." for n in range(2000)]
+    start = time.process_time()
+    assert [clean_caption(text) for text in texts] == texts
+    assert time.process_time() - start < 0.2
