@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from gendiv_lightning.prompts.design import apply_designs, make_batch, name_samples
-from gendiv_lightning.prompts.files import check_suffix, read_prompts
+from gendiv_lightning.prompts.design import apply_designs, check_design, choose_paraphrases, make_batch
+from gendiv_lightning.prompts.files import check_prompt_file, check_suffix, read_prompts
 from gendiv_lightning.prompts.prompt_set import PromptSet, collect_prompts, materialise_dataset
 from gendiv_lightning.records import PromptBatch, SampleDesign
 from gendiv_lightning.storage.named_files import expand
@@ -69,10 +69,7 @@ class PromptData(LightningDataModule):
         check_positive(limit=limit, num_samples=num_samples, prompts_per_batch=prompts_per_batch, max_words=max_words)
         if path is not None:
             check_suffix(expand(path))
-            if not expand(path).is_file():
-                raise ValueError(
-                    f"prompt file {path} is missing; paths are taken from the working directory, {Path.cwd()}"
-                )
+            check_prompt_file(expand(path))
             if config is not None or revision is not None:
                 raise ValueError("config and revision belong to a dataset, not to a path; leave them out")
         self.path, self.dataset, self.column = path, dataset, column
@@ -122,8 +119,9 @@ class PromptData(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Fail over prompts, design and ranks here, before a model loads."""
         design = self.design()
+        check_design(design)
         for prompt in deal(self.prompt_set().prompts, self.trainer):
-            name_samples(prompt, design)
+            choose_paraphrases(prompt, design)
 
     def predict_dataloader(self) -> DataLoader[PromptBatch]:
         """This rank's unfinished prompts, `prompts_per_batch` at a time."""
@@ -131,12 +129,12 @@ class PromptData(LightningDataModule):
         places = [place for place, prompt in enumerate(self.prompt_set().prompts) if prompt.id not in self.finished]
         mine = deal(places, self.trainer)
         batches = [
-            self._batch(mine[start : start + self.prompts_per_batch], design)
-            for start in range(0, len(mine), self.prompts_per_batch)
+            mine[start : start + self.prompts_per_batch] for start in range(0, len(mine), self.prompts_per_batch)
         ]
-        return DataLoader(batches, batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]
+        # The names of all samples of a large set take seconds: a batch is made when it is its turn.
+        return DataLoader(batches, batch_size=None, collate_fn=partial(self._batch, design))  # type: ignore[arg-type]
 
-    def _batch(self, indices: Sequence[int], design: SampleDesign) -> PromptBatch:
+    def _batch(self, design: SampleDesign, indices: Sequence[int]) -> PromptBatch:
         prompts = tuple(self.prompt_set().prompts[index] for index in indices)
         return make_batch(self.seed, prompts, design, tuple(indices))
 
@@ -158,8 +156,3 @@ class PromptData(LightningDataModule):
             max_words=self.max_words,
             cache_dir=self.cache_dir,
         )
-
-
-def _as_it_is(batch: PromptBatch) -> PromptBatch:
-    # The default would turn the tuples into lists.
-    return batch

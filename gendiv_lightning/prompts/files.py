@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gendiv_lightning.records import LENGTHS, Paraphrase, Prompt, length_class, prompt_id
-from gendiv_lightning.storage.files import File
+from gendiv_lightning.storage.files import File, check_regular
 from gendiv_lightning.storage.parquet import read_parquet
 from gendiv_lightning.storage.sources import data_files, dataset_name
 from gendiv_lightning.storage.tables import (
@@ -115,6 +115,16 @@ def check_suffix(path: Path) -> None:
     """Raises ValueError for a file of an unknown format."""
     if path.suffix.lower() not in _READERS:
         raise ValueError(f"a prompt file must end in one of {', '.join(_READERS)}, got {path}")
+
+
+def check_prompt_file(path: Path) -> None:
+    """Raise ValueError for a prompt file that is missing, or is a folder or a special file."""
+    if not path.exists():
+        raise ValueError(f"prompt file {path} is missing; paths are taken from the working directory, {Path.cwd()}")
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise ValueError(f"{error}: give a prompt file, or make one with `gendiv prompts`") from error
 
 
 def find_column(columns: Iterable[str], column: str | None, where: str, option: str = "`column`") -> str:

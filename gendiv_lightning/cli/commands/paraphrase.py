@@ -92,8 +92,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
-    if not arguments.prompts.is_file():
-        raise ValueError(f"prompt file {arguments.prompts} is missing")
+    from gendiv_lightning.prompts.files import check_prompt_file
+
+    check_prompt_file(arguments.prompts)
     for name in ("per_prompt", "concurrency", "limit", "timeout"):
         value = getattr(arguments, name)
         if value is not None and value <= 0:
