@@ -39,6 +39,10 @@ class Measure(Callback):
         """What the metrics need of the sampling loop, each once."""
         return tuple(dict.fromkeys(recorder for metric in self.metrics for recorder in metric.recorders))
 
+    def describe(self) -> dict[str, dict[str, object]]:
+        """Words for the metrics' numbers, by name, for the run's description."""
+        return {name: words for metric in self.metrics for name, words in metric.describe().items()}
+
     def load(self) -> None:
         """Load backbones; raises OSError for one that cannot be had."""
         for metric in self.metrics:

@@ -49,6 +49,17 @@ class SampleMetric(Metric, ABC):
     def identity(self) -> dict[str, object]:
         """All that can change a number, for the run's fingerprint; a metric with weights adds their hash."""
 
+    def describe(self) -> dict[str, dict[str, object]]:
+        """Words for the numbers that reports show, by name: `short`, `title` and `higher_is_better`.
+
+        That is the first number, with the backbone and options of its name. A metric with several numbers worth
+        showing describes them all.
+        """
+        name = self.names[0]
+        tag = name[name.index("[") :] if "[" in name else ""
+        words = {"title": self.title, "higher_is_better": self.higher_is_better}
+        return {name: {"short": f"{self.short} {tag}".strip(), **words}}
+
     def load(self) -> None:
         """Load what the metric needs, before anything expensive has happened; OSError if that is impossible."""
 

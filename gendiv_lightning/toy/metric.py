@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from gendiv_lightning.features.images import check_images
 from gendiv_lightning.functional.entropy import chao_wang_jost_entropy
@@ -36,7 +37,7 @@ class PostcardTruth(PromptMetric):
     """
 
     title = "what postcards show, beside the exact truth"
-    short = "stated right"
+    short = "coherence"
     needs = ("images", "prompt")
     higher_is_better = True
 
@@ -47,6 +48,12 @@ class PostcardTruth(PromptMetric):
         entropies = ("free_entropy_bits", "free_entropy_true_bits", "free_entropy_share", "h_total_true_bits")
         recalls = (f"recall/{factor.replace(' ', '_')}" for factor in world.FACTORS)
         return tuple(f"postcards/{name}" for name in (*numbers, *entropies, *recalls))
+
+    @override
+    def describe(self) -> dict[str, dict[str, object]]:
+        """Of the share of images that are valid postcards; the others are read beside their ground truth."""
+        words = {"title": "share of valid postcards", "higher_is_better": self.higher_is_better}
+        return {"postcards/coherence": {"short": self.short, **words}}
 
     @property
     def method(self) -> str:

@@ -130,6 +130,30 @@ def test_every_metric_describes_itself():
         metric = make_metric(f"{name}[tiny-clip]" if name in ("fd", "kd") else name, "there.safetensors", 8)
         assert all([metric.title, metric.short, metric.needs]), name
         assert len({*metric.names}) == len(metric.names) > 0
+        assert metric.describe().keys() <= {*metric.names}
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "short", "higher_is_better"),
+    [
+        ("lpips", "diversity/lpips", "LPIPS", None),
+        ("lpips[tiny]", "diversity/lpips[tiny]", "LPIPS [tiny]", None),
+        ("fid", "quality/fid", "FID", False),
+        ("clip_score[tiny-clip]", "quality/clip_score[tiny-clip]", "CLIP score [tiny-clip]", True),
+        (
+            "clip_iqa[tiny-clip,prompts=[happy,warm]]",
+            "quality/clip_iqa[tiny-clip]/happy",
+            "CLIP-IQA [tiny-clip]/happy",
+            True,
+        ),
+        ("vendi[tiny,q=2]", "diversity/vendi[tiny,q=2]", "Vendi score [tiny,q=2]", None),
+        ("postcard_truth", "postcards/coherence", "coherence", True),
+    ],
+)
+def test_a_description_has_words_for_reports(name, number, short, higher_is_better):
+    words = make_metric(name, "there.safetensors").describe()[number]
+    assert (words["short"], words["higher_is_better"]) == (short, higher_is_better)
+    assert words["title"]
 
 
 @pytest.mark.parametrize(
