@@ -1,0 +1,42 @@
+"""Commands that only read results load none of what sampling and measuring need, so they start at once."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"lightning", "pytorch_lightning", "torchmetrics", "transformers", "diffusers", "datasets", "torchvision", "wandb"}
+CODE = """
+import sys
+from gendiv_lightning.cli.main import main
+try:
+    main(sys.argv[1:])
+finally:
+    sys.stderr.write("loaded: " + " ".join(sys.modules))
+"""
+
+
+def loaded_by(*words):
+    """Names of the modules that a command has loaded when it ends."""
+    line = [sys.executable, "-c", CODE, *map(str, words)]
+    ended = subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr.split("loaded: ")[0]
+    return set(ended.stderr.split("loaded: ")[1].split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("show", "{plain}"),
+        ("compare", "{plain}", "{argmax}", "--margin", "5%"),
+        ("decompose", "{plain}", "--argmax", "{argmax}", "--subset", "{subset}", "--plot", "{out}/plane.svg"),
+        ("report", "{plain}", "{argmax}", "--out", "{out}"),
+        ("power", "--between", "1", "--within", "1", "--width", "0.1"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_command_that_reads_results_loads_no_library_of_models(words, decomposed, tmp_path):
+    folders = {name: decomposed / name for name in ("plain", "argmax", "subset")}
+    loaded = loaded_by(*(word.format(**folders, out=tmp_path) for word in words))
+    assert "gendiv_lightning" in loaded
+    assert not HEAVY & loaded
