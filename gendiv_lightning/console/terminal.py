@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 from typing import TextIO
 
 import numpy as np
@@ -17,6 +19,20 @@ def has_colour(stream: TextIO) -> bool:
         return False
     terminal = os.environ.get("TERM", "")
     return os.environ.get("COLORTERM") in ("truecolor", "24bit") or "256color" in terminal or "direct" in terminal
+
+
+def show(file: Path, columns: int) -> None:
+    """Print a picture; its colours are the one kind of control characters that is sent to a terminal.
+
+    Raises:
+        ValueError: it is no picture.
+    """
+    try:
+        with Image.open(file) as picture:
+            blocks = half_blocks(picture, columns)
+    except (OSError, SyntaxError, ValueError) as error:  # PIL raises all three for a damaged file
+        raise ValueError(f"{file} is damaged: {error}. Delete it, or make the run again") from error
+    sys.stdout.write(f"{blocks}\n")
 
 
 def half_blocks(picture: Image.Image, columns: int) -> str:

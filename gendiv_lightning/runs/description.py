@@ -92,17 +92,16 @@ class Description(NamedTuple):
         return " + ".join(probe.short for probe in self.probes) or BASELINE
 
 
-def read_description(folder: Path, protocol: Mapping[str, Any]) -> Description:
+def read_description(path: Path, protocol: Mapping[str, Any]) -> Description:
     """The description of a run.
 
     Args:
-        folder: of the run.
+        path: of its `description.json`, which a run of version 0.1 has not.
         protocol: of the run.
 
     Raises:
-        ValueError: its `description.json` is malformed, or describes other probes than the protocol has.
+        ValueError: the file is malformed, or describes other probes than the protocol has.
     """
-    path = folder / NAME
     if not path.exists():
         return describe(protocol)
     entry = read_json(path)

@@ -105,6 +105,29 @@ def _check_settings(path: Path, probe: Mapping[str, Any], where: str) -> None:
             raise malformed(path, f"{where}size must lie in 1..{whole}, the codebook's, got {size}")
 
 
+def read_environment(path: Path) -> dict[str, Any]:
+    """An `environment.json`: the machine that made a run."""
+    facts = read_json(path)
+    if not all(isinstance(name, str) for name in field(path, facts, "devices", list)):
+        raise malformed(path, f"devices must be texts, got {facts['devices']!r:.80}")
+    return facts
+
+
+def read_prompt_card(path: Path) -> dict[str, Any]:
+    """A `prompts.card.json`: what became of the prompts, and how many texts the text encoder truncates."""
+    card = read_json(path)
+    encoder = field(path, card, "text_encoder", dict) if "text_encoder" in card else {}
+    for kind in encoder:
+        if kind == "limit":
+            field(path, encoder, kind, int, "text_encoder.")
+            continue
+        for key in ("texts", "cut"):
+            field(path, field(path, encoder, kind, dict, "text_encoder."), key, int, f"text_encoder.{kind}.")
+    if encoder and "limit" not in encoder:
+        raise malformed(path, "text_encoder.limit is missing")
+    return card
+
+
 def read_estimates(path: Path) -> dict[str, Estimate]:
     """A `metrics.json`: estimates by name, NaN where null stands."""
     return {name: _estimate(path, name, values) for name, values in read_json(path).items()}

@@ -79,8 +79,8 @@ class RunFolder:
     def _write_json(self, name: str, value: Any) -> None:
         self.write(name, lambda path: path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
 
-    def _checked(self, name: str) -> Path:
-        """Path of a file, if it is what was written."""
+    def checked(self, name: str) -> Path:
+        """Path of a file of the run; ValueError if it is there and not what was written."""
         path = self.path / name
         if path.exists():
             self.index.check(path, "Restore the folder from a copy, or make the run again with --overwrite true")
@@ -100,7 +100,7 @@ class RunFolder:
                     f"{self.path} holds samples, and no fingerprint.json says whose: give another --run_dir"
                 )
             return
-        differing = differences(files.read_protocol(self._checked(there.name)), json.loads(json.dumps(protocol)))
+        differing = differences(files.read_protocol(self.checked(there.name)), json.loads(json.dumps(protocol)))
         if differing:
             raise ValueError(
                 f"{self.path} holds another run, which differs in: {'; '.join(map(str, differing))}. "
@@ -249,8 +249,12 @@ class RunFolder:
 
     def read_prompt_card(self) -> dict[str, Any]:
         """`prompts.card.json`; empty for a run of a version that wrote none."""
-        path = self._checked("prompts.card.json")
-        return files.read_json(path) if path.exists() else {}
+        path = self.checked("prompts.card.json")
+        return files.read_prompt_card(path) if path.exists() else {}
+
+    def write_description(self, description: Mapping[str, Any]) -> None:
+        """`description.json`: generator, probes and metrics in words, see `runs/description.py`."""
+        self._write_json("description.json", description)
 
     def write_per_prompt(self, table: pa.Table) -> None:
         """`per_prompt.parquet`: a row of numbers a prompt."""
@@ -266,7 +270,7 @@ class RunFolder:
         Raises:
             ValueError: the folder holds no run.
         """
-        path = self._checked("fingerprint.json")
+        path = self.checked("fingerprint.json")
         if not path.exists():
             raise ValueError(f"{self.path} is no run folder: it has no fingerprint.json")
         self.check_whole()
@@ -274,7 +278,7 @@ class RunFolder:
 
     def read_environment(self) -> dict[str, Any]:
         """`environment.json`: the machine that made the run."""
-        return files.read_json(self._checked("environment.json"))
+        return files.read_environment(self.checked("environment.json"))
 
     def read_per_prompt(self) -> pa.Table:
         """`per_prompt.parquet`: a row of numbers a prompt.
@@ -287,11 +291,11 @@ class RunFolder:
             raise ValueError(
                 f"the run in {self.path} is not finished: the same `gendiv fit-free predict` goes on with it"
             )
-        return files.read_per_prompt(self._checked("per_prompt.parquet"))
+        return files.read_per_prompt(self.checked("per_prompt.parquet"))
 
     def read_metrics(self) -> dict[str, Estimate]:
         """`metrics.json`."""
-        return files.read_estimates(self._checked("metrics.json"))
+        return files.read_estimates(self.checked("metrics.json"))
 
 
 def to_plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.records.estimate import Estimate
-from gendiv_lightning.runs.description import BASELINE, Description, GeneratorDescription, rank_of, read_description
+from gendiv_lightning.runs.description import (
+    BASELINE,
+    NAME,
+    Description,
+    GeneratorDescription,
+    rank_of,
+    read_description,
+)
 from gendiv_lightning.runs.files import check_run_protocol, read_cells
 from gendiv_lightning.runs.folder import RunFolder
 from gendiv_lightning.runs.labels import RunLabel, label_of
@@ -61,6 +68,7 @@ def read_run(path: Path | str | RunFolder) -> Run:
     """
     folder = path if isinstance(path, RunFolder) else RunFolder(path)
     protocol, description = read_header(folder)
+    folder.check_whole()
     table = folder.read_per_prompt()
     if len(table) != protocol["data"]["num_prompts"]:
         raise ValueError(
@@ -82,7 +90,7 @@ def read_header(folder: RunFolder) -> tuple[dict[str, Any], Description]:
     """
     protocol = folder.read_protocol()
     check_run_protocol(folder.path / "fingerprint.json", protocol)
-    return protocol, read_description(folder.path, protocol)
+    return protocol, read_description(folder.checked(NAME), protocol)
 
 
 class Setting(NamedTuple):

@@ -13,7 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gendiv_lightning.records import NoiseKey, Paraphrase, Prompt, PromptBatch, SampleBatch, TokenSamples, length_class
+from gendiv_lightning.records import (
+    LatentSamples,
+    NoiseKey,
+    Paraphrase,
+    Prompt,
+    PromptBatch,
+    SampleBatch,
+    TokenSamples,
+    length_class,
+)
 from gendiv_lightning.runs import schema
 from gendiv_lightning.runs.files import read_table
 
@@ -85,7 +94,10 @@ def _from_table(table: pa.Table) -> SampleBatch:
     keys = tuple(NoiseKey(*name) for name in zip(*(column[part] for part in schema.NOISE_KEY), strict=True))
     rows = tuple(indices.index(i) for i in places)
     batch = PromptBatch(column[schema.SEED][0], prompts, tuple(indices), keys, rows)
-    samples = TokenSamples(*(torch.tensor(column[n]) for n in (schema.TOKENS, schema.ENTROPY_BITS, schema.LOG2_PROB)))
+    samples: TokenSamples | LatentSamples = LatentSamples(torch.empty(len(keys), 0))  # latents are not stored
+    if schema.TOKENS in column:
+        tokens, entropy, log_prob = (column[n] for n in (schema.TOKENS, schema.ENTROPY_BITS, schema.LOG2_PROB))
+        samples = TokenSamples(torch.tensor(tokens), torch.tensor(entropy), torch.tensor(log_prob))
     first_rows = [rows.index(number) for number in range(len(prompts))]
     per_prompt = {
         name.removeprefix(schema.RECORDED_PER_PROMPT): torch.tensor([v[row] for row in first_rows], dtype=torch.float64)

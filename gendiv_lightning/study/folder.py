@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gendiv_lightning.runs.files import read_cells
 from gendiv_lightning.storage.atomic import write_atomically
 from gendiv_lightning.study.matrix import Cell
 
@@ -27,7 +28,7 @@ class StudyFolder:
 
     def __init__(self, path: Path, cells: Sequence[Cell]) -> None:
         self.path, self.cells, self.index = path, cells, path / "study.json"
-        there = json.loads(self.index.read_text())["cells"] if self.index.exists() else []
+        there = read_cells(self.index) if self.index.exists() else []
         before = {entry["name"]: entry for entry in there}
         self.entries = {cell.name: self._entry(cell, before.get(cell.name, {})) for cell in cells}
 
@@ -45,8 +46,8 @@ class StudyFolder:
             "config_sha256": cell.sha256,
             "log": f"logs/{cell.name}.log",
             "status": FINISHED if is_finished else WAITING,
-            "seconds": before["seconds"] if is_finished else None,
-            "job": before["job"] if is_same else None,
+            "seconds": before.get("seconds") if is_finished else None,
+            "job": before.get("job") if is_same else None,
         }
 
     def _has_results(self, cell: Cell) -> bool:

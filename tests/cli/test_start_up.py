@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-HEAVY = {"lightning", "pytorch_lightning", "torchmetrics", "transformers", "diffusers", "datasets", "torchvision", "wandb"}
+HEAVY = {"lightning", "torchmetrics", "transformers", "diffusers", "datasets", "torchvision", "wandb"}
 CODE = """
 import sys
 from gendiv_lightning.cli.main import main

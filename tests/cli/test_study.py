@@ -142,7 +142,7 @@ def test_a_bad_study_is_one_clear_line_before_anything_runs(write, tmp_path, ent
 
 def test_yaml_that_is_broken_is_told(tmp_path):
     (tmp_path / "study.yaml").write_text("generators: {")
-    assert "study.yaml is no YAML" in study(tmp_path / "study.yaml", "--out", tmp_path / "out")
+    assert "study.yaml is not valid YAML" in study(tmp_path / "study.yaml", "--out", tmp_path / "out")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("**/study*.yaml")), ids=lambda path: path.stem)

@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read, write, send, say where."""
+    from gendiv_lightning.console.text import write
     from gendiv_lightning.report.context import make_study
     from gendiv_lightning.report.summary import write_report
     from gendiv_lightning.runs.load import families_of, find_runs
@@ -57,17 +58,17 @@ def run(arguments: argparse.Namespace) -> int:
     if sends and not project and not arguments.out:
         return 0
     runs, left_out = find_runs(arguments.runs)
-    sys.stderr.write("".join(f"Left out: {why}\n" for why in left_out))
+    write("".join(f"Left out: {why}\n" for why in left_out), sys.stderr)
     study = make_study(families_of(runs))
     report = write_report(study)
-    sys.stdout.write(f"{report.answer}\n")
+    write(f"{report.answer}\n")
     if arguments.out or not sends:
         page = _write(report, arguments.out or Path("report"))
-        sys.stdout.write(f"{len(runs)} runs: {page}\n")
+        write(f"{len(runs)} runs: {page}\n")
     if entity and project:
         from gendiv_lightning.tracking.wandb_report import build_report, save
 
-        sys.stdout.write(f"{len(runs)} runs: {save(build_report(report, study, entity, project))}\n")
+        write(f"{len(runs)} runs: {save(build_report(report, study, entity, project))}\n")
     return 0
 
 
@@ -81,12 +82,13 @@ def _where(words: str | None) -> tuple[str | None, str | None]:
 
 
 def _sync(folders: list[Path], entity: str | None, project: str | None) -> None:
+    from gendiv_lightning.console.text import write
     from gendiv_lightning.tracking.wandb import send, unsent
 
     files = unsent(folders)
     if files:
         send(files, entity, project)
-    sys.stdout.write(f"{len(files)} offline W&B runs were sent\n")
+    write(f"{len(files)} offline W&B runs were sent\n")
 
 
 def _write(report: Report, folder: Path) -> Path:

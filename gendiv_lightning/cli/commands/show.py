@@ -25,43 +25,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print."""
-    import json
-
+    """Read, print."""
     from gendiv_lightning.console.decomposition import format_decomposition
     from gendiv_lightning.console.tables import format_estimates, format_truncation
-    from gendiv_lightning.runs.folder import RunFolder
-    from gendiv_lightning.runs.labels import label_of
+    from gendiv_lightning.console.text import printable, write
+    from gendiv_lightning.runs.load import read_run
 
-    folder = RunFolder(arguments.run)
-    folder.read_per_prompt()
-    protocol, estimates = folder.read_protocol(), folder.read_metrics()
-    label, data = label_of(protocol), protocol["data"]
-    machine = json.loads((folder.path / "environment.json").read_text())
-    truncation = format_truncation(folder.read_prompt_card().get("text_encoder", {}))
-    chosen = {name: estimate for name, estimate in estimates.items() if name.startswith(arguments.only)}
+    run = read_run(arguments.run)
+    label, data = run.label, run.protocol["data"]
+    chosen = {name: estimate for name, estimate in run.estimates.items() if name.startswith(arguments.only)}
     if not chosen:
-        raise ValueError(f"{arguments.run} has no number that starts with {arguments.only!r}: leave --only out")
+        heads = sorted({"/".join(name.split("/")[:2]) for name in run.estimates})
+        raise ValueError(f"--only: no number starts with {arguments.only!r}. There are: {', '.join(heads)}")
+    devices = ", ".join(run.folder.read_environment()["devices"])
+    facts = f"{data['num_prompts']} prompts of {data['prompt_set']}, seed {label.seed}, on {devices}"
+    truncation = format_truncation(run.folder.read_prompt_card().get("text_encoder", {}))
     parts = [
-        f"{label.title}\nrun {label.fingerprint}: {data['num_prompts']} prompts of {data['prompt_set']}, seed "
-        f"{label.seed}, on {', '.join(machine['devices'])}",
+        f"{printable(label.title)}\nrun {label.fingerprint}: {printable(facts)}",
         f"text encoder: {truncation}" if truncation else "",
         format_estimates(chosen),
-        format_decomposition(estimates) if not arguments.only else "",
-        _picture(folder.path / "grid.png"),
+        format_decomposition(run.estimates) if not arguments.only else "",
     ]
-    sys.stdout.write("\n\n".join(part for part in parts if part) + "\n")
+    write("\n\n".join(part for part in parts if part) + "\n")
+    _show_picture(run.folder.path / "grid.png")
     return 0
 
 
-def _picture(grid: Path) -> str:
+def _show_picture(grid: Path) -> None:
+    """The grid in colour, or its path."""
     import shutil
 
-    from PIL import Image
+    from gendiv_lightning.console.terminal import has_colour, show
+    from gendiv_lightning.console.text import write
 
-    from gendiv_lightning.console.terminal import half_blocks, has_colour
-
-    if not has_colour(sys.stdout):
-        return f"Grid: {grid}"
-    with Image.open(grid) as picture:
-        return half_blocks(picture, shutil.get_terminal_size().columns)
+    write("\n")
+    if has_colour(sys.stdout):
+        show(grid, shutil.get_terminal_size().columns)
+    else:
+        write(f"Grid: {grid}\n")

@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check everything, run what is not finished, tell."""
+    from gendiv_lightning.console.text import write
     from gendiv_lightning.storage.config_files import find_config
     from gendiv_lightning.study.folder import StudyFolder
     from gendiv_lightning.study.launch import run_as_jobs, run_here
@@ -66,11 +67,11 @@ def run(arguments: argparse.Namespace) -> int:
         folder.write_configs()
         _check(folder)
         if arguments.dry_run:
-            sys.stdout.write("".join(f"{shlex.join(folder.command(cell))}\n" for cell in folder.unfinished()))
+            write("".join(f"{shlex.join(folder.command(cell))}\n" for cell in folder.unfinished()))
             return 0
         folder.write_index()
         num_there = len(folder.cells) - len(folder.unfinished())
-        sys.stderr.write(f"{len(folder.cells)} cells in {folder.path}, {num_there} of them finished before\n")
+        write(f"{len(folder.cells)} cells in {folder.path}, {num_there} of them finished before\n", sys.stderr)
         if arguments.launch == "slurm":
             run_as_jobs(folder, "slurm", parameters)
         else:
@@ -102,6 +103,7 @@ def _check(folder: StudyFolder) -> None:
 
 def _tell(folder: StudyFolder) -> int:
     from gendiv_lightning.console.tables import format_table
+    from gendiv_lightning.console.text import printable, write
     from gendiv_lightning.study.folder import FAILED
 
     rows = [("cell", "status", "seconds", "log")]
@@ -109,13 +111,13 @@ def _tell(folder: StudyFolder) -> int:
         entry = folder.entries[cell.name]
         seconds = "" if entry["seconds"] is None else f"{entry['seconds']:.0f}"
         rows.append((cell.name, entry["status"], seconds, str(folder.log(cell))))
-    sys.stdout.write(f"{format_table(rows)}\n\n")
+    write(f"{format_table(rows)}\n\n")
     failed = [cell for cell in folder.cells if folder.entries[cell.name]["status"] == FAILED]
     for cell in failed:
-        sys.stdout.write(f"{cell.name} failed: {folder.last_words(cell)}\n")
+        write(f"{cell.name} failed: {printable(folder.last_words(cell))}\n")
     if failed:
-        sys.stdout.write(f"{len(failed)} of {len(folder.cells)} cells failed; the same command runs them again.\n")
+        write(f"{len(failed)} of {len(folder.cells)} cells failed; the same command runs them again.\n")
     for path in folder.leftovers():
-        sys.stdout.write(f"{path} is no cell of this study any more: reports leave it out, delete it if you like\n")
-    sys.stdout.write(f"Next: gendiv report {folder.path} --out {folder.path / 'report'}\n")
+        write(f"{path} is no cell of this study any more: reports leave it out, delete it if you like\n")
+    write(f"Next: gendiv report {folder.path} --out {folder.path / 'report'}\n")
     return 1 if failed else 0

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch, SampleBatch
+    from gendiv_lightning.records import LatentSamples, NoiseKey, Prompt, PromptBatch, SampleBatch, TokenSamples
     from gendiv_lightning.runs.folder import RunFolder
+
+    Samples = TokenSamples | LatentSamples
 
 HELP = "make random samples of a run again, and compare tokens and images"
 DESCRIPTION = """
@@ -40,11 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check the protocol, draw, make again, compare, tell."""
     from gendiv_lightning.cli.predict import rebuild
+    from gendiv_lightning.console.text import printable, write
     from gendiv_lightning.runs.folder import RunFolder
     from gendiv_lightning.runs.labels import label_of
+    from gendiv_lightning.runs.load import read_header
 
     folder = RunFolder(arguments.run)
-    protocol, num_stored, stored = folder.read_protocol(), *_draw(folder, arguments.num, arguments.seed)
+    protocol, description = read_header(folder)
+    num_stored, stored = _draw(folder, arguments.num, arguments.seed)
     rebuilt = rebuild(_config_of(folder))
     _check(folder.path, protocol, rebuilt.protocol)
     prompts = {prompt.id: (place, prompt) for place, prompt in enumerate(rebuilt.data.prompt_set().prompts)}
@@ -55,19 +60,19 @@ def run(arguments: argparse.Namespace) -> int:
         for row, key in enumerate(again.batch.keys):
             difference = _difference(*known[key], again, row)
             wrong |= {key: difference} if difference else {}
-    label = label_of(protocol)
-    sys.stdout.write(
-        f"{label.title}, run {label.fingerprint}: {len(stored)} of {num_stored} samples, drawn by seed "
+    label = label_of(protocol, description)
+    write(
+        f"{printable(label.title)}, run {label.fingerprint}: {len(stored)} of {num_stored} samples, drawn by seed "
         f"{arguments.seed}, made again on {rebuilt.device}\n"
     )
     for key, difference in sorted(wrong.items()):
-        sys.stdout.write(
-            f"  prompt {key.prompt}, wording {key.paraphrase}, path {key.path}, sample {key.sample}: {difference}\n"
-        )
+        prompt, paraphrase, path, sample = key
+        name = f"prompt {printable(prompt)}, wording {paraphrase}, path {path}, sample {sample}"
+        write(f"  {name}: {printable(difference)}\n")
     if wrong:
-        sys.stdout.write(f"DIFFERENT: {len(wrong)} of {len(stored)} samples are not those of this run's config\n")
+        write(f"DIFFERENT: {len(wrong)} of {len(stored)} samples are not those of this run's config\n")
         return 1
-    sys.stdout.write(f"VERIFIED: tokens and images of all {len(stored)} are those that are stored\n")
+    write(f"VERIFIED: tokens and images of all {len(stored)} are those that are stored\n")
     return 0
 
 
@@ -82,6 +87,7 @@ def _check(path: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises ValueError if something that decides a sample differs; tells what else does."""
     import json
 
+    from gendiv_lightning.console.text import printable, write
     from gendiv_lightning.runs.protocol import differences
 
     found = differences(there, json.loads(json.dumps(now)))
@@ -93,7 +99,7 @@ def _check(path: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
             "and settings that it was made with"
         )
     for difference in others:
-        sys.stderr.write(f"Note, no reason to fail: {difference}\n")
+        write(f"Note, no reason to fail: {printable(str(difference))}\n", sys.stderr)
 
 
 def _draw(folder: RunFolder, num: int, seed: int) -> tuple[int, dict[NoiseKey, tuple[SampleBatch, int]]]:
@@ -134,15 +140,29 @@ def _difference(stored: SampleBatch, there: int, again: SampleBatch, row: int) -
     """What differs between a stored sample and the same one made again; empty for nothing."""
     if stored.batch.texts[there] != again.batch.texts[row]:
         return f"its wording is {stored.batch.texts[there]!r} there, {again.batch.texts[row]!r} now"
-    before, now = stored.samples[0][there], again.samples[0][row]  # tokens, or latents
+    is_same, tokens = "same tokens", _token_difference(stored.samples, there, again.samples, row)
+    if tokens is None:
+        is_same = "no tokens are stored"
+    elif tokens:
+        return tokens
+    levels = int((stored.images[there].int() - again.images[row].int()).abs().max())
+    return f"{is_same}, but pixels differ by up to {levels} of 255 levels" if levels > PIXEL_LEVELS else ""
+
+
+def _token_difference(stored: Samples, there: int, again: Samples, row: int) -> str | None:
+    """What differs between tokens; empty for nothing, None for a generator of continuous latents, which keeps none."""
+    from gendiv_lightning.records import TokenSamples
+
+    if not (isinstance(stored, TokenSamples) and isinstance(again, TokenSamples)):
+        return None
+    before, now = stored.tokens[there], again.tokens[row]
     if before.shape != now.shape:
         return f"{len(before)} tokens there, {len(now)} now"
     places = (before != now).nonzero().flatten().tolist()
-    if places:
-        first = places[0]
-        return (
-            f"{len(places)} of {len(now)} tokens differ, the first at position {first} ({before[first]} there, "
-            f"{now[first]} now)"
-        )
-    levels = int((stored.images[there].int() - again.images[row].int()).abs().max())
-    return f"same tokens, but pixels differ by up to {levels} of 255 levels" if levels > PIXEL_LEVELS else ""
+    if not places:
+        return ""
+    first = places[0]
+    return (
+        f"{len(places)} of {len(now)} tokens differ, the first at position {first} ({before[first]} there, "
+        f"{now[first]} now)"
+    )
