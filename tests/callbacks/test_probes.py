@@ -171,7 +171,7 @@ def test_a_subset_that_does_not_fit_the_codebook_is_refused_by_the_check(usage, 
 
 
 def test_counts_of_another_codebook_are_refused(usage):
-    with pytest.raises(ValueError, match="counts 8 entries, the generator's codebook has 16"):
+    with pytest.raises(ValueError, match=r"8 .*16"):
         CodebookSubset("most_frequent", size=1, usage=usage).check(16)
 
 
@@ -255,7 +255,7 @@ def test_freezepath_gives_all_samples_of_a_wording_path_zero():
 )
 def test_two_probes_of_one_field_are_refused(probes, field):
     name = type(probes[0]).__name__
-    with pytest.raises(ValueError, match=f"{name} and {name} both set '{field}'"):
+    with pytest.raises(ValueError, match=f"{name}.*{name}.*'{field}'"):
         apply_probes(make_sampler(), probes)
 
 
@@ -284,7 +284,7 @@ def test_decompose_and_a_probe_of_the_same_samples_are_refused(other):
     "settings", [{"num_paths": 3}, {"num_paths": 0}, {"num_paraphrases": 1}, {"num_paraphrases": 3}]
 )
 def test_paths_that_cannot_be_crossed_are_refused(settings):
-    with pytest.raises(ValueError, match=f"{next(iter(settings))} must be .*{next(iter(settings.values()))}"):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))}.*{next(iter(settings.values()))}"):
         Decompose(**settings)
 
 

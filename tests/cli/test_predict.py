@@ -212,7 +212,7 @@ def test_a_run_without_its_results_measures_its_samples_and_samples_nothing(fini
 
 
 def test_a_run_cut_short_by_the_trainer_is_not_finished(finished, weights, tmp_path):
-    with pytest.warns(UserWarning, match="2 prompts are not sampled yet"):
+    with pytest.warns(UserWarning, match="2 prompts"):
         part = predict(weights, tmp_path / "run", "--trainer.limit_predict_batches", "1")
     assert not part.is_finished
     predict(weights, tmp_path / "run", "--data.prompts_per_batch", "2")

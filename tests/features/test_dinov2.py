@@ -65,7 +65,7 @@ def test_names_and_identity_tell_models_apart(folder):
 
 
 def test_a_model_that_cannot_be_had_names_the_ways_out():
-    with pytest.raises(FileNotFoundError, match=r"'facebook/dinov2-base' could not .*cosine\[dinov2,model=FOLDER\]"):
+    with pytest.raises(FileNotFoundError, match=r"'facebook/dinov2-base'.*cosine\[dinov2,model=FOLDER\]"):
         DINOv2Features().load()
 
 
@@ -73,5 +73,5 @@ def test_what_is_no_dinov2_is_an_error(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "deep")
     config = json.loads((tmp_path / "deep" / "config.json").read_text())
     (tmp_path / "deep" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
-    with pytest.raises(ValueError, match=r"deep' cannot be used as DINOv2 model: .* whole Dinov2Model: missing"):
+    with pytest.raises(ValueError, match=r"deep'.*Dinov2Model.*missing"):
         DINOv2Features(str(tmp_path / "deep")).load()

@@ -172,7 +172,7 @@ def test_wordings_and_paths_are_read_where_they_are_told(tmp_path):
     ((samples,), _) = load_prompts(find_images(tmp_path, "my prompt"))
     assert samples.paraphrase.tolist() == [0, 1, 0, 1]
     assert samples.path.tolist() == [5] * 4
-    with pytest.raises(ValueError, match=r"columns file_name, my prompt.*not any of prompt.*--column"):
+    with pytest.raises(ValueError, match=r"file_name, my prompt.*prompt.*--column"):
         find_images(tmp_path)
 
 
@@ -209,7 +209,7 @@ def test_mixed_sizes_need_a_size(tmp_path):
     folders(tmp_path)
     (tmp_path / "0" / "1.png").write_bytes(png(0, (20, 12)))
     groups = find_images(tmp_path)
-    with pytest.raises(ValueError, match=r"'a red house' differ in size.*--resize"):
+    with pytest.raises(ValueError, match=r"'a red house'.*--resize"):
         load_prompts(groups)
     assert [samples.images.shape[2:] for samples in load_prompts(groups, resize=8)[0]] == [(8, 8)] * 2
 
@@ -217,18 +217,18 @@ def test_mixed_sizes_need_a_size(tmp_path):
 def test_what_is_no_source_is_refused(tmp_path):
     with pytest.raises(ValueError, match="missing"):
         find_images(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"holds no images.*only nothing\. Give a folder"):
+    with pytest.raises(ValueError, match=r"no images.*nothing"):
         find_images(tmp_path)
     (tmp_path / "x.zip").touch()
     with pytest.raises(ValueError, match=r"not a \.parquet, \.tar, \.jsonl"):
         find_images(tmp_path / "x.zip")
-    with pytest.raises(ValueError, match=r"only 1 \.zip\. Give"):
+    with pytest.raises(ValueError, match=r"1 \.zip"):
         find_images(tmp_path)
     pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "x.parquet")
-    with pytest.raises(ValueError, match=r"no column of images\. Its columns are prompt;.*--image-column"):
+    with pytest.raises(ValueError, match=r"prompt.*--image-column"):
         find_images(tmp_path)
     pq.write_table(pa.table({"a": [b"1"], "b": [b"2"], "prompt": ["x"]}), tmp_path / "x.parquet")
-    with pytest.raises(ValueError, match=r"2 columns that may hold the images, a, b"):
+    with pytest.raises(ValueError, match=r"2 .*a, b"):
         find_images(tmp_path)
     (item,) = find_images(tmp_path, image_column="b").groups["x"]
     assert item.read() == b"2"
@@ -266,10 +266,10 @@ def test_what_is_passed_over_is_counted(tmp_path):
 def test_an_image_without_a_text_where_others_have_one_is_an_error(tmp_path):
     beside("txt")(tmp_path)
     (tmp_path / "3.txt").unlink()
-    with pytest.raises(ValueError, match=r"3\.png has no prompt"):
+    with pytest.raises(ValueError, match=r"3\.png.*prompt"):
         find_images(tmp_path)
     (tmp_path / "3.txt").write_text(" ")
-    with pytest.raises(ValueError, match=r"3\.png has an empty prompt"):
+    with pytest.raises(ValueError, match=r"3\.png.*empty"):
         find_images(tmp_path)
 
 

@@ -81,7 +81,7 @@ def test_of_an_animation_the_first_frame_is_taken():
     ids=["grey png", "rgb png", "rgba png", "grey png of Pillow", "float tiff"],
 )
 def test_more_than_8_bits_are_refused_whatever_the_channels(data):
-    with pytest.raises(ValueError, match="more than 8 bits a channel"):
+    with pytest.raises(ValueError, match="8 bits"):
         decode_image(data)
 
 

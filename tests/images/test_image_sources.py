@@ -105,16 +105,16 @@ def test_a_stream_is_dealt_to_ranks_each_image_once(layout, world_size, tmp_path
 
 
 def test_a_source_that_is_nowhere_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match=r"/nowhere/images is missing; paths are taken from"):
+    with pytest.raises(ValueError, match="/nowhere/images"):
         open_images("/nowhere/images")
-    with pytest.raises(ValueError, match=r"nobody/nothing is no file or folder here .*, and as a dataset .*cannot"):
+    with pytest.raises(ValueError, match="nobody/nothing"):
         open_images("nobody/nothing")
-    with pytest.raises(ValueError, match=r"has the splits val, not train: name one with --split"):
+    with pytest.raises(ValueError, match=r"val.*train.*--split"):
         open_images(str(saved(tmp_path)), split="train")
 
 
 def test_a_tar_that_is_compressed_is_refused(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w:gz") as file:
         file.add(__file__, "a.png")
-    with pytest.raises(ValueError, match="not a tar, or it is damaged, cut off or compressed"):
+    with pytest.raises(ValueError, match="damaged"):
         open_images(str(tmp_path / "a.tar"))

@@ -111,7 +111,7 @@ def test_the_last_times_are_those_of_the_reference(num_steps):
 @pytest.mark.parametrize("spacing", ["even", "last"])
 @pytest.mark.parametrize("num_steps", [-1, 0, 101])
 def test_no_more_steps_than_the_network_knows(num_steps, spacing):
-    with pytest.raises(ValueError, match=rf"num_steps must be in 1\.\.100, the network's times, got {num_steps}"):
+    with pytest.raises(ValueError, match=rf"num_steps .*1\.\.100.*got {num_steps}"):
         NoiseSchedule(8).times(num_steps, spacing)
 
 

@@ -111,7 +111,7 @@ def test_html_that_the_parser_rejects_is_named_in_the_error(monkeypatch):
         raise ParserRejectedMarkup("unknown section")  # newer Pythons parse everything
 
     monkeypatch.setattr(caption_cleaning, "BeautifulSoup", reject)
-    with pytest.raises(ValueError, match=r"got 'a <!\[< cat'; take the '<!\['"):
+    with pytest.raises(ValueError, match=r"'a <!\[< cat'.*'<!\['"):
         clean_caption("a <![< cat")
 
 

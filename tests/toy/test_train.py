@@ -74,7 +74,7 @@ def test_training_lowers_the_loss_and_keeps_its_log(tmp_path):
 
 def test_a_training_does_not_go_on_from_the_checkpoint_of_another(tmp_path):
     _train(tmp_path)
-    with pytest.raises(ValueError, match="give another --work"):
+    with pytest.raises(ValueError, match="--work"):
         _train(tmp_path, seed=1)
 
 

@@ -182,7 +182,7 @@ def test_transformers_of_earlier_diffusers_are_loaded(folder):
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(MissingWeightsError, match=r"checkpoint: there is no file '.*/nothing'. Take another."):
+    with pytest.raises(MissingWeightsError, match=r"checkpoint: .*/nothing'.*Take another\."):
         open_folder(tmp_path / "nothing")
 
 
@@ -277,7 +277,7 @@ def test_an_older_pipeline_in_the_local_cache_of_the_hub_is_found(hub):
 @every_model
 def test_a_pipeline_without_all_of_its_weights_is_not_taken_for_whole(hub, part):
     weight_file(hub, part).unlink()
-    with pytest.raises(MissingWeightsError, match="neither in the Hub's local cache"):
+    with pytest.raises(MissingWeightsError, match="hf download"):
         open_folder("owner/vq-diffusion")
 
 

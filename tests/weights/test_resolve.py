@@ -57,7 +57,7 @@ def test_toy_names_are_files_of_the_package():
 )
 def test_what_can_only_be_a_path_is_not_looked_for_on_the_hub(name, monkeypatch):
     monkeypatch.setattr("gendiv_lightning.weights.resolve._from_hub", lambda *_: pytest.fail("asked the Hub"))
-    with pytest.raises(MissingWeightsError, match="gpt_checkpoint: there is no file") as error:
+    with pytest.raises(MissingWeightsError, match=r"^gpt_checkpoint: ") as error:
         resolve(name, "gpt_checkpoint", advice="take another")
     assert repr(name) in str(error.value)
     assert str(error.value).endswith("take another")
@@ -107,7 +107,7 @@ def test_a_repository_in_shards_is_found_when_all_are_there(hub):
 
 def test_a_repository_without_its_weights_is_not_taken_for_whole(hub):
     hub("owner/t5", "config.json")
-    with pytest.raises(MissingWeightsError, match="neither in the Hub's local cache"):
+    with pytest.raises(MissingWeightsError, match="hf download"):
         resolve("owner/t5", "key")
 
 
@@ -129,7 +129,7 @@ def test_parts_may_differ_in_their_file_format(hub):
 def test_a_pipeline_without_weights_in_one_part_is_not_taken_for_whole(hub, lacking):
     files = [f"{part}/{'config.json' if part == lacking else 'model.safetensors'}" for part in PARTS]
     hub("owner/pipeline", "model.safetensors", *files)
-    with pytest.raises(MissingWeightsError, match="neither in the Hub's local cache"):
+    with pytest.raises(MissingWeightsError, match="hf download"):
         resolve("owner/pipeline", "key", parts=PARTS)
 
 

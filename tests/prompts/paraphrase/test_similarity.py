@@ -96,11 +96,11 @@ def test_entailment_is_the_smaller_of_both_directions(nli):
 
 
 def test_what_is_no_such_model_is_told(sentence, nli, tmp_path):
-    with pytest.raises(ValueError, match="no label entailment, only label_0, label_1"):
+    with pytest.raises(ValueError, match=r"entailment.*label_0, label_1"):
         load(write_model(tmp_path / "labels", "nli"))
     with pytest.raises(ValueError, match=r"missing .*classifier"):
         load(sentence.replace("sentence:", "nli:"))
-    with pytest.raises(FileNotFoundError, match=r"sentence:no/such.*could not be loaded"):
+    with pytest.raises(FileNotFoundError, match="sentence:no/such"):
         load("sentence:no/such")
-    with pytest.raises(ValueError, match="backbone must be"):
+    with pytest.raises(ValueError, match="backbone"):
         make_similarity("ViT")
