@@ -39,6 +39,29 @@ SMALL_GPT = {"n_layer": 2, "n_head": 2, "dim": 32}
 SMALL_VQ = VQConfig(base_channels=32, ch_mult=(1, 1, 1, 1, 1), num_res_blocks=1, z_channels=32)
 
 
+# Folders and files in which nearly every test starts a process or a whole run.
+RUN = {
+    "cli",
+    "tracking",
+    "test_ddp.py",
+    "test_from_captions_to_runs.py",
+    "test_hub.py",
+    "test_package.py",
+    "test_readme.py",
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests as `run` by their place, and as `fast` if they are neither `run` nor `slow`; see CONTRIBUTING.md."""
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(tests).parts[0] in RUN:
+            item.add_marker("run")
+        if not item.get_closest_marker("run") and not item.get_closest_marker("slow"):
+            item.add_marker("fast")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:

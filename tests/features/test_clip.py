@@ -320,7 +320,7 @@ def test_a_folder_that_went_away_is_an_error_that_names_it(tmp_path):
     "backbone", ["", "ViT-B-32", "nowhere/at/all", "local-dir:nowhere", "hf-hub:nothing", "large", "/", "a b/c"]
 )
 def test_a_name_that_is_none_is_an_error_at_once(backbone):
-    with pytest.raises(ValueError, match=r"OWNER/REPO.*local-dir:FOLDER.*gendiv list features.*got"):
+    with pytest.raises(ValueError, match=r"OWNER/REPO.*local-dir:FOLDER.*gendiv list features"):
         ClipFeatures(backbone)
 
 
@@ -336,7 +336,7 @@ def test_a_folder_in_the_other_layout_is_an_error_that_says_so(tmp_path):
 )
 def test_without_a_network_the_error_names_the_ways_out(backbone, monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
-    with pytest.raises(FileNotFoundError, match=f"{backbone}.*could not be loaded.*local-dir:FOLDER"):
+    with pytest.raises(FileNotFoundError, match=f"{backbone}.*local-dir:FOLDER"):
         ClipFeatures(backbone).load()
 
 

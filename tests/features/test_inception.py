@@ -149,7 +149,7 @@ def test_the_file_in_the_hub_cache_is_used_if_it_is_the_one(weights, tmp_path, m
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / inception.URL.rsplit("/", 1)[1]).symlink_to(weights)
-    with pytest.raises(ValueError, match=r"starts with 6726825d\. Delete it"):
+    with pytest.raises(ValueError, match="6726825d"):
         InceptionFeatures().load()
     monkeypatch.setattr(inception, "_HASH", InceptionFeatures(weights).identity()["weights"])
     features = InceptionFeatures()
@@ -159,7 +159,7 @@ def test_the_file_in_the_hub_cache_is_used_if_it_is_the_one(weights, tmp_path, m
 
 
 def test_wrong_arguments_are_errors_before_anything_loads():
-    with pytest.raises(ValueError, match="clean, torch-fidelity; got 'bicubic'"):
+    with pytest.raises(ValueError, match=r"clean, torch-fidelity.*'bicubic'"):
         InceptionFeatures(resize="bicubic")
     with pytest.raises(ValueError, match=r"weights .* 'nowhere\.pth'"):
         InceptionFeatures("nowhere.pth")

@@ -143,9 +143,9 @@ def test_a_backbone_that_cannot_be_had_names_the_ways_out(tmp_path, monkeypatch)
 
 
 def test_a_wrong_net_or_file_is_an_error_before_anything_loads():
-    with pytest.raises(ValueError, match="alex, vgg, squeeze; got 'resnet'"):
+    with pytest.raises(ValueError, match=r"alex, vgg, squeeze.*'resnet'"):
         LPIPSFeatures("resnet")
-    with pytest.raises(ValueError, match=r"net must be one of .*tiny.*; got 'resnet'"):
+    with pytest.raises(ValueError, match=r"net .*tiny.*'resnet'"):
         LPIPS("resnet")
     with pytest.raises(ValueError, match=r"weights .* 'nowhere\.pth'"):
         LPIPSFeatures("alex", "nowhere.pth")
@@ -158,7 +158,7 @@ def test_images_that_are_too_small_are_an_error(net, smallest, tmp_path):
     torch.save(as_torchvision(random_network(net)), tmp_path / "backbone.pth")
     features = LPIPSFeatures(net, str(tmp_path / "backbone.pth"))
     assert len(features(images(1, smallest))) == 1
-    with pytest.raises(ValueError, match=f"at least {smallest} pixels"):
+    with pytest.raises(ValueError, match=str(smallest)):
         features(images(1, smallest - 1))
 
 

@@ -276,7 +276,7 @@ def test_a_config_can_say_it_all():
 
 def test_a_backbone_that_knows_none_of_the_words_is_an_error(backbone):
     metric = CLIPIQA(backbone, ["quality", "happy"])
-    with pytest.raises(ValueError, match=r"toy 'Happy photo\.' and 'Sad photo\.' are the same text.*`pairs`"):
+    with pytest.raises(ValueError, match=r"'Happy photo\.'.*'Sad photo\.'.*`pairs`"):
         metric.load()
 
 
@@ -297,11 +297,11 @@ def test_a_score_without_a_text_is_an_error(backbone):
 
 
 def test_wrong_settings_are_errors_at_once():
-    with pytest.raises(ValueError, match="cut, chunks; got 'truncate'"):
+    with pytest.raises(ValueError, match=r"cut, chunks.*'truncate'"):
         CLIPScore(long_captions="truncate")
-    with pytest.raises(ValueError, match=r"colorfullness.*got 'colorfulness'"):
+    with pytest.raises(ValueError, match=r"colorfullness.*'colorfulness'"):
         CLIPIQA(prompts=["colorfulness"])
-    with pytest.raises(ValueError, match=r"pairs must have names of their own; got 'quality'"):
+    with pytest.raises(ValueError, match=r"pairs .*'quality'"):
         CLIPIQA(pairs={"quality": ("a", "b")})
     with pytest.raises(ValueError, match="two texts"):
         CLIPIQA(pairs={"mine": ("a", "b", "c")})
@@ -309,7 +309,7 @@ def test_wrong_settings_are_errors_at_once():
         CLIPIQA(prompts=())
     with pytest.raises(ValueError, match="pairs must hold a pair"):
         CLIPIQA(pairs={})
-    with pytest.raises(ValueError, match="prompts must name each pair once; got 'happy' twice"):
+    with pytest.raises(ValueError, match=r"prompts .*'happy'"):
         CLIPIQA(prompts=["happy", "quality", "happy"])
     for metric in (CLIPScore, CLIPIQA, CLIPCosine):
         with pytest.raises(ValueError, match="backbone must be"):

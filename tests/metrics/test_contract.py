@@ -90,6 +90,7 @@ def work(rank, folder, port):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.run
 def test_two_ranks_give_the_numbers_of_one(folder):
     import socket
 

@@ -181,9 +181,9 @@ def test_few_prompts_have_no_interval_and_few_samples_no_number(make):
 def test_a_reference_of_another_network_is_refused_before_any_weights_are_read(reference, monkeypatch):
     monkeypatch.setattr(InceptionFeatures, "read", lambda self: pytest.fail("the network was loaded"))
     for metric in (FID, KID, PrecisionRecall):
-        with pytest.raises(ValueError, match="resize: None there, 'clean' here"):
+        with pytest.raises(ValueError, match=r"resize.*None.*'clean'"):
             metric(reference).load()
-    with pytest.raises(ValueError, match="reference: there is no file 'nowhere'"):
+    with pytest.raises(ValueError, match=r"reference.*'nowhere'"):
         FrechetDistance("nowhere", Colours()).load()
 
 
@@ -197,9 +197,9 @@ def test_statistics_alone_are_enough_for_the_frechet_distance_only(real, tmp_pat
 
 
 def test_a_reference_of_fewer_images_than_neighbours_is_an_error(reference):
-    with pytest.raises(ValueError, match="80 images; the metric needs 81"):
+    with pytest.raises(ValueError, match=r"80 .*81"):
         PrecisionRecall(reference, Colours(), k_density=80).load()
-    with pytest.raises(ValueError, match="at least 1; got 0"):
+    with pytest.raises(ValueError, match=r"1.* got 0"):
         PrecisionRecall(reference, Colours(), k=0)
 
 

@@ -201,7 +201,7 @@ def test_many_dimensions_cost_the_interval_and_more_are_refused(monkeypatch):
     assert math.isnan(without.low)
     assert "more than 11 dimensions" in without.method
     monkeypatch.setattr(module, "MAX_DIMENSIONS", 11)
-    with pytest.raises(ValueError, match="at most 11; 'colours' has 12: give features of fewer"):
+    with pytest.raises(ValueError, match=r"11.*'colours'.*12"):
         of_the_set(prompts)
 
 
@@ -216,7 +216,7 @@ def test_features_without_a_direction_are_refused(monkeypatch):
 
 def test_images_of_another_size_are_refused_where_they_change_the_dimensions():
     metric = measured(VendiSet(Pixels()), [prompt(0)])
-    with pytest.raises(ValueError, match="12: resize"):
+    with pytest.raises(ValueError, match=r"12.*resize"):
         metric.update(PromptSamples(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), place=1))
 
 

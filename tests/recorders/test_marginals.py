@@ -153,6 +153,7 @@ def truth(weights, contexts):
     return entropy(kinds), entropy(kinds.mean(1)), entropy(kinds.mean((0, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codebook_size", [8, 256])
 @pytest.mark.parametrize("kind", ["no path", "path", "wording"])
 def test_entropies_are_close_to_the_truth_on_average(codebook_size, kind):
