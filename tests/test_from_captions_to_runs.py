@@ -16,7 +16,7 @@ import pytest
 from chat_server import serving
 from running import TINY, gendiv, run, samples_of
 
-from gendiv_lightning.datamodules.prompts import read_manifest
+from gendiv_lightning.prompts.prompt_set import read_manifest
 from gendiv_lightning.runs.folder import RunFolder
 from gendiv_lightning.toy.captions import prompts
 

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from dalle_files import records, write_tars
 from hub_server import SHA, serving
 from PIL import Image
 from running import gendiv, run
-from test_prompts_command import records, write_tars
 
 from gendiv_lightning.cli.main import main
 from gendiv_lightning.datamodules import ImageData, PromptData
