@@ -181,7 +181,7 @@ class LlamaGen(TokenGenerator[Conditions]):
         top_k: int = 1000,
         top_p: float = 1.0,
         decoding: Literal["sequential", "parallel"] = "sequential",
-        window: int = 32,
+        window: int = 16,
         compile: bool = False,
         batch_size: int = 16,
     ) -> None:
