@@ -141,9 +141,15 @@ def main() -> None:
 
 def embedded(batch: int) -> tuple[GPT, Callable[[bool], Prefill]]:
     """The transformer of the embedded LlamaGen, and the conditions of some captions."""
-    files = {"gpt_checkpoint": "llamagen_gpt.safetensors", "vq_checkpoint": "llamagen_vq.safetensors"}
+    files = {
+        "gpt_checkpoint": "llamagen_gpt.safetensors",
+        "vq_checkpoint": "llamagen_vq.safetensors",
+        "text_encoder": "t5",
+        "gpt": "llamagen_gpt.json",
+        "vq": "llamagen_vq.json",
+    }
     files = {key: f"toy:{file}" for key, file in files.items()}
-    generator = LlamaGen(**files, text_encoder="toy:t5", gpt="tiny", vq="tiny", image_size=48, dtype="float32")
+    generator = LlamaGen(**files, image_size=48, dtype="float32")  # type: ignore[arg-type]
     generator.load()
     captions = ["a red hill under the moon", "a boat on a lake", "a house in the snow", "two trees on a green hill"]
     conditions = generator.encode_prompts([captions[row % len(captions)] for row in range(batch)])
