@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from gendiv_lightning.generators.base import Generator
+from gendiv_lightning.generators.base import Generator, TokenGenerator
 from gendiv_lightning.metrics.base import SampleMetric, compute_metrics
 from gendiv_lightning.metrics.codebook import CodebookUsage
 from gendiv_lightning.metrics.registry import make_metrics
@@ -17,7 +17,7 @@ from gendiv_lightning.records.estimate import Estimate
 
 
 class Measure(Callback):
-    """Metrics of the samples of a run; codebook usage is always among them.
+    """Metrics of the samples of a run; where the generator draws tokens, codebook usage is always among them.
 
     Args:
         metrics: by name, such as `ssim`, `lpips[vgg]`, `vendi[inception,q=2]` (see `gendiv measure --help`), or as
@@ -25,7 +25,7 @@ class Measure(Callback):
         reference: reference file of the metrics by name that compare with real images, see `gendiv reference`.
     """
 
-    usage: CodebookUsage
+    usage: CodebookUsage | None = None
 
     def __init__(self, metrics: list[str | SampleMetric], reference: str | None = None) -> None:
         self.metrics = make_metrics(metrics, reference)
@@ -43,6 +43,17 @@ class Measure(Callback):
         """Words for the metrics' numbers, by name, for the run's description."""
         return {name: words for metric in self.metrics for name, words in metric.describe().items()}
 
+    def check_generator(self, generator: Generator) -> None:
+        """Raise ValueError if a metric needs tokens and the generator draws none; loads nothing."""
+        if isinstance(generator, TokenGenerator):
+            return
+        for metric in self.metrics:
+            if "tokens" in metric.needs:
+                raise ValueError(
+                    f"{type(metric).__name__} needs tokens, and {type(generator).__name__} draws none: it has "
+                    f"continuous latents. Remove the metric ({metric.title}) from Measure.metrics"
+                )
+
     def load(self) -> None:
         """Load backbones; raises OSError for one that cannot be had."""
         for metric in self.metrics:
@@ -51,18 +62,20 @@ class Measure(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start from nothing, load backbones (rank zero first: it may download them), move to the rank's device."""
         assert isinstance(pl_module, Generator), "samples are measured of generators"
+        self.check_generator(pl_module)
         for is_turn in (trainer.is_global_zero, not trainer.is_global_zero):
             if is_turn:
                 self.load()
             trainer.strategy.barrier("backbones are loaded")
-        self.usage = CodebookUsage(pl_module.codebook_size)
-        for metric in (*self.metrics, self.usage):
+        has_tokens = isinstance(pl_module, TokenGenerator)
+        self.usage = CodebookUsage(pl_module.codebook_size) if has_tokens else None
+        for metric in self._all:
             metric.to(trainer.strategy.root_device).reset()
 
     def add(self, batch: SampleBatch) -> None:
         """Measure all prompts of a batch."""
         for samples in split_by_prompt(batch):
-            for metric in (*self.metrics, self.usage):
+            for metric in self._all:
                 metric.update(samples)
 
     def on_predict_batch_end(
@@ -77,12 +90,18 @@ class Measure(Callback):
         """Measure what was just sampled."""
         self.add(outputs)
 
-    def compute(self) -> tuple[dict[str, Estimate], dict[str, Tensor], Tensor]:
-        """Estimates, columns (P,) of numbers by the prompts' places, and counts (K,) of the codebook entries.
+    @property
+    def _all(self) -> list[SampleMetric]:
+        return [*self.metrics, *([] if self.usage is None else [self.usage])]
+
+    def compute(self) -> tuple[dict[str, Estimate], dict[str, Tensor], Tensor | None]:
+        """Estimates, columns (P,) of numbers by the prompts' places, and counts (K,) of the codebook entries, if any.
 
         All three over all ranks: every rank must call it.
         """
-        estimates, columns = compute_metrics([*self.metrics, self.usage])
+        estimates, columns = compute_metrics(self._all)
+        if self.usage is None:
+            return estimates, columns, None
         with self.usage.sync_context():
             counts = self.usage.counts.clone()
         return estimates, columns, counts

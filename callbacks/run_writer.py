@@ -72,6 +72,7 @@ def check_run(generator: Generator, data: PromptData, callbacks: list[Callback])
     prompts = data.prompt_set().prompts
     wordings = sorted({prompt.wording(n) for prompt in prompts for n in choose_paraphrases(prompt, design)})
     measure = _measure_of(callbacks)
+    measure.check_generator(generator)
     measure.load()
     for metric in measure.metrics:
         metric.check_prompts([prompt.text for prompt in prompts])
@@ -165,8 +166,9 @@ class RunWriter(Callback):
             assert isinstance(pl_module, Generator), "a run is of a generator"
             names = {"prompt_id": [prompt.id for prompt in prompts], "prompt": [prompt.text for prompt in prompts]}
             table = pa.table({**names, **{name: column.numpy() for name, column in columns.items()}})
-            provenance = {"what": "samples of this run", "generator": pl_module.identity()}
-            write_usage(self.folder.path / "usage.safetensors", counts, provenance)
+            if counts is not None:
+                provenance = {"what": "samples of this run", "generator": pl_module.identity()}
+                write_usage(self.folder.path / "usage.safetensors", counts, provenance)
             self._close(trainer, estimates, table)
 
     def _close(self, trainer: Trainer, estimates: dict[str, Estimate], per_prompt: pa.Table) -> None:

@@ -1,8 +1,9 @@
 """Generators: one family a file."""
 
 from gendiv_lightning.generators.amused import Amused
+from gendiv_lightning.generators.diffusers_pipeline import DiffusersPipeline
 from gendiv_lightning.generators.llamagen.generator import LlamaGen
 from gendiv_lightning.generators.var.generator import VAR
 from gendiv_lightning.generators.vq_diffusion import VQDiffusion
 
-__all__ = ["VAR", "Amused", "LlamaGen", "VQDiffusion"]
+__all__ = ["VAR", "Amused", "DiffusersPipeline", "LlamaGen", "VQDiffusion"]

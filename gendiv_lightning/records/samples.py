@@ -34,9 +34,11 @@ class LatentSamples(NamedTuple):
 
     Attributes:
         latents: (B, ...) the final latents, of whatever shape the decoder takes.
+        images: (B, 3, H, W) uint8, which the loop's own pipeline decodes from them.
     """
 
     latents: Tensor
+    images: Tensor
 
 
 class SampleBatch(NamedTuple):

@@ -8,6 +8,8 @@ PROMPT_ID, PROMPT = "prompt_id", "prompt"  # in every table
 IMAGE, TEXT, PROMPT_INDEX, SEED, SOURCE = "image", "text", "prompt_index", "seed", "source"
 PARAPHRASE, PATH, SAMPLE = "paraphrase", "path", "sample"
 TOKENS, ENTROPY_BITS, LOG2_PROB = "tokens", "entropy_bits", "log2_prob"  # of generators that draw tokens
+# of generators that draw continuous latents: float16, flat, and their shape
+LATENTS, LATENT_SHAPE = "latents", "latent_shape"
 # What recorders kept: a column per recorder, with its name after the prefix. Version 0.1 had two, without prefixes.
 RECORDED_PER_PROMPT, RECORDED_PER_SAMPLE = "per_prompt.", "per_sample."
 FORMER = {

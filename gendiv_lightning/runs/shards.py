@@ -77,6 +77,10 @@ def to_table(batch: SampleBatch, codebook_size: int) -> pa.Table:
         columns[schema.TOKENS] = List(Value(token)), list(samples.tokens.numpy().astype(token))
         columns[schema.ENTROPY_BITS] = List(Value("float32")), list(samples.entropy.float().numpy())
         columns[schema.LOG2_PROB] = List(Value("float32")), list(samples.log_prob.float().numpy())
+    else:
+        shape = list(samples.latents.shape[1:])
+        columns[schema.LATENTS] = List(Value("float16")), list(samples.latents.flatten(1).half().numpy())
+        columns[schema.LATENT_SHAPE] = List(Value("int32")), [shape] * len(keys)
     for name, values in batch.per_prompt.items():  # the same in each of a prompt's rows
         per_row = [values[row].numpy() for row in batch.batch.rows]
         columns[schema.RECORDED_PER_PROMPT + name] = List(Value("float64")), per_row
@@ -94,10 +98,14 @@ def _from_table(table: pa.Table) -> SampleBatch:
     keys = tuple(NoiseKey(*name) for name in zip(*(column[part] for part in schema.NOISE_KEY), strict=True))
     rows = tuple(indices.index(i) for i in places)
     batch = PromptBatch(column[schema.SEED][0], prompts, tuple(indices), keys, rows)
-    samples: TokenSamples | LatentSamples = LatentSamples(torch.empty(len(keys), 0))  # latents are not stored
+    images = torch.stack([_unpng(image["bytes"]) for image in column[schema.IMAGE]])
+    samples: TokenSamples | LatentSamples
     if schema.TOKENS in column:
         tokens, entropy, log_prob = (column[n] for n in (schema.TOKENS, schema.ENTROPY_BITS, schema.LOG2_PROB))
         samples = TokenSamples(torch.tensor(tokens), torch.tensor(entropy), torch.tensor(log_prob))
+    else:
+        latents = torch.tensor(np.array(column[schema.LATENTS])).view(len(images), *column[schema.LATENT_SHAPE][0])
+        samples = LatentSamples(latents, images)
     first_rows = [rows.index(number) for number in range(len(prompts))]
     per_prompt = {
         name.removeprefix(schema.RECORDED_PER_PROMPT): torch.tensor([v[row] for row in first_rows], dtype=torch.float64)
@@ -112,7 +120,7 @@ def _from_table(table: pa.Table) -> SampleBatch:
     return SampleBatch(
         batch,
         samples,
-        torch.stack([_unpng(image["bytes"]) for image in column[schema.IMAGE]]),
+        images,
         {name: values for name, values in per_prompt.items() if values.numel()},  # version 0.1 wrote empty columns
         {name: values for name, values in per_sample.items() if values.numel()},
     )

@@ -1,5 +1,6 @@
 """Everything that a sampling loop decides by chance, as a function of keyed noise."""
 
+from gendiv_lightning.sampling.latents import LatentSampler
 from gendiv_lightning.sampling.noise import Noise
 from gendiv_lightning.sampling.sampler import (
     AnySampler,
@@ -18,6 +19,7 @@ __all__ = [
     "AnySampler",
     "Description",
     "Draw",
+    "LatentSampler",
     "Noise",
     "Observer",
     "Probe",

@@ -1,0 +1,428 @@
+"""`DiffusersPipeline`: any text-to-image pipeline of diffusers; path is its initial noise, execution its scheduler's.
+
+The pipeline runs as it is. Where it draws, it gets normals that are keyed by sample (see `keyed_pipeline`); all of its
+other work, from the text encoders to the decoder, is its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from gendiv_lightning.generators.base import Chance, Generator, Precision
+from gendiv_lightning.generators.keyed_pipeline import draws_step_noise, keyed_noise, remembered_encodings
+from gendiv_lightning.records import LatentSamples, NoiseKey
+from gendiv_lightning.sampling import LatentSampler, Noise, Probe
+from gendiv_lightning.storage.named_files import expand
+from gendiv_lightning.text.lengths import TextLengths
+from gendiv_lightning.weights.hash import sha256
+from gendiv_lightning.weights.load import DTYPES
+from gendiv_lightning.weights.resolve import MissingWeightsError
+
+# Parts that only refuse or describe images.
+_LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
+_SET_ELSEWHERE = {
+    "prompt": "the prompt set",
+    "num_inference_steps": "num_steps",
+    "guidance_scale": "guidance_scale",
+    "true_cfg_scale": "guidance_scale",
+    "height": "image_size",
+    "width": "image_size",
+    "generator": "the keyed noise",
+    "latents": "the keyed noise",
+    "num_images_per_prompt": "batch_size",
+    "output_type": "gendiv",
+    "return_dict": "gendiv",
+}
+
+
+class DiffusersPipeline(Generator[list[str], LatentSamples]):
+    """A text-to-image pipeline of diffusers, from a local folder or the Hugging Face Hub. Safetensors only.
+
+    Args:
+        checkpoint: a folder with a `model_index.json`, `OWNER/REPO` on the Hub, or `toy:FOLDER`.
+        pipeline: class of diffusers; None takes the one that the checkpoint names.
+        scheduler: class of diffusers, configured like the checkpoint's own; None takes the checkpoint's own class.
+        scheduler_args: settings of the scheduler that replace the checkpoint's.
+        num_steps: of the sampling loop; None is the pipeline's own default.
+        guidance_scale: classifier-free guidance; None for a model without guidance, such as a distilled one.
+        image_size: pixels per side, or (height, width); None is the pipeline's own default.
+        call_args: more arguments of the pipeline's call, such as `eta` or `negative_prompt`.
+        dtype: of all networks.
+        offload: keep networks on the CPU while they are idle ("model"), or every layer ("sequential"); slower.
+        batch_size: images of one text that are sampled together.
+    """
+
+    family = "diffusers"
+    title = "diffusers"
+    chance = Chance("the initial noise", "the noise that the scheduler adds at each step")
+
+    def __init__(
+        self,
+        checkpoint: str,
+        pipeline: str | None = None,
+        scheduler: str | None = None,
+        scheduler_args: dict[str, Any] | None = None,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        call_args: dict[str, Any] | None = None,
+        dtype: Precision = "float32",
+        offload: Literal["none", "model", "sequential"] = "none",
+        batch_size: int = 8,
+    ) -> None:
+        scale = 1.0 if guidance_scale is None else guidance_scale
+        super().__init__(guidance_scale=scale, dtype=dtype, batch_size=batch_size)
+        if num_steps is not None and num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {num_steps}. Give the number of steps of the loop")
+        self.checkpoint, self.pipeline_name, self.num_steps, self.offload = checkpoint, pipeline, num_steps, offload
+        self.scheduler_name, self.scheduler_args = scheduler, scheduler_args or {}
+        self.has_guidance, self.image_size = guidance_scale is not None, image_size
+        self.call_args = call_args or {}
+        if taken := [name for name in self.call_args if name in _SET_ELSEWHERE]:
+            raise ValueError(f"call_args must not contain {taken[0]}. It is set by {_SET_ELSEWHERE[taken[0]]}")
+        self._folder: Path | None = None
+        self._index: dict[str, Any] = {}
+        self._pipeline: Any = None
+        self._encodings: dict[str, Any] = {}
+        self.adds_noise = True
+
+    # --- before anything is loaded ---
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint, found."""
+        if self._folder is None:
+            self.locate()
+        assert self._folder is not None, "locate() sets it"
+        return self._folder
+
+    def locate(self) -> None:
+        """Find the checkpoint, download it if it is on the Hub only, and check all settings against its configurations.
+
+        Raises:
+            ValueError: the pipeline is of another task or lacks a part; the scheduler, an argument, the size or the
+                guidance does not fit it.
+        """
+        folder = _find(self.checkpoint)
+        self._index = _read_json(folder / "model_index.json")
+        self._class = _pipeline_class(self.pipeline_name or self._index.get("_class_name"), folder)
+        self._arguments = inspect.signature(self._class.__call__).parameters
+        for part in self._model_parts():
+            if not (folder / part).is_dir():
+                raise MissingWeightsError(f"checkpoint: {folder} has no folder {part!r}. Download the checkpoint again")
+            if not any((folder / part).glob("*.safetensors")):
+                raise MissingWeightsError(f"checkpoint: {folder / part} has no .safetensors file. No other is read")
+        if self.offload != "none" and find_spec("accelerate") is None:
+            raise ValueError("offload needs the package accelerate. Install it, or set offload to none")
+        self._check_call(folder)
+        self._scheduler = self._make_scheduler(folder)
+        self.adds_noise = draws_step_noise(self._scheduler, self._steps(), self.call_args)
+        self._folder = folder
+
+    def identity(self) -> dict[str, object]:
+        """Hashes of the weights, the scheduler's whole configuration and all settings of the call."""
+        import diffusers
+
+        parts = {part: sha256(self.folder / part) for part in [*self._model_parts(), *self._tokenizer_parts()]}
+        scheduler = {k: v for k, v in self._scheduler.config.items() if not k.startswith("_")}
+        return {
+            "generator": self.family,
+            "embedded": self.is_toy,
+            "pipeline": self._class.__name__,
+            "diffusers": diffusers.__version__,
+            "dtype": self.dtype_name,
+            "num_steps": self._steps(),
+            "guidance": self.guidance_scale if self.has_guidance else None,
+            "image_size": self.image_size,
+            "call_args": self.call_args,
+            "scheduler": {"class": type(self._scheduler).__name__, **scheduler},
+            "execution_noise": self.adds_noise,
+            **parts,
+            **({"batch_size": self.batch_size} if self.pads_batches else {}),
+        }
+
+    @property
+    def is_toy(self) -> bool:  # type: ignore[override]
+        """The embedded checkpoint is a toy, every other one is not."""
+        return self.checkpoint.startswith("toy:")
+
+    def describe(self) -> dict[str, Any]:
+        """With the pipeline's own name; an ODE sampler has no execution noise by construction."""
+        title = self._class.__name__.removesuffix("Pipeline")
+        chance = self.chance if self.adds_noise else Chance(self.chance.path, "")
+        return {**super().describe(), "title": title, "chance": chance._asdict()}
+
+    def check_prompts(self, texts: Sequence[str]) -> list[str]:
+        """Texts that every text encoder truncates."""
+        found = self.text_lengths(texts)
+        return found.warnings() if found else []
+
+    def text_lengths(self, texts: Sequence[str]) -> TextLengths | None:
+        """By the tokenizer that reads most; None where the pipeline has no tokenizer of its own."""
+        from transformers import AutoTokenizer
+
+        folder = self.folder
+        tokenizers = [AutoTokenizer.from_pretrained(folder / part) for part in self._tokenizer_parts()]
+        if not tokenizers:
+            return None
+        longest = max(tokenizers, key=lambda tokenizer: tokenizer.model_max_length)
+        known = self._arguments.get("max_sequence_length")
+        limits = [longest.model_max_length, self.call_args.get("max_sequence_length"), known and known.default]
+        lengths = [len(ids) for ids in longest(list(texts), verbose=False)["input_ids"]] if texts else []
+        return TextLengths(texts, lengths, min(int(limit) for limit in limits if isinstance(limit, int)))
+
+    # --- weights ---
+
+    def load(self) -> None:
+        """Load all networks in `dtype`; without a safety checker, which would replace images by black ones."""
+        folder = self.folder
+        known = inspect.signature(self._class.__init__).parameters
+        left_out: dict[str, Any] = {part: None for part in _LEFT_OUT if part in known}
+        if "requires_safety_checker" in known:
+            left_out["requires_safety_checker"] = False
+        with warnings.catch_warnings():
+            # The name of the argument changed; every version that gendiv supports takes the older one.
+            warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
+            pipeline = self._class.from_pretrained(
+                folder,
+                torch_dtype=DTYPES[self.dtype_name],
+                use_safetensors=True,
+                local_files_only=True,
+                scheduler=self._scheduler,
+                **left_out,
+            )
+        pipeline.set_progress_bar_config(disable=True)
+        if self.offload == "model":
+            pipeline.enable_model_cpu_offload()
+        elif self.offload == "sequential":
+            pipeline.enable_sequential_cpu_offload()
+        self._pipeline = pipeline
+        self._encodings.clear()
+
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline, on the generator's device."""
+        if self._pipeline is None:
+            self.load()
+        if self.offload == "none":
+            self._pipeline.to(self.device)
+        return self._pipeline
+
+    # --- prompts to images ---
+
+    def make_sampler(self, path: Noise, execution: Noise) -> LatentSampler:
+        """A sampler whose noise is drawn on the CPU, whatever the device of the networks."""
+        return LatentSampler(path.to("cpu"), execution.to("cpu"), guidance=self.guidance_scale)
+
+    def sampler(self, seed: int, keys: Sequence[NoiseKey], probes: Sequence[Probe] = ()) -> LatentSampler:
+        """As for every generator; guidance cannot be set where there is none."""
+        if not self.has_guidance and any("guidance" in probe.sets for probe in probes):
+            raise ValueError(
+                f"the Guidance probe needs a pipeline with guidance, but model.guidance_scale of {self.checkpoint} is "
+                "null. Remove the probe, or set model.guidance_scale if the model was not distilled"
+            )
+        return super().sampler(seed, keys, probes)
+
+    def encode_prompts(self, texts: Sequence[str]) -> list[str]:
+        """The texts: the pipeline encodes each itself, once for all of its rows."""
+        return list(texts)
+
+    def run_loop(self, conditions: list[str], sampler: LatentSampler) -> LatentSamples:
+        """One call of the pipeline per distinct text, with as many images as it has rows."""
+        latents: dict[int, Tensor] = {}
+        images: dict[int, Tensor] = {}
+        for text in dict.fromkeys(conditions):
+            rows = [row for row, other in enumerate(conditions) if other == text]
+            found = self._call(text, sampler.take(rows))
+            for place, row in enumerate(rows):
+                latents[row], images[row] = found.latents[place], found.images[place]
+        order = range(len(conditions))
+        return LatentSamples(torch.stack([latents[row] for row in order]), torch.stack([images[row] for row in order]))
+
+    def _call(self, text: str, sampler: LatentSampler) -> LatentSamples:
+        pipeline, num_rows = self.pipeline, len(sampler.path.keys)
+        with keyed_noise(pipeline, sampler) as trace, remembered_encodings(pipeline, self._encodings):
+            output = pipeline(**self.call(text, num_rows, sampler.guidance))
+        if trace.latents is None or len(trace.latents) != num_rows or len(output.images) != num_rows:
+            raise ValueError(
+                f"{type(pipeline).__name__} was called for {num_rows} images of one prompt and returned "
+                f"{len(output.images)}. gendiv needs one row of latents per image"
+            )
+        images = (255 * output.images.float()).round().clamp(0, 255).to(torch.uint8)
+        return LatentSamples(trace.latents, images)
+
+    def call(self, text: str, num_rows: int, guidance: float) -> dict[str, Any]:
+        """The arguments of the pipeline's call for `num_rows` images of one text."""
+        arguments: dict[str, Any] = {
+            "prompt": text,
+            "num_images_per_prompt": num_rows,
+            "output_type": "pt",
+            **self.call_args,
+        }
+        if self.num_steps is not None:
+            arguments["num_inference_steps"] = self.num_steps
+        if self.image_size is not None:
+            arguments["height"], arguments["width"] = _sides(self.image_size)
+        if self._guidance_name is not None and (self.has_guidance or not self._guidance_is_input):
+            # 0 is what distilled pipelines expect; below 1, guidance is off in every pipeline.
+            arguments[self._guidance_name] = guidance if self.has_guidance else 0.0
+        return arguments
+
+    def decode(self, samples: LatentSamples) -> Tensor:
+        """The images that the pipeline decoded at the end of its call."""
+        return samples.images
+
+    # --- checks ---
+
+    def _model_parts(self) -> list[str]:
+        return [name for name in self._parts() if not self._is_tokenizer(name) and name != "scheduler"]
+
+    def _tokenizer_parts(self) -> list[str]:
+        return [name for name in self._parts() if self._is_tokenizer(name)]
+
+    def _is_tokenizer(self, part: str) -> bool:
+        return "Tokenizer" in self._index[part][1] or "Processor" in self._index[part][1]
+
+    def _parts(self) -> list[str]:
+        listed = {name: value for name, value in self._index.items() if isinstance(value, list) and len(value) == 2}
+        return [name for name, (library, _) in listed.items() if library and name not in _LEFT_OUT]
+
+    def _steps(self) -> int:
+        return self.num_steps or int(self._arguments["num_inference_steps"].default)
+
+    def _check_call(self, folder: Path) -> None:
+        names, title = set(self._arguments), self._class.__name__
+        if unknown := sorted(self.call_args.keys() - names):
+            raise ValueError(f"call_args: {title} has no argument {unknown[0]!r}. It takes {', '.join(sorted(names))}")
+        if self.image_size is not None:
+            if not {"height", "width"} <= names:
+                raise ValueError(f"image_size: {title} takes no size. Set image_size to null")
+            factor = _pixels_per_latent(folder)
+            if wrong := [side for side in _sides(self.image_size) if side < 1 or side % factor]:
+                raise ValueError(
+                    f"image_size must be a multiple of {factor}, the scale of the checkpoint's autoencoder, got "
+                    f"{wrong[0]}. Try {max(factor, round(wrong[0] / factor) * factor)}"
+                )
+        self._guidance_name, self._guidance_is_input = _guidance(names, folder)
+        if self.has_guidance and self._guidance_name is None:
+            raise ValueError(
+                f"guidance_scale: {title} has no guidance, got {self.guidance_scale}. Set guidance_scale to null"
+            )
+        needs_negative = self._guidance_name == "true_cfg_scale" and self.guidance_scale > 1
+        if needs_negative and not self.call_args.get("negative_prompt"):
+            raise ValueError(
+                f"guidance_scale: this checkpoint of {title} was distilled without guidance as an input, and a second "
+                f"pass needs a negative prompt, got {self.guidance_scale} and none. Set guidance_scale to null, or "
+                'call_args.negative_prompt (to " " if there is nothing to avoid)'
+            )
+
+    def _make_scheduler(self, folder: Path) -> Any:
+        import diffusers
+
+        config = _read_json(folder / "scheduler" / "scheduler_config.json")
+        name = self.scheduler_name or config.get("_class_name")
+        found: Any = getattr(diffusers, str(name), None)
+        if not (inspect.isclass(found) and issubclass(found, diffusers.SchedulerMixin)):
+            raise ValueError(f"scheduler: diffusers has no scheduler {name!r}. Give a class such as DDIMScheduler")
+        known = [parameter for parameter in inspect.signature(found.__init__).parameters if parameter != "self"]
+        if unknown := sorted(self.scheduler_args.keys() - set(known)):
+            raise ValueError(f"scheduler_args: {name} has no argument {unknown[0]!r}. It takes {', '.join(known)}")
+        scheduler: Any = found
+        return scheduler.from_config(config, **self.scheduler_args)
+
+
+def _find(checkpoint: str) -> Path:
+    """The folder of a checkpoint; on the Hub, the files that diffusers itself would download."""
+    path = expand(checkpoint)
+    if path.is_dir():
+        return path
+    if checkpoint.count("/") != 1 or checkpoint.startswith((".", "/", "~")):
+        raise MissingWeightsError(
+            f"checkpoint: there is no folder {checkpoint!r}. Give a folder with a model_index.json, or OWNER/REPO on "
+            "the Hugging Face Hub"
+        )
+    from diffusers import DiffusionPipeline
+
+    try:
+        return Path(DiffusionPipeline.download(checkpoint, use_safetensors=True))
+    except (OSError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise MissingWeightsError(
+            f"checkpoint: the Hub repository {checkpoint!r} is neither in the Hub's local cache nor could it be "
+            f"downloaded ({reason}).\n  to get it:   hf download {checkpoint}\n  or, with a copy on this machine:   "
+            "--model.checkpoint /path/to/folder"
+        ) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"checkpoint: {path} cannot be read: {error}. Download the checkpoint again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"checkpoint: {path} must contain an object. Download the checkpoint again")
+    return content
+
+
+def _pipeline_class(name: Any, folder: Path) -> Any:
+    import diffusers
+    from diffusers.pipelines import auto_pipeline
+
+    found = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if not (inspect.isclass(found) and issubclass(found, diffusers.DiffusionPipeline)):
+        raise ValueError(
+            f"pipeline: diffusers has no pipeline class {name!r}, which {folder} names. Custom code is not executed; "
+            "give a class of diffusers with model.pipeline"
+        )
+    text_to_image = set(auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values())
+    others = {
+        *auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.values(),
+        *auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING.values(),
+    }
+    names = inspect.signature(found.__call__).parameters
+    if "prompt" not in names or "num_frames" in names or (found in others and found not in text_to_image):
+        raise ValueError(
+            f"pipeline: {name} is not a text-to-image pipeline. Name one of the same family with model.pipeline"
+        )
+    if missing := [n for n in ("num_images_per_prompt", "num_inference_steps", "output_type") if n not in names]:
+        raise ValueError(f"pipeline: {name} takes no {missing[0]}. gendiv cannot call it; choose another pipeline")
+    return found
+
+
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width in pixels."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _pixels_per_latent(folder: Path) -> int:
+    """By how much an autoencoder shrinks a side; 1 without one, or where its configuration does not say."""
+    path = folder / "vae" / "config.json"
+    config = _read_json(path) if path.exists() else {}
+    for name in ("block_out_channels", "encoder_block_out_channels"):
+        if isinstance(config.get(name), list):
+            return int(2 ** (len(config[name]) - 1))
+    temporal = config.get("temperal_downsample")  # as diffusers spells it
+    return int(2 ** len(temporal)) if isinstance(temporal, list) else 1
+
+
+def _guidance(names: set[str], folder: Path) -> tuple[str | None, bool]:
+    """The argument of a call that carries guidance, None where there is none; and whether it is a network's input.
+
+    Flux and Qwen-Image have two: `true_cfg_scale` is classifier-free guidance, and `guidance_scale` is an input of
+    networks that were distilled for it (`guidance_embeds`), which others ignore.
+    """
+    configs = [folder / part / "config.json" for part in ("transformer", "unet")]
+    settings = [_read_json(path) for path in configs if path.exists()]
+    is_input = any(config.get("guidance_embeds") or config.get("time_cond_proj_dim") for config in settings)
+    if "true_cfg_scale" in names and not is_input:
+        return "true_cfg_scale", False
+    return ("guidance_scale" if "guidance_scale" in names else None), is_input

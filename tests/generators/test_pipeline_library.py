@@ -1,0 +1,19 @@
+"""The generator contract over the classes of diffusers. The page that lists them is current."""
+
+from pathlib import Path
+
+import pytest
+from pipeline_contract import TABLE, check
+from tiny_pipelines import BUILDERS
+
+QUICK = ("StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline", "SanaPipeline", "QwenImagePipeline")
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and transformers, about their own past
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in BUILDERS])
+def test_a_pipeline_passes_the_contract_as_the_page_says(name: str, tmp_path: Path) -> None:
+    row = check(name, tmp_path)
+    listed = next(line for line in TABLE.read_text().splitlines() if f"`{name}`" in line)
+    # Whether rows are equal or equal to rounding depends on the machine.
+    assert [cell.strip(" `") for cell in listed.split("|")[1:5]] == list(row[:4])
