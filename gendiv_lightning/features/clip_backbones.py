@@ -1,4 +1,4 @@
-"""The libraries that read a CLIP: what its name stands for, its towers, its tokenizer and its preprocessing.
+"""CLIP by the libraries that read it: the meaning of its name, its towers, its tokenizer and its preprocessing.
 
 Letters: N images or captions, M pieces of a caption, T tokens of the context (77 in CLIP), D features.
 """
@@ -170,7 +170,7 @@ def parse_backbone(backbone: str) -> Source:
 
 
 def read_backbone(source: Source) -> Backbone:
-    """A CLIP with its weights, frozen; what is only on the Hub is downloaded.
+    """A CLIP with its weights, frozen, downloaded from the Hub if necessary.
 
     Raises:
         FileNotFoundError: it is neither on this machine nor could it be downloaded.

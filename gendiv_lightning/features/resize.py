@@ -35,7 +35,7 @@ def resize_images(images: Tensor, size: int, rule: Resize) -> Tensor:
 
 
 def _interpolate(images: Tensor, size: int, axis: int) -> Tensor:
-    """One axis of TensorFlow 1's bilinear rule: output i stands at i * (old size / new size)."""
+    """One axis of TensorFlow 1's bilinear rule: output i is at i * (old size / new size)."""
     last = images.shape[axis] - 1
     places = torch.arange(size, device=images.device) * (images.shape[axis] / size)
     low = places.long()

@@ -21,7 +21,7 @@ Need = Literal["images", "prompt", "tokens", "entropy", "reference"]
 
 
 class SampleMetric(Metric, ABC):
-    """What a run asks of a metric: it is fed prompt by prompt, on any rank, and gives `Estimate`s by name.
+    """The protocol of metrics: fed prompt by prompt, on any rank, they compute `Estimate`s by name.
 
     Attributes:
         title: what it measures, for lists and tables.
@@ -43,7 +43,7 @@ class SampleMetric(Metric, ABC):
     @property
     @abstractmethod
     def names(self) -> tuple[str, ...]:
-        """Names of the numbers, as they stand in `metrics.json`."""
+        """Names of the numbers in `metrics.json`."""
 
     @abstractmethod
     def identity(self) -> dict[str, object]:

@@ -45,15 +45,16 @@ LOGIT_SCALE = 100.0
 class CLIPScore(PromptMetric):
     """`quality/clip_score`: 100 max(cos, 0) of an image and the text of its prompt, mean over the prompt's samples.
 
-    The text is the base prompt's, whatever wording an image was made from: a paraphrase must not lose the meaning.
-    Where images were made from other wordings, `quality/clip_score/wording` likens each to its own one, and
-    `quality/clip_score/drift` is what that gives beyond the score: what paraphrases say and the prompt does not.
-    A caption longer than the context is cut, and `quality/clip_score_cut` is the share of prompts with such a one; or
-    nothing is cut and its feature is the mean over its pieces. Source: Hessel et al., "CLIPScore" (2021), scaled by
-    100.
+    The text is the original prompt, also for images made from a paraphrase: a paraphrase must keep the meaning. For
+    these, `quality/clip_score/wording` compares each image with its own paraphrase, and `quality/clip_score/drift` is
+    the difference to the score: content that paraphrases add to the prompt.
+
+    A caption longer than the context is either cut or read in pieces, whose features are averaged. Where captions are
+    cut, `quality/clip_score_cut` is the share of prompts with such a caption. Source: Hessel et al., "CLIPScore"
+    (2021), scaled by 100.
 
     Args:
-        backbone: a registered name, or as in `ClipFeatures`; those other than the default stand in brackets.
+        backbone: a registered name, or as in `ClipFeatures`; one other than the default is named in brackets.
         long_captions: "cut" or "chunks".
     """
 
@@ -72,7 +73,7 @@ class CLIPScore(PromptMetric):
     @property
     @override
     def names(self) -> tuple[str, ...]:
-        """The score, that of the wordings, their difference, and the share of cut captions where captions are cut."""
+        """The score, that of paraphrases, their difference, and the share of cut captions where captions are cut."""
         score, cut = (_name(name, self.features) for name in ("quality/clip_score", "quality/clip_score_cut"))
         return (score, f"{score}/wording", f"{score}/drift", *((cut,) if self.long_captions == "cut" else ()))
 
@@ -96,13 +97,15 @@ class CLIPScore(PromptMetric):
 
     @override
     def check_prompts(self, texts: Sequence[str]) -> None:
-        """An empty prompt says nothing that an image could show."""
+        """Raise ValueError for an empty prompt."""
         if not all(text.strip() for text in texts):
-            raise ValueError("CLIPScore needs the prompt's text, and one is empty: leave it out, or the metric")
+            raise ValueError(
+                "CLIPScore needs the text of every prompt; got an empty one. Remove the prompt, or the metric"
+            )
 
     @override
     def measure(self, samples: PromptSamples) -> list[float]:
-        """The scores, those of wordings NaN where there are none; and 1 where a caption is cut, 0 where not."""
+        """The scores, NaN for paraphrases where there are none; and 1 where a caption is cut, 0 where not."""
         check_images(samples.images)
         self.check_prompts([samples.prompt])
         encode = self.features.texts if self.long_captions == "cut" else self.features.chunk_texts
@@ -120,7 +123,7 @@ class CLIPScore(PromptMetric):
 class CLIPIQA(PromptMetric):
     """`quality/clip_iqa`: probability of the first of two opposite texts given an image, mean over a prompt's samples.
 
-    A softmax over 100 cos of the pair, which knows nothing of the prompt. The pair "quality", alone, gives
+    It is a softmax over 100 cos of the two texts and does not depend on the prompt. The pair "quality", alone, gives
     `quality/clip_iqa`; otherwise each pair gives `quality/clip_iqa/<its name>`. Source: Wang, Chan and Loy, "Exploring
     CLIP for Assessing the Look and Feel of Images" (2023), section 3. They take the position embedding out of the image
     tower, to measure images of any size; here it stays and images are resized, as for every other number of this CLIP.
@@ -168,20 +171,20 @@ class CLIPIQA(PromptMetric):
 
     @override
     def load(self) -> None:
-        """Load the backbone and encode the texts; ValueError if it cannot tell two of a pair apart."""
+        """Load the backbone and encode the texts; ValueError if the two texts of a pair have the same feature."""
         texts = [text for pair in self.pairs.values() for text in pair]
         anchors = self.features.texts(texts).double().cpu().unflatten(0, (-1, 2))
-        for pair, (wanted, opposite) in zip(self.pairs.values(), anchors, strict=True):
-            if torch.allclose(wanted, opposite, rtol=0, atol=1e-6):
+        for pair, (first, opposite) in zip(self.pairs.values(), anchors, strict=True):
+            if torch.allclose(first, opposite, rtol=0, atol=1e-6):
                 raise ValueError(
-                    f"to {self.features.label} {pair[0]!r} and {pair[1]!r} are the same text, it lacks their words: "
-                    "give `pairs` in its own, or leave CLIPIQA out of the metrics"
+                    f"to {self.features.label} {pair[0]!r} and {pair[1]!r} are the same text, because their words are "
+                    "not in its vocabulary. Give `pairs` in words that it knows, or leave CLIPIQA out"
                 )
         self._anchors = anchors
 
     @override
     def measure(self, samples: PromptSamples) -> list[float]:
-        """A probability a pair."""
+        """One probability per pair."""
         check_images(samples.images)
         if self._anchors is None:
             self.load()
@@ -252,7 +255,7 @@ def _named_pairs(prompts: Sequence[str], pairs: Mapping[str, tuple[str, str]] | 
         if name in QUALITY_PROMPTS:
             raise ValueError(f"pairs must have names of their own; got {name!r}, which is one of prompts. Rename it")
         if isinstance(pair, str) or len(pair) != 2:
-            raise ValueError(f"pairs must be of two texts, the wanted one first; got {pair!r} for {name!r}")
+            raise ValueError(f"pairs must be of two texts, the better one first; got {pair!r} for {name!r}")
         named[name] = (pair[0], pair[1])
     if not named:
         raise ValueError("prompts must name a pair, or pairs hold one; got none. Leave both out to measure 'quality'")

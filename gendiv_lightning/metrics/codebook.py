@@ -24,22 +24,22 @@ _NUM_COLUMNS = 6
 class CodebookUsage(RowMetric):
     """Entropy, perplexity, coverage and inequality of the tokens' overall frequencies, with intervals over prompts.
 
-    Beside them stands the usage of one prompt, all its samples and positions pooled: `codebook/prompt_entropy_bits`,
-    `.../prompt_entries` (distinct ones) and the same three, means over prompts; and what a token tells of its prompt,
-    `codebook/information_bits`: I(X; C) = H(C) - H(C|X), where X is one of the measured prompts, each as often as its
-    tokens, and C one token of it. It is at most log2 of the number of prompts.
+    The same numbers of single prompts, all samples and positions pooled, are averaged over prompts:
+    `codebook/prompt_entropy_bits`, `.../prompt_entries` (distinct ones) and so on. `codebook/information_bits` is the
+    information of a token about its prompt: I(X; C) = H(C) - H(C|X), where X is one of the measured prompts, each as
+    often as its tokens, and C one token of it. It is at most log2 of the number of prompts.
 
-    **What the information assumes.** Positions are forgotten: C is a token at a place not known. Counts are corrected
+    **Assumptions of the information.** Positions are ignored: C is a token at an unknown position. Counts are corrected
     as if a prompt's tokens were independent. They are not, since an image repeats itself: H(C|X) stays too low and the
-    information too high, the more so the fewer images a prompt has. On postcards (36 tokens an image, 16 prompts,
-    0.86 bits with 200 images a prompt) it is too high by 0.08 bits with 8 images, 0.18 with 4, 0.37 with 2; without the
-    correction by 0.34, 0.61 and 0.96. The interval is about prompts and knows nothing of that. Where more than a fifth
-    of the next tokens would be entries that their prompt has not shown (Good-Turing), there is no estimate.
+    information too high, the more so the fewer images per prompt. On Postcards (36 tokens per image, 16 prompts,
+    0.86 bits with 200 images per prompt) it is too high by 0.08 bits with 8 images, 0.18 with 4, 0.37 with 2; without
+    the correction by 0.34, 0.61 and 0.96. The interval, which is over prompts, does not include this error. There is
+    no estimate where more than a fifth of the next tokens would be entries new to their prompt (Good-Turing).
 
-    A Poisson bootstrap streams: in each replicate a prompt counts as often as a Poisson(1) variate says, which is drawn
-    from the prompt's `place` alone. So replicates add up over batches and ranks like the counts, in any order. Prompts
-    must have places of their own, or the interval is wrong; where usage is close to uniform it is too wide. Source:
-    Chamandy et al., "Estimating Uncertainty for Massive Data Streams" (2012).
+    The interval is a Poisson bootstrap, which streams: in each replicate a prompt counts as often as a Poisson(1)
+    variate, drawn from the prompt's index alone. Replicates thus add up over batches and ranks like the counts, in any
+    order. Each prompt must have an index of its own, or the interval is wrong; where usage is close to uniform it is
+    too wide. Source: Chamandy et al., "Estimating Uncertainty for Massive Data Streams" (2012).
 
     Args:
         codebook_size: number of entries K.

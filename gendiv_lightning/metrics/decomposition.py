@@ -1,6 +1,6 @@
-"""H_total = H_path + H_exec in bits: by token marginals (lens A) and by whole sequences (lens B).
+"""H_total = H_path + H_exec in bits: the token-marginal and the sequence decomposition.
 
-Lens C, in perception, is a part of each diversity metric. The theory is in docs/theory.md.
+The perceptual decomposition is part of each diversity metric. The theory is in docs/theory.md.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from torch import Tensor
+from typing_extensions import override
 
 from gendiv_lightning.functional.decomposition import NAMES
 from gendiv_lightning.metrics.base import PromptMetric
@@ -18,22 +19,23 @@ from gendiv_lightning.runs.schema import UNSEEN
 
 
 class TokenEntropy(PromptMetric):
-    """Lens A: entropy of the mean token and its parts, bits a token, from `TokenMarginals`.
+    """Token-marginal decomposition: entropy of the mean token and its parts, bits per token, from `TokenMarginals`.
 
-    - `h_total/token`: over all that a prompt leaves open: wording, path, execution.
-    - `h_exec/token`: given wording and path.
+    - `h_total/token`: over paraphrase, path and execution.
+    - `h_exec/token`: given paraphrase and path.
     - `h_path/token`: their difference, and its parts `h_sampler_path/token` and `h_prompt_path/token`.
 
-    Each without the bias of few samples. `.../plugin` is the same as it is measured, and `.../counts` from the tokens
-    alone (`count_entropies`). The two agree where tokens are drawn once and stay, as in autoregressive models. A masked
-    model keeps the surest of many draws and mask-and-replace diffusion draws some tokens again: what they end with is
-    surer than what they drew from, `counts` is lower, and the truth about the images.
+    Each is corrected for the bias of small samples. `.../plugin` is not, and `.../counts` is estimated from the tokens
+    alone (`count_entropies`). `counts` agrees with the first where tokens are drawn once, as in autoregressive models.
+    A masked model keeps the surest of many draws, and mask-and-replace diffusion draws some tokens again: their final
+    tokens are surer than the distributions they came from. There `counts` is lower, and it is the right number for the
+    images.
 
     `h_total/token/counts/unseen` is the probability that one more sample shows an entry that is new to its prompt and
-    position (Good-Turing); where it is not small, counts are too few.
+    position (Good-Turing). Where it is not small, there are too few samples for `counts`.
 
-    Samples with paths of their own tell no path from execution: then there is the total alone. Positions are looked at
-    one by one: a token that follows from its neighbours counts as free.
+    Path and execution can be separated only where samples share paths; otherwise the total is the only number.
+    Positions are treated one by one: a token that follows from its neighbours counts as free.
     """
 
     title = "entropy of the tokens and its parts"
@@ -43,21 +45,22 @@ class TokenEntropy(PromptMetric):
     parts = ("h_total", "h_exec", "h_path", "h_sampler_path", "h_prompt_path")
 
     @property
+    @override
     def names(self) -> tuple[str, ...]:
-        """See above."""
         return *(f"{part}/token{kind}" for kind in ("", "/plugin", "/counts") for part in self.parts), UNSEEN
 
     @property
+    @override
     def method(self) -> str:
-        """Estimator and interval."""
         return (
             "lens A: mean predictive distributions (Rao-Blackwell; counts: tokens), total extrapolated in the samples "
             "(counts: Chao-Wang-Jost 2013), paths by spread near zero, else between groups of one size; plugin: as it "
             "is; BCa bootstrap over prompts"
         )
 
+    @override
     def measure(self, samples: PromptSamples) -> list[float]:
-        """From the prompt's marginals and tokens; NaN where they are not there."""
+        """From the prompt's marginals and tokens; NaN where these are missing."""
         nothing = [math.nan] * (len(NAMES) // 2)
         marginals = samples.per_prompt.get(TokenMarginals.name)
         recorded = 2 * nothing if marginals is None else marginals.tolist()
@@ -69,17 +72,17 @@ class TokenEntropy(PromptMetric):
 
 
 class SequenceEntropy(PromptMetric):
-    """Lens B: entropy of whole images, bits an image, from the entropies of the draws.
+    """Sequence decomposition: entropy of whole images, bits per image, from the entropies of the draws.
 
     - `h_exec/sequence`: mean over samples of the summed entropies of their tokens' last draws. By the chain rule it is
-      H(C | wording) of an autoregressive model, and H(C | path, wording) of absorbing diffusion, without bias for any
-      number of samples. Mask-and-replace diffusion draws some tokens again: up to these. A masked model keeps the
-      surest of many draws, so its images are surer as a rule: read it as a bound from above, though it is no theorem
+      H(C | paraphrase) of an autoregressive model, and H(C | path, paraphrase) of absorbing diffusion, unbiased for any
+      number of samples. Mask-and-replace diffusion draws some tokens again, which is not included. A masked model keeps
+      the surest of many draws, so its images are usually surer: read the number as an upper bound, which is not proven
       (docs/theory.md, section 6).
-    - `h_prompt_path/sequence`: I(C; wording), exact where the model has a likelihood (autoregressive): each image is
-      scored under every wording of its prompt. NaN elsewhere.
-    - `h_total/sequence`: their sum, where both are there or the prompt has one wording. The sampler path is not in it:
-      an autoregressive model has none, and for the others no likelihood tells how much an image reveals of it.
+    - `h_prompt_path/sequence`: I(C; paraphrase), exact where the model has a likelihood (autoregressive): each image is
+      scored under every paraphrase of its prompt. NaN elsewhere.
+    - `h_total/sequence`: their sum, where both exist or the prompt has one text. It excludes the sampler path: an
+      autoregressive model has none, and the other families have no likelihood from which to compute its share.
     """
 
     title = "entropy of whole images and its parts"
@@ -88,15 +91,16 @@ class SequenceEntropy(PromptMetric):
     recorders = (ParaphraseLikelihood,)
 
     @property
+    @override
     def names(self) -> tuple[str, ...]:
-        """See above."""
         return "h_total/sequence", "h_exec/sequence", "h_prompt_path/sequence"
 
     @property
+    @override
     def method(self) -> str:
-        """Estimator and interval."""
         return "lens B: summed entropies of the draws, cross-likelihood of the wordings; BCa bootstrap over prompts"
 
+    @override
     def measure(self, samples: PromptSamples) -> list[float]:
         """Means over the samples of the prompt; NaN for samples without entropies."""
         if samples.entropy is None:

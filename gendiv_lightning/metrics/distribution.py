@@ -1,7 +1,7 @@
 """Distances between the distribution of all samples of a run and that of real images.
 
-Each metric keeps the features of all samples (8 KB a sample for Inception), ordered by their prompts' places, so that
-no number depends on batches or ranks. Metrics with one network run it once.
+Each metric keeps the features of all samples (8 KB per sample for Inception), ordered by their prompts' indices, so
+that no number depends on batches or ranks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Interval = tuple[float, float, float]
 
 
 class DistributionMetric(RowMetric):
-    """Numbers of all samples of a run beside a reference file.
+    """Numbers of all samples of a run compared with a reference file.
 
     Intervals are a jackknife over at most 20 blocks of prompts; the reference is taken as given. With features other
     than Inception's of 2015-12-05 the names have the features' tag in brackets.
@@ -104,7 +104,7 @@ class DistributionMetric(RowMetric):
 
     @override
     def compute(self) -> dict[str, Estimate]:
-        """One `Estimate` a name; NaN for too few samples, no interval for fewer than five prompts."""
+        """One `Estimate` per name; NaN for too few samples, no interval for fewer than five prompts."""
         features, blocks, sizes = self._gathered()
         if len(features) < self.fewest_samples:
             missing = f"{self.estimator}: needs {self.fewest_samples} samples, there are {len(features)}"
@@ -124,12 +124,12 @@ class DistributionMetric(RowMetric):
         return {name: Estimate(*number, *sizes, method) for name, number in zip(self.names, numbers, strict=True)}
 
     def _gathered(self) -> tuple[Tensor, Tensor, tuple[int, int, int]]:
-        """Features (N, D) by the prompts' places, the number (N,) of each row's block, and what they are made of."""
+        """Features (N, D) by the prompts' indices, each row's block (N,), and numbers of prompts, paths, samples."""
         if not len(self.rows):
             return torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64), (0, 0, 0)
         order, counts = dim_zero_cat(self.order), dim_zero_cat(self.sizes)
         sizes = counts[:, 1]
-        ranks = order.argsort(stable=True).argsort()  # of the prompts, by place
+        ranks = order.argsort(stable=True).argsort()  # of the prompts, by index
         rows = ranks.repeat_interleave(sizes).argsort(stable=True)
         blocks = assign_blocks(len(order)).to(ranks)[ranks].repeat_interleave(sizes)[rows]
         num_paths, num_samples = counts.sum(0).tolist()
@@ -142,7 +142,7 @@ class DistributionMetric(RowMetric):
 
     @property
     def _tag(self) -> str | None:
-        """What stands in brackets; nothing for Inception's official weights."""
+        """For the brackets of names; None for Inception's official weights."""
         return None if self.features.tag == "inception" else self.features.tag
 
     @property
@@ -245,8 +245,8 @@ class KID(KernelDistance):
 class PrecisionRecall(DistributionMetric):
     """`quality/precision`, `.../recall`, `.../density` and `.../coverage`, see `functional.neighbours`.
 
-    Recall and coverage grow with the number of samples: they compare at equal N only. They are no smooth functions of
-    the samples, and their intervals are too wide (by 1.6 and 1.3 on mixtures with 40 prompts of two samples).
+    Recall and coverage grow with the number of samples: compare at equal N only. They are not smooth functions of the
+    samples, and their intervals are too wide (by 1.6 and 1.3 on mixtures with 40 prompts of two samples).
 
     Args:
         reference: see `DistributionMetric`.

@@ -1,4 +1,4 @@
-"""Spread among the samples of one prompt: in perception, in pixels, in structure. A prompt's wordings are groups."""
+"""Spread among the samples of one prompt: in perception, in pixels, in structure. Paraphrases and paths are groups."""
 
 from __future__ import annotations
 
@@ -25,14 +25,18 @@ _PIXELS_AT_ONCE = 2**15
 
 
 class DiversityMetric(PromptMetric):
-    """Mean distance of two samples of a prompt, and its parts within and between the prompt's wordings and paths.
+    """Mean distance of two samples of a prompt, and its parts within and between the prompt's paraphrases and paths.
 
-    Numbers a prompt: `<name>` is the distance of two draws from the pool of wordings, `<name>/within` of two samples of
-    one wording, `<name>/between` of samples of different wordings (NaN where there is one wording, and then the first
-    two are the plain mean over pairs). Where samples share sampler paths (`Decompose`, `FreezePath`) lens C comes
-    beside: `<name>/exec` is the distance of two samples on one path, `<name>/path` what the total has beyond it, which
-    is `<name>/sampler_path` and `<name>/prompt_path` together. All are unbiased in the number of samples. A prompt with
-    one sample is NaN and left out.
+    The numbers of a prompt, all unbiased in the number of samples:
+
+    - `<name>`: distance of two draws from the pool of paraphrases.
+    - `<name>/within`: of two samples of one paraphrase.
+    - `<name>/between`: of samples of different paraphrases. It is NaN where there is one text; then the first two are
+      the plain mean over pairs.
+    - `<name>/exec`: of two samples on one sampler path, where samples share paths (`Decompose`, `FreezePath`).
+    - `<name>/path`: the total minus `exec`, the sum of `<name>/sampler_path` and `<name>/prompt_path`.
+
+    A prompt with one sample is NaN and left out.
     """
 
     def __init__(self, name: str) -> None:
@@ -62,8 +66,8 @@ class DiversityMetric(PromptMetric):
     def matrix(self, samples: PromptSamples) -> Tensor:
         """(N, N) distances of all pairs of a prompt's samples, for a picture; zeros on the diagonal.
 
-        Their mean off the diagonal is `<name>` of one wording: single samples are groups here, and a group of one has
-        no spread. `functional.pairwise.extreme_pairs` finds the nearest and the farthest pair.
+        Their mean off the diagonal is `<name>` of one text: single samples are groups here, and a group of one has no
+        spread. `functional.pairwise.extreme_pairs` finds the nearest and the farthest pair.
         """
         check_images(samples.images)
         images = samples.images.to(self.device)
@@ -71,7 +75,7 @@ class DiversityMetric(PromptMetric):
 
 
 class LPIPS(DiversityMetric):
-    """`diversity/lpips`: learned perceptual distance, exact without pairs. Nets other than alex stand in brackets.
+    """`diversity/lpips`: learned perceptual distance, exact without pairs. Nets other than alex are named in brackets.
 
     Args:
         net: "alex", "vgg" or "squeeze" as in the `lpips` package, or another one that is registered as `lpips-NET`.
@@ -126,7 +130,7 @@ class PixelCosine(DiversityMetric):
 
 
 class FeatureCosine(DiversityMetric):
-    """`diversity/cosine[...]`: 1 - cosine of a network's features, in [0, 2]; the network's tag stands in brackets.
+    """`diversity/cosine[...]`: 1 - cosine of a network's features, in [0, 2]; with the network's tag in brackets.
 
     Args:
         features: the network. Default: DINOv2 (`cosine[dinov2]`).

@@ -17,11 +17,12 @@ from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.functional.frechet import Statistics, merge, statistics
 from gendiv_lightning.storage.atomic import write_atomically
 
+_PROVENANCE = {"dataset": str, "num_images": int, "features": dict}
 _OF_A_PART = ("part", "num_images", "corrupt")
 
 
 class Reference(NamedTuple):
-    """What is known of a set of real images.
+    """Features of a set of real images, or their statistics.
 
     Attributes:
         statistics: of the features of all images.
@@ -44,8 +45,8 @@ def reference_statistics(
         images: batches (B, 3, H, W) uint8, of any sizes, on the device to work on.
         features: the network.
         dataset: name of the set, with all that can be chosen about it: version, split, crop, size.
-        keep_features: keep the features (8 KB an image for Inception). Kernel distance, precision and recall need them;
-            for the Frechet distance alone memory then does not grow with the set.
+        keep_features: keep the features (8 KB per image for Inception). Kernel distance, precision and recall need
+            them; without them memory does not grow with the set.
 
     Raises:
         ValueError: there are fewer than two images, or a feature is not finite.
@@ -59,7 +60,9 @@ def reference_statistics(
         if keep_features:
             kept.append(rows.cpu())
     if total is None or total.num_rows < 2:
-        raise ValueError(f"a reference needs at least 2 images; {dataset!r} has {total.num_rows if total else 0}")
+        raise ValueError(
+            f"a reference needs at least 2 images; {dataset!r} has {total.num_rows if total else 0}. Add images"
+        )
     provenance = {"dataset": dataset, "num_images": total.num_rows, "features": features.identity()}
     return Reference(
         Statistics(total.num_rows, total.mean.cpu(), total.scatter.cpu()), torch.cat(kept) if kept else None, provenance
@@ -72,19 +75,23 @@ def merge_references(parts: Sequence[Reference]) -> Reference:
     Raises:
         ValueError: they are not the parts of one whole, each once.
     """
-    told = [reference.provenance.get("part", "") for reference in parts]
-    wanted = [f"{number + 1}/{len(parts)}" for number in range(len(parts))]
-    if sorted(told) != sorted(wanted):
-        raise ValueError(f"these are not the parts {', '.join(wanted)} of a whole, but {', '.join(map(repr, told))}")
-    ordered = [parts[told.index(part)] for part in wanted]
+    numbers = [reference.provenance.get("part", "") for reference in parts]
+    expected = [f"{number + 1}/{len(parts)}" for number in range(len(parts))]
+    if sorted(numbers) != sorted(expected):
+        raise ValueError(
+            f"the parts of a reference must be {', '.join(expected)}; got {', '.join(map(repr, numbers))}. Name each"
+        )
+    ordered = [parts[numbers.index(number)] for number in expected]
     shared = [{k: v for k, v in part.provenance.items() if k not in _OF_A_PART} for part in ordered]
     if any(provenance != shared[0] for provenance in shared):
-        raise ValueError("the parts were made of different images, or by different features: make them again")
+        raise ValueError("the parts were made of different images, or by different features. Make them again")
     corrupt = [name for part in ordered for name in part.provenance.get("corrupt", ())]
     total = reduce(merge, (part.statistics for part in ordered))
     features = [part.features for part in ordered if part.features is not None]
     if features and len(features) < len(ordered):
-        raise ValueError("some parts hold the features of their images, and some do not: make them again, alike")
+        raise ValueError(
+            "some parts hold the features of their images, and some do not. Make all of them with --keep-features"
+        )
     provenance = {**shared[0], "num_images": total.num_rows, **({"corrupt": corrupt} if corrupt else {})}
     return Reference(total, torch.cat(features) if features else None, provenance)
 
@@ -103,16 +110,25 @@ def read_provenance(path: Path) -> dict[str, Any]:
     """Provenance of a reference file; only its header is read.
 
     Raises:
-        ValueError: it is no reference file.
+        ValueError: it is not a reference file.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata, names = file.metadata() or {}, set(file.keys())
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is no reference file ({error}); `write_reference` writes one") from error
-    if "provenance" not in metadata or not {"num_rows", "mean", "scatter"} <= names:
-        raise ValueError(f"{path} is no reference file: it lacks statistics or their provenance")
-    return {**json.loads(metadata["provenance"]), "has_features": "features" in names}
+        raise ValueError(f"{path} is not a reference file ({error}). `gendiv reference` makes one") from error
+    try:
+        provenance = json.loads(metadata.get("provenance", "null"))
+    except ValueError:
+        provenance = None
+    is_known = isinstance(provenance, dict) and all(
+        isinstance(provenance.get(key), kind) for key, kind in _PROVENANCE.items()
+    )
+    if not is_known or not {"num_rows", "mean", "scatter"} <= names:
+        raise ValueError(
+            f"{path} is not a reference file: it must hold statistics with provenance. `gendiv reference` makes one"
+        )
+    return {**provenance, "has_features": "features" in names}
 
 
 def check_provenance(path: Path, features: ImageFeatures, *, needs_features: bool, fewest: int = 2) -> None:
@@ -123,35 +139,40 @@ def check_provenance(path: Path, features: ImageFeatures, *, needs_features: boo
     if differing:
         lines = "; ".join(f"{key}: {theirs.get(key)!r} there, {mine.get(key)!r} here" for key in differing)
         raise ValueError(
-            f"{path} was not made by the features that the metric uses ({lines}): their numbers do not compare. Choose "
-            "the same features, or make the reference again with `gendiv reference`"
+            f"{path} was not made by the features that the metric uses ({lines}): their numbers are not "
+            "comparable. Choose the same features, or make the reference again with `gendiv reference`"
         )
     if "part" in provenance:
         raise ValueError(
-            f"{path} is part {provenance['part']} of a reference: bring the parts together first, see "
-            "`gendiv reference --help`"
+            f"{path} is part {provenance['part']} of a reference. Merge the parts first; see `gendiv reference --help`"
         )
     if needs_features and not provenance["has_features"]:
         raise ValueError(
-            f"{path} holds statistics only, the features of its images are needed too: make it again with "
+            f"{path} holds statistics only, and the metric needs the features of its images. Make it again with "
             "`gendiv reference --keep-features`"
         )
     if provenance["num_images"] < fewest:
-        raise ValueError(f"{path} holds {provenance['num_images']} images; the metric needs {fewest} or more")
+        raise ValueError(
+            f"{path} holds {provenance['num_images']} images; the metric needs {fewest} or more. Make a larger one"
+        )
 
 
 def read_reference(path: Path) -> Reference:
     """Read a reference file.
 
     Raises:
-        ValueError: it is no reference file, or a number in it is not finite.
+        ValueError: it is not a reference file, or a number in it is not finite.
     """
     provenance = read_provenance(path)
     has_features = provenance.pop("has_features")
     with safe_open(path, framework="pt") as file:
         num_rows, mean, scatter = (file.get_tensor(name) for name in ("num_rows", "mean", "scatter"))
         features = file.get_tensor("features") if has_features else None
-    is_finite = all(tensor.isfinite().all() for tensor in (mean, scatter, *([features] if has_features else [])))
-    if not is_finite or num_rows < 2 or scatter.shape != (len(mean), len(mean)):
-        raise ValueError(f"{path} is damaged: its statistics are not finite, or not those of two images or more")
+    size = mean.numel()
+    shapes = [((), num_rows), ((size,), mean), ((size, size), scatter)]
+    shapes += [] if features is None else [((int(num_rows.sum()), size), features)]
+    if not all(shape == tensor.shape and tensor.isfinite().all() for shape, tensor in shapes) or num_rows < 2:
+        raise ValueError(
+            f"{path} is damaged: its numbers must be finite, and those of two images or more. Make it again"
+        )
     return Reference(Statistics(int(num_rows), mean.double(), scatter.double()), features, provenance)

@@ -1,7 +1,7 @@
 """Metrics by name, for configs and `gendiv measure`: `ssim`, `lpips[vgg]`, `vendi[inception,q=2]`, `fd[dinov2]`.
 
-In brackets stand the backbone, where it is not the default one, and options: the arguments of the metric's class and of
-its backbone's, as `name=value` in YAML. So a metric with options is one string, wherever metrics are listed.
+Brackets hold the backbone, if it is not the default one, and options: the arguments of the metric's class and of its
+backbone's, as `name=value` in YAML. So a metric with options is one string, wherever metrics are listed.
 
 Names are entry points, of metrics in `gendiv.metrics` and of backbones in `gendiv.features`; a metric's class says by
 its constructor what it takes: `backbone` (a CLIP's name), `net` (a network of LPIPS), `features` (an `ImageFeatures`),
@@ -136,7 +136,7 @@ def _parse(name: str) -> tuple[type[SampleMetric], str | None, dict[str, str]]:
 
 
 def _parse_brackets(inside: str, what: str) -> tuple[str | None, dict[str, str]]:
-    """Backbone and options of what stands in brackets."""
+    """Backbone and options inside brackets."""
     parts = [part for part in split_names(inside) if part]
     backbone = parts.pop(0) if parts and not _OPTION.fullmatch(parts[0]) else None
     options: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Vendi scores: how many entirely different images a prompt's samples, or all samples of a run, are worth."""
+"""Vendi scores: effective numbers of different images, among the samples of a prompt or all samples of a run."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from gendiv_lightning.records.estimate import Estimate
 NUM_GROUPS = 16
 MAX_WITH_INTERVAL = 1024  # dimensions; 128 MiB of second moments
 MAX_DIMENSIONS = 4096  # the same, in one group
-_SCALE = 2.0**43  # room for 2^20 samples a group; a share moves by about 1e-13
+_SCALE = 2.0**43  # room for 2^20 samples per group; a share moves by about 1e-13
 
 
 class Vendi(PromptMetric):
-    """`diversity/vendi[...]`: effective number of different images among the N samples of a prompt, of all wordings.
+    """`diversity/vendi[...]`: effective number of different images among all N samples of a prompt.
 
-    It lies in [1, N], grows with N and is not corrected for it: compare at equal N only. `method` says N. A prompt with
-    one sample is left out. Similarity is the cosine of features, which are not centred: to it pixels, which are never
-    negative, are all much alike, and their score stays close to 1.
+    It lies in [1, N], grows with N and is not corrected for it: compare at equal N only. `method` contains N. A prompt
+    with one sample is left out. Similarity is the cosine of features, which are not centred. Pixels are never negative,
+    so their cosines are high and their score stays close to 1.
 
     Args:
-        features: what images are compared by; their tag stands in brackets. Default: all pixels.
-        q: order of the score, in (0, inf]; an order other than 1 stands in the brackets too.
+        features: the network that images are compared by, its tag in brackets. Default: all pixels.
+        q: order of the score, in (0, inf]; an order other than 1 is in the brackets too.
     """
 
     title = "effective number of different images of a prompt"
@@ -54,7 +54,7 @@ class Vendi(PromptMetric):
     @property
     @override
     def method(self) -> str:
-        """Estimator, and the numbers of samples that it is bound to."""
+        """Estimator, and the numbers of samples that it holds for."""
         nums = dim_zero_cat(self.sizes)[:, 1] if len(self.sizes) else torch.zeros(0, dtype=torch.int64)
         measured = sorted({*nums[nums > 1].tolist()}) or [0]
         bound = f"N = {measured[0]}" if len(measured) == 1 else f"N = {measured[0]} to {measured[-1]}"
@@ -82,11 +82,11 @@ class VendiSet(SampleMetric):
     """`diversity/vendi_set[...]`: effective number of different images among all samples of all prompts.
 
     Samples are not kept: the score needs only the D x D second moments of the unit features. They are added up in fixed
-    point, so that neither the order of prompts nor the number of ranks shows. Like `Vendi` the score grows with the
-    number of samples, up to D: compare at equal numbers only.
+    point, so the result does not depend on the order of prompts or the number of ranks. Like that of `Vendi`, the score
+    grows with the number of samples, up to D: compare at equal numbers only.
 
     The interval is about another set of as many prompts: a jackknife over 16 groups of prompts, by a hash of their
-    places, since prompt sets often alternate between kinds. It is one of the logarithm of the score, and needs five
+    indices, since prompt sets often alternate between kinds. It is one of the logarithm of the score, and needs five
     prompts and at most 1,024 dimensions; features of more than 4,096 dimensions are an error.
 
     Args:

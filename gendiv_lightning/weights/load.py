@@ -83,8 +83,8 @@ def load_pretrained(
 ) -> Any:
     """A model of a class of transformers or diffusers, frozen and for evaluation.
 
-    The libraries draw missing tensors at random and go on; here they are an error. Tensors that the class does not use
-    (a decoder beside an encoder) are ignored, and named where others are missing.
+    The libraries initialise missing tensors at random without an error; here they are one. Tensors that the class does
+    not use (a decoder beside an encoder) are ignored, and named where others are missing.
 
     Args:
         model_class: the class, or an Auto class of transformers.

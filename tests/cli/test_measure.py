@@ -119,7 +119,9 @@ def test_the_parts_of_a_reference_are_together_what_the_whole_is(run, tmp_path):
     assert merged.statistics.num_rows == whole.statistics.num_rows == 12
     torch.testing.assert_close(merged.statistics.mean, whole.statistics.mean, rtol=0, atol=1e-12)
     torch.testing.assert_close(merged.statistics.scatter, whole.statistics.scatter, rtol=0, atol=1e-12)
-    assert "not the parts 1/2, 2/2 of a whole" in gendiv("reference", *parts[:2], "--out", tmp_path / "x.safetensors")
+    assert "parts of a reference must be 1/2, 2/2" in gendiv(
+        "reference", *parts[:2], "--out", tmp_path / "x.safetensors"
+    )
     words = ("--metrics", "fd[tiny-clip]", "--reference", parts[0])
     assert "is part 2/3 of a reference" in gendiv("measure", run.path, *words)
     assert "--part is K/N" in gendiv(*call, "--part", "4/3", "--out", tmp_path / "x")

@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -79,6 +80,42 @@ def test_what_is_no_reference_file_is_an_error(tmp_path):
     for name in ("text", "counts", "missing"):
         with pytest.raises(ValueError, match=name):
             read_provenance(tmp_path / name)
+
+
+GOOD = {"num_rows": torch.tensor(3), "mean": torch.zeros(2), "scatter": torch.eye(2), "features": torch.zeros(3, 2)}
+PROVENANCE = {"dataset": "noise", "num_images": 3, "features": {"network": "none"}}
+
+
+def test_a_file_of_this_layout_is_read(tmp_path):
+    save_file(GOOD, tmp_path / "file", metadata={"provenance": json.dumps(PROVENANCE)})
+    assert read_reference(tmp_path / "file").provenance == PROVENANCE
+
+
+@pytest.mark.parametrize(
+    "provenance", ["{", "null", "[]", "{}", json.dumps({**PROVENANCE, "num_images": "3"}), json.dumps({"dataset": "x"})]
+)
+def test_a_malformed_provenance_is_an_error(provenance, tmp_path):
+    save_file(GOOD, tmp_path / "file", metadata={"provenance": provenance})
+    with pytest.raises(ValueError, match="file is not a reference file"):
+        read_reference(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_rows": torch.tensor(1), "features": torch.zeros(1, 2)},
+        {"num_rows": torch.tensor([3, 3])},
+        {"mean": torch.zeros(3)},
+        {"scatter": torch.zeros(2)},
+        {"scatter": torch.full((2, 2), math.inf)},
+        {"features": torch.zeros(4, 2)},
+        {"features": torch.zeros(3, 2, 1)},
+    ],
+)
+def test_tensors_that_do_not_belong_together_are_an_error(change, tmp_path):
+    save_file({**GOOD, **change}, tmp_path / "file", metadata={"provenance": json.dumps(PROVENANCE)})
+    with pytest.raises(ValueError, match="file is damaged"):
+        read_reference(tmp_path / "file")
 
 
 def test_features_that_are_not_finite_are_an_error(tmp_path):
