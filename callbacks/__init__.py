@@ -1,6 +1,6 @@
 """What is done to a sampling loop (probes) and with its samples (measuring, storing): the classes that configs name."""
 
-from .codebook_usage import WriteUsage
+from .codebook_counts import CodebookCounts, WriteUsage
 from .designs import Decompose, Paraphrase
 from .measure import Measure
 from .probes import (
@@ -18,6 +18,7 @@ from .run_writer import RunWriter
 
 __all__ = [
     "Argmax",
+    "CodebookCounts",
     "CodebookSubset",
     "Decompose",
     "FreezePath",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from gendiv_lightning.generators.base import Generator, TokenGenerator
 from gendiv_lightning.metrics.base import SampleMetric, compute_metrics
 from gendiv_lightning.metrics.codebook import CodebookUsage
-from gendiv_lightning.metrics.registry import make_metrics
+from gendiv_lightning.metrics.registry import make_metrics, needs_reference
 from gendiv_lightning.recorders import Recorder
 from gendiv_lightning.records import SampleBatch, split_by_prompt
 from gendiv_lightning.records.estimate import Estimate
@@ -28,6 +29,10 @@ class Measure(Callback):
     usage: CodebookUsage | None = None
 
     def __init__(self, metrics: list[str | SampleMetric], reference: str | None = None) -> None:
+        if reference is not None and not any(map(needs_reference, metrics)):
+            # No error: it is the config's, and metrics are often chosen on the command line or by a study.
+            rank_zero_warn(f"measure.reference {reference!r} is not used: no metric compares with real images")
+            reference = None
         self.metrics = make_metrics(metrics, reference)
 
     def identity(self) -> list[dict[str, object]]:
@@ -39,21 +44,6 @@ class Measure(Callback):
         """What the metrics need of the sampling loop, each once."""
         return tuple(dict.fromkeys(recorder for metric in self.metrics for recorder in metric.recorders))
 
-    def describe(self) -> dict[str, dict[str, object]]:
-        """Words for the metrics' numbers, by name, for the run's description."""
-        return {name: words for metric in self.metrics for name, words in metric.describe().items()}
-
-    def check_generator(self, generator: Generator) -> None:
-        """Raise ValueError if a metric needs tokens and the generator draws none; loads nothing."""
-        if isinstance(generator, TokenGenerator):
-            return
-        for metric in self.metrics:
-            if "tokens" in metric.needs:
-                raise ValueError(
-                    f"{type(metric).__name__} needs tokens, and {type(generator).__name__} draws none: it has "
-                    f"continuous latents. Remove the metric ({metric.title}) from Measure.metrics"
-                )
-
     def load(self) -> None:
         """Load backbones; raises OSError for one that cannot be had."""
         for metric in self.metrics:
@@ -62,7 +52,6 @@ class Measure(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start from nothing, load backbones (rank zero first: it may download them), move to the rank's device."""
         assert isinstance(pl_module, Generator), "samples are measured of generators"
-        self.check_generator(pl_module)
         for is_turn in (trainer.is_global_zero, not trainer.is_global_zero):
             if is_turn:
                 self.load()

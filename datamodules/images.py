@@ -75,11 +75,21 @@ class _Streamed(IterableDataset[list[Placed]]):
 
 
 class ImageModule(LightningDataModule, ABC):
-    """Images for codebook counts: a validation loader of `ImageBatch`es, and what identifies the images."""
+    """Square images for codebook counts: a validation loader of `ImageBatch`es, and what identifies the images.
+
+    Attributes:
+        image_size: side of the squares in pixels.
+    """
+
+    image_size: int
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """Everything here that can change a number."""
+
+    def outcome(self) -> dict[str, Any]:
+        """What became of the images, once all were read; it is stored with the counts."""
+        return {}
 
 
 class ImageData(ImageModule):
@@ -158,6 +168,10 @@ class ImageData(ImageModule):
             "limit": self.limit,
             **{name: value for name, value in chosen.items() if value is not None},
         }
+
+    def outcome(self) -> dict[str, Any]:
+        """Names of the corrupt images."""
+        return {"corrupt": self.corrupt.names}
 
     def setup(self, stage: str) -> None:
         """Fail over images and ranks here, before a model loads."""

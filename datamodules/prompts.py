@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader
 from gendiv_lightning.prompts.design import apply_designs, check_design, choose_paraphrases, make_batch
 from gendiv_lightning.prompts.files import check_prompt_file, check_suffix, read_prompts
 from gendiv_lightning.prompts.prompt_set import PromptSet, collect_prompts, materialise_dataset
-from gendiv_lightning.records import PromptBatch, SampleDesign
+from gendiv_lightning.records import Prompt, PromptBatch, SampleDesign
+from gendiv_lightning.runs.assemble import Run
+from gendiv_lightning.runs.folder import RunFolder
 from gendiv_lightning.storage.named_files import expand
 
 from .sharding import check_positive, deal
@@ -25,15 +27,12 @@ class PromptData(LightningDataModule):
     A rank gets whole prompts, so that nothing about a prompt crosses ranks. A dataset is materialised on first use into
     a manifest in the cache and read from there ever after, so that a run is reproducible: delete it to read anew.
 
-    Attributes:
-        finished: ids of prompts that a former run completed; set before the loader is asked for, they are left out.
-
     Args:
         path: a prompt file, see `read_prompts`; or else
         dataset: a Hugging Face dataset, by Hub name or local folder.
         column: where the prompt stands; None looks for the usual names.
         config: configuration of the dataset.
-        split: split of the dataset.
+        split: split of the dataset; None is "train".
         revision: commit, branch or tag of the dataset.
         limit: number of prompts to keep, from the start; None keeps all.
         num_samples: images a prompt.
@@ -52,7 +51,7 @@ class PromptData(LightningDataModule):
         dataset: str | None = None,
         column: str | None = None,
         config: str | None = None,
-        split: str = "train",
+        split: str | None = None,
         revision: str | None = None,
         limit: int | None = None,
         num_samples: int = 8,
@@ -70,14 +69,14 @@ class PromptData(LightningDataModule):
         if path is not None:
             check_suffix(expand(path))
             check_prompt_file(expand(path))
-            if config is not None or revision is not None:
-                raise ValueError("config and revision belong to a dataset, not to a path; leave them out")
+            for name, value in {"config": config, "split": split, "revision": revision}.items():
+                if value is not None:
+                    raise ValueError(f"{name} belongs to a dataset, not to a path, got {value!r}. Leave it out")
         self.path, self.dataset, self.column = path, dataset, column
         self.config, self.split, self.revision = config, split, revision
         self.limit, self.max_words, self.cache_dir = limit, max_words, cache_dir
         self.num_samples, self.seed, self.prompts_per_batch = num_samples, seed, prompts_per_batch
-        self.finished: frozenset[str] = frozenset()
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than unfinished prompts
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than prompts
         self._prompt_set: PromptSet | None = None
 
     def prompt_set(self) -> PromptSet:
@@ -124,19 +123,9 @@ class PromptData(LightningDataModule):
             choose_paraphrases(prompt, design)
 
     def predict_dataloader(self) -> DataLoader[PromptBatch]:
-        """This rank's unfinished prompts, `prompts_per_batch` at a time."""
-        design = self.design()
-        places = [place for place, prompt in enumerate(self.prompt_set().prompts) if prompt.id not in self.finished]
-        mine = deal(places, self.trainer)
-        batches = [
-            mine[start : start + self.prompts_per_batch] for start in range(0, len(mine), self.prompts_per_batch)
-        ]
-        # The names of all samples of a large set take seconds: a batch is made when it is its turn.
-        return DataLoader(batches, batch_size=None, collate_fn=partial(self._batch, design))  # type: ignore[arg-type]
-
-    def _batch(self, design: SampleDesign, indices: Sequence[int]) -> PromptBatch:
-        prompts = tuple(self.prompt_set().prompts[index] for index in indices)
-        return make_batch(self.seed, prompts, design, tuple(indices))
+        """This rank's prompts, `prompts_per_batch` at a time."""
+        prompts = list(enumerate(self.prompt_set().prompts))
+        return _load(deal(prompts, self.trainer), self.design(), self.seed, self.prompts_per_batch)
 
     def _materialise(self) -> PromptSet:
         if self.path is not None:
@@ -149,10 +138,46 @@ class PromptData(LightningDataModule):
         return materialise_dataset(
             self.dataset,
             config=self.config,
-            split=self.split,
+            split=self.split or "train",
             column=self.column,
             revision=self.revision,
             limit=self.limit,
             max_words=self.max_words,
             cache_dir=self.cache_dir,
         )
+
+
+class UnfinishedPrompts(LightningDataModule):
+    """Those prompts of a run whose samples are not stored yet, dealt to ranks.
+
+    Args:
+        run: whose prompts they are.
+        folder: of the run; nobody stores samples before the `setup` of all ranks is done.
+    """
+
+    def __init__(self, run: Run, folder: RunFolder) -> None:
+        super().__init__()
+        self.run, self.folder = run, folder
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than unfinished prompts
+
+    def setup(self, stage: str) -> None:
+        """Find what is finished."""
+        finished = self.folder.finished_prompts()
+        prompts = enumerate(self.run.prompt_set.prompts)
+        self.own = deal([(index, prompt) for index, prompt in prompts if prompt.id not in finished], self.trainer)
+
+    def predict_dataloader(self) -> DataLoader[PromptBatch]:
+        """This rank's part."""
+        data = self.run.parts.data
+        return _load(self.own, self.run.design, data.seed, data.prompts_per_batch)
+
+
+def _load(prompts: Sequence[tuple[int, Prompt]], design: SampleDesign, seed: int, size: int) -> DataLoader[PromptBatch]:
+    """Batches of `size` prompts, which are given with their indices."""
+    parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+    # The names of all samples of a large set take seconds: a batch is made when it is its turn.
+    return DataLoader(parts, batch_size=None, collate_fn=partial(_make_batch, seed, design))  # type: ignore[arg-type]
+
+
+def _make_batch(seed: int, design: SampleDesign, prompts: Sequence[tuple[int, Prompt]]) -> PromptBatch:
+    return make_batch(seed, [prompt for _, prompt in prompts], design, [index for index, _ in prompts])

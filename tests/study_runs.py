@@ -21,9 +21,9 @@ def study(weights, tmp_path_factory):
     texts = [f"{HOSTILE} {number}" for number in range(4)]
     prompts = folder / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts)))
-    add = "--trainer.callbacks+=gendiv_lightning.callbacks."
+    add = "--probes+="
     names = ["lpips[tiny]", "pixel_cosine", "clip_score[tiny-clip]", "fd[tiny-clip]", "token_entropy"]
-    metrics = f"--trainer.callbacks.metrics={json.dumps(names)}"  # without those of postcards, whose words are few
+    metrics = f"--measure.metrics={json.dumps(names)}"  # without those of postcards, whose words are few
 
     def run(name, *more):
         return predict(weights, folder / name, metrics, "--data.path", str(prompts), "--data.limit", "4", *more)
@@ -34,7 +34,7 @@ def study(weights, tmp_path_factory):
     run("argmax-1", f"{add}Argmax", "--data.seed", "1")
     usage = f"usage={folder / 'baseline' / 'usage.safetensors'}"
     for name, *subset in (("random-0.5", "select=random", "ratio=0.5"), ("top-0.25", "ratio=0.25", usage)):
-        run(name, f"{add}CodebookSubset", *(f"--trainer.callbacks.{setting}" for setting in subset))
+        run(name, f"{add}CodebookSubset", *(f"--probes.{setting}" for setting in subset))
     return folder
 
 
@@ -42,10 +42,10 @@ def study(weights, tmp_path_factory):
 def decomposed(weights, tmp_path_factory):
     """Folder of the three runs of a verdict, 3 prompts each."""
     folder = tmp_path_factory.mktemp("decomposed")
-    add = "--trainer.callbacks+=gendiv_lightning.callbacks."
-    subset = [f"{add}CodebookSubset", "--trainer.callbacks.ratio=0.25"]
-    one_wording = "--trainer.callbacks.num_paraphrases=0"
-    usage = "--trainer.callbacks.usage=" + str(folder / "plain" / "usage.safetensors")
+    add = "--probes+="
+    subset = [f"{add}CodebookSubset", "--probes.ratio=0.25"]
+    one_wording = "--probes.num_paraphrases=0"
+    usage = "--probes.usage=" + str(folder / "plain" / "usage.safetensors")
     for name, more in {"plain": [], "argmax": [f"{add}Argmax"], "subset": [*subset, usage]}.items():
         predict(weights, folder / name, one_wording, *more, config="llamagen_decompose")
     return folder

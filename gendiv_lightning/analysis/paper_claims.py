@@ -123,16 +123,16 @@ def find_verdict(family: Family, name: str) -> Verdict | None:
 
 # --- how to make them ---
 
-_ADD = "--trainer.callbacks+=gendiv_lightning.callbacks."
-_DROP = f"{_ADD}{SUBSET} --trainer.callbacks.select={WITHOUT_FREQUENT} --trainer.callbacks.ratio=0.05"
+_ADD = "--probes+="
+_DROP = f"{_ADD}{SUBSET} --probes.select={WITHOUT_FREQUENT} --probes.ratio=0.05"
 RUNS = {  # suffix of the config, and what is added to it
     "baseline": ("", ""),
     "argmax": ("_argmax", ""),
-    "subset": ("_subset", "--trainer.callbacks.ratio=0.25"),
+    "subset": ("_subset", "--probes.ratio=0.25"),
     "paraphrases": ("_paraphrase", ""),
     "decompose": ("_decompose", ""),
     "decompose under argmax": ("_decompose", f"{_ADD}{ARGMAX}"),
-    "decompose under subset": ("_decompose", f"{_ADD}{SUBSET} --trainer.callbacks.ratio=0.25"),
+    "decompose under subset": ("_decompose", f"{_ADD}{SUBSET} --probes.ratio=0.25"),
     "the enhancement": ("_paraphrase", _DROP),
 }
 
@@ -153,7 +153,7 @@ def command_for(family: Family, run: str) -> str:
     if added:
         words.append(added)
     if SUBSET in added:
-        words.append(f"--trainer.callbacks.usage={counts}{'_' if is_toy else ''}usage.safetensors")
+        words.append(f"--probes.usage={counts}{'_' if is_toy else ''}usage.safetensors")
     return f"`{' '.join(words)}`"
 
 

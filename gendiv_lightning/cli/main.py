@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 from gendiv_lightning import __version__
@@ -20,11 +24,11 @@ Where does the diversity of an image generator come from? Take a generator apart
 (codebook subset, argmax, paraphrase), and measure what is left.
 
 start here, offline, on a CPU, in about a minute:
-  gendiv fit-free predict --config configs/tiny/llamagen.yaml          samples, a grid, metrics, in runs/
-  gendiv fit-free predict --config configs/tiny/llamagen_argmax.yaml   same noise, argmax probe: diversity falls to 0
+  gendiv predict --config configs/tiny/llamagen.yaml          samples, a grid, metrics, in runs/
+  gendiv predict --config configs/tiny/llamagen_argmax.yaml   same noise, argmax probe: diversity falls to 0
 
 then:
-  gendiv fit-free predict --help             every value of a config can be set on the command line
+  gendiv predict --help                      every value of a config can be set on the command line
   gendiv study --config configs/tiny/study.yaml   the whole comparison: generators x probes, then `gendiv report`
   gendiv decompose RUN                       H_total = H_path + H_exec by three lenses, and a verdict
   gendiv report RUNS --out report            all of it as one page: the answer in words, pictures, tables
@@ -36,7 +40,7 @@ then:
   gendiv paraphrase PROMPTS --out SET ...    other wordings of prompts, each held against its prompt
   gendiv measure IMAGES                      the metrics on anyone's images, grouped by prompt
   gendiv reference IMAGES --out FILE         statistics of real images, for FID
-  gendiv fit-free validate --config configs/tiny/llamagen_codebook.yaml   how often is each codebook entry used?
+  gendiv validate --config configs/tiny/llamagen_codebook.yaml   how often is each codebook entry used?
   gendiv configs list                        the configs that the package ships; `gendiv configs copy` copies them
   gendiv doctor                              is all in place here? with --golden FOLDER: does it compute what it should?
   gendiv toy evaluate                        how good are the embedded models?
@@ -44,16 +48,16 @@ then:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of everything but `fit-free`, which has Lightning's own."""
+    """The parser of everything but `predict` and `validate`, which have Lightning's own."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         "gendiv", description="Diversity of image generators, measured.", epilog=EPILOG, formatter_class=raw
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    commands.add_parser(
-        "fit-free", help="predict: generate under probes and measure; validate: codebook usage", add_help=False
-    )
+    commands.add_parser("predict", help="generate images under probes and measure them", add_help=False)
+    commands.add_parser("validate", help="count how a tokenizer uses its codebook on images", add_help=False)
+    commands.add_parser("fit-free", help="the same two as `fit-free predict` and `fit-free validate`", add_help=False)
 
     for name in COMMANDS:
         command = import_module(f"gendiv_lightning.cli.commands.{name}")
@@ -62,13 +66,34 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextmanager
+def say_if_slow(line: str, seconds: float = 1.0) -> Iterator[None]:
+    """Write a line to standard error if the block takes longer than that; not on the other ranks of a run."""
+    timer = threading.Timer(seconds, lambda: sys.stderr.write(f"gendiv: {line}\n"))
+    timer.daemon = True
+    if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def expand_home(word: str) -> str:
+    """A word of the command line, `~/FILE` or `--OPTION=~/FILE`, with the home folder in the place of `~`."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{os.path.expanduser(value)}" if value.startswith("~") else word
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command."""
     arguments = sys.argv[1:] if argv is None else argv
-    if arguments[:1] == ["fit-free"]:
-        from gendiv_lightning.cli.predict import main as fit_free
+    if arguments[:1] in (["fit-free"], ["predict"], ["validate"]):
+        with say_if_slow("loading PyTorch Lightning and the generators ..."):
+            from gendiv_lightning.cli.predict import main as predict
 
-        return fit_free(None if argv is None else arguments[1:])
+        return predict(None if argv is None else arguments[arguments[0] == "fit-free" :])
+    arguments = [expand_home(word) for word in arguments]
     parsed = build_parser().parse_args(arguments or ["--help"])
     try:
         name = ALIASES.get(parsed.command, parsed.command)

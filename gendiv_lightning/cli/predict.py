@@ -1,4 +1,4 @@
-"""`gendiv fit-free predict | validate`: Lightning's command line without fit. It names the run and its loggers."""
+"""`gendiv predict | validate`, also `gendiv fit-free predict | validate`: from a config to the folder of a run."""
 
 from __future__ import annotations
 
@@ -9,43 +9,46 @@ import re
 import sys
 import warnings
 from argparse import ArgumentError, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import yaml
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
-from gendiv_lightning.callbacks import RunWriter, SamplesPerSecond, WriteUsage
-from gendiv_lightning.callbacks.codebook_usage import usage_protocol
-from gendiv_lightning.callbacks.run_writer import check_probes, check_run, protocol_of
-from gendiv_lightning.datamodules import ImageModule, PromptData
-from gendiv_lightning.generators.base import Generator
-from gendiv_lightning.prompts.design import apply_designs, check_design
+from gendiv_lightning import plugins
+from gendiv_lightning.callbacks import CodebookCounts, Measure, RunWriter, SamplesPerSecond
+from gendiv_lightning.callbacks.probes import SettingCallback
+from gendiv_lightning.cli.values import check_values, expand_home
+from gendiv_lightning.datamodules.images import ImageModule
+from gendiv_lightning.datamodules.prompts import PromptData, UnfinishedPrompts
+from gendiv_lightning.generators.base import Generator, TokenGenerator
 from gendiv_lightning.records import PromptBatch, SampleBatch
-from gendiv_lightning.runs.folder import RunFolder, fingerprint_of
-from gendiv_lightning.sampling import Probe
-from gendiv_lightning.storage.atomic import write_atomically
+from gendiv_lightning.runs.assemble import Parts, Run, assemble, check
+from gendiv_lightning.runs.folder import RunFolder
+from gendiv_lightning.runs.former import upgrade_words
+from gendiv_lightning.runs.protocol import fingerprint_of
 from gendiv_lightning.storage.config_files import find_configs
 
 DESCRIPTION = """
 Without training: predict generates under probes and measures, validate counts how a tokenizer uses its codebook.
 
 examples:
-  gendiv fit-free predict --config configs/tiny/llamagen.yaml
-  gendiv fit-free predict --config configs/tiny/llamagen_argmax.yaml --data.num_samples 16 --run_dir runs/mine
-  gendiv fit-free validate --config configs/tiny/llamagen_codebook.yaml
+  gendiv predict --config configs/tiny/llamagen.yaml
+  gendiv predict --config configs/tiny/llamagen.yaml --probes+=Argmax --data.num_samples 16 --run_dir runs/mine
+  gendiv validate --config configs/tiny/llamagen_codebook.yaml
   torchrun is not needed: --trainer.devices 4 --trainer.strategy ddp
 """
 
-
-WITHOUT_FIT: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
+    "devices": 1,
     "use_distributed_sampler": False,  # prompts are dealt to ranks by the data module, whole and once
     "enable_checkpointing": False,
     "enable_model_summary": False,
@@ -53,8 +56,14 @@ WITHOUT_FIT: dict[str, Any] = {
 USER_ERRORS = (ValueError, OSError, ArgumentError, MisconfigurationException)
 
 
-class FitFreeCLI(LightningCLI):
-    """Predict and validate of a `Generator`; every value of the config can be overridden on the command line."""
+class Config(LightningCLI):
+    """A config of predict or validate, overridden by the command line: it makes what is named there, and runs nothing.
+
+    Attributes:
+        subcommand: "predict" or "validate".
+        options: the run's own: run_dir, overwrite, wandb, wandb_project.
+        callbacks: of `trainer.callbacks`, `probes` and `measure`.
+    """
 
     def __init__(self, args: list[str] | None = None) -> None:
         super().__init__(
@@ -65,7 +74,7 @@ class FitFreeCLI(LightningCLI):
             save_config_callback=None,
             seed_everything_default=False,
             auto_configure_optimizers=False,
-            trainer_defaults=WITHOUT_FIT,
+            trainer_defaults=DEFAULTS,
             parser_kwargs={
                 "prog": "gendiv fit-free",
                 "description": DESCRIPTION,
@@ -84,7 +93,21 @@ class FitFreeCLI(LightningCLI):
         return {"predict": skipped, "validate": skipped}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The run's own options."""
+        """What a run has beside model, data and trainer."""
+        parser.add_argument(
+            "--probes",
+            type=list[SettingCallback],
+            default=[],
+            sub_configs=True,
+            help="Probes that act together: names, or class_path with init_args; `--probes+=Argmax` adds one.",
+        )
+        parser.add_argument(
+            "--measure",
+            type=Measure | None,
+            default=None,
+            sub_configs=True,
+            help="Metrics and their reference file, such as configs/measures/paper.yaml.",
+        )
         parser.add_argument(
             "--run_dir",
             type=str | None,
@@ -101,177 +124,199 @@ class FitFreeCLI(LightningCLI):
         parser.add_argument("--wandb_project", type=str, default="gendiv", help="Project on Weights & Biases.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse what follows `gendiv fit-free`; `sys.argv` stays whole, since DDP starts the other ranks from it."""
-        self.config = parser.parse_args(find_configs(sys.argv[2:] if args is None else args))
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Name the run, now that generator, data and callbacks are there, and give it its folder and callbacks."""
-        config = self.config[self.subcommand]
-        assert isinstance(self.model, Generator), "the parser takes generators only"
-        self.callbacks = list(self._get(self.config_init, "trainer.callbacks") or [])
-        check_probes(self.model, self.callbacks)  # before weights are looked for: they may have to be downloaded
-        self.model.locate()
-        settle(self.model)
-        self.protocol = self._protocol(self.model)
-        fingerprint = fingerprint_of(self.protocol)
-        self.folder = RunFolder(config.run_dir or Path("runs") / f"{self._config_name()}-{fingerprint[:8]}")
-        # The id makes a resumed run the same W&B run; a run folder of another name is another run.
-        self.wandb_id = hashlib.sha256(f"{fingerprint} {self.folder.path.name}".encode()).hexdigest()[:16]
-        own = [] if config.trainer.enable_progress_bar is False else [SamplesPerSecond()]
-        kwargs["callbacks"] = [*self.callbacks, *own, *([RunWriter()] if self.subcommand == "predict" else [])]
-        kwargs["default_root_dir"] = str(self.folder.path)
-        kwargs["logger"] = self._get(self.config_init, "trainer.logger") or False
-        return super().instantiate_trainer(**kwargs)
-
-    def _protocol(self, generator: Generator) -> dict[str, Any]:
-        if self.subcommand == "predict":
-            return protocol_of(generator, _prompts_of(self.datamodule), self.callbacks)
-        if not isinstance(self.datamodule, ImageModule):
-            data = type(self.datamodule).__name__
-            raise ValueError(f"validate counts images: data must be an ImageModule, such as ImageData, got {data}")
-        if not any(isinstance(callback, WriteUsage) for callback in self.callbacks):
-            raise ValueError(
-                "validate wants WriteUsage among trainer.callbacks, see configs/tiny/llamagen_codebook.yaml"
-            )
-        return usage_protocol(generator, self.datamodule)
-
-    def _config_name(self) -> str:
-        files = self.config[self.subcommand].get("config") or []
-        path = Path(str(files[0])) if files else Path(type(self.model).__name__.lower())
-        return path.stem if path.parent.name in ("", ".", "configs") else f"{path.parent.name}-{path.stem}"
-
-    def predict(self, **kwargs: Any) -> None:
-        """Run what is not finished, keep nothing in memory."""
-        self._run(lambda: self.trainer.predict(return_predictions=False, **kwargs))
-
-    def validate(self, **kwargs: Any) -> None:
-        """Count the codebook usage of a validation image set."""
-        self._run(lambda: self.trainer.validate(verbose=False, **kwargs))
-
-    def _run(self, run: Callable[[], object]) -> None:
-        """Check all that can be checked here: other ranks are not started yet, and a former run not deleted."""
-        overwrite = self.config[self.subcommand].overwrite
-        if not overwrite:
-            self.folder.check(self.protocol)
-            if self.folder.is_finished:
-                _say(f"{self.folder.path} is finished, nothing to do. Run it again with --overwrite true.")
-                return
-        with ExitStack() as stack:
-            if self.trainer.is_global_zero:
-                if self.subcommand == "predict":
-                    check_run(self.model, self.datamodule, self.callbacks)
-                if overwrite:
-                    self.folder.delete()
-                self._open(stack)
-            run()
-
-    def _open(self, stack: ExitStack) -> None:
-        """Write the resolved config, which is itself a config, and start the loggers."""
-        resolved = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]
-        text = f"# gendiv fit-free {self.subcommand} --config THIS_FILE\n{yaml.safe_dump(resolved, sort_keys=False)}"
-        self.folder.path.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder.path / "config.yaml", lambda path: path.write_text(text))
-        if self.subcommand == "predict" and resolved["trainer"]["logger"] is None:
-            self.trainer.loggers = self._loggers(resolved, stack)
-
-    def _loggers(self, resolved: dict[str, Any], stack: ExitStack) -> list[Logger]:
-        csv = CSVLogger(self.folder.path, name="log", version="")
-        csv.log_hyperparams(resolved)
-        if resolved["wandb"] == "disabled":
-            return [csv]
-        from gendiv_lightning.tracking.wandb import close_run, how_to_send, open_run
-
-        run = open_run(
-            self.folder.path,
-            self.protocol,
-            resolved,
-            run_id=self.wandb_id,
-            project=resolved["wandb_project"],
-            mode=resolved["wandb"],
-        )
-        if run.offline:
-            stack.callback(_say, how_to_send(self.folder.path))
-        stack.push(lambda error, *_: close_run(run, self.folder.path, exit_code=int(error is not None)))
-        return [csv, WandbLogger(experiment=run)]
-
-
-class CheckedConfig(FitFreeCLI):
-    """Generator, data and callbacks of a config of `predict`, made and checked together; nothing is loaded or run."""
+        """Parse the words of the command; registered probes go by their names."""
+        words = words_of_the_command() if args is None else args
+        for plugin in plugins.registered("probes").values():
+            plugin.load()  # jsonargparse finds a class by its name once it is imported
+        self.config = parser.parse_args(upgrade_words(find_configs(words)))
 
     def instantiate_classes(self) -> None:
-        """Make them, check the probes and the design of samples."""
+        """Make generator, data, probes, metrics and other callbacks; no trainer."""
+        config = self.config[self.subcommand] = expand_home(self.config[self.subcommand])
+        check_values(config, {"trainer": Trainer}, {"overwrite": bool, "wandb": str, "wandb_project": str})
         self.config_init = self.parser.instantiate_classes(self.config)
-        self.model, self.datamodule = self._get(self.config_init, "model"), self._get(self.config_init, "data")
-        self.callbacks = list(self._get(self.config_init, "trainer.callbacks") or [])
-        check_probes(self.model, self.callbacks)
-        check_design(apply_designs(_prompts_of(self.datamodule).own_design, self.callbacks))
+        self.options = self.config_init[self.subcommand]
+        measure = [self.options.measure] if self.options.measure else []
+        callbacks = self.options.trainer.callbacks or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        self.callbacks: list[Callback] = [*self.options.probes, *callbacks, *measure]
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass
 
+    @property
+    def name(self) -> str:
+        """Of the config: `llamagen`, or `tiny-llamagen` in a folder `tiny`."""
+        files = self.options.get("config") or []
+        path = Path(str(files[0])) if files else Path(type(self.options.model).__name__.lower())
+        return path.stem if path.parent.name in ("", ".", "configs") else f"{path.parent.name}-{path.stem}"
 
-def _prompts_of(data: object) -> PromptData:
-    if not isinstance(data, PromptData):
-        raise ValueError(f"predict samples prompts: data must be PromptData, got {type(data).__name__}")
-    return data
+    @property
+    def measure(self) -> Measure:
+        """The metrics of a run.
+
+        Raises:
+            ValueError: there are none, or more than one set of them.
+        """
+        found = [callback for callback in self.callbacks if isinstance(callback, Measure)]
+        if len(found) != 1:
+            raise ValueError(f"a run has one `measure`, or one Measure among trainer.callbacks; got {len(found)}")
+        return found[0]
+
+    @property
+    def parts(self) -> Parts:
+        """What a run of predict is assembled from.
+
+        Raises:
+            ValueError: the data is no prompts, or see `measure`.
+        """
+        data = self.options.data
+        if not isinstance(data, PromptData):
+            raise ValueError(f"predict samples prompts: data must be PromptData, got {type(data).__name__}")
+        probes = [callback for callback in self.callbacks if isinstance(callback, SettingCallback)]
+        return Parts(self.options.model, data, probes, self.measure.metrics)
+
+    def resolved(self) -> dict[str, Any]:
+        """The config with all its values, which is itself a config."""
+        return yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]
+
+    def make_trainer(self, folder: RunFolder, *more: Callback) -> Trainer:
+        """The trainer of the config, with a progress bar and `more` after the config's callbacks."""
+        bar = [] if self.options.trainer.enable_progress_bar is False else [SamplesPerSecond()]
+        return self.instantiate_trainer(
+            callbacks=[*self.callbacks, *bar, *more],
+            default_root_dir=str(folder.path),
+            logger=self.options.trainer.logger or False,
+        )
 
 
-def check_config(path: Path) -> CheckedConfig:
-    """Raises ValueError, in a line, for what is wrong in a config of `predict`, weights and prompts aside."""
+def words_of_the_command() -> list[str]:
+    """What follows `gendiv` or `gendiv fit-free`; `sys.argv` stays whole, since DDP starts the other ranks from it."""
+    return sys.argv[1 + (sys.argv[1:2] == ["fit-free"]) :]
+
+
+def predict(config: Config) -> None:
+    """Sample and measure what is not finished."""
+    run = assemble(config.parts, thorough=rank_zero_only.rank == 0)  # type: ignore[attr-defined]
+    for warning in run.warnings:
+        rank_zero_warn(warning)
+    generator = config.options.model
+    _use_few_threads(generator)
+    folder = _folder(config, run.protocol)
+    if _is_done(config, folder, run.protocol):
+        return
+    trainer = config.make_trainer(folder, RunWriter(run, folder, config.measure))
+    with ExitStack() as stack:
+        if trainer.is_global_zero:  # the other ranks of this machine are not started yet
+            _start(config, folder)
+            if config.options.trainer.logger is None:
+                trainer.loggers = _loggers(config, run, folder, stack)
+        trainer.predict(generator, datamodule=UnfinishedPrompts(run, folder), return_predictions=False)
+
+
+def validate(config: Config) -> None:
+    """Count the codebook usage of a validation image set."""
+    generator, data = config.options.model, config.options.data
+    if not isinstance(data, ImageModule):
+        raise ValueError(
+            f"validate counts images: data must be an ImageModule, such as ImageData, got {type(data).__name__}"
+        )
+    if not isinstance(generator, TokenGenerator):
+        raise ValueError(f"validate counts tokens, and {type(generator).__name__} draws none: it has no codebook")
+    generator.locate()
+    _use_few_threads(generator)
+    protocol = {"what": "validation images", "generator": generator.identity(), "data": data.identity()}
+    folder = _folder(config, protocol)
+    if _is_done(config, folder, protocol):
+        return
+    trainer = config.make_trainer(folder, CodebookCounts(protocol, generator.codebook_size, data, folder))
+    if trainer.limit_val_batches != 1.0:
+        raise ValueError(
+            f"trainer.limit_val_batches must stay 1.0, got {trainer.limit_val_batches}. To count fewer images limit "
+            "the data: --data.limit, or --data.num_images of postcards"
+        )
+    if trainer.is_global_zero:
+        _start(config, folder)
+    trainer.validate(generator, datamodule=data, verbose=False)
+
+
+def _folder(config: Config, protocol: dict[str, Any]) -> RunFolder:
+    return RunFolder(config.options.run_dir or Path("runs") / f"{config.name}-{fingerprint_of(protocol)[:8]}")
+
+
+def _is_done(config: Config, folder: RunFolder, protocol: dict[str, Any]) -> bool:
+    """Whether the run is finished. ValueError if the folder holds another one."""
+    if config.options.overwrite:
+        return False
+    folder.check(protocol)
+    if folder.is_finished:
+        _say(f"{folder.path} is finished, nothing to do. Run it again with --overwrite true.")
+    return folder.is_finished
+
+
+def _start(config: Config, folder: RunFolder) -> None:
+    """Make room if that is asked for, and write the config."""
+    if config.options.overwrite:
+        folder.delete()
+    text = yaml.safe_dump(config.resolved(), sort_keys=False)
+    header = f"# gendiv fit-free {config.subcommand} --config THIS_FILE\n"
+    folder.write("config.yaml", lambda path: path.write_text(header + text, encoding="utf-8"))
+
+
+def _loggers(config: Config, run: Run, folder: RunFolder, stack: ExitStack) -> list[Logger]:
+    resolved = config.resolved()
+    csv = CSVLogger(folder.path, name="log", version="")
+    csv.log_hyperparams(resolved)
+    if resolved["wandb"] == "disabled":
+        return [csv]
+    from gendiv_lightning.tracking.wandb import close_run, how_to_send, open_run
+
+    # The id makes a resumed run the same W&B run; a run folder of another name is another run.
+    wandb_id = hashlib.sha256(f"{run.fingerprint} {folder.path.name}".encode()).hexdigest()[:16]
+    project, mode = resolved["wandb_project"], resolved["wandb"]
+    logged = open_run(folder.path, run.protocol, resolved, run_id=wandb_id, project=project, mode=mode)
+    if logged.offline:
+        stack.callback(_say, how_to_send(folder.path))
+    stack.push(lambda error, *_: close_run(logged, folder.path, exit_code=int(error is not None)))
+    return [csv, WandbLogger(experiment=logged)]
+
+
+def read_config(path: Path) -> Config:
+    """A config of `predict`, whose parts are made and checked by themselves; weights and prompts are not looked at.
+
+    Raises:
+        ValueError: something is wrong in it, in one line.
+    """
     _quieten()
     try:
-        return CheckedConfig(["predict", "--config", str(path)])
+        config = Config(["predict", "--config", str(path)])
+        check(config.parts)
     except USER_ERRORS as error:
         raise ValueError(explain(error)) from error
+    return config
 
 
-class Rebuilt:
-    """What a config of `predict` makes, to make single samples again; weights are found, and loaded on the first one.
-
-    Attributes:
-        generator: of the config.
-        data: the prompts.
-        protocol: everything that can change a number.
-        device: where samples are made.
-    """
-
-    def __init__(self, config: CheckedConfig) -> None:
-        self.generator, self.data = config.model, _prompts_of(config.datamodule)
-        self.generator.locate()
-        settle(self.generator)
-        self.protocol = protocol_of(self.generator, self.data, config.callbacks)
-        probes: list[Any] = [callback for callback in config.callbacks if isinstance(callback, Probe)]
-        self._trainer = Trainer(
-            accelerator=config.config.predict.trainer.accelerator,
-            devices=1,
-            callbacks=[*probes, SamplesPerSecond()],
-            **WITHOUT_FIT,
-            logger=False,
-        )
-        self.device = self._trainer.strategy.root_device
-
-    def sample(self, batches: Sequence[PromptBatch]) -> list[SampleBatch]:
-        """The rows of batches, by the generator's own predict step."""
-        loader: DataLoader[PromptBatch] = DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
-        return self._trainer.predict(self.generator, loader) or []  # type: ignore[return-value]
-
-
-def rebuild(path: Path) -> Rebuilt:
-    """Raises ValueError, in a line, for what is wrong in a config of `predict`, missing weights included."""
-    config = check_config(path)
-    try:
-        return Rebuilt(config)
-    except USER_ERRORS as error:
-        raise ValueError(explain(error)) from error
+def sample_again(config: Config, run: Run, batches: Sequence[PromptBatch]) -> tuple[list[SampleBatch], torch.device]:
+    """Sample batches as a run of a config does, on its kind of device; the samples and that device."""
+    _use_few_threads(config.options.model)
+    trainer = Trainer(
+        accelerator=config.options.trainer.accelerator,
+        callbacks=[*(c for c in config.callbacks if isinstance(c, SettingCallback)), SamplesPerSecond()],
+        logger=False,
+        **DEFAULTS,
+    )
+    loader: DataLoader[PromptBatch] = DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
+    return trainer.predict(config.options.model, loader) or [], trainer.strategy.root_device  # type: ignore[return-value]
 
 
 def main(args: list[str] | None = None) -> None:
     """Run `gendiv fit-free` on `args`, or on the command line. What the user got wrong ends as a line, no traceback."""
     _quieten()
     try:
-        FitFreeCLI(args)
+        config = Config(args)
+        (predict if config.subcommand == "predict" else validate)(config)
     except USER_ERRORS as error:
-        hint = " (all options: gendiv fit-free predict --help)" if isinstance(error, ArgumentError) else ""
+        hint = " (all options: gendiv predict --help)" if isinstance(error, ArgumentError) else ""
         sys.exit(f"gendiv: {explain(error)}{hint}")
 
 
@@ -295,7 +340,14 @@ def explain(error: BaseException) -> str:
 
 
 def _quieten() -> None:
-    """Leave to the user what is about the run; what libraries tell about themselves goes."""
+    """Leave to the user what is about the run, and silence what libraries say about themselves."""
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils.logging import disable_progress_bar
+
+    hides_downloads = are_progress_bars_disabled()
+    disable_progress_bar()  # of loading weights; it hides the Hub's downloads too, which are worth a bar
+    if not hides_downloads:
+        enable_progress_bars()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_about_the_run)
     # A table of the weights that do not fit, which our own error names.
     logging.getLogger("transformers.modeling_utils").addFilter(lambda record: "LOAD REPORT" not in record.getMessage())
@@ -310,19 +362,11 @@ def _is_about_the_run(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(("GPU available", "TPU available", "HPU available", "💡 Tip"))
 
 
-def settle(generator: Generator) -> None:
-    """Once all weights are found: no bars of loading, and one thread for the embedded models."""
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # it hides the Hub's download bars too
-    if generator.identity().get("embedded"):
-        _use_one_thread()
-
-
-def _use_one_thread() -> None:
-    """The embedded models gain nothing from more, and their last digits then tell neither the machine nor the ranks."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # for the other ranks; Lightning does not set threads where this is set
-    torch.set_num_threads(1)
+def _use_few_threads(generator: Generator) -> None:
+    """One for a toy: more gain nothing, and its last digits would depend on the machine and the ranks."""
+    if generator.is_toy:
+        os.environ["OMP_NUM_THREADS"] = "1"  # for the other ranks; Lightning does not set threads where this is set
+        torch.set_num_threads(1)
 
 
 def _say(line: str) -> None:

@@ -61,7 +61,7 @@ def bootstrap_means(
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), for instance 0.95; got {level}")
-    columns = [column.contiguous() for column in values.detach().cpu().double().T]
+    columns = list(values.detach().cpu().double().T)  # as they lie in memory: it shows in the last digit of a mean
     varying = [column for column in columns if len(column) > 1 and not (column == column[0]).all()]
     means = iter(_resampled_means(varying, num_resamples, seed, watch) if varying else ())
     ends = []

@@ -87,12 +87,21 @@ def make_metrics(
     number, times = max(counts.items(), key=lambda item: item[1], default=("", 0))
     if times > 1:
         raise ValueError(f"metrics must be named once each; {times} of them give {number}. Leave the others out")
-    if reference is not None and not any("reference" in metric.needs for metric in metrics):
+    if reference is not None and not any(map(needs_reference, metrics)):
         raise ValueError(
             f"reference {reference!r} is used by none of the metrics, which do not compare with real images. Leave it "
             "out, or add fid, kid, precision_recall, fd[...] or kd[...]"
         )
     return metrics
+
+
+def needs_reference(metric: str | SampleMetric) -> bool:
+    """Whether a metric, by name or as it is, compares with real images.
+
+    Raises:
+        ValueError: there is no metric of that name.
+    """
+    return "reference" in (_parse(metric)[0] if isinstance(metric, str) else metric).needs
 
 
 def make_features(name: str) -> ImageFeatures:

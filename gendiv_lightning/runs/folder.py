@@ -13,17 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import platform
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from gendiv_lightning.records import NoiseKey, SampleBatch
 from gendiv_lightning.records.estimate import Estimate
@@ -51,17 +48,6 @@ FOLDERS = ("samples", "log", "wandb")
 _SHARD = re.compile(r"\d{7,}-[0-9a-f]{8}\.parquet")
 RESTORE = "Restore them, or delete metrics.json and run the same command again"
 _LOGS = ("metrics.csv", "hparams.yaml")
-
-
-def environment() -> dict[str, Any]:
-    """Machine and versions: where the numbers were made, for the reader; nothing is compared by it."""
-    packages = ("torch", "torchvision", "lightning", "torchmetrics", "transformers", "datasets", "lpips", "numpy")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["CPU"],
-        "versions": {name: version(name) for name in packages},
-    }
 
 
 class RunFolder:

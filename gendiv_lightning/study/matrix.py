@@ -1,7 +1,7 @@
 """A study as YAML, and the cells that it stands for: each is a config of `gendiv fit-free predict`. It runs nothing.
 
     generators: {NAME: {config: FILE, usage: FILE}}     a config without probes each, beside the study's file
-    probes: {NAME: {PROBE: {argument: value}, ...}}     callbacks that act together; none: the baseline
+    probes: {NAME: {PROBE: {argument: value}, ...}}     probes that act together; none: the baseline
     seeds: [0]
     metrics: [NAME, ...]                                instead of the configs' own
     settings: {data.limit: 32, ...}                     any keys of the configs; inside a probe's entry: of its cells
@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import yaml
 
 _KEYS = ("generators", "probes", "seeds", "metrics", "settings")
-_CALLBACKS = "gendiv_lightning.callbacks"
 Probes = dict[str, dict[str, Any]]
 
 
@@ -33,7 +32,7 @@ class Cell(NamedTuple):
         name: of the cell, and of its run folder.
         generator: its name in the study.
         probe: its name in the study.
-        probes: arguments by name of the callback.
+        probes: arguments by name of the probe.
         seed: root seed.
         config: of `gendiv fit-free predict`, whole.
     """
@@ -110,19 +109,26 @@ def _sweep(arms: Probes) -> Iterator[tuple[list[str], Probes]]:
 def _config(base: Path, metrics: list[str] | None, settings: dict[str, Any], probes: Probes) -> dict[str, Any]:
     """A base config with its fragments in it, changed."""
     config = _mapping(_load(base), str(base))
-    for part in ("model", "data"):
+    for part in ("model", "data", "measure", "probes"):
         if isinstance(config.get(part), str):
             config[part] = _load(base.parent / config[part])
     for key, value in settings.items():
         _set(config, key, value)
-    callbacks = config.setdefault("trainer", {}).setdefault("callbacks", [])
-    for measure in callbacks:
-        if metrics is not None and measure["class_path"] == f"{_CALLBACKS}.Measure":
-            measure["init_args"]["metrics"] = list(metrics)
-    for name, arguments in probes.items():
-        class_path = name if "." in name else f"{_CALLBACKS}.{name}"
-        callbacks.append({"class_path": class_path, **({"init_args": arguments} if arguments else {})})
+    if metrics is not None:
+        _measure_of(config)["metrics"] = list(metrics)
+    config["probes"] = [
+        *config.get("probes", []),
+        *({"class_path": name, **({"init_args": given} if given else {})} for name, given in probes.items()),
+    ]
     return config
+
+
+def _measure_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of its `Measure`, wherever they are."""
+    for callback in config.get("trainer", {}).get("callbacks") or []:
+        if callback["class_path"] in ("Measure", "gendiv_lightning.callbacks.Measure"):
+            return callback.setdefault("init_args", {})
+    return config.setdefault("measure", {})
 
 
 def _set(config: dict[str, Any], key: str, value: Any) -> None:

@@ -6,15 +6,17 @@ import math
 import random
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+import yaml
 from torch import Tensor
 from tqdm import tqdm
 
 from gendiv_lightning.functional.entropy import chao_wang_jost_entropy
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch, prompt_id, split_by_prompt
+from gendiv_lightning.storage.config_files import config_folder
 from gendiv_lightning.toy import captions, world
 from gendiv_lightning.toy.metric import stated_right
 
@@ -94,59 +96,28 @@ def _mean(number: Callable, items: list) -> float:
 
 
 class Family(NamedTuple):
-    """An embedded generator at its default sampling settings, and the coherence that its family is held to."""
+    """An embedded generator at its default sampling settings, and the coherence that its family is held to.
 
-    class_path: str
-    settings: dict[str, Any]
+    Attributes:
+        config: of the generator, in `configs/models`.
+        coherence_bar: least share of images that show what the caption states.
+    """
+
+    config: str
     coherence_bar: float
 
     def load(self, batch_size: int = 64) -> Generator:
         """The generator, its weights loaded."""
-        module, name = self.class_path.rsplit(".", 1)
-        generator = getattr(import_module(module), name)(**self.settings, batch_size=batch_size)
+        config = yaml.safe_load((config_folder() / "models" / self.config).read_text())
+        module, name = config["class_path"].rsplit(".", 1)
+        settings = {key: tuple(v) if isinstance(v, list) else v for key, v in config["init_args"].items()}
+        generator = getattr(import_module(module), name)(**{**settings, "batch_size": batch_size})
         generator.load()
         return generator
 
 
 FAMILIES = {
-    "llamagen": Family(
-        "gendiv_lightning.generators.LlamaGen",
-        {
-            "gpt_checkpoint": "toy:llamagen_gpt.safetensors",
-            "vq_checkpoint": "toy:llamagen_vq.safetensors",
-            "text_encoder": "toy:t5",
-            "gpt": "toy:llamagen_gpt.json",
-            "vq": "toy:llamagen_vq.json",
-            "image_size": 48,
-            "dtype": "float32",
-            "guidance_scale": 1.25,
-            "temperature": 0.9,
-            "top_k": 0,
-        },
-        0.95,
-    ),
-    "amused": Family(
-        "gendiv_lightning.generators.Amused",
-        {
-            "checkpoint": "toy:amused",
-            "size": None,
-            "dtype": "float32",
-            "num_steps": 18,
-            "mask_temperature": (6.0, 1.0),
-            "guidance_scale": 1.25,
-        },
-        0.90,
-    ),
-    "vq-diffusion": Family(
-        "gendiv_lightning.generators.VQDiffusion",
-        {
-            "checkpoint": "toy:vq_diffusion",
-            "size": None,
-            "dtype": "float32",
-            "num_steps": 36,
-            "guidance_scale": 1.5,
-            "temperature": 0.9,
-        },
-        0.85,
-    ),
+    "llamagen": Family("tiny_llamagen.yaml", 0.95),
+    "amused": Family("tiny_amused.yaml", 0.90),
+    "vq-diffusion": Family("tiny_vq_diffusion.yaml", 0.85),
 }

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from gendiv_lightning.datamodules.images import ImageModule
 from gendiv_lightning.datamodules.sharding import check_positive, deal
 from gendiv_lightning.records import ImageBatch
-from gendiv_lightning.toy.world import NUM_IMAGES, render
+from gendiv_lightning.toy.world import NUM_IMAGES, SIZE, render
 
 
 class PostcardImages(ImageModule):
@@ -25,6 +25,8 @@ class PostcardImages(ImageModule):
     Raises:
         ValueError: for counts that cannot be.
     """
+
+    image_size = SIZE
 
     def __init__(self, num_images: int = 2048, seed: int = 0, batch_size: int = 64) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from gendiv_lightning.runs.load import find_runs
 from gendiv_lightning.runs.schema import UNSEEN
 from gendiv_lightning.toy.ground_truth import compare_with_truth, format_truth
 
-ARGMAX = "--trainer.callbacks+=gendiv_lightning.callbacks.Argmax"
+ARGMAX = "--probes+=Argmax"
 
 
 def gendiv(*words):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentError
+from types import SimpleNamespace
 
 import pytest
 from running import gendiv, run
@@ -28,7 +29,7 @@ def test_help_answers_in_under_a_second():
 def test_the_parser_needs_nothing_heavy():
     heavy = "torch lightning transformers datasets pyarrow wandb numpy"
     code = (
-        "import sys; from gendiv_lightning.cli import build_parser; build_parser(); "
+        "import sys; from gendiv_lightning.cli.main import build_parser; build_parser(); "
         f"print(sorted(set('{heavy}'.split()) & sys.modules.keys()))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -99,3 +100,50 @@ def test_an_error_of_our_own_is_told_as_it_is():
     error = ValueError("the file is missing")
     error.__cause__ = OSError("no such file")
     assert explain(error) == "the file is missing"
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (["fit-free", "predict", "--config", "a.yaml"], ["predict", "--config", "a.yaml"]),
+        (["predict", "--config", "a.yaml"], ["predict", "--config", "a.yaml"]),
+        (["validate", "--config", "a.yaml"], ["validate", "--config", "a.yaml"]),
+    ],
+)
+def test_predict_and_validate_need_no_fit_free(words, left, monkeypatch):
+    """From the words that a test gives, and from the command line that other ranks are started with."""
+    received = []
+    monkeypatch.setattr(fit_free, "predict", lambda config: None)
+    monkeypatch.setattr(fit_free, "validate", lambda config: None)
+    monkeypatch.setattr(fit_free, "Config", lambda args: received.append(args) or SimpleNamespace(subcommand=left[0]))
+    cli.main(words)
+    assert received == [left]
+    monkeypatch.setattr(sys, "argv", ["gendiv", *words])
+    assert fit_free.words_of_the_command() == left
+
+
+def test_what_takes_long_is_said_once_and_on_rank_zero_only(capsys, monkeypatch):
+    with cli.say_if_slow("loading ...", seconds=0.01):
+        time.sleep(0.2)
+    assert capsys.readouterr().err == "gendiv: loading ...\n"
+    with cli.say_if_slow("loading ...", seconds=10):
+        pass
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with cli.say_if_slow("loading ...", seconds=0.01):
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("word", "expanded"),
+    [
+        ("~/x", "/home/me/x"),
+        ("--out=~/x", "/home/me/x"),
+        ("--out", "--out"),
+        ("a~/b", "a~/b"),
+        ("--seed=0", "--seed=0"),
+    ],
+)
+def test_home_is_expanded_in_every_word(word, expanded, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert cli.expand_home(word).removeprefix("--out=") == expanded

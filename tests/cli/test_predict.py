@@ -27,10 +27,11 @@ from running import (
 
 from gendiv_lightning.callbacks import Measure, RunWriter
 from gendiv_lightning.cli import predict as fit_free
-from gendiv_lightning.datamodules import PromptData
+from gendiv_lightning.datamodules import PromptData, UnfinishedPrompts
 from gendiv_lightning.generators import LlamaGen
 from gendiv_lightning.metrics import CLIPScore, PixelCosine
 from gendiv_lightning.records import split_by_prompt
+from gendiv_lightning.runs.assemble import Parts, assemble
 from gendiv_lightning.runs.folder import FILES, RunFolder
 from gendiv_lightning.storage.codebook_counts import read_usage, write_usage
 
@@ -135,7 +136,7 @@ def test_argmax_leaves_no_diversity(finished, weights, tmp_path):
 def test_a_subset_run_uses_its_subset_only(weights, tmp_path):
     counts = torch.arange(256)
     write_usage(tmp_path / "usage.safetensors", counts, {})
-    probe = f"--trainer.callbacks.usage={tmp_path / 'usage.safetensors'}"
+    probe = f"--probes.usage={tmp_path / 'usage.safetensors'}"
     made = predict(weights, tmp_path / "run", probe, config="llamagen_subset")
     used, _ = read_usage(made.path / "usage.safetensors")
     assert used[:192].sum() == 0
@@ -296,14 +297,13 @@ def test_what_changes_no_number_is_the_same_run(finished, weights, capsys):
 
 
 def test_two_runs_of_one_trainer_count_nothing_twice(make_t2i, tmp_path):
+    measure, folder = Measure([PixelCosine()]), RunFolder(tmp_path)
     data = PromptData(path="toy:postcards.jsonl", limit=2, num_samples=2)
+    run = assemble(Parts(make_t2i(), data, [], measure.metrics))
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-    measure = Measure([PixelCosine()])
-    trainer = Trainer(
-        default_root_dir=tmp_path, callbacks=[measure, RunWriter()], use_distributed_sampler=False, **quiet
-    )
+    trainer = Trainer(callbacks=[measure, RunWriter(run, folder, measure)], use_distributed_sampler=False, **quiet)
     for _ in range(2):
-        trainer.predict(make_t2i(), datamodule=data, return_predictions=False)
+        trainer.predict(run.parts.generator, datamodule=UnfinishedPrompts(run, folder), return_predictions=False)
         assert measure.usage.totals.tolist() == [2, 4, 4]
 
 
@@ -317,7 +317,7 @@ def test_validate_writes_the_usage_file_that_a_subset_reads(weights, tmp_path):
     assert counts.sum() == 32 * 36
     assert provenance["data"]["num_images"] == 32
     assert metrics_of(RunFolder(tmp_path / "usage"))["codebook/coverage"]["num_samples"] == 32
-    probe = f"--trainer.callbacks.usage={tmp_path / 'usage' / 'usage.safetensors'}"
+    probe = f"--probes.usage={tmp_path / 'usage' / 'usage.safetensors'}"
     predict(weights, tmp_path / "run", probe, config="llamagen_subset", limit=1)
 
 
@@ -330,7 +330,7 @@ def _nothing_loads(monkeypatch):
 
 
 def add(name, **settings):
-    """Options that add a callback to those of the config."""
+    """Options that add a callback, as in version 0.1."""
     options = [f"--trainer.callbacks.{key}={value}" for key, value in settings.items()]
     return [f"--trainer.callbacks+=gendiv_lightning.callbacks.{name}", *options]
 
@@ -342,6 +342,25 @@ BAD_INPUT = [
     (["--model.dtype", "float8"], ["model.dtype", "bfloat16", "float8"]),
     (["--data.path", "/nowhere/prompts.jsonl"], ["/nowhere/prompts.jsonl is missing"]),
     (["--data.limit", "0"], ["limit must be at least 1, got 0"]),
+    (["--data.num_samples", "null"], ["data.num_samples must not be null", "int"]),
+    (["--data.seed", "null"], ["data.seed must not be null"]),
+    (["--model.gpt_checkpoint", "null"], ["model.gpt_checkpoint must not be null"]),
+    (["--model.batch_size", "null"], ["model.batch_size must not be null"]),
+    (["--overwrite", "null"], ["overwrite", "bool"]),
+    (["--wandb", "null"], ["wandb", "online"]),
+    (["--data.split", "train"], ["split belongs to a dataset", "'train'"]),
+    (
+        [
+            "--trainer.callbacks+=lightning.pytorch.callbacks.LambdaCallback",
+            "--trainer.callbacks.setup=os.system",
+        ],
+        ["callbacks[0].setup must not name a function"],
+    ),
+    (["--probes+=NoSuchProbe"], ["probes", "NoSuchProbe"]),
+    (["--probes+=TopK", "--probes.top_k=0"], ["top_k must be at least 1, got 0"]),
+    (["--probes+=Argmax", "--probes+=PosteriorArgmax"], ["Argmax and PosteriorArgmax both set 'exec'"]),
+    (["--measure.metrics", "[no_such_metric]"], ["no_such_metric"]),
+    (["--measure", "null"], ["one `measure`"]),
     (["--data.nonsense", "3"], ["data", "nonsense", "not accepted"]),
     (["--nonsense", "3"], ["--nonsense"]),
     (["--trainer.accelerator", "no-such-device"], ["no-such-device"]),
@@ -356,8 +375,8 @@ BAD_INPUT = [
         add("CodebookSubset", size=9, usage="/nowhere/usage.safetensors"),
         ["CodebookSubset.usage", "/nowhere/usage.safetensors", "gendiv fit-free validate"],
     ),
-    (add("Paraphrase", length="short"), ["num_samples", "4 wordings"]),
-    (["--data.num_samples", "24", *add("Paraphrase", num_paraphrases=12)], ["has 9 paraphrases", "wants 12"]),
+    (add("Paraphrase", length="short"), ["num_samples", "4 paraphrases"]),
+    (["--data.num_samples", "24", *add("Paraphrase", num_paraphrases=12)], ["has 9 paraphrases", "12 are required"]),
 ]
 
 
@@ -383,8 +402,8 @@ def test_a_prompt_file_without_prompts_is_refused(weights, tmp_path):
 def test_a_backbone_that_cannot_be_had_stops_the_run_before_it_samples(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr("urllib.request.urlopen", _no_network)
-    callback = "--trainer.callbacks.metrics=[{class_path: gendiv_lightning.metrics.LPIPS}]"
-    message = error_of("predict", *arguments(weights, tmp_path / "run", callback))
+    metrics = "--measure.metrics=[{class_path: gendiv_lightning.metrics.LPIPS}]"
+    message = error_of("predict", *arguments(weights, tmp_path / "run", metrics))
     assert "backbone of net 'alex' cannot be had" in message
     assert not (tmp_path / "run").exists()
 

@@ -78,18 +78,15 @@ def test_lists_are_swept_and_every_cell_has_its_own_name(write):
     assert len(cells) == 2 * (2 + 4)
     chosen = cells["tiny-both-0.5-mixed-seed3"]
     assert chosen.probes == {"CodebookSubset": {"ratio": 0.5, "usage": USAGE}, "Paraphrase": {"length": "mixed"}}
-    assert [callback["class_path"].rpartition(".")[2] for callback in chosen.config["trainer"]["callbacks"]] == [
-        "Measure",
-        "CodebookSubset",
-        "Paraphrase",
-    ]
+    assert [probe["class_path"] for probe in chosen.config["probes"]] == ["CodebookSubset", "Paraphrase"]
+    assert chosen.config["measure"]["metrics"] == ["pixel_cosine"]
 
 
 def test_baseline_and_probes_differ_in_their_probes_alone(write):
     """The same prompts, numbers of samples and seed: the same noise, so that differences are paired."""
     cells = read_study(write(probes={"baseline": None, "subset": {"CodebookSubset": {"ratio": 0.25}}}, seeds=[5]))
     for cell in cells:
-        del cell.config["trainer"]["callbacks"][1:]
+        del cell.config["probes"]
     assert cells[0].config == cells[1].config
     assert cells[0].config["data"]["init_args"]["seed"] == 5
 
@@ -127,7 +124,7 @@ def test_a_subset_by_chance_or_by_list_gets_no_usage_file(write):
             ["cell tiny-sub-1.5-seed0", "(0, 1], got 1.5"],
         ),
         ({"probes": {"sub": {"CodebookSubset": {"ration": 0.5}}}}, ["cell tiny-sub-seed0", "ration"]),
-        ({"probes": {"para": {"Paraphrase": {"num_paraphrases": 4}}}}, ["num_samples must be", "4 wordings"]),
+        ({"probes": {"para": {"Paraphrase": {"num_paraphrases": 4}}}}, ["num_samples must be", "4 paraphrases"]),
         ({"probes": {"more": {"settings": {"data.limitt": 1}}}}, ["cell tiny-more-seed0", "limitt"]),
         ({"metrics": ["no_such_metric"]}, ["no_such_metric"]),
     ],
@@ -304,3 +301,19 @@ def test_what_is_no_cell_any_more_is_named_and_not_reported(write, tmp_path, cap
     runs, left_out = find_runs([out])
     assert [run.folder.path.name for run in runs] == ["tiny-baseline-seed0"]
     assert left_out == [f"{out / 'tiny-argmax-seed0'} is no cell of the study, or one that failed"]
+
+
+def test_a_base_config_of_version_0_1_keeps_its_measure(tmp_path):
+    """Its metrics and probes are among `trainer.callbacks`."""
+    callbacks = [{"class_path": "gendiv_lightning.callbacks.Measure", "init_args": {"metrics": ["ssim"]}}]
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump({"model": {}, "trainer": {"callbacks": callbacks}}))
+    study = {
+        "generators": {"old": {"config": "old.yaml"}},
+        "probes": {"argmax": {"Argmax": None}},
+        "metrics": ["lpips"],
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    (cell,) = read_study(tmp_path / "study.yaml")
+    assert cell.config["trainer"]["callbacks"][0]["init_args"]["metrics"] == ["lpips"]
+    assert "measure" not in cell.config
+    assert cell.config["probes"] == [{"class_path": "Argmax"}]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gendiv_lightning.datamodules import PromptData
+from gendiv_lightning.datamodules import PromptData, UnfinishedPrompts
 from gendiv_lightning.prompts.design import Design, name_samples
 from gendiv_lightning.prompts.prompt_set import read_manifest, write_manifest
 from gendiv_lightning.records import NoiseKey, Paraphrase, Prompt, SampleDesign, prompt_id
@@ -171,7 +171,8 @@ def test_the_cache_stands_where_the_environment_says(tmp_path, monkeypatch):
         ({"num_samples": 0}, "num_samples must be at least 1"),
         ({"prompts_per_batch": 0}, "prompts_per_batch must be at least 1"),
         ({"max_words": 0}, "max_words must be at least 1"),
-        ({"revision": "main"}, "belong to a dataset"),
+        ({"revision": "main"}, "revision belongs to a dataset"),
+        ({"split": "train"}, "split belongs to a dataset"),
     ],
 )
 def test_arguments_that_cannot_be_fail_in_the_constructor(tmp_path, arguments, message):
@@ -259,13 +260,18 @@ def test_a_batch_names_the_rows_of_whole_prompts(tmp_path):
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("num_finished", [0, 4, 10, 11])
 def test_every_unfinished_prompt_is_met_once_over_all_ranks(tmp_path, world_size, num_finished):
-    path, seen = write_lines(tmp_path), []
+    data, seen = PromptData(write_lines(tmp_path), prompts_per_batch=2), []
+    finished = frozenset(prompt.id for prompt in data.prompt_set().prompts[:num_finished])
+    folder = SimpleNamespace(finished_prompts=lambda: finished)
+    run = SimpleNamespace(
+        parts=SimpleNamespace(data=data), prompt_set=data.prompt_set(), design=SampleDesign(data.num_samples)
+    )
     for rank in range(world_size):
-        data = on_rank(PromptData(path, prompts_per_batch=2), rank, world_size)
-        data.finished = frozenset(prompt.id for prompt in data.prompt_set().prompts[:num_finished])
-        mine = [index for batch in data.predict_dataloader() for index in batch.indices]
-        assert mine == list(range(num_finished, len(TEXTS)))[rank::world_size]
-        seen += mine
+        unfinished = on_rank(UnfinishedPrompts(run, folder), rank, world_size)
+        unfinished.setup("predict")
+        own = [index for batch in unfinished.predict_dataloader() for index in batch.indices]
+        assert own == list(range(num_finished, len(TEXTS)))[rank::world_size]
+        seen += own
     assert sorted(seen) == list(range(num_finished, len(TEXTS)))
 
 

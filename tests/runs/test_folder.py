@@ -10,7 +10,8 @@ import torch
 
 from gendiv_lightning.records import NoiseKey, Paraphrase, Prompt, PromptBatch, SampleBatch, TokenSamples
 from gendiv_lightning.records.estimate import Estimate
-from gendiv_lightning.runs.folder import RunFolder, environment
+from gendiv_lightning.runs.environment import environment
+from gendiv_lightning.runs.folder import RunFolder
 from gendiv_lightning.runs.protocol import Difference, differences, fingerprint_of
 from gendiv_lightning.storage.atomic import write_atomically
 

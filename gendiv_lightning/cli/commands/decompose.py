@@ -27,10 +27,10 @@ beside what each lens measures, and whether a difference is the model's error or
 example:
   gendiv fit-free predict --config configs/tiny/amused_decompose.yaml --run_dir runs/plain
   gendiv fit-free predict --config configs/tiny/amused_decompose.yaml --run_dir runs/argmax \\
-    --trainer.callbacks+=gendiv_lightning.callbacks.Argmax
+    --probes+=Argmax
   gendiv fit-free predict --config configs/tiny/amused_decompose.yaml --run_dir runs/subset \\
-    --trainer.callbacks+=gendiv_lightning.callbacks.CodebookSubset --trainer.callbacks.ratio=0.25 \\
-    --trainer.callbacks.usage=toy:amused_usage.safetensors
+    --probes+=CodebookSubset --probes.ratio=0.25 \\
+    --probes.usage=toy:amused_usage.safetensors
   gendiv decompose runs/plain --argmax runs/argmax --subset runs/subset --plot decomposition.svg
   gendiv decompose runs/plain --test --truth
 """

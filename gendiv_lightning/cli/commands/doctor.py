@@ -34,7 +34,7 @@ def print_line(line: str) -> None:
 
 
 def _environment() -> int:
-    from gendiv_lightning.runs.folder import environment
+    from gendiv_lightning.runs.environment import environment
 
     found = environment()
     print_line(f"python {found['python']} on {found['platform']}")

@@ -92,11 +92,11 @@ def _check(folder: StudyFolder) -> None:
     """Make the objects of each cell that is to be run, all but models with weights."""
     from tqdm import tqdm
 
-    from gendiv_lightning.cli.predict import check_config
+    from gendiv_lightning.cli.predict import read_config
 
     for cell in tqdm(folder.unfinished(), desc="Checking cells", unit="cell", delay=2):
         try:
-            check_config(folder.config(cell))
+            read_config(folder.config(cell))
         except ValueError as error:
             raise ValueError(f"cell {cell.name}: {error}") from error
 

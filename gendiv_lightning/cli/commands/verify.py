@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,29 +43,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the protocol, draw, make again, compare, tell."""
-    from gendiv_lightning.cli.predict import rebuild
+    from gendiv_lightning.cli.predict import read_config, sample_again
     from gendiv_lightning.console.text import printable, write
+    from gendiv_lightning.runs.assemble import assemble
     from gendiv_lightning.runs.folder import RunFolder
+    from gendiv_lightning.runs.former import upgrade_protocol
     from gendiv_lightning.runs.labels import label_of
     from gendiv_lightning.runs.load import read_header
 
     folder = RunFolder(arguments.run)
     protocol, description = read_header(folder)
     num_stored, stored = _draw(folder, arguments.num, arguments.seed)
-    rebuilt = rebuild(_config_of(folder))
-    _check(folder.path, protocol, rebuilt.protocol)
-    prompts = {prompt.id: (place, prompt) for place, prompt in enumerate(rebuilt.data.prompt_set().prompts)}
+    with _config_of(folder) as file:
+        config = read_config(file)
+    run = assemble(config.parts, thorough=False)
+    _check(folder.path, upgrade_protocol(protocol), run.protocol)
+    prompts = {prompt.id: (place, prompt) for place, prompt in enumerate(run.prompt_set.prompts)}
     wrong = {key: "its prompt is not in the prompt set" for key in stored if key.prompt not in prompts}
     known = {key: row for key, row in stored.items() if key not in wrong}
-    batches = list(_batches(list(known), prompts, rebuilt.data.seed, rebuilt.generator.batch_size))
-    for again in rebuilt.sample(batches):
+    batches = list(_batches(list(known), prompts, run.parts.data.seed, run.parts.generator.batch_size))
+    sampled, device = sample_again(config, run, batches)
+    for again in sampled:
         for row, key in enumerate(again.batch.keys):
             difference = _difference(*known[key], again, row)
             wrong |= {key: difference} if difference else {}
     label = label_of(protocol, description)
     write(
         f"{printable(label.title)}, run {label.fingerprint}: {len(stored)} of {num_stored} samples, drawn by seed "
-        f"{arguments.seed}, made again on {rebuilt.device}\n"
+        f"{arguments.seed}, made again on {device}\n"
     )
     for key, difference in sorted(wrong.items()):
         prompt, paraphrase, path, sample = key
@@ -76,11 +83,20 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _config_of(folder: RunFolder) -> Path:
+@contextmanager
+def _config_of(folder: RunFolder) -> Iterator[Path]:
+    """The run's config, as this version has it."""
+    import yaml
+
+    from gendiv_lightning.runs.former import upgrade_config
+
     path = folder.path / "config.yaml"
     if not path.exists():
         raise ValueError(f"{path} is missing: without its config a run cannot be made again")
-    return path
+    with TemporaryDirectory() as temporary:
+        file = Path(temporary) / "config.yaml"
+        file.write_text(yaml.safe_dump(upgrade_config(yaml.safe_load(path.read_text(encoding="utf-8")))))
+        yield file
 
 
 def _check(path: Path, there: dict[str, Any], now: dict[str, Any]) -> None:

@@ -1,0 +1,190 @@
+"""A run is assembled and checked here, once; commands, callbacks and a notebook get it whole.
+
+`Parts` are what a config names. `check` finds everything that is wrong with them by themselves, in milliseconds;
+`assemble` also locates weights, reads prompts and tokenises them. Neither loads the generator's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, NamedTuple, Protocol
+
+from gendiv_lightning.generators.base import Generator, TokenGenerator
+from gendiv_lightning.metrics.base import SampleMetric
+from gendiv_lightning.prompts.design import Design, apply_designs, check_design, choose_paraphrases
+from gendiv_lightning.prompts.prompt_set import PromptSet
+from gendiv_lightning.records import NoiseKey, Prompt, SampleDesign
+from gendiv_lightning.runs.protocol import fingerprint_of
+from gendiv_lightning.sampling import Probe
+
+# What cleans and splits captions, samples tokens and measures images.
+VERSIONS = ("gendiv_lightning", "torch", "transformers", "tokenizers", "ftfy", "beautifulsoup4", "torchvision", "lpips")
+
+
+class PromptSource(Protocol):
+    """Where prompts come from, and how many samples of each: what a run needs to know of `PromptData`."""
+
+    seed: int
+    num_samples: int
+    prompts_per_batch: int
+
+    def prompt_set(self) -> PromptSet:
+        """The prompts, read on the first call."""
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that can change a number."""
+
+
+class Parts(NamedTuple):
+    """What a config names.
+
+    Attributes:
+        generator: its weights need not be there yet.
+        data: prompts, samples per prompt and seed.
+        probes: probes and designs.
+        metrics: codebook usage is measured in any case.
+    """
+
+    generator: Generator
+    data: PromptSource
+    probes: Sequence[Probe | Design] = ()
+    metrics: Sequence[SampleMetric] = ()
+
+    @property
+    def sampler_probes(self) -> list[Probe]:
+        """Those of `probes` that change the sampler."""
+        return [probe for probe in self.probes if isinstance(probe, Probe)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a run is made of, checked.
+
+    Attributes:
+        parts: what it was assembled from; the generator's weights are located, not loaded.
+        prompt_set: the prompts.
+        design: the samples that each prompt gets.
+        protocol: everything that can change a number, as plain values.
+        description: generator, probes and metrics in words, see `runs/description.py`.
+        prompt_metadata: what became of the prompts on their way here, and how many the text encoder truncates.
+        warnings: about the prompts.
+    """
+
+    parts: Parts
+    prompt_set: PromptSet
+    design: SampleDesign
+    protocol: dict[str, Any]
+    description: dict[str, Any]
+    prompt_metadata: dict[str, Any]
+    warnings: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the protocol."""
+        return fingerprint_of(self.protocol)
+
+
+def check(parts: Parts) -> SampleDesign:
+    """Check a run's parts without looking at weights or prompts.
+
+    Returns:
+        The samples that each prompt gets.
+
+    Raises:
+        ValueError: probes contradict each other, probes or metrics do not fit the generator, or no prompt can be
+            sampled by the design.
+    """
+    generator, data = parts.generator, parts.data
+    if isinstance(generator, TokenGenerator) and not generator.codebook_size:
+        generator.locate()  # only its weights' configuration says how large the codebook is
+    probes = parts.sampler_probes
+    generator.sampler(data.seed, [NoiseKey("", 0, 0, 0)], probes)
+    for probe in probes:
+        probe.check(generator.codebook_size)
+    _check_metrics(generator, parts.metrics)
+    design = apply_designs(SampleDesign(data.num_samples), parts.probes)
+    check_design(design)
+    return design
+
+
+def _check_metrics(generator: Generator, metrics: Sequence[SampleMetric]) -> None:
+    """Raise ValueError if a metric needs tokens and the generator draws none."""
+    for metric in metrics:
+        if "tokens" in metric.needs and not isinstance(generator, TokenGenerator):
+            raise ValueError(
+                f"{type(metric).__name__} needs tokens, and {type(generator).__name__} draws none: it has continuous "
+                f"latents. Remove the metric ({metric.title}) from measure.metrics"
+            )
+
+
+def assemble(parts: Parts, *, thorough: bool = True) -> Run:
+    """Check all that can be checked before the generator's weights are loaded.
+
+    Args:
+        parts: of the run.
+        thorough: False leaves out what takes long, which is tokenising every prompt and loading the metrics' networks:
+            where rank zero does that, or a run was checked before. There are no warnings and no metadata then.
+
+    Raises:
+        ValueError: see `check`; weights are missing, a file belongs to another generator, a prompt has too few
+            paraphrases, or a prompt is one that the generator or a metric cannot take.
+        OSError: a metric's network is missing.
+    """
+    design = check(parts)
+    generator, data = parts.generator, parts.data
+    generator.locate()
+    identity = generator.identity()
+    for probe in parts.sampler_probes:
+        probe.check_generator(identity)
+    prompt_set = data.prompt_set()
+    chosen = [(prompt, choose_paraphrases(prompt, design)) for prompt in prompt_set.prompts]
+    warnings: tuple[str, ...] = ()
+    metadata: dict[str, Any] = {}
+    if thorough:
+        texts = sorted({prompt.wording(number) for prompt, numbers in chosen for number in numbers})
+        warnings = tuple(generator.check_prompts(texts))
+        metadata = _metadata(generator, prompt_set, chosen)
+        for metric in parts.metrics:
+            metric.load()
+            metric.check_prompts([prompt.text for prompt in prompt_set.prompts])
+    return Run(parts, prompt_set, design, _protocol(parts), _description(parts), metadata, warnings)
+
+
+def _protocol(parts: Parts) -> dict[str, Any]:
+    generator = parts.generator
+    return {
+        "generator": generator.identity(),
+        "probes": sorted((probe.identity(generator.codebook_size) for probe in parts.probes), key=str),
+        "data": parts.data.identity(),
+        "metrics": sorted((metric.identity() for metric in parts.metrics), key=str),
+        "versions": {name: version(name) for name in VERSIONS},
+    }
+
+
+def _description(parts: Parts) -> dict[str, Any]:
+    size = parts.generator.codebook_size
+    return {
+        "generator": parts.generator.describe(),
+        "probes": [{"probe": type(probe).__name__, **probe.describe(size)._asdict()} for probe in parts.probes],
+        "metrics": {name: words for metric in parts.metrics for name, words in metric.describe().items()},
+    }
+
+
+def _metadata(
+    generator: Generator, prompt_set: PromptSet, chosen: Sequence[tuple[Prompt, Sequence[int]]]
+) -> dict[str, Any]:
+    paraphrases = [prompt.wording(number) for prompt, numbers in chosen for number in numbers if number]
+    kinds = {"prompts": [prompt.text for prompt in prompt_set.prompts], "paraphrases": paraphrases}
+    lengths = {kind: generator.text_lengths(texts) for kind, texts in kinds.items()}
+    text_encoder: dict[str, Any] = {}
+    for kind, found in lengths.items():
+        if found is not None:
+            text_encoder |= {"limit": found.limit, kind: found.facts()}
+    return {
+        "prompt_set": prompt_set.name,
+        "prompts_sha256": prompt_set.sha256,
+        "report": prompt_set.report._asdict(),
+        "text_encoder": text_encoder,
+    }
