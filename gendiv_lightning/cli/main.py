@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import threading
@@ -85,8 +86,16 @@ def expand_home(word: str) -> str:
     return f"{option}{equals}{os.path.expanduser(value)}" if value.startswith("~") else word
 
 
+def _print_what_the_terminal_can() -> None:
+    """Escape characters that the terminal's encoding lacks, so that results are not lost at the last moment."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command."""
+    _print_what_the_terminal_can()
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] in (["fit-free"], ["predict"], ["validate"]):
         with say_if_slow("loading PyTorch Lightning and the generators ..."):

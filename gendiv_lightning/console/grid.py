@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
+from gendiv_lightning.console.text import printable
 from gendiv_lightning.records import SampleBatch, split_by_prompt
 
 _MARGIN, _PADDING, _CAPTION, _CELL = 8, 2, 18, 96
@@ -31,10 +33,13 @@ def draw_grid(batches: Sequence[SampleBatch], num_prompts: int, num_samples: int
 
 
 def fit(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """A text in one line, cut to a width in pixels."""
-    text = " ".join(text.split())
-    if draw.textlength(text, font) <= width:
-        return text
-    while text and draw.textlength(f"{text}…", font) > width:
-        text = text[:-1]
-    return f"{text}…"
+    """A text in one line, cut to a width in pixels.
+
+    No more characters than pixels are laid out, since layout takes longer than linear time.
+    """
+    line = " ".join(text.split())
+    short = printable(line[:width])[:width]
+    if len(line) <= width and draw.textlength(short, font) <= width:
+        return short
+    longest = bisect_right(range(1, len(short) + 1), width, key=lambda n: draw.textlength(f"{short[:n]}…", font))
+    return f"{short[:longest]}…"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from gendiv_lightning.images.decode import MEMORY_LIMIT, ImageItem, is_image
-from gendiv_lightning.storage.files import GIB, inside, printable, read_file
+from gendiv_lightning.storage.files import GIB, inside, read_file, valid_text
 from gendiv_lightning.storage.parquet import is_binary, is_text, load_columns, open_parquet, read_columns, to_rows
 from gendiv_lightning.storage.tables import find_name
 
@@ -122,7 +122,7 @@ def resolve(name: str, folder: Path, rules: ReadRules) -> Path:
     path = folder / name if rules.allow_outside else inside(rules.root, str(folder.absolute() / name))
     if path is None:
         raise ValueError(
-            f"{printable(name)} leads out of {printable(str(rules.root))}: pass --allow-outside (in configs "
+            f"{valid_text(name)} leads out of {valid_text(str(rules.root))}: pass --allow-outside (in configs "
             "allow_outside) if it should be read"
         )
     return path

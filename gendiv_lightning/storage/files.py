@@ -47,7 +47,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def printable(name: str) -> str:
+def valid_text(name: str) -> str:
     r"""A file name as valid Unicode: bytes that are not UTF-8 are written as escapes, such as \xfc."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
@@ -86,7 +86,7 @@ def _list_into(
     seen[identity] = prefix[:-1]
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            name, path = f"{prefix}{printable(entry.name)}", Path(entry.path)
+            name, path = f"{prefix}{valid_text(entry.name)}", Path(entry.path)
             if is_hidden(entry.name):
                 found.hidden[entry.name] += sum(len(files) for *_, files in os.walk(path)) if entry.is_dir() else 1
             elif entry.is_dir():
@@ -102,12 +102,12 @@ def check_regular(path: Path) -> None:
     Raises:
         OSError: the path is missing, a broken link, a folder, a FIFO, a socket or a device.
     """
-    shown = printable(str(path))
+    shown = valid_text(str(path))
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         if path.is_symlink():
-            raise FileNotFoundError(f"{shown} is a link to {printable(os.readlink(path))}, which is missing") from None
+            raise FileNotFoundError(f"{shown} is a link to {valid_text(os.readlink(path))}, which is missing") from None
         raise FileNotFoundError(f"there is no file {shown}") from None
     except ValueError as error:  # a NUL in the name
         raise FileNotFoundError(f"there is no file {shown!r}") from error
@@ -124,7 +124,7 @@ def read_file(path: Path, memory_limit: float = 1.0) -> bytes:
         OSError: it is not a regular file, it is larger than `memory_limit` GiB, or it cannot be read.
     """
     check_regular(path)
-    check_size(path.stat().st_size, memory_limit, printable(str(path)))
+    check_size(path.stat().st_size, memory_limit, valid_text(str(path)))
     return path.read_bytes()
 
 

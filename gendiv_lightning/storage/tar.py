@@ -11,7 +11,7 @@ from typing import IO
 
 import fsspec
 
-from gendiv_lightning.storage.files import File, check_regular, check_size, printable
+from gendiv_lightning.storage.files import File, check_regular, check_size, valid_text
 
 _NOT_WHOLE = "is not a tar, or it is damaged, cut off or compressed: fetch it again, or unpack it"
 
@@ -74,7 +74,7 @@ def _file_of(member: tarfile.TarInfo, address: str, found: dict[str, File], memo
 def _clean(name: str) -> str:
     """A member's name without `./`, `..` and a leading slash."""
     parts: list[str] = []
-    for part in PurePosixPath(printable(name)).parts:
+    for part in PurePosixPath(valid_text(name)).parts:
         if part == "..":
             del parts[-1:]
         elif part != "/":

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gendiv_lightning.console.text import printable, write
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -133,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
             "clip_iqa) and all samples together (vendi_set) can be measured"
         )
     if corrupt.images:
-        sys.stderr.write(f"{corrupt.in_words()}\n")
+        write(f"{printable(corrupt.in_words())}\n", sys.stderr)
     sys.stdout.write(f"{format_estimates(estimates)}\n\n{format_methods(estimates)}\n")
     if arguments.out is not None:
         _write(arguments.out, metrics, estimates, [texts[place] for place in sorted(texts)], columns)
@@ -235,7 +237,7 @@ def _prompts(arguments: argparse.Namespace, corrupt: CorruptImages) -> tuple[int
         allow_outside=arguments.allow_outside,
         memory_limit=arguments.memory_limit,
     )
-    sys.stderr.write("".join(f"{note}\n" for note in images.notes))
+    write("".join(f"{printable(note)}\n" for note in images.notes), sys.stderr)
     corrupt.num_images = images.num_images
     corrupt.add(images.unreadable)
     return len(images.groups), load_prompts(images, corrupt, arguments.resize, arguments.memory_limit)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gendiv_lightning import plugins
 from gendiv_lightning.cli.commands.measure import add_reading_arguments
+from gendiv_lightning.console.text import printable, write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     reference.provenance.update({name: value for name, value in told.items() if value})
     write_reference(arguments.out, reference)
     if corrupt.images:
-        sys.stderr.write(f"{corrupt.in_words()}\n")
+        write(f"{printable(corrupt.in_words())}\n", sys.stderr)
     part = f", part {arguments.part}" if arguments.part else ""
     sys.stdout.write(
         f"{arguments.out}: {reference.statistics.num_rows} images of {dataset}{part}, {arguments.backbone}\n"
@@ -135,7 +136,7 @@ def _images(arguments: argparse.Namespace, corrupt: CorruptImages) -> tuple[str,
         name: getattr(arguments, name) for name in ("config", "split", "revision", "allow_outside", "memory_limit")
     }
     images = open_images(arguments.source[0], column=arguments.image_column, limit=arguments.num, **chosen)
-    sys.stderr.write("".join(f"{note}\n" for note in images.notes))
+    write("".join(f"{printable(note)}\n" for note in images.notes), sys.stderr)
     count = images.num_images
     items = images.items
     if arguments.part:
