@@ -41,5 +41,5 @@ def fit(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | Ima
     short = printable(line[:width])[:width]
     if len(line) <= width and draw.textlength(short, font) <= width:
         return short
-    longest = bisect_right(range(1, len(short) + 1), width, key=lambda n: draw.textlength(f"{short[:n]}…", font))
+    longest = bisect_right(range(1, len(short) + 1), 0, key=lambda n: draw.textlength(f"{short[:n]}…", font) > width)
     return f"{short[:longest]}…"

@@ -165,7 +165,8 @@ def read_table(
 
     advice = advice or "Restore the file, or make the run again"
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        # Arrow opens no file whose name is not UTF-8, and so gets an open one.
+        with path.open("rb") as opened, pq.ParquetFile(opened, page_checksum_verification=True) as file:
             missing = [name for name in (*(columns or ()), *required) if name not in file.schema_arrow.names]
             if not missing:
                 return file.read(columns)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gendiv_lightning.records import NoiseKey, SampleBatch
 from gendiv_lightning.records.estimate import Estimate
@@ -30,6 +29,7 @@ from gendiv_lightning.runs.index import RunIndex
 from gendiv_lightning.runs.protocol import differences, fingerprint_of
 from gendiv_lightning.runs.shards import ADVICE, read_batch, read_shard, to_table
 from gendiv_lightning.storage.atomic import write_atomically
+from gendiv_lightning.storage.parquet import write_parquet
 
 FILES = (  # in the order in which a run is deleted: at no time does a part of it look like the whole
     "metrics.json",
@@ -146,7 +146,7 @@ class RunFolder:
         table = to_table(batch, codebook_size)
         self.write(
             f"samples/{min(batch.batch.indices):07d}-{digest}.parquet",
-            lambda path: pq.write_table(table, path, compression="zstd", write_page_checksum=True),
+            lambda path: write_parquet(table, path, compression="zstd", write_page_checksum=True),
         )
 
     def shards(self) -> list[Path]:
@@ -244,7 +244,7 @@ class RunFolder:
 
     def write_per_prompt(self, table: pa.Table) -> None:
         """`per_prompt.parquet`: a row of numbers a prompt."""
-        self.write("per_prompt.parquet", lambda path: pq.write_table(table, path, write_page_checksum=True))
+        self.write("per_prompt.parquet", lambda path: write_parquet(table, path, write_page_checksum=True))
 
     def write_metrics(self, estimates: Mapping[str, Estimate]) -> None:
         """`metrics.json`, the last file, which marks the run as finished. NaN is written as null."""

@@ -40,6 +40,12 @@ def open_parquet(file: str | Path) -> Iterator[pq.ParquetFile]:
             raise ValueError(f"{file} cannot be read as Parquet: {error}") from error
 
 
+def write_parquet(table: pa.Table, path: Path, **options: Any) -> None:
+    """Write a table. Arrow opens no file whose name is not UTF-8, and so gets an open one."""
+    with path.open("wb") as file:
+        pq.write_table(table, file, **options)
+
+
 def read_columns(table: pq.ParquetFile, columns: Sequence[str], group: int) -> Iterator[pa.RecordBatch]:
     """Some columns of a row group, in batches that stay small whatever they expand to.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +160,8 @@ def _metrics(arguments: argparse.Namespace) -> list[SampleMetric]:
         raise ValueError(f"--max-corrupt is a share in [0, 1], got {arguments.max_corrupt}")
     check_memory_limit(arguments.memory_limit)
     check_device(arguments.device)
+    if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
+        raise ValueError(f"--out {arguments.out} is a file, and a folder is needed: choose another name")
     usage = arguments.source / "usage.safetensors"  # of a finished run
     codebook_size = len(read_usage(usage)[0]) if usage.is_file() else None
     names = split_names(arguments.metrics)
@@ -195,22 +198,23 @@ def _write(
     usage = next((metric for metric in metrics if isinstance(metric, CodebookUsage)), None)
     if usage is not None:
         ranks = pa.table(dict(zip(("rank", "frequency"), (x.cpu().numpy() for x in zipf(usage.counts)), strict=True)))
-        write_atomically(path / "rank_frequency.csv", lambda p: csv.write_csv(ranks, p))
+        text = io.BytesIO()
+        csv.write_csv(ranks, text)
+        write_atomically(path / "rank_frequency.csv", lambda p: p.write_bytes(text.getvalue()))
     folder.write_per_prompt(pa.table({"prompt": texts, **{name: c.numpy() for name, c in columns.items()}}))
     folder.write_metrics(estimates)
 
 
 def _write_pairs(path: Path, pairs: list[Pairs]) -> None:
     """`pairs.parquet` of all, `pairs.png` and a printed table of the first prompts by the first distance."""
-    import pyarrow.parquet as pq
-
     from gendiv_lightning.console.pairs import draw_pairs, format_pairs, to_table
     from gendiv_lightning.storage.atomic import write_atomically
+    from gendiv_lightning.storage.parquet import write_parquet
 
     if not pairs:
         return
     table = to_table(pairs)
-    write_atomically(path / "pairs.parquet", lambda p: pq.write_table(table, p))
+    write_atomically(path / "pairs.parquet", lambda p: write_parquet(table, p))
     shown = [some for some in pairs if some.metric == pairs[0].metric and some.images is not None]
     picture = draw_pairs(shown)
     write_atomically(path / "pairs.png", lambda p: picture.save(p, "PNG"))

@@ -93,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
     from gendiv_lightning.prompts.files import check_prompt_file
+    from gendiv_lightning.storage.files import check_regular
 
     check_prompt_file(arguments.prompts)
     for name in ("per_prompt", "concurrency", "limit", "timeout"):
@@ -107,6 +108,10 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise ValueError("give --out SET.jsonl and --model (or --check, to judge a set that is there)")
     if arguments.out.suffix != ".jsonl":
         raise ValueError(f"--out must end in .jsonl, got {arguments.out}")
+    if arguments.out.is_dir():
+        raise ValueError(f"--out {arguments.out} is a folder, and a file is needed: choose a name in it")
+    if arguments.instruction is not None:
+        check_regular(arguments.instruction)
     if arguments.out.resolve() == arguments.prompts.resolve():
         raise ValueError(f"--out {arguments.out} is PROMPTS itself: give the set a name of its own")
 

@@ -148,6 +148,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--max-corrupt is a share in [0, 1], got {arguments.max_corrupt}")
     if arguments.out.suffix != ".jsonl":
         raise ValueError(f"--out must end in .jsonl, got {arguments.out}")
+    if arguments.out.is_dir():
+        raise ValueError(f"--out {arguments.out} is a folder, and a file is needed: choose a name in it")
     source = Path(arguments.source).resolve()
     if source == arguments.out.resolve() or source in arguments.out.resolve().parents:
         raise ValueError(f"--out {arguments.out} must not lie in SOURCE: the next call would read it")

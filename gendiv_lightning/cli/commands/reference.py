@@ -79,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if all(source.endswith(".safetensors") for source in arguments.source):
         return _merge(arguments)
+    if arguments.out.is_dir():
+        raise ValueError(f"--out {arguments.out} is a folder, and a file is needed: choose a name in it")
     if len(arguments.source) > 1:
         raise ValueError(f"give one SOURCE, or the parts of a reference; got {', '.join(arguments.source)}")
     if arguments.num is not None and arguments.num < 2:
