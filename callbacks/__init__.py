@@ -5,6 +5,7 @@ from .designs import Decompose, Paraphrase
 from .measure import Measure
 from .probes import (
     Argmax,
+    Branch,
     CodebookSubset,
     FreezePath,
     Guidance,
@@ -18,6 +19,7 @@ from .run_writer import RunWriter
 
 __all__ = [
     "Argmax",
+    "Branch",
     "CodebookCounts",
     "CodebookSubset",
     "Decompose",

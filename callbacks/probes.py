@@ -100,6 +100,33 @@ class FreezePath(ProbeCallback, Design):
         return share_paths(design, 1)
 
 
+class Branch(ProbeCallback):
+    """All samples of a paraphrase share every noise before decision `step`, and have their own from that one on.
+
+    A decision is an image token in raster order (autoregressive), a step of the loop (masked models, discrete
+    diffusion), a scale (next-scale models), or the initial noise and then the scheduler's steps (continuous models).
+
+    Args:
+        step: first decision that differs between samples; 0 shares nothing.
+    """
+
+    sets = ("path", "exec")
+    isolates = "the diversity that is decided from this step on"
+
+    def __init__(self, step: int) -> None:
+        if step < 0:
+            raise ValueError(f"step must be at least 0, got {step}. 0 shares nothing")
+        self.step = step
+
+    def describe(self, codebook_size: int) -> Description:
+        """In words."""
+        return Description(f"shared until step {self.step}", f"until {self.step}", self.isolates)
+
+    def apply(self, sampler: AnySampler) -> AnySampler:
+        """Share path and execution noise before the step."""
+        return replace(sampler, path=sampler.path.branch(self.step), exec=sampler.exec.branch(self.step))
+
+
 class Temperature(ProbeCallback):
     """Divide the logits by `temperature` >= 0; for a mode instead of a draw use `Argmax`."""
 

@@ -15,7 +15,7 @@ from gendiv_lightning import __version__
 from gendiv_lightning.console.text import printable
 
 COMMANDS = (
-    *("compare", "configs", "decompose", "doctor", "measure", "paraphrase", "power", "prompts", "reference"),
+    *("branch", "compare", "configs", "decompose", "doctor", "measure", "paraphrase", "power", "prompts", "reference"),
     *("report", "show", "study", "toy", "verify"),
 )
 ALIASES = {"plan": "power", "zoo": "toy"}  # for one release
@@ -31,6 +31,7 @@ start here, offline, on a CPU, in about a minute:
 then:
   gendiv predict --help                      every value of a config can be set on the command line
   gendiv study --config configs/tiny/study.yaml   the whole comparison: generators x probes, then `gendiv report`
+  gendiv branch CONFIG --steps 0,1,2,4       when is the picture decided? diversity that is fixed by each step
   gendiv decompose RUN                       H_total = H_path + H_exec by three lenses, and a verdict
   gendiv report RUNS --out report            all of it as one page: the answer in words, pictures, tables
   gendiv show RUN                            the numbers and the grid of one run, in the terminal

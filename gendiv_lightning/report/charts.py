@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from gendiv_lightning.analysis.branch import Decided
 from gendiv_lightning.analysis.effects import Knee, change, share_left, usage_counts
 from gendiv_lightning.analysis.lenses import Lens, find_lenses
 from gendiv_lightning.analysis.paper_claims import arm_of, subset_curve
@@ -135,6 +136,23 @@ def subset_curves(families: Sequence[Family], names: Sequence[tuple[str, str]], 
             chart.label(*points[0], family.name, style)
         panels.append(chart.svg())
     return tuple(panels)
+
+
+def branch_curves(curves: Mapping[str, Sequence[Decided]]) -> str:
+    """One panel: the share of the diversity that is decided by each step, a line per generator, with intervals."""
+    points = [point for curve in curves.values() for point in curve]
+    x = linear("step until which all noise is shared", [point.step for point in points])
+    y = linear("decided", [end for p in points for end in (p.low, p.high)], around=(0, 1), percent=True)
+    chart = Chart("When is the picture decided?", x, y, width=520, height=320)
+    for number, (name, curve) in enumerate(curves.items()):
+        style, shape = f"g{number % 6}", SHAPES[number % 6]
+        chart.path([(point.step, point.share) for point in curve], style)
+        for point in curve:
+            chart.interval((point.step, point.low), (point.step, point.high), style)
+            chart.mark(point.step, point.share, shape, style, f"{name}, step {point.step}: {100 * point.share:.1f} %")
+        middle = curve[len(curve) // 2]
+        chart.label(middle.step, middle.share, name, style)
+    return chart.svg()
 
 
 def effect_panels(families: Sequence[Family], shown: Shown, names: Sequence[tuple[str, str]]) -> Panels:

@@ -9,6 +9,7 @@ from gendiv_lightning.analysis.paper_claims import argmax_of, enhanced, find_pro
 from gendiv_lightning.report.context import Study, measured, moved, share
 from gendiv_lightning.report.document import Report
 from gendiv_lightning.report.sections import (
+    branch,
     codebook,
     decomposition,
     effects,
@@ -24,7 +25,7 @@ from gendiv_lightning.report.sections import (
 from gendiv_lightning.runs.load import Family, Setting
 
 TITLE = "Where does the diversity come from?"
-SECTIONS = (samples, verdict, profile, decomposition, effects, subset, frontier, plane, codebook, paper, runs)
+SECTIONS = (samples, verdict, profile, decomposition, effects, branch, subset, frontier, plane, codebook, paper, runs)
 ANSWER_RULE = (
     "How the sentence above is made: token draws give most of it alone if two samples on one path are more than half "
     "as far apart as two of one wording; paths give most of it alone if argmax, which switches the draws off, leaves "
@@ -47,7 +48,8 @@ def write_report(study: Study) -> Report:
     """The report of a study."""
     summary = tuple(_about(study, family) for family in study.families)
     sections = tuple(part.section(study) for part in tqdm(SECTIONS, desc="Report", unit="section", delay=2))
-    return Report(TITLE, _answer(study), ANSWER_RULE, summary, TOY if study.is_toy else "", sections)
+    whole = tuple(part for part in sections if part.blocks or part.paragraphs or part.missing)
+    return Report(TITLE, _answer(study), ANSWER_RULE, summary, TOY if study.is_toy else "", whole)
 
 
 def _answer(study: Study) -> str:

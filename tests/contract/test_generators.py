@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from gendiv_lightning.callbacks import (
     Argmax,
+    Branch,
     CodebookSubset,
     FreezePath,
     Guidance,
@@ -336,3 +337,12 @@ def test_probes_that_cannot_be_are_refused_before_weights_are_loaded(kind, reque
     generator.load = lambda: pytest.fail("loaded weights")
     with pytest.raises(ValueError, match=message):
         predict(generator, batch, probes)
+
+
+def test_a_branch_shares_the_noise_before_its_step_and_not_after_it(generator, batch, baseline):
+    shared = tokens_by_prompt(generator.sample(batch, [Branch(10_000)]))
+    assert all(len(tokens.unique(dim=0)) == 1 for tokens in shared)
+    apart = generator.sample(batch, [Branch(0)])
+    assert torch.equal(apart.samples.tokens, baseline.samples.tokens)
+    middle = tokens_by_prompt(generator.sample(batch, [Branch(2)]))
+    assert any(len(tokens.unique(dim=0)) > 1 for tokens in middle)

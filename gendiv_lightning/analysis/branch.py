@@ -1,0 +1,61 @@
+"""When is the picture decided? The share of a prompt's diversity that is fixed by a step of the sampling loop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import NamedTuple
+
+from torch import Tensor
+
+from gendiv_lightning.functional.bootstrap import bootstrap_ratio
+
+
+class Decided(NamedTuple):
+    """A point of the curve.
+
+    Attributes:
+        step: samples shared all noise before this decision.
+        share: of the diversity that was decided by then, 0 at step 0.
+        low: end of the 95 % interval over prompts.
+        high: other end.
+    """
+
+    step: int
+    share: float
+    low: float
+    high: float
+
+
+def branch_curve(distances: Mapping[int, Tensor]) -> list[Decided]:
+    """share(t) = 1 - E_t / D, with a percentile bootstrap interval of the ratio of means over prompts.
+
+    Args:
+        distances: mean distance (P,) of two samples of each prompt, by the step until which they share all noise.
+            Step 0 is D, the distance of independent samples.
+
+    Returns:
+        The points in the order of the steps; NaN where independent samples do not differ.
+
+    Raises:
+        ValueError: step 0 is missing, or two steps have other numbers of prompts.
+    """
+    if 0 not in distances:
+        raise ValueError(f"the curve needs step 0, the distance of independent samples, got steps {sorted(distances)}")
+    whole, points = distances[0], []
+    for step in sorted(distances):
+        if distances[step].shape != whole.shape:
+            raise ValueError(f"step {step} has {len(distances[step])} prompts, step 0 has {len(whole)}")
+        ratio, low, high = bootstrap_ratio(distances[step], whole)
+        # With nothing shared the ratio is 1 in every resample.
+        points.append(Decided(step, 1 - ratio, 1 - high, 1 - low))
+    return points
+
+
+def decided_at(points: list[Decided], share: float = 0.5) -> float:
+    """The first step by which at least this share is decided, interpolated; NaN if there is none."""
+    for before, after in pairwise(points):
+        if before.share < share <= after.share:
+            return before.step + (share - before.share) / (after.share - before.share) * (after.step - before.step)
+    return math.nan
