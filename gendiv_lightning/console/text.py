@@ -25,6 +25,11 @@ def printable(text: str, *, keep: str = "") -> str:
     )
 
 
+def one_line(text: str) -> str:
+    """Text in one line: line breaks and tabs are spaces, other control characters are escapes."""
+    return printable(" ".join(text.replace("\t", " ").splitlines()))
+
+
 def _escape(character: str) -> str:
     if unicodedata.category(character) not in _UNSAFE:
         return character

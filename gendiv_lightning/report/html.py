@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import re
-from html import escape
 from importlib.resources import files
 
+from gendiv_lightning.console.text import printable
 from gendiv_lightning.report.document import NARROW_SPACE, Cell, Figure, Number, Report, Samples, Section, Strip, Table
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -14,8 +15,8 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 def to_html(report: Report) -> str:
     """The page."""
     warning = f'<p class="warning"><strong>Toy.</strong> {_text(report.warning)}</p>' if report.warning else ""
-    links = " ".join(f'<a href="#{s.anchor}">{escape(s.title)}</a>' for s in report.sections)
-    summary = "".join(f"<p><strong>{escape(name)}.</strong> {_text(words)}</p>" for name, words in report.summary)
+    links = " ".join(f'<a href="#{s.anchor}">{_escape(s.title)}</a>' for s in report.sections)
+    summary = "".join(f"<p><strong>{_escape(name)}.</strong> {_text(words)}</p>" for name, words in report.summary)
     sections = "\n".join(map(_section, report.sections))
     return f"""<!doctype html>
 <html lang="en">
@@ -23,14 +24,14 @@ def to_html(report: Report) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{"Toy models: " if report.warning else ""}{escape(report.title)}</title>
+<title>{"Toy models: " if report.warning else ""}{_escape(report.title)}</title>
 <style>
 {_style("figures.css")}{_style("page.css")}</style>
 </head>
 <body>
 <header>
 <p class="kicker">gendiv report{", embedded toy models" if report.warning else ""}</p>
-<h1>{escape(report.title)}</h1>
+<h1>{_escape(report.title)}</h1>
 <p class="answer">{_text(report.answer)}</p>
 {warning}
 {summary}
@@ -69,13 +70,13 @@ def _style(name: str) -> str:
 
 def _section(section: Section) -> str:
     paragraphs = "".join(
-        f'<pre class="rule">{escape(words)}</pre>' if "\n" in words else f"<p>{_text(words)}</p>"
+        f'<pre class="rule">{_escape(words)}</pre>' if "\n" in words else f"<p>{_text(words)}</p>"
         for words in section.paragraphs
     )
     blocks = "\n".join(map(_block, section.blocks))
     missing = "".join(f"<li>Not there yet. {_text(words)}</li>" for words in section.missing)
     missing = f'<ul class="missing">{missing}</ul>' if missing else ""
-    return f'<section id="{section.anchor}"><h2>{escape(section.title)}</h2>{paragraphs}{blocks}{missing}</section>'
+    return f'<section id="{section.anchor}"><h2>{_escape(section.title)}</h2>{paragraphs}{blocks}{missing}</section>'
 
 
 def _block(block: Table | Figure | Samples) -> str:
@@ -85,7 +86,7 @@ def _block(block: Table | Figure | Samples) -> str:
     if isinstance(block, Figure):
         return f'<figure id="{block.name}"><div class="panels">{"".join(block.panels)}</div>{caption}</figure>'
     groups = "".join(
-        f'<div class="group"><blockquote>{escape(prompt)}</blockquote>'
+        f'<div class="group"><blockquote>{_escape(prompt)}</blockquote>'
         f'<div class="strips">{"".join(map(_strip, strips))}</div></div>'
         for prompt, strips in block.groups
     )
@@ -95,7 +96,7 @@ def _block(block: Table | Figure | Samples) -> str:
 def _strip(strip: Strip) -> str:
     return (
         f'<figure class="strip"><img src="{strip.image}" width="{strip.width}" height="{strip.height}" '
-        f'alt="{escape(strip.alt)}"><figcaption>{escape(strip.words)}</figcaption></figure>'
+        f'alt="{_escape(strip.alt)}"><figcaption>{_escape(strip.words)}</figcaption></figure>'
     )
 
 
@@ -106,7 +107,7 @@ def _table(table: Table) -> str:
     ]
     are_words[0] = True
     head = "".join(
-        f'<th scope="col"{" class=words" if words else ""}>{escape(name)}</th>'
+        f'<th scope="col"{" class=words" if words else ""}>{_escape(name)}</th>'
         for name, words in zip(table.header, are_words, strict=True)
     )
     rows = "".join(
@@ -116,7 +117,7 @@ def _table(table: Table) -> str:
     prose = ' class="prose"' if sum(are_words) > 2 else ""
     notes = f'<p class="notes">{_text(table.notes)}</p>' if table.notes else ""
     return (
-        f'<div class="scroll" tabindex="0"><table id="{table.name}"{prose}><caption>{escape(table.title)}</caption>'
+        f'<div class="scroll" tabindex="0"><table id="{table.name}"{prose}><caption>{_escape(table.title)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{notes}"
     )
 
@@ -129,6 +130,11 @@ def _cell(cell: Cell, words: bool) -> str:
     return f"<td{f' class={kind}' if kind else ''}>{_text(cell)}</td>"
 
 
+def _escape(words: str) -> str:
+    """Text that is neither markup nor control characters."""
+    return html.escape(printable(words, keep="\n"))
+
+
 def _text(words: str) -> str:
     """Escaped, with `code` as code, and a percent sign kept on the line of its number."""
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(words).replace(" %", f"{NARROW_SPACE}%"))
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", _escape(words).replace(" %", f"{NARROW_SPACE}%"))

@@ -7,6 +7,7 @@ import io
 import math
 import re
 
+from gendiv_lightning.console.text import one_line, printable
 from gendiv_lightning.report.document import MINUS, NARROW_SPACE, Cell, Figure, Number, Report, Samples, Section, Table
 
 _TEX = {
@@ -31,13 +32,13 @@ _TEX = {
 
 def to_markdown(report: Report) -> str:
     """The whole report; figures are linked from `figures/`, samples are on the page alone."""
-    lines = [f"# {report.title}", "", f"**{report.answer}**", ""]
+    lines = [f"# {_safe(report.title)}", "", f"**{_safe(report.answer)}**", ""]
     if report.warning:
-        lines += [f"> {report.warning}", ""]
+        lines += [f"> {_safe(report.warning)}", ""]
     lines += [line for name, words in report.summary for line in (f"**{_safe(name)}.** {_safe(words)}", "")]
     lines += [_safe(report.rule), ""]
     for section in report.sections:
-        lines += [f"## {section.title}", "", section_to_markdown(section), ""]
+        lines += [f"## {_safe(section.title)}", "", section_to_markdown(section), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -46,7 +47,7 @@ def section_to_markdown(section: Section) -> str:
     lines = [line for words in section.paragraphs for line in (_paragraph(words), "")]
     for block in section.blocks:
         lines += _block(block)
-    lines += [f"- Missing: {words}" for words in section.missing]
+    lines += [f"- Missing: {_safe(words)}" for words in section.missing]
     return "\n".join(lines).rstrip()
 
 
@@ -65,13 +66,19 @@ def _block(block: Table | Figure | Samples) -> list[str]:
 
 def _paragraph(words: str) -> str:
     """A printed rule, of several lines, keeps them."""
-    return f"```\n{words}\n```" if "\n" in words else _safe(words)
+    if "\n" not in words:
+        return _safe(words)
+    kept = printable(words, keep="\n").replace("```", "'''")
+    return f"```\n{kept}\n```"
 
 
 def _safe(words: str) -> str:
-    """Prompts and names may hold anything: outside of backticks no character is markup."""
-    parts = re.split(r"(`[^`]*`)", words)
-    return "".join(p if p.startswith("`") else re.sub(r"([\\*_<>#\[\]])", r"\\\1", p) for p in parts)
+    """Prompts and names may hold anything: outside of backticks no character is markup, and none begins a line."""
+    parts = re.split(r"(`[^`]*`)", printable(words.replace("\n", " ")))
+    is_code = [len(part) > 1 and part.startswith("`") for part in parts]
+    return "".join(
+        part if code else re.sub(r"([\\*_<>#\[\]`])", r"\\\1", part) for part, code in zip(parts, is_code, strict=True)
+    )
 
 
 def to_csv(table: Table) -> str:
@@ -84,7 +91,7 @@ def to_csv(table: Table) -> str:
     ]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
+    writer.writerow(map(_inert, header))
     for row in table.rows:
         writer.writerow([word for place in places for word in _columns(row[place], wide[place])])
     return buffer.getvalue()
@@ -105,7 +112,13 @@ def _unique(header: tuple[str, ...]) -> list[str]:
 def _columns(cell: Cell, is_wide: bool) -> list[str]:
     if isinstance(cell, Number):
         return ["" if math.isnan(value) else f"{value:.6g}" for value in cell[:3]]
-    return [cell, "", ""] if is_wide else [cell]
+    return [_inert(cell), "", ""] if is_wide else [_inert(cell)]
+
+
+def _inert(words: str) -> str:
+    """A text that no spreadsheet takes for a formula: an apostrophe stands before what would begin one."""
+    words = printable(words, keep="\n")
+    return f"'{words}" if words.startswith(("=", "+", "-", "@")) else words
 
 
 def to_latex(table: Table) -> str:
@@ -131,4 +144,4 @@ def to_latex(table: Table) -> str:
 
 
 def _tex(words: str) -> str:
-    return "".join(_TEX.get(character, character) for character in words)
+    return "".join(_TEX.get(character, character) for character in one_line(words))

@@ -5,10 +5,12 @@ Colours and fonts are classes (`style/figures.css`), so one drawing serves light
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from html import escape
 from typing import NamedTuple
+
+from gendiv_lightning.console.text import printable
 
 Point = tuple[float, float]
 _LEFT, _RIGHT, _BOTTOM = 50, 20, 40
@@ -115,7 +117,7 @@ class Chart:
         if not (math.isfinite(x) and math.isfinite(y)):
             return
         left, top = self.at(x, y)
-        told = f"<title>{escape(words)}</title>" if words else ""
+        told = f"<title>{_escape(words)}</title>" if words else ""
         self._marks.append(
             f'<path class="mark {style}" transform="translate({left:.1f},{top:.1f})" d="{SHAPES[shape]}">{told}</path>'
         )
@@ -132,7 +134,7 @@ class Chart:
     def box(self, low: Point, high: Point, style: str, words: str = "") -> None:
         """A filled rectangle between two corners."""
         (x1, y1), (x2, y2) = self.at(*low), self.at(*high)
-        told = f"<title>{escape(words)}</title>" if words else ""
+        told = f"<title>{_escape(words)}</title>" if words else ""
         self._marks.append(
             f'<rect class="box {style}" x="{min(x1, x2):.1f}" y="{min(y1, y2):.1f}" width="{abs(x2 - x1):.1f}" '
             f'height="{abs(y2 - y1):.1f}">{told}</rect>'
@@ -153,7 +155,7 @@ class Chart:
         self._place_labels()
         return (
             f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" '
-            f'width="{self.width}" height="{self.height}" role="img" aria-label="{escape(self.title)}">'
+            f'width="{self.width}" height="{self.height}" role="img" aria-label="{_escape(self.title)}">'
             f"{_text(2, 14, self.title, 'title')}{self._frame()}{''.join(self._marks)}</svg>"
         )
 
@@ -218,4 +220,9 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
 
 def _text(left: float, top: float, words: str, style: str = "", anchor: str = "start") -> str:
     aligned = "" if anchor == "start" else f' text-anchor="{anchor}"'
-    return f'<text class="{style}" x="{left:.1f}" y="{top:.1f}"{aligned}>{escape(words)}</text>'
+    return f'<text class="{style}" x="{left:.1f}" y="{top:.1f}"{aligned}>{_escape(words)}</text>'
+
+
+def _escape(words: str) -> str:
+    """Text that is neither markup nor a control character, which no XML may hold."""
+    return html.escape(printable(words))

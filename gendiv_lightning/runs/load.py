@@ -243,9 +243,9 @@ def _run_folders(path: Path) -> Iterator[RunFolder]:
     found, seen = [], set()
     for folder, names, files in os.walk(path, followlinks=True):
         real = os.path.realpath(folder)
-        names[:] = [] if real in seen else [name for name in names if not name.startswith(".")]
-        if real not in seen and "fingerprint.json" in files:
+        if real not in seen and "fingerprint.json" in (*names, *files):
             found.append(Path(folder))
+        names[:] = [] if real in seen else [name for name in names if not name.startswith(".")]
         seen.add(real)
     for each in sorted(found):
         run = RunFolder(each)

@@ -22,6 +22,9 @@ SAMPLES = (  # the columns that every run has, in the order in which they are st
     *(IMAGE, PROMPT, TEXT, PROMPT_ID, PROMPT_INDEX, PARAPHRASE, PATH, SAMPLE, SEED, SOURCE),
 )
 
+TEXTS = (PROMPT, TEXT, PROMPT_ID, SOURCE)
+NUMBERS = (PROMPT_INDEX, PARAPHRASE, PATH, SAMPLE, SEED)
+
 # per_prompt.parquet, a row a prompt: these two, then a column a number
 PER_PROMPT = (PROMPT_ID, PROMPT)
 

@@ -33,9 +33,16 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Some columns of a shard.
 
     Raises:
-        ValueError: it is damaged, or a column is missing.
+        ValueError: it is damaged, or a column is missing or of another type.
     """
-    return read_table(path, columns, required=schema.SAMPLES, advice=ADVICE)
+    table = read_table(path, columns, required=schema.SAMPLES, advice=ADVICE)
+    for name, kind in zip(table.column_names, table.schema.types, strict=True):
+        is_wrong = (name in schema.TEXTS and not pa.types.is_string(kind)) or (
+            name in schema.NUMBERS and not pa.types.is_integer(kind)
+        )
+        if is_wrong or (name in schema.SAMPLES and table[name].null_count):
+            raise ValueError(f"{path} is damaged (column {name} is of type {kind}, or has empty cells). {ADVICE}")
+    return table
 
 
 def read_batch(path: Path) -> SampleBatch:

@@ -317,3 +317,17 @@ def test_a_base_config_of_version_0_1_keeps_its_measure(tmp_path):
     assert cell.config["trainer"]["callbacks"][0]["init_args"]["metrics"] == ["lpips"]
     assert "measure" not in cell.config
     assert cell.config["probes"] == [{"class_path": "Argmax"}]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"cells": {}}', '{"cells": [1]}', '{"cells": [{"name": "a"}]}', b"\xff\xfe"]
+)
+def test_a_malformed_index_is_one_line_with_its_name(write, tmp_path, content):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "study.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["report", str(out)])
+    for message in (study(write(probes={"baseline": None}), "--out", out, "--dry-run"), stopped.value.code):
+        assert f"{out / 'study.json'} is damaged" in message
+        assert "\n" not in message

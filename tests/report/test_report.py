@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ from gendiv_lightning.analysis.effects import Interval, Knee, find_knee
 from gendiv_lightning.analysis.paper_claims import RUNS, command_for, find_verdict
 from gendiv_lightning.cli.main import main
 from gendiv_lightning.functional.comparison import compare
-from gendiv_lightning.report.document import Number, Table
-from gendiv_lightning.report.markdown import to_csv, to_latex
+from gendiv_lightning.report.document import Number, Report, Section, Table
+from gendiv_lightning.report.html import to_html
+from gendiv_lightning.report.markdown import to_csv, to_latex, to_markdown
+from gendiv_lightning.report.svg import Chart, linear
 from gendiv_lightning.runs.description import describe
 from gendiv_lightning.runs.folder import RunFolder
 from gendiv_lightning.runs.labels import label_of
@@ -267,3 +270,25 @@ def test_a_table_is_safe_in_every_language(hostile):
     latex = to_latex(table)
     assert r"\{red\} \$x\$ \# \%" in latex
     assert r"50 \% of x\_1" in latex
+
+
+@pytest.mark.parametrize("words", ["=HYPERLINK('x')", "+1", "-1", "@SUM(A1)"])
+def test_no_text_of_a_csv_table_is_a_formula(words):
+    table = Table("t", "", (words, "value"), ((words, Number(-1.5, -2, -1)), (Number(2.0), "")))
+    rows = list(csv.reader(to_csv(table).splitlines()))
+    assert rows[0][0] == f"'{words}"
+    assert rows[1] == [f"'{words}", "", "", "-1.5", "-2", "-1"]
+
+
+def test_names_of_others_are_no_markup_and_no_control_characters():
+    name = "# *A* [b](c) `d\n\x1b[2J<script>"
+    chart = Chart(name, linear("x", [0, 1]), linear("y", [0, 1]), width=200, height=200)
+    chart.mark(0.5, 0.5, "circle", "", name)
+    section = Section("a", name, missing=(name,))
+    report = Report(name, f"In {name} it is so.", "", ((name, name),), name, (section,))
+    for page in (to_markdown(report), to_html(report), chart.svg()):
+        assert "\x1b" not in page
+        assert not re.search(r"(?<!\\)<script", page)
+    ElementTree.fromstring(chart.svg())
+    assert r"**In # \*A\* \[b\]".replace("# ", r"\# ") in to_markdown(report)
+    assert "\n- Missing: \\# \\*A\\*" in to_markdown(report)

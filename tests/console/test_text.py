@@ -1,0 +1,40 @@
+"""What others wrote is printed as text: it moves no cursor, forges no line and turns no direction."""
+
+import io
+
+import pytest
+
+from gendiv_lightning.console.tables import format_table
+from gendiv_lightning.console.text import one_line, printable, write
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("a red hill", "a red hill"),
+        (
+            "caf\u00e9, \u6c34, \U0001f468\u200d\U0001f680, 5\u202f%",
+            "caf\u00e9, \u6c34, \U0001f468\u200d\U0001f680, 5\u202f%",
+        ),
+        ("\x1b[2J\x1b]0;owned\x07", r"\x1b[2J\x1b]0;owned\x07"),
+        ("a\rVERIFIED", r"a\rVERIFIED"),
+        ("\x9b31m\x00\x7f", r"\x9b31m\x00\x7f"),
+        ("abc\u202egnp.exe\u2066", r"abc\u202egnp.exe\u2066"),
+        ("\ufeff\u2028\ud800", r"\ufeff\u2028\ud800"),
+    ],
+)
+def test_control_characters_are_escapes_and_all_else_stays(text, printed):
+    assert printable(text) == printed
+
+
+def test_a_text_that_goes_into_a_line_is_one_line():
+    assert one_line("a\tb\nVERIFIED\r\nc\u2028d") == "a b VERIFIED c d"
+    table = format_table([("prompt", "value"), ("a\nprompt  9.99", "1"), ("\x1b[1A", "2")])
+    assert len(table.splitlines()) == 3
+    assert "\x1b" not in table
+
+
+def test_only_line_breaks_of_our_own_reach_the_terminal():
+    stream = io.StringIO()
+    write("two\nlines \x1b[31m\x08\n", stream)
+    assert stream.getvalue() == "two\nlines \\x1b[31m\\x08\n"
