@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
+from gendiv_lightning.features.images import check_images
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.recorders import Recorder
 from gendiv_lightning.records import PromptSamples
@@ -179,6 +180,9 @@ class PromptMetric(RowMetric):
 
     @override
     def update(self, samples: PromptSamples) -> None:
+        """Add all samples of one prompt; ValueError unless its images are (N, 3, H, W) uint8, where they are needed."""
+        if "images" in self.needs:
+            check_images(samples.images)
         row = torch.tensor([self.measure(samples)], dtype=self.row_dtype)
         self.add_rows(samples, row, len(samples.images))
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from gendiv_lightning.features.clip import DEFAULT_BACKBONE, ClipFeatures
-from gendiv_lightning.features.images import check_images
 from gendiv_lightning.features.registry import clip_of
 from gendiv_lightning.functional.pairwise import PairDistances
 from gendiv_lightning.metrics.base import PromptMetric, metric_name
@@ -106,7 +105,6 @@ class CLIPScore(PromptMetric):
     @override
     def measure(self, samples: PromptSamples) -> list[float]:
         """The scores, NaN for paraphrases where there are none; and 1 where a caption is cut, 0 where not."""
-        check_images(samples.images)
         self.check_prompts([samples.prompt])
         encode = self.features.texts if self.long_captions == "cut" else self.features.chunk_texts
         texts = list(dict.fromkeys([samples.prompt, *samples.texts]))
@@ -185,7 +183,6 @@ class CLIPIQA(PromptMetric):
     @override
     def measure(self, samples: PromptSamples) -> list[float]:
         """One probability per pair."""
-        check_images(samples.images)
         if self._anchors is None:
             self.load()
         assert self._anchors is not None, "load() sets them"

@@ -55,8 +55,6 @@ class DiversityMetric(PromptMetric):
 
     @override
     def measure(self, samples: PromptSamples) -> list[float]:
-        """The numbers of one prompt; ValueError unless its images are (N, 3, H, W) uint8."""
-        check_images(samples.images)
         images = samples.images.to(self.device)
         cells, cell = samples.groups.unique(dim=0, return_inverse=True)
         if len(cells) < len(images):
