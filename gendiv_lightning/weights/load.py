@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -79,7 +79,10 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path, dt
 
 
 def load_pretrained(
-    model_class: Any, source: str | Path, dtype: torch.dtype = torch.float32, optional: Sequence[str] = ()
+    model_class: Any,
+    source: str | Path,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+    optional: Sequence[str] = (),
 ) -> Any:
     """A model of a class of transformers or diffusers, frozen and for evaluation.
 
@@ -89,7 +92,7 @@ def load_pretrained(
     Args:
         model_class: the class, or an Auto class of transformers.
         source: a folder, or `OWNER/REPO` on the Hub.
-        dtype: of the parameters.
+        dtype: of the parameters; "auto" keeps that of the files (transformers only).
         optional: parts of names of tensors that nobody asks for; these may be missing.
 
     Raises:

@@ -10,6 +10,7 @@ import torch
 
 from gendiv_lightning.prompts.paraphrase.request import WORDS, Paraphraser, Request
 from gendiv_lightning.weights.hash import sha256
+from gendiv_lightning.weights.load import load_pretrained, reading
 
 _TOKENS_A_WORD = 3
 
@@ -38,23 +39,23 @@ class ChatModel(Paraphraser):
         """Read the model, once.
 
         Raises:
-            FileNotFoundError: there is none of this name.
-            ValueError: it is no chat model.
+            FileNotFoundError: it is neither on this machine nor could it be downloaded.
+            ValueError: it is not a whole chat model.
         """
         if self._model is not None:
             return
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         source = str(self.folder or self.source)
-        try:
+        advice = "Give --model a folder, as local:FOLDER, or load it once where the Hub can be reached"
+        with reading("model of --model", f"local:{self.source}", advice):
             self._tokenizer = AutoTokenizer.from_pretrained(source)
-            model: Any = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
-        except OSError as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise FileNotFoundError(f"--model local:{self.source} cannot be had: {reason}") from error
+            model = load_pretrained(AutoModelForCausalLM, source, "auto")
         if self._tokenizer.chat_template is None:
-            raise ValueError(f"--model local:{self.source} is no chat model: its tokenizer has no chat template")
-        self._model = model.to(self.device).eval()
+            raise ValueError(
+                f"--model local:{self.source} must be a chat model; its tokenizer has no chat template. Choose another"
+            )
+        self._model = model.to(self.device)
 
     async def answer(self, request: Request) -> str:
         """See `Paraphraser`."""
