@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from gendiv_lightning.records.estimate import Estimate
 from gendiv_lightning.runs.assemble import Run
 from gendiv_lightning.runs.environment import environment
 from gendiv_lightning.runs.folder import RunFolder
+from gendiv_lightning.runs.lock import token_of
 from gendiv_lightning.storage.codebook_counts import write_usage
 
 from .measure import Measure
@@ -47,7 +49,9 @@ class RunWriter(Callback):
             self.folder.write("prompts.jsonl", lambda path: write_manifest(self.run.prompt_set, path))
             self.folder.write_prompt_card(self.run.prompt_metadata)
             self.folder.write_description(self.run.description)
+            self.folder.finished_prompts(self.run.sample_names(), self.run.parts.data.seed)
         trainer.strategy.barrier("the run folder is there")
+        self._token, self._parent = token_of(self.folder.path), os.getppid()
         self._resume(trainer)
         trainer.strategy.barrier("all ranks have listed what is stored")  # before one of them stores more
 
@@ -70,7 +74,16 @@ class RunWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Store a batch of whole prompts."""
+        """Store a batch of whole prompts.
+
+        Raises:
+            ValueError: the process that started this rank died, or another one has taken the run over.
+        """
+        if token_of(self.folder.path) != self._token or (trainer.global_rank and os.getppid() != self._parent):
+            raise ValueError(
+                f"{self.folder.path}: rank {trainer.global_rank} stops and stores nothing more, because the process "
+                "that wrote this run died. Run the same command again to resume"
+            )
         self.folder.write_samples(outputs, self.run.parts.generator.codebook_size)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -95,10 +108,13 @@ class RunWriter(Callback):
 
     def _close(self, trainer: Trainer, estimates: dict[str, Estimate], per_prompt: pa.Table) -> None:
         first = list(self.folder.read_samples(self.folder.shards()[:GRID_PROMPTS]))
-        grid = draw_grid(first, GRID_PROMPTS, GRID_SAMPLES)
-        self.folder.write("grid.png", lambda path: grid.save(path, "PNG"))
-        log_run(trainer, estimates, per_prompt, first, self.folder.path / "grid.png")
         self.folder.write_per_prompt(per_prompt)
+        try:
+            grid = draw_grid(first, GRID_PROMPTS, GRID_SAMPLES)
+            self.folder.write("grid.png", lambda path: grid.save(path, "PNG"))
+            log_run(trainer, estimates, per_prompt, first, self.folder.path / "grid.png")
+        except (OSError, ValueError, RuntimeError) as error:  # neither may cost the results
+            rank_zero_warn(f"the picture of the samples or a log could not be written: {error}")
         self.folder.write_metrics(estimates)
         decomposition = format_decomposition(estimates)
         truncation = format_truncation(self.folder.read_prompt_card()["text_encoder"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
@@ -34,6 +33,7 @@ from gendiv_lightning.records import PromptBatch, SampleBatch
 from gendiv_lightning.runs.assemble import Parts, Run, assemble, check
 from gendiv_lightning.runs.folder import RunFolder
 from gendiv_lightning.runs.former import upgrade_words
+from gendiv_lightning.runs.lock import RunLock
 from gendiv_lightning.runs.protocol import fingerprint_of
 from gendiv_lightning.storage.config_files import find_configs
 
@@ -208,6 +208,7 @@ def predict(config: Config) -> None:
     trainer = config.make_trainer(folder, RunWriter(run, folder, config.measure))
     with ExitStack() as stack:
         if trainer.is_global_zero:  # the other ranks of this machine are not started yet
+            stack.enter_context(RunLock(folder.path))
             _start(config, folder)
             if config.options.trainer.logger is None:
                 trainer.loggers = _loggers(config, run, folder, stack)
@@ -235,9 +236,11 @@ def validate(config: Config) -> None:
             f"trainer.limit_val_batches must stay 1.0, got {trainer.limit_val_batches}. To count fewer images limit "
             "the data: --data.limit, or --data.num_images of postcards"
         )
-    if trainer.is_global_zero:
-        _start(config, folder)
-    trainer.validate(generator, datamodule=data, verbose=False)
+    with ExitStack() as stack:
+        if trainer.is_global_zero:
+            stack.enter_context(RunLock(folder.path))
+            _start(config, folder)
+        trainer.validate(generator, datamodule=data, verbose=False)
 
 
 def _folder(config: Config, protocol: dict[str, Any]) -> RunFolder:
@@ -271,10 +274,10 @@ def _loggers(config: Config, run: Run, folder: RunFolder, stack: ExitStack) -> l
         return [csv]
     from gendiv_lightning.tracking.wandb import close_run, how_to_send, open_run
 
-    # The id makes a resumed run the same W&B run; a run folder of another name is another run.
-    wandb_id = hashlib.sha256(f"{run.fingerprint} {folder.path.name}".encode()).hexdigest()[:16]
     project, mode = resolved["wandb_project"], resolved["wandb"]
-    logged = open_run(folder.path, run.protocol, resolved, run_id=wandb_id, project=project, mode=mode)
+    logged = open_run(
+        folder.path, run.protocol, resolved, run_id=folder.wandb_id(run.fingerprint), project=project, mode=mode
+    )
     if logged.offline:
         stack.callback(_say, how_to_send(folder.path))
     stack.push(lambda error, *_: close_run(logged, folder.path, exit_code=int(error is not None)))

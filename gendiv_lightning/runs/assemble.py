@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from gendiv_lightning.generators.base import Generator, TokenGenerator
 from gendiv_lightning.metrics.base import SampleMetric
-from gendiv_lightning.prompts.design import Design, apply_designs, check_design, choose_paraphrases
+from gendiv_lightning.prompts.design import Design, apply_designs, check_design, choose_paraphrases, name_samples
 from gendiv_lightning.prompts.prompt_set import PromptSet
 from gendiv_lightning.records import NoiseKey, Prompt, SampleDesign
 from gendiv_lightning.runs.protocol import fingerprint_of
@@ -84,6 +84,10 @@ class Run:
     def fingerprint(self) -> str:
         """Hash of the protocol."""
         return fingerprint_of(self.protocol)
+
+    def sample_names(self) -> dict[str, list[NoiseKey]]:
+        """The samples that each prompt gets, by its id."""
+        return {prompt.id: name_samples(prompt, self.design) for prompt in self.prompt_set.prompts}
 
 
 def check(parts: Parts) -> SampleDesign:

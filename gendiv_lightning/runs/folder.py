@@ -123,18 +123,18 @@ class RunFolder:
             shard.unlink()
         for name in _LOGS:
             (self.path / "log" / name).unlink(missing_ok=True)
-        for logged in (self.path / "wandb").glob(f"*run-*-{self.wandb_id()}"):
-            shutil.rmtree(logged)
+        if (self.path / "fingerprint.json").exists():
+            identity = self.wandb_id(files.read_json(self.path / "fingerprint.json").get("fingerprint", ""))
+            for logged in (self.path / "wandb").glob(f"*run-*-{identity}"):
+                shutil.rmtree(logged)
         for name in FILES:
             (self.path / name).unlink(missing_ok=True)
         for folder in FOLDERS:
             if (self.path / folder).is_dir() and not any((self.path / folder).iterdir()):
                 (self.path / folder).rmdir()
 
-    def wandb_id(self) -> str:
-        """Id of the run at W&B: a resumed run is the same one, a run folder of another name is another one."""
-        path = self.path / "fingerprint.json"
-        fingerprint = files.read_json(path).get("fingerprint", "") if path.exists() else ""
+    def wandb_id(self, fingerprint: str) -> str:
+        """Id of a run at W&B: a resumed run is the same one, a run folder of another name is another one."""
         return hashlib.sha256(f"{fingerprint} {self.path.name}".encode()).hexdigest()[:16]
 
     # --- samples ---
