@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import save_file
 from study_runs import decomposed, hostile, study  # noqa: F401  fixtures
 
-from gendiv_lightning.generators import VAR, Amused, LlamaGen, VQDiffusion
+from gendiv_lightning.generators import VAR, Amused, LlamaGen, Meissonic, VQDiffusion
 from gendiv_lightning.generators.llamagen.tokenizer import VQ_SIZES, VQConfig, VQModel
 from gendiv_lightning.generators.llamagen.transformer import GPT, GPT_SIZES, GPTConfig
+from gendiv_lightning.generators.meissonic.transformer import MeissonicConfig, MeissonicTransformer
 from gendiv_lightning.generators.var.tokenizer import VQVAE, VAEConfig
 from gendiv_lightning.generators.var.transformer import VARConfig, VARTransformer
 from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch
@@ -220,6 +221,38 @@ def pipelines(tmp_path_factory) -> Path:
     sizes = {"learnable": True, "hidden_size": text["width"], "length": text["context_length"]}
     (learned / "config.json").write_text(json.dumps(sizes))
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_meissonic(pipelines, tmp_path_factory) -> Callable[..., Meissonic]:
+    """A tiny Meissonic, 64 tokens, K = 256, in few steps; parts but the transformer are aMUSEd's. Not loaded yet."""
+    folder = tmp_path_factory.mktemp("meissonic")
+    for part in ("text_encoder", "tokenizer", "scheduler", "vqvae"):
+        (folder / part).symlink_to(pipelines / "amused" / part)
+    text = json.loads((folder / "text_encoder" / "config.json").read_text())
+    config = {
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "attention_head_dim": text["projection_dim"] // 2,
+        "num_attention_heads": 2,
+        "joint_attention_dim": text["hidden_size"],
+        "pooled_projection_dim": text["projection_dim"],
+        "axes_dims_rope": [text["projection_dim"] // 4, *[text["projection_dim"] // 8] * 2],
+        "vocab_size": TINY_VQ.codebook_size + 8,
+        "codebook_size": TINY_VQ.codebook_size,
+        "downsample": True,
+        "upsample": True,
+    }
+    (folder / "transformer").mkdir()
+    (folder / "transformer" / "config.json").write_text(json.dumps(config))
+    transformer = randomise(MeissonicTransformer(MeissonicConfig(**config)), 7, conv2=3.0, context_embedder=3.0)
+    save_file(transformer.state_dict(), folder / "transformer" / "diffusion_pytorch_model.safetensors")
+
+    def make(**settings) -> Meissonic:
+        defaults = {"checkpoint": str(folder), "image_size": 64, "num_steps": 5, "batch_size": 8}
+        return Meissonic(**{**defaults, "guidance_scale": 2.0, **settings})
+
+    return make
 
 
 @pytest.fixture(scope="session")

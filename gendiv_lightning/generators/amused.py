@@ -103,7 +103,9 @@ class Amused(PipelineGenerator):
         from diffusers import UVit2DModel
         from transformers import CLIPTextModelWithProjection
 
-        self.load_pipeline(CLIPTextModelWithProjection, UVit2DModel)
+        self.load_pipeline(
+            CLIPTextModelWithProjection, lambda dtype: self.folder.load(UVit2DModel, "transformer", dtype)
+        )
 
     def encode_text(self, text: str) -> tuple[Tensor, Tensor]:
         """The last hidden states but one (1, context, D), and the projected state of the end token (1, D)."""

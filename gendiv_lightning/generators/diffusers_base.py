@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -44,7 +44,19 @@ class Conditions(NamedTuple):
 
 
 class PipelineGenerator(TokenGenerator[Conditions]):
-    """A generator whose weights lie in a diffusers folder: text_encoder, tokenizer, transformer, scheduler, vqvae."""
+    """A generator whose weights lie in a diffusers folder: text_encoder, tokenizer, transformer, scheduler, vqvae.
+
+    Args:
+        checkpoint: the folder, or its repository on the Hub.
+        size: what the checkpoint must be; None reads it from the checkpoint.
+        dtype: of transformer and text encoder.
+        guidance_scale: classifier-free guidance; 1 and below is off.
+        temperature: divides the logits.
+        top_k: tokens kept; 0 keeps all.
+        top_p: probability mass kept; 1 keeps all.
+        batch_size: rows (images) that are sampled together.
+        image_size: pixels per side, where the transformer's configuration does not tell the grid.
+    """
 
     # What the tokenizer takes and gives.
     pixel_range: tuple[float, float]
@@ -67,6 +79,7 @@ class PipelineGenerator(TokenGenerator[Conditions]):
         top_k: int,
         top_p: float,
         batch_size: int,
+        image_size: int | None = None,
     ) -> None:
         super().__init__(
             codebook_size=size.codebook_size if size else 0,
@@ -78,7 +91,7 @@ class PipelineGenerator(TokenGenerator[Conditions]):
             dtype=dtype,
             batch_size=batch_size,
         )
-        self.checkpoint = checkpoint
+        self.checkpoint, self.image_size = checkpoint, image_size
         self._folder: PipelineFolder | None = None
         self._null: tuple[Tensor, ...] | None = None
 
@@ -95,13 +108,15 @@ class PipelineGenerator(TokenGenerator[Conditions]):
     def locate(self) -> None:
         """Find the checkpoint, download it if it is only on the Hub, read codebook and grid, and check the settings."""
         folder = PipelineFolder(self.checkpoint, self.parts, "checkpoint", self.advice)
+        pixels_per_token = 2 ** (len(folder.setting("vqvae", "block_out_channels")) - 1)
         if not self.codebook_size:
-            side = int(folder.setting("transformer", "sample_size"))
+            pixels = self.image_size
+            side = pixels // pixels_per_token if pixels else int(folder.setting("transformer", "sample_size"))
             self.codebook_size, self.grid = int(folder.setting("vqvae", "num_vq_embeddings")), (side, side)
         folder.check("vqvae", {"num_vq_embeddings": self.codebook_size}, "checkpoint")
-        folder.check("transformer", {"sample_size": self.grid[0]}, "checkpoint")
-        halvings = len(folder.setting("vqvae", "block_out_channels")) - 1
-        self.pixels, self.is_toy = self.grid[0] * 2**halvings, folder.is_toy
+        if not self.image_size:
+            folder.check("transformer", {"sample_size": self.grid[0]}, "checkpoint")
+        self.pixels, self.is_toy = self.grid[0] * pixels_per_token, folder.is_toy
         self.check_folder(folder)
         for part in ("text_encoder", "transformer", "vqvae"):
             weight_file(folder.path / part)  # all are there, before the first is loaded
@@ -133,13 +148,13 @@ class PipelineGenerator(TokenGenerator[Conditions]):
 
     # --- weights ---
 
-    def load_pipeline(self, text_encoder_class: Any, transformer_class: Any, **defaults: object) -> None:
+    def load_pipeline(self, text_encoder_class: Any, load_transformer: Callable[[torch.dtype], Any]) -> None:
         """Load text encoder and transformer in `dtype`, the tokenizer of images in float32."""
         from diffusers import VQModel
 
         dtype = DTYPES[self.dtype_name]
         text_encoder = self.folder.load(text_encoder_class, "text_encoder", dtype)
-        transformer = self.folder.load(transformer_class, "transformer", dtype, **defaults)
+        transformer = load_transformer(dtype)
         vq = self.folder.load(VQModel, "vqvae", torch.float32)
         # Not before all are whole: Lightning moves what it finds here when it closes after an error.
         self.text_encoder, self.transformer, self.vq = text_encoder, transformer, vq

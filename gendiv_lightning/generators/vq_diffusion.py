@@ -6,7 +6,7 @@ The sampling loop and the reverse process are `sampling/diffusion.py`.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -101,8 +101,11 @@ class VQDiffusion(PipelineGenerator):
         from diffusers import Transformer2DModel
         from transformers import CLIPTextModel
 
-        # The official configuration is older than this name, and diffusers no longer takes it without.
-        self.load_pipeline(CLIPTextModel, Transformer2DModel, norm_type="ada_norm")
+        def load_transformer(dtype: torch.dtype) -> Any:
+            # The official configuration is older than this name, and diffusers no longer takes it without.
+            return self.folder.load(Transformer2DModel, "transformer", dtype, norm_type="ada_norm")
+
+        self.load_pipeline(CLIPTextModel, load_transformer)
         self.learned = self._read_learned()
 
     def _read_learned(self) -> Tensor | None:

@@ -54,6 +54,7 @@ GENERATORS = {
     "llamagen c2i": Kind("make_c2i", ("3", "207", "999", "0"), has_path=False, networks=("gpt",)),
     "var": Kind("make_var", ("3", "207", "999", "0"), has_path=False, networks=("var",)),
     "amused": Kind("make_amused", POSTCARDS, **PIPELINE),
+    "meissonic": Kind("make_meissonic", POSTCARDS, **PIPELINE),
     "vq_diffusion": Kind("make_vq_diffusion", POSTCARDS, rewrites=True, top_p="truncation_rate", **PIPELINE),
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from gendiv_lightning.golden import llamagen, var
+from gendiv_lightning.golden import llamagen, meissonic, var
 from gendiv_lightning.golden.case import Case, CaseResult
 
 # Whatever a case can get wrong: files, names, shapes, numbers, and the packages that only some kinds need.
@@ -20,7 +20,7 @@ _BAD_CASE = (
     OSError, SafetensorError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError,
     AssertionError, ImportError,
 )  # fmt: skip
-CHECKS: dict[str, Callable[[Case], None]] = {**llamagen.CHECKS, **var.CHECKS}
+CHECKS: dict[str, Callable[[Case], None]] = {**llamagen.CHECKS, **meissonic.CHECKS, **var.CHECKS}
 
 
 def run_cases(folder: Path) -> Iterator[CaseResult]:

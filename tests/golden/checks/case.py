@@ -168,7 +168,7 @@ def _recipe(key: str, shape: torch.Size, seed: int) -> Tensor:
     if key == "quantize.codebook_used":
         return torch.zeros(shape)
     draws = torch.from_numpy(np.random.RandomState((zlib.crc32(key.encode()) + seed) % 2**32).standard_normal(shape))
-    if "norm" in key and key.endswith("weight"):
+    if "norm" in key and key.endswith("weight") and len(shape) == 1:
         return 1 + 0.1 * draws
     if key.endswith("bias"):
         return 0.05 * draws

@@ -1,0 +1,180 @@
+"""Meissonic (Bai et al. 2024, arXiv 2410.08261): a masked image model at 1024 pixels, 4,096 tokens.
+
+The sampling loop is `sampling/masked.py`, the network is in `transformer.py`; text encoder and tokenizer of images are
+transformers' and diffusers' own.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gendiv_lightning.generators.base import Chance, Precision
+from gendiv_lightning.generators.diffusers_base import Conditions, PipelineGenerator, Size
+from gendiv_lightning.generators.meissonic.transformer import MeissonicConfig, MeissonicTransformer
+from gendiv_lightning.records import TokenSamples
+from gendiv_lightning.sampling import TokenSampler
+from gendiv_lightning.sampling.masked import MaskSchedule, sample_masked
+from gendiv_lightning.weights.diffusers_folder import PipelineFolder, weight_file
+from gendiv_lightning.weights.load import load_strictly, read_checkpoint
+
+PIXELS_PER_TOKEN = 16
+SIZES = {"meissonic-1024": Size(8192, 64)}
+
+
+class MeissonicPredictor:
+    """The network as the loop asks it, once a step: guided logits, given tokens. It knows how many steps are left.
+
+    Args:
+        transformer: the network.
+        conditions: features (R, T, C), vectors (R, D) and micro-conditions (R, 5) of B rows, under guidance after
+            those of B null rows.
+        sampler: knows the guidance.
+        num_steps: of the loop.
+    """
+
+    def __init__(
+        self,
+        transformer: MeissonicTransformer,
+        conditions: tuple[Tensor, Tensor, Tensor],
+        sampler: TokenSampler,
+        num_steps: int,
+    ) -> None:
+        self.transformer, self.conditions, self.sampler, self.left = transformer, conditions, sampler, num_steps
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Logits (B, L, K) of tokens (B, L)."""
+        self.left -= 1
+        side, num_rows = math.isqrt(tokens.shape[1]), len(self.conditions[0])
+        grids = tokens.unflatten(1, (side, side)).repeat(num_rows // len(tokens), 1, 1)
+        logits = self.transformer(grids, self.left, *self.conditions).flatten(2).transpose(1, 2)
+        if not self.sampler.is_guided:
+            return logits
+        null, conditional = logits.chunk(2)
+        return self.sampler.guide(conditional, null)
+
+
+class Meissonic(PipelineGenerator):
+    """Meissonic under probes, text-to-image.
+
+    Path is which tokens stay at each step, execution is which token each unknown position gets.
+
+    Args:
+        checkpoint: `MeissonFlow/Meissonic`, or a folder of the same layout.
+        size: which of the released models it is, to check the checkpoint against; None reads the checkpoint's own.
+        image_size: pixels per side (official: 1024). No checkpoint contains it: it must be right.
+        negative_prompt: the text of guidance's other half (the official pipeline's default: empty).
+        dtype: of transformer and text encoder; the tokenizer of images is always float32.
+        num_steps: steps of the loop (official: 64).
+        mask_temperature: scale of the Gumbel noise on the confidences at the first and the last step: the path noise
+            (official: 2 to 0).
+        guidance_scale: classifier-free guidance; 1 and below is off (official: 9).
+        temperature: divides the logits of tokens (official: 1).
+        top_k: tokens kept; 0 keeps all.
+        top_p: probability mass kept; 1 keeps all.
+        aesthetic_score: micro-condition (official: 6).
+        crop: micro-condition, top-left corner (official: 0, 0).
+        batch_size: images sampled together. In float32 it changes speed and memory, not samples; in half precision it
+            is part of the run's fingerprint, since a row's logits can depend on the number of rows.
+    """
+
+    family, title = "meissonic", "Meissonic"
+    chance = Chance(path="which drawn tokens stay at each step", execution="which token each unknown position gets")
+    pixel_range = (0.0, 1.0)
+    advice = "  or, to run now on the embedded model:   gendiv fit-free predict --config configs/tiny/amused.yaml"
+
+    def __init__(
+        self,
+        checkpoint: str = "MeissonFlow/Meissonic",
+        size: Literal["meissonic-1024"] | None = None,
+        image_size: int = 1024,
+        negative_prompt: str = "",
+        dtype: Precision = "float32",
+        num_steps: int = 64,
+        mask_temperature: tuple[float, float] = (2.0, 0.0),
+        guidance_scale: float = 9.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        aesthetic_score: float = 6.0,
+        crop: tuple[int, int] = (0, 0),
+        batch_size: int = 4,
+    ) -> None:
+        if image_size < 1 or image_size % (2 * PIXELS_PER_TOKEN):
+            raise ValueError(
+                f"image_size must be a multiple of {2 * PIXELS_PER_TOKEN}, got {image_size}. The released model's is "
+                "1024"
+            )
+        if size and image_size != SIZES[size].side * PIXELS_PER_TOKEN:
+            raise ValueError(f"image_size must be {SIZES[size].side * PIXELS_PER_TOKEN} for {size}, got {image_size}")
+        super().__init__(
+            checkpoint=checkpoint,
+            size=SIZES[size] if size else None,
+            dtype=dtype,
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            batch_size=batch_size,
+            image_size=image_size,
+        )
+        self.num_steps, self.mask_temperature, self.negative_prompt = num_steps, mask_temperature, negative_prompt
+        self.schedule = MaskSchedule(num_steps, "cosine", mask_temperature)
+        self.micro_conditions = (*[float(image_size)] * 2, *map(float, crop), float(aesthetic_score))
+
+    def check_folder(self, folder: PipelineFolder) -> None:
+        """Codebook and sizes of the transformer, the mask token, and how tokens get fewer."""
+        folder.check("transformer", {"codebook_size": self.codebook_size}, "checkpoint")
+        self.config = MeissonicConfig.of(folder.config("transformer"))
+        self.mask = int(folder.setting("scheduler", "mask_token_id"))
+        self.schedule = MaskSchedule(
+            self.num_steps, folder.config("scheduler").get("masking_schedule", "cosine"), self.mask_temperature
+        )
+        if not self.codebook_size <= self.mask < self.config.vocab_size:
+            raise ValueError(
+                f"checkpoint: {folder.path} has the mask token {self.mask}, which must be at least the codebook's "
+                f"{self.codebook_size} and below vocab_size {self.config.vocab_size}. Its parts are of two models"
+            )
+
+    def identity(self) -> dict[str, object]:
+        """Hashes of the parts and sampling settings."""
+        return {
+            **super().identity(),
+            "image_size": self.image_size,
+            "negative_prompt": self.negative_prompt,
+            "num_steps": self.num_steps,
+            "mask_temperature": list(self.mask_temperature),
+            "micro_conditions": list(self.micro_conditions),
+        }
+
+    def load(self) -> None:
+        """Load all parts."""
+        from transformers import CLIPTextModelWithProjection
+
+        self.load_pipeline(CLIPTextModelWithProjection, self._load_transformer)
+
+    def _load_transformer(self, dtype: torch.dtype) -> MeissonicTransformer:
+        with torch.device("meta"):
+            transformer = MeissonicTransformer(MeissonicConfig.of(self.folder.config("transformer")))
+        file = weight_file(self.folder.path / "transformer")
+        load_strictly(transformer, read_checkpoint(file), file, dtype)
+        return transformer
+
+    def encode_text(self, text: str) -> tuple[Tensor, Tensor]:
+        """The last hidden states but one (1, context, C), and the projected state of the end token (1, D)."""
+        outputs = self.text_encoder(self.tokenizer(text).to(self.device), output_hidden_states=True)
+        return outputs.hidden_states[-2], outputs.text_embeds
+
+    def encode_null(self) -> tuple[Tensor, Tensor]:
+        """The negative prompt."""
+        return self.encode_text(self.negative_prompt)
+
+    def sample_tokens(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
+        """The loop of `sample_masked`."""
+        states, pooled = self.condition_rows(conditions, sampler)
+        micro = torch.tensor([self.micro_conditions], device=self.device).expand(len(states), -1)
+        predict = MeissonicPredictor(self.transformer, (states, pooled, micro), sampler, self.schedule.num_steps)
+        return sample_masked(predict, sampler, self.schedule, math.prod(self.grid), self.mask)
