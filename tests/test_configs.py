@@ -81,7 +81,7 @@ def test_an_embedded_config_says_that_its_numbers_are_a_toys():
 
 @pytest.mark.parametrize("path", MODELS, ids=name)
 def test_a_model_fragment_makes_a_generator(path):
-    fragments = {"data": "data/postcards.yaml", "measure": "measures/tiny.yaml"}
+    fragments = {"data": "data/postcards.yaml", "measure": "measures/tiny_images.yaml"}
     words = [word for part, file in fragments.items() for word in (f"--{part}", str(CONFIGS / file))]
     assert check(Config(["predict", "--model", str(path), *words]).parts)
 

@@ -126,6 +126,8 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         self._check_call(folder)
         self._scheduler = self._make_scheduler(folder)
         self.adds_noise = draws_step_noise(self._scheduler, self._steps(), self.call_args)
+        metadata = folder / "gendiv.json"
+        self.is_toy = metadata.exists() and _read_json(metadata).get("toy") is True
         self._folder = folder
 
     def identity(self) -> dict[str, object]:
@@ -149,11 +151,6 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
             **parts,
             **({"batch_size": self.batch_size} if self.pads_batches else {}),
         }
-
-    @property
-    def is_toy(self) -> bool:  # type: ignore[override]
-        """The embedded checkpoint is a toy, every other one is not."""
-        return self.checkpoint.startswith("toy:")
 
     def describe(self) -> dict[str, Any]:
         """With the pipeline's own name; an ODE sampler has no execution noise by construction."""

@@ -86,19 +86,22 @@ def keyed_noise(pipeline: Any, sampler: LatentSampler) -> Iterator[Trace]:
 
 
 def draws_step_noise(scheduler: Any, num_steps: int, arguments: Mapping[str, Any]) -> bool:
-    """Whether a scheduler adds noise at any of its steps, by a dry run on a small array of zeros.
+    """Whether noise at a scheduler's steps changes where they end, by dry runs on a small array of zeros.
 
     Args:
         scheduler: with its configuration; it is copied.
         num_steps: of the loop.
         arguments: of the pipeline's call; those that `step` takes, such as `eta`, are passed on to it.
+
+    Raises:
+        ValueError: the scheduler does not run so many steps.
     """
-    scheduler, drawn = copy.deepcopy(scheduler), [False]
+    ends = [_dry_run(copy.deepcopy(scheduler), num_steps, arguments, value) for value in (0.0, 1.0)]
+    return not torch.equal(*ends)
 
-    def note(shape: tuple[int, ...]) -> Tensor:
-        drawn[0] = True
-        return torch.zeros(shape)
 
+def _dry_run(scheduler: Any, num_steps: int, arguments: Mapping[str, Any], noise: float) -> Tensor:
+    """Where the steps end if all their noise is one value."""
     name = type(scheduler).__name__
     known = inspect.signature(scheduler.step).parameters
     extra = {name: value for name, value in arguments.items() if name in known}
@@ -108,7 +111,7 @@ def draws_step_noise(scheduler: Any, num_steps: int, arguments: Mapping[str, Any
     try:
         # The shift depends on the image's size and changes no decision about noise.
         scheduler.set_timesteps(num_steps, **({"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}))
-        with KeyedNormals(note, f"{name}.step"):
+        with KeyedNormals(lambda shape: torch.full(shape, noise), f"{name}.step"):
             for time in scheduler.timesteps[:num_steps]:
                 if hasattr(scheduler, "scale_model_input"):
                     scheduler.scale_model_input(latents, time)
@@ -119,7 +122,7 @@ def draws_step_noise(scheduler: Any, num_steps: int, arguments: Mapping[str, Any
         raise ValueError(
             f"scheduler: {name} does not run {num_steps} steps ({error}). Choose other settings"
         ) from error
-    return drawn[0]
+    return latents
 
 
 @contextmanager

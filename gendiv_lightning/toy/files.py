@@ -127,6 +127,7 @@ TINY_UNET_SCHEDULE: dict[str, Any] = {
     "prediction_type": "v_prediction",
     "clip_sample": False,
     "set_alpha_to_one": True,
+    "steps_offset": 1,
     "timestep_spacing": "trailing",
 }
 
