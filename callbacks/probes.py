@@ -70,7 +70,8 @@ class PosteriorArgmax(ProbeCallback):
 
     In VQ-Diffusion this is the literal argmax of the reverse transition: "stay masked" is by far its most probable
     outcome, so all tokens stay masked until the last steps and are then revealed at once. That is why `Argmax` acts on
-    the token given the change, and leaves the changes to the path noise.
+    the token given the change, and leaves the changes to the path noise. Continuous generators refuse it: the mode of
+    their initial noise is a blank.
     """
 
     sets = ("path", "exec")
@@ -78,6 +79,11 @@ class PosteriorArgmax(ProbeCallback):
 
     def apply(self, sampler: AnySampler) -> AnySampler:
         """Switch path and execution noise off."""
+        if not isinstance(sampler, TokenSampler):
+            raise ValueError(
+                f"PosteriorArgmax needs a sampler of tokens, got a {type(sampler).__name__}: without initial noise "
+                "a continuous generator has no image. Use Argmax, or FreezePath and Argmax"
+            )
         return replace(sampler, path=sampler.path.off(), exec=sampler.exec.off())
 
 

@@ -20,7 +20,7 @@ LAYERS = [
     ["weights"],
     ["text"],
     ["features"],
-    ["prompts.design"],
+    ["prompts.design", "console.grid"],
     ["runs.schema", "runs.protocol"],
     ["runs.files", "runs.index", "runs.lock"],
     ["runs.shards"],
@@ -35,8 +35,9 @@ LAYERS = [
     ["images"],
     ["runs.assemble"],
     ["datamodules"],
-    ["tracking"],
+    ["tracking", "api"],
     ["callbacks"],
+    ["testing"],
     ["toy"],  # on top of all that a plug-in uses; the commands below load it by its names alone
     ["cli.values"],
     ["cli.predict"],
@@ -93,6 +94,8 @@ def ours(module):
 @pytest.mark.parametrize("module", FILES)
 def test_imports_go_one_way(module):
     mine = layer(module)
+    if module == "gendiv_lightning":
+        return  # the facade: it names what it imports on first use
     for imported in filter(ours, imports(module)):
         theirs = layer(imported)
         if theirs is None or theirs == mine:

@@ -10,13 +10,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from types import ModuleType
 
 from gendiv_lightning import __version__
 from gendiv_lightning.console.text import printable
 
 COMMANDS = (
-    *("branch", "compare", "configs", "decompose", "doctor", "measure", "paraphrase", "power", "prompts", "reference"),
-    *("report", "show", "study", "toy", "verify"),
+    *("branch", "check-generator", "compare", "configs", "decompose", "doctor", "list", "measure", "new", "paraphrase"),
+    *("power", "prompts", "reference", "report", "show", "study", "toy", "verify"),
 )
 ALIASES = {"plan": "power", "zoo": "toy"}  # for one release
 
@@ -44,6 +45,9 @@ then:
   gendiv reference IMAGES --out FILE         statistics of real images, for FID
   gendiv validate --config configs/tiny/llamagen_codebook.yaml   how often is each codebook entry used?
   gendiv configs list                        the configs that the package ships; `gendiv configs copy` copies them
+  gendiv list                                what is registered: generators, probes, metrics, features, configs
+  gendiv check-generator MODEL               does anybody's generator keep the contract?
+  gendiv new generator NAME                  a package with the template of a generator, and its test
   gendiv doctor                              is all in place here? with --golden FOLDER: does it compute what it should?
   gendiv toy evaluate                        how good are the embedded models?
 """
@@ -62,10 +66,14 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("fit-free", help="the same two as `fit-free predict` and `fit-free validate`", add_help=False)
 
     for name in COMMANDS:
-        command = import_module(f"gendiv_lightning.cli.commands.{name}")
+        command = _module(name)
         aliases = [old for old, new in ALIASES.items() if new == name]
         command.add_arguments(commands.add_parser(name, help=command.HELP, aliases=aliases))
     return parser
+
+
+def _module(command: str) -> ModuleType:
+    return import_module(f"gendiv_lightning.cli.commands.{command.replace('-', '_')}")
 
 
 @contextmanager
@@ -98,6 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point of the command."""
     _print_what_the_terminal_can()
     arguments = sys.argv[1:] if argv is None else argv
+    sys.path.append(os.getcwd())  # a config may name a class of a module beside it; last, so that it shadows nothing
     if arguments[:1] in (["fit-free"], ["predict"], ["validate"]):
         with say_if_slow("loading PyTorch Lightning and the generators ..."):
             from gendiv_lightning.cli.predict import main as predict
@@ -107,6 +116,6 @@ def main(argv: list[str] | None = None) -> None:
     parsed = build_parser().parse_args(arguments or ["--help"])
     try:
         name = ALIASES.get(parsed.command, parsed.command)
-        sys.exit(import_module(f"gendiv_lightning.cli.commands.{name}").run(parsed))
+        sys.exit(_module(name).run(parsed))
     except (ValueError, OSError) as error:
         sys.exit(printable(f"gendiv: {error}", keep="\n"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import warnings
 from argparse import ArgumentError, RawDescriptionHelpFormatter
@@ -35,7 +34,7 @@ from gendiv_lightning.runs.folder import RunFolder
 from gendiv_lightning.runs.former import upgrade_words
 from gendiv_lightning.runs.lock import RunLock
 from gendiv_lightning.runs.protocol import fingerprint_of
-from gendiv_lightning.storage.config_files import find_configs
+from gendiv_lightning.storage.config_files import explain, find_configs
 
 DESCRIPTION = """
 Without training: predict generates under probes and measures, validate counts how a tokenizer uses its codebook.
@@ -321,25 +320,6 @@ def main(args: list[str] | None = None) -> None:
     except USER_ERRORS as error:
         hint = " (all options: gendiv predict --help)" if isinstance(error, ArgumentError) else ""
         sys.exit(f"gendiv: {explain(error)}{hint}")
-
-
-_WRAPPING = re.compile(
-    r"""\s*(?:Parser\ key\ "(?P<key>[^"]+)" | Problem\ with\ given\ class_path\ '(?P<cls>[^']+)' | Does\ not\ validate
-    | -\ Expected\ a\ path)""",
-    re.VERBOSE,
-)
-
-
-def explain(error: BaseException) -> str:
-    """What went wrong, and at which key, without the layers of unions and subclasses that jsonargparse wraps it in."""
-    keys, name = [], ""
-    while (wrapping := _WRAPPING.match(str(error))) and (inner := error.__cause__ or error.__context__):
-        if wrapping["key"] and wrapping["key"] not in keys:
-            keys.append(wrapping["key"])
-        name = (wrapping["cls"] or name).rsplit(".", 1)[-1]
-        error = inner
-    where = ".".join(keys) + (f" ({name})" if name else "")
-    return f"{where}: {error}" if where else str(error)
 
 
 def _quieten() -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, cast
 
@@ -14,8 +14,19 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from gendiv_lightning.generators.generate import Samples as PromptedSamples
+from gendiv_lightning.generators.generate import generate
+from gendiv_lightning.prompts.design import Design
 from gendiv_lightning.recorders import Recordable, Recorder
-from gendiv_lightning.records import ImageBatch, LatentSamples, NoiseKey, PromptBatch, SampleBatch, TokenSamples
+from gendiv_lightning.records import (
+    ImageBatch,
+    LatentSamples,
+    NoiseKey,
+    Prompt,
+    PromptBatch,
+    SampleBatch,
+    TokenSamples,
+)
 from gendiv_lightning.sampling import Noise, Observer, Probe, Sampler, TokenSampler, apply_probes, check_settings
 from gendiv_lightning.text.lengths import TextLengths
 
@@ -135,6 +146,44 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
         execution = Noise.of(seed, "exec", [(k.prompt, k.paraphrase, k.sample) for k in keys], self.device)
         return apply_probes(self.make_sampler(path, execution), probes)
 
+    def generate(
+        self,
+        prompts: str | Prompt | Sequence[str | Prompt],
+        num_samples: int = 8,
+        seed: int = 0,
+        probes: Sequence[Probe | Design] = (),
+        *,
+        recorders: Sequence[type[Recorder]] = (),
+        prompt_set: str = "prompts",
+    ) -> PromptedSamples:
+        """Sample some prompts, on the generator's device (move it with `generator.to("cuda")`); weights are loaded.
+
+        A sample is the one that `gendiv predict` gives for the same settings, seed, prompt id and sample number. The
+        id of a text is that of the same text in a prompt file of the name `prompt_set`: by default `prompts.txt`.
+
+        Args:
+            prompts: texts, or `Prompt`s with ids and paraphrases of their own (see `gendiv_lightning.read_prompts`).
+            num_samples: images per prompt.
+            seed: root seed of all noise.
+            probes: probes and designs, in any order.
+            recorders: what to keep of the loop, such as `TokenMarginals` for the metric `token_entropy`.
+            prompt_set: name of the prompt set that texts belong to.
+
+        Raises:
+            ValueError: a prompt or the number of samples is impossible, probes contradict each other or do not fit the
+                generator, or a prompt has too few paraphrases.
+        """
+        check_device(self.device)
+        return generate(
+            self,
+            prompts,
+            num_samples=num_samples,
+            seed=seed,
+            probes=probes,
+            recorders=recorders,
+            prompt_set=prompt_set,
+        )
+
     @torch.inference_mode()
     def sample(
         self,
@@ -142,6 +191,7 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
         probes: Sequence[Probe] = (),
         recorders: Sequence[type[Recorder]] = (),
         observers: Sequence[Observer] = (),
+        progress: Callable[[int], object] = lambda num_rows: None,
     ) -> SampleBatch:
         """Sample and decode all rows of a batch, `batch_size` at a time; the result is on the CPU.
 
@@ -150,6 +200,7 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
             probes: change the sampler before the loop.
             recorders: classes of what to keep of the loop, beside the samples.
             observers: called with every draw.
+            progress: called with the number of rows that were sampled since the last call.
         """
         texts, parts, images = batch.texts, [], []
         recordable = cast(Recordable, self)  # recorders of tokens apply to generators of tokens only
@@ -169,6 +220,7 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
             kept = type(drawn)(*(values[: len(rows)] for values in drawn))
             images.append(self.decode(kept).cpu())
             parts.append([values.cpu() for values in kept])
+            progress(len(rows))
         return SampleBatch(
             batch,
             type(drawn)(*map(torch.cat, zip(*parts, strict=True))),
@@ -192,27 +244,38 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
         Raises:
             ValueError: a weight file is missing, probes contradict each other, or the trainer would cast the tokenizer.
         """
-        if self.trainer.strategy.root_device.type == "mps":
-            raise ValueError("noise and distributions need float64, which MPS has not: --trainer.accelerator cpu")
+        check_device(self.trainer.strategy.root_device)
         if self.trainer.precision != "32-true":
             raise ValueError(
                 f"trainer.precision must stay 32-true, got {self.trainer.precision}: the generator's own dtype "
                 "(--model.dtype) casts what may be cast, and leaves the tokenizer in float32"
             )
-        if not self.codebook_size:
-            self.locate()  # the checkpoint's configuration may say how large the codebook is
-        probes = self._probes()
-        for probe in probes:
-            probe.check(self.codebook_size)
-        self.sampler(0, (), probes)
+        self.check_probes(self._probes())
         self.locate()
 
     def _probes(self) -> list[Probe]:
         return [callback for callback in self.trainer.callbacks if isinstance(callback, Probe)]  # type: ignore[attr-defined]
 
+    def check_probes(self, probes: Sequence[Probe]) -> None:
+        """Raise ValueError if a probe cannot work on this generator, or two contradict each other. Loads nothing."""
+        if not self.codebook_size:
+            self.locate()  # the checkpoint's configuration may say how large the codebook is
+        for probe in probes:
+            probe.check(self.codebook_size)
+        self.sampler(0, (), probes)
+
     def configure_model(self) -> None:
         """Load the weights; Lightning calls this after the `setup` hooks of data and callbacks."""
         self.load()
+
+
+def check_device(device: torch.device) -> None:
+    """Raise ValueError for a device that cannot hold noise and distributions."""
+    if device.type == "mps":
+        raise ValueError(
+            "device mps has no float64, which noise and distributions need. Use the CPU: --trainer.accelerator cpu, "
+            'or generator.to("cpu")'
+        )
 
 
 class TokenGenerator(Generator[Conditions, TokenSamples]):

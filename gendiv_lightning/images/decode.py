@@ -112,10 +112,7 @@ def decode_image(data: bytes, memory_limit: float = MEMORY_LIMIT) -> Image.Image
             mode = raw if isinstance(raw, str) else str(raw[0]) if raw else ""
             if file.mode.startswith(("I", "F")) or _DEEP.fullmatch(mode):
                 raise ImageError(f"more than 8 bits a channel ({mode or file.mode}): convert the image to 8")
-            image = file.convert("RGBA") if file.has_transparency_data else file.convert("RGB")
-            if image.mode == "RGBA":
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-            return _turned(file, image)
+            return _turned(file, to_rgb(file))
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -124,6 +121,14 @@ def decode_image(data: bytes, memory_limit: float = MEMORY_LIMIT) -> Image.Image
         raise ImageError("it is empty" if not data else "it is not an image of a known format") from error
     except Exception as error:  # damaged files make Pillow's decoders raise whatever their own code runs into
         raise ImageError(_reason(error)) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of 8 bits per channel as RGB; what is transparent is composited over white."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    over_white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return over_white.convert("RGB")
 
 
 def _turned(file: Image.Image, image: Image.Image) -> Image.Image:

@@ -101,12 +101,7 @@ def check(parts: Parts) -> SampleDesign:
             sampled by the design.
     """
     generator, data = parts.generator, parts.data
-    if isinstance(generator, TokenGenerator) and not generator.codebook_size:
-        generator.locate()  # only its weights' configuration says how large the codebook is
-    probes = parts.sampler_probes
-    generator.sampler(data.seed, [NoiseKey("", 0, 0, 0)], probes)
-    for probe in probes:
-        probe.check(generator.codebook_size)
+    generator.check_probes(parts.sampler_probes)
     _check_metrics(generator, parts.metrics)
     design = apply_designs(SampleDesign(data.num_samples), parts.probes)
     check_design(design)

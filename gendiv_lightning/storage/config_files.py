@@ -6,6 +6,7 @@ as in a checkout, `configs/tiny/llamagen.yaml`, so that the commands of the READ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -66,3 +67,22 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _strings(item)
+
+
+_WRAPPING = re.compile(
+    r"""\s*(?:Parser\ key\ "(?P<key>[^"]+)" | Problem\ with\ given\ class_path\ '(?P<cls>[^']+)' | Does\ not\ validate
+    | -\ Expected\ a\ path)""",
+    re.VERBOSE,
+)
+
+
+def explain(error: BaseException) -> str:
+    """What went wrong, and at which key, without the layers of unions and subclasses that jsonargparse wraps it in."""
+    keys, name = [], ""
+    while (wrapping := _WRAPPING.match(str(error))) and (inner := error.__cause__ or error.__context__):
+        if wrapping["key"] and wrapping["key"] not in keys:
+            keys.append(wrapping["key"])
+        name = (wrapping["cls"] or name).rsplit(".", 1)[-1]
+        error = inner
+    where = ".".join(keys) + (f" ({name})" if name else "")
+    return f"{where}: {error}" if where else str(error)

@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from importlib import import_module
 from typing import NamedTuple
 
 import torch
-import yaml
 from torch import Tensor
 from tqdm import tqdm
 
 from gendiv_lightning.functional.entropy import chao_wang_jost_entropy
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch, prompt_id, split_by_prompt
-from gendiv_lightning.storage.config_files import config_folder
-from gendiv_lightning.toy import captions, world
+from gendiv_lightning.toy import captions, presets, world
 from gendiv_lightning.toy.metric import stated_right
 
 STATED = {"short": (1, 2), "medium": (3,), "long": (5,)}
@@ -99,25 +96,22 @@ class Family(NamedTuple):
     """An embedded generator at its default sampling settings, and the coherence that its family is held to.
 
     Attributes:
-        config: of the generator, in `configs/models`.
+        preset: makes it.
         coherence_bar: least share of images that show what the caption states.
     """
 
-    config: str
+    preset: Callable[..., Generator]
     coherence_bar: float
 
     def load(self, batch_size: int = 64) -> Generator:
         """The generator, its weights loaded."""
-        config = yaml.safe_load((config_folder() / "models" / self.config).read_text())
-        module, name = config["class_path"].rsplit(".", 1)
-        settings = {key: tuple(v) if isinstance(v, list) else v for key, v in config["init_args"].items()}
-        generator = getattr(import_module(module), name)(**{**settings, "batch_size": batch_size})
+        generator = self.preset(batch_size=batch_size)
         generator.load()
         return generator
 
 
 FAMILIES = {
-    "llamagen": Family("tiny_llamagen.yaml", 0.95),
-    "amused": Family("tiny_amused.yaml", 0.90),
-    "vq-diffusion": Family("tiny_vq_diffusion.yaml", 0.85),
+    "llamagen": Family(presets.llamagen, 0.95),
+    "amused": Family(presets.amused, 0.90),
+    "vq-diffusion": Family(presets.vq_diffusion, 0.85),
 }

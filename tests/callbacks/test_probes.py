@@ -14,6 +14,7 @@ from gendiv_lightning.callbacks import (
     FreezePath,
     Guidance,
     Paraphrase,
+    PosteriorArgmax,
     Temperature,
     TopK,
     TopP,
@@ -22,6 +23,7 @@ from gendiv_lightning.prompts.design import apply_designs, name_samples
 from gendiv_lightning.records import Paraphrase as Wording
 from gendiv_lightning.records import Prompt, SampleDesign
 from gendiv_lightning.sampling import Noise, TokenSampler, apply_probes
+from gendiv_lightning.sampling.latents import LatentSampler
 from gendiv_lightning.storage.codebook_counts import read_usage, write_usage
 
 COUNTS = torch.tensor([5, 0, 40, 5, 100, 1, 0, 30])  # by frequency: 4, 2, 7, 0, 3, 5, 1, 6
@@ -392,3 +394,9 @@ def test_counts_that_are_no_counts_are_refused(tmp_path, counts):
     save_file({"counts": counts}, tmp_path / "usage.safetensors")
     with pytest.raises(ValueError, match="no usage file"):
         read_usage(tmp_path / "usage.safetensors")
+
+
+def test_posterior_argmax_is_refused_where_the_path_is_the_initial_noise():
+    noise = Noise.of(0, "path", [("p", 0, 0)])
+    with pytest.raises(ValueError, match=r"PosteriorArgmax.*LatentSampler"):
+        apply_probes(LatentSampler(noise, noise), [PosteriorArgmax()])

@@ -1,0 +1,65 @@
+"""`gendiv list`: what is registered, and by which package."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+
+from gendiv_lightning.plugins import GROUPS, registered
+
+HELP = "what is registered: generators, probes, metrics, features, configs"
+DESCRIPTION = """
+Prints the names that configs, commands and `gendiv_lightning.load` accept, what they stand for, and the installed
+package that registered them. Nothing is imported, unless --long asks each for its title.
+
+A package registers a class as an entry point of the group gendiv.KIND: gendiv.generators, gendiv.probes, and so on.
+Names in brackets of a metric are features: `vendi[dinov2]`, `lpips[vgg]`.
+
+examples:
+  gendiv list
+  gendiv list metrics --long
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `gendiv list`."""
+    parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("what", nargs="?", choices=(*GROUPS, "configs"), help="one kind (default: all of them)")
+    parser.add_argument("--long", action="store_true", help="import each and print its title")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print."""
+    kinds = [arguments.what] if arguments.what else [*GROUPS, "configs"]
+    tables = [_describe(kind, long=arguments.long) for kind in kinds]
+    sys.stdout.write("\n\n".join("\n".join(_align(table)) for table in tables) + "\n")
+    return 0
+
+
+def _describe(kind: str, *, long: bool) -> list[tuple[str, ...]]:
+    """Rows of a table, the header first."""
+    if kind == "configs":
+        from gendiv_lightning.storage.config_files import config_names
+
+        return [("configs",), *((name,) for name in config_names())]
+    plugins = registered(kind).values()
+    title = ("title",) if long else ()
+    rows = [(p.name, p.target, p.distribution, *([title_of(p.load())] if long else [])) for p in plugins]
+    return [(kind, "stands for", "from", *title), *rows]
+
+
+def title_of(item: object) -> str:
+    """A class's title, or the first sentence of its docstring."""
+    title = getattr(item, "title", None)
+    if isinstance(title, str):
+        return title
+    paragraph = " ".join((item.__doc__ or "").strip().partition("\n\n")[0].split())
+    return paragraph.partition(". ")[0].removesuffix(".")
+
+
+def _align(rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    rows = list(rows)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()

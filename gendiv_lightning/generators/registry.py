@@ -1,0 +1,95 @@
+"""Generators by name: a registered one (`gendiv.generators`), a class or its path, or a config file."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from gendiv_lightning import plugins
+from gendiv_lightning.generators.base import Generator
+from gendiv_lightning.storage.config_files import explain, find_config
+
+Source = str | Path | type[Generator] | Callable[..., Generator]
+SUFFIXES = (".yaml", ".yml")
+
+
+def make_generator(source: Source, **settings: Any) -> Generator:
+    """A generator whose weights are neither located nor loaded.
+
+    Args:
+        source: a registered name (`gendiv list generators`), a config file of a generator or of a run (its `model`), a
+            class or a function that returns a generator, or the path of one, such as `my_package.my_module.MyModel`.
+        settings: arguments of its class; they replace those of a config.
+
+    Raises:
+        ValueError: there is no such generator, or a setting is unknown or impossible.
+    """
+    if isinstance(source, str | Path) and Path(source).suffix in SUFFIXES:
+        return _from_config(find_config(source), settings)
+    makes = _find(str(source)) if isinstance(source, str | Path) else source
+    try:
+        generator = makes(**settings)
+    except TypeError as error:
+        raise ValueError(
+            f"{_name(makes)} cannot be made with {settings or 'no settings'}: {error}. Correct them"
+        ) from error
+    if not isinstance(generator, Generator):
+        raise ValueError(
+            f"{_name(makes)} must make a Generator, got {type(generator).__name__}. Derive its class from "
+            "gendiv_lightning.TokenGenerator or gendiv_lightning.Generator"
+        )
+    return generator
+
+
+def _find(name: str) -> Callable[..., Generator]:
+    module, dot, attribute = name.rpartition(".")
+    if name in plugins.registered("generators") or not dot:
+        return plugins.load("generators", name)
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"{name!r} is neither a registered generator nor the path of a class: {error}. `gendiv list generators` "
+            "shows the registered ones; a class needs a module that can be imported from here"
+        ) from error
+
+
+def _from_config(path: Path, settings: Mapping[str, Any]) -> Generator:
+    model, where = read_model(path)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Generator, "model", required=True)
+    model = {**model, "init_args": {**model.get("init_args", {}), **settings}}
+    try:
+        # jsonargparse 4.49 renamed it.
+        instantiate = getattr(parser, "instantiate", parser.instantiate_classes)
+        return instantiate(parser.parse_object({"model": model})).model
+    except (ValueError, OSError, ArgumentError) as error:
+        raise ValueError(f"{where}: {explain(error)}") from error
+
+
+def read_model(path: Path) -> tuple[dict[str, Any], Path]:
+    """`class_path` and `init_args` of a generator's config, or of the `model` of a run's; and the file they are in."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"config {path} cannot be read: {error}. `gendiv list configs` shows the shipped ones"
+        ) from error
+    model = content.get("model", content) if isinstance(content, dict) else content
+    if isinstance(model, str):
+        return read_model(path.parent / model)
+    if not isinstance(model, dict) or "class_path" not in model:
+        raise ValueError(
+            f"config {path} must have the key class_path, or model with a generator in it. See `gendiv list configs`"
+        )
+    return model, path
+
+
+def _name(makes: Any) -> str:
+    return getattr(makes, "__qualname__", repr(makes))
