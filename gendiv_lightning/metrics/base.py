@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
+from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.images import check_images
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.recorders import Recorder
@@ -29,6 +30,7 @@ class SampleMetric(Metric, ABC):
         short: its first number in a word or two, for axes and columns; a backbone's tag is added in brackets.
         needs: fields of `PromptSamples` that it reads, and "reference" where it compares with real images.
         recorders: what it needs of the sampling loop, beside the samples.
+        features: the network that it looks at images with; None for none.
         higher_is_better: of its first number; None where neither is, as for a diversity.
     """
 
@@ -37,9 +39,14 @@ class SampleMetric(Metric, ABC):
     needs: ClassVar[tuple[Need, ...]] = ("images",)
     recorders: ClassVar[tuple[type[Recorder], ...]] = ()
 
+    features: ImageFeatures | None
     full_state_update = False
     higher_is_better: bool | None = None
     is_differentiable = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = None
 
     @property
     @abstractmethod
@@ -63,6 +70,8 @@ class SampleMetric(Metric, ABC):
 
     def load(self) -> None:
         """Load what the metric needs, before anything expensive has happened; OSError if that is impossible."""
+        if self.features is not None:
+            self.features.load()
 
     def check_prompts(self, texts: Sequence[str]) -> None:
         """Raise ValueError if the metric cannot measure a prompt, before anything expensive has happened."""

@@ -57,6 +57,7 @@ class CLIPScore(PromptMetric):
         long_captions: "cut" or "chunks".
     """
 
+    features: ClipFeatures
     title = "fit of the images to their prompt"
     short = "CLIP score"
     needs = ("images", "prompt")
@@ -89,10 +90,6 @@ class CLIPScore(PromptMetric):
     @override
     def identity(self) -> dict[str, object]:
         return {**super().identity(), **self.features.identity()}
-
-    @override
-    def load(self) -> None:
-        self.features.load()
 
     @override
     def check_prompts(self, texts: Sequence[str]) -> None:
@@ -132,6 +129,7 @@ class CLIPIQA(PromptMetric):
         pairs: pairs of one's own by name, such as {"crisp": ("Crisp photo.", "Soft photo.")}.
     """
 
+    features: ClipFeatures
     title = "quality of the images by two opposite texts"
     short = "CLIP-IQA"
     higher_is_better = True
@@ -199,6 +197,7 @@ class CLIPCosine(DiversityMetric):
         backbone: as in `CLIPScore`.
     """
 
+    features: ClipFeatures
     title = "cosine distance of the CLIP features of two images of a prompt"
     short = "CLIP cosine"
 
@@ -218,10 +217,6 @@ class CLIPCosine(DiversityMetric):
     @override
     def identity(self) -> dict[str, object]:
         return {**super().identity(), **self.features.identity()}
-
-    @override
-    def load(self) -> None:
-        self.features.load()
 
     @override
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:

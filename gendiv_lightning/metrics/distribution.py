@@ -44,6 +44,7 @@ class DistributionMetric(RowMetric):
         features: network; it must be the one that made the reference.
     """
 
+    features: ImageFeatures
     needs = ("images", "reference")
     row_dtype = torch.float32  # a row of features per sample
     needs_features: ClassVar[bool] = True  # of the reference
@@ -90,7 +91,7 @@ class DistributionMetric(RowMetric):
         if self.reference is None:
             path = resolve(self.reference_name, "reference")
             check_provenance(path, self.features, needs_features=self.needs_features, fewest=self.fewest_images)
-            self.features.load()
+            super().load()
             self.reference = read_reference(path)
 
     @override

@@ -13,6 +13,7 @@ from typing_extensions import override
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.dinov2 import DINOv2Features
 from gendiv_lightning.features.images import check_images, split_images
+from gendiv_lightning.features.lpips import PerceptualFeatures
 from gendiv_lightning.features.pixels import pixel_features
 from gendiv_lightning.features.registry import perceptual_of
 from gendiv_lightning.functional.pairwise import PairDistances, group_means, split, split_paths
@@ -80,6 +81,7 @@ class LPIPS(DiversityMetric):
         weights: file of its weights to read instead of the default.
     """
 
+    features: PerceptualFeatures
     title = "learned perceptual distance of two images of a prompt"
     short = "LPIPS"
 
@@ -97,10 +99,6 @@ class LPIPS(DiversityMetric):
     def identity(self) -> dict[str, object]:
         """With the hash of a weight file; torchvision's backbones are known by their names."""
         return {**super().identity(), "weights": self.features.weights_sha256}
-
-    @override
-    def load(self) -> None:
-        self.features.load()
 
     @override
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
@@ -134,6 +132,7 @@ class FeatureCosine(DiversityMetric):
         features: the network. Default: DINOv2 (`cosine[dinov2]`).
     """
 
+    features: ImageFeatures
     title = "cosine distance of the features of two images of a prompt"
     short = "feature cosine"
     default_features = "dinov2"
@@ -151,10 +150,6 @@ class FeatureCosine(DiversityMetric):
     @override
     def identity(self) -> dict[str, object]:
         return {**super().identity(), "features": self.features.identity()}
-
-    @override
-    def load(self) -> None:
-        self.features.load()
 
     @override
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ class Vendi(PromptMetric):
         q: order of the score, in (0, inf]; an order other than 1 is in the brackets too.
     """
 
+    features: ImageFeatures
     title = "effective number of different images of a prompt"
     short = "Vendi score"
     default_features = "pixels"
@@ -66,10 +67,6 @@ class Vendi(PromptMetric):
         return {"names": list(self.names), "method": _estimator(self.q), "features": self.features.identity()}
 
     @override
-    def load(self) -> None:
-        self.features.load()
-
-    @override
     def measure(self, samples: PromptSamples) -> list[float]:
         if len(samples.images) < 2:
             return [math.nan]
@@ -92,6 +89,7 @@ class VendiSet(SampleMetric):
         q: see `Vendi`.
     """
 
+    features: ImageFeatures
     title = "effective number of different images of all prompts"
     short = "Vendi score of all"
     default_features = "small-pixels"
@@ -118,10 +116,6 @@ class VendiSet(SampleMetric):
     def identity(self) -> dict[str, object]:
         """Name, estimator and features."""
         return {"names": list(self.names), "method": _estimator(self.q), "features": self.features.identity()}
-
-    @override
-    def load(self) -> None:
-        self.features.load()
 
     @override
     def update(self, samples: PromptSamples) -> None:
