@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from gendiv_lightning.functional.bootstrap import bootstrap_ratio
+from gendiv_lightning.runs.load import Family, Setting
 
 
 class Decided(NamedTuple):
@@ -26,6 +27,12 @@ class Decided(NamedTuple):
     share: float
     low: float
     high: float
+
+
+def branches_of(family: Family) -> dict[int, Setting]:
+    """The family's runs whose one probe shares all noise until a step, by that step; empty without step 0."""
+    found = {int(s.probes[0]["step"]): s for s in family.settings if len(s.probes) == 1 and "step" in s.probes[0]}
+    return found if 0 in found and len(found) > 1 else {}
 
 
 def branch_curve(distances: Mapping[int, Tensor]) -> list[Decided]:

@@ -7,9 +7,10 @@ by what a run says of itself. A claim is decided by where an interval lies, neve
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+from gendiv_lightning.analysis.branch import branches_of
 from gendiv_lightning.analysis.effects import Interval, codebook_size, share_left, share_within
 from gendiv_lightning.analysis.verdict import Verdict, judge_runs
 from gendiv_lightning.runs.load import Family, Setting
@@ -42,14 +43,15 @@ def argmax_of(family: Family) -> Setting | None:
 
 
 def single_probes(family: Family) -> list[Setting]:
-    """Settings of one probe that isolates something, beside their baseline; the subsets have a curve of their own."""
+    """Settings of one probe that isolates something, beside a baseline; subsets and branches have curves."""
+    in_curves = [*family.find(SUBSET), *branches_of(family).values()]
     return [
         setting
         for setting in family.settings
         if len(setting.probes) == 1
         and setting.description.probes[0].isolates
-        and not setting.has(SUBSET)
         and family.baseline_of(setting)
+        and not any(setting is other for other in in_curves)
     ]
 
 
@@ -155,6 +157,16 @@ def command_for(family: Family, run: str) -> str:
     if SUBSET in added:
         words.append(f"--probes.usage={counts}{'_' if is_toy else ''}usage.safetensors")
     return f"`{' '.join(words)}`"
+
+
+def takes_counts(probe: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether a probe selects entries by frequency, and so needs a file of counts.
+
+    Args:
+        probe: its name, or class path.
+        arguments: as in a config.
+    """
+    return probe.rpartition(".")[2] == SUBSET and arguments.get("select") not in ("random", "list")
 
 
 def run_of(family: Family, run: str) -> Setting | None:

@@ -47,7 +47,8 @@ TOY = (
 def write_report(study: Study) -> Report:
     """The report of a study."""
     summary = tuple(_about(study, family) for family in study.families)
-    sections = tuple(part.section(study) for part in tqdm(SECTIONS, desc="Report", unit="section", delay=2))
+    made = [part.section(study) for part in tqdm(SECTIONS, desc="Report", unit="section", delay=2)]
+    sections = tuple(section for section in made if section.paragraphs or section.blocks or section.missing)
     whole = tuple(part for part in sections if part.blocks or part.paragraphs or part.missing)
     return Report(TITLE, _answer(study), ANSWER_RULE, summary, TOY if study.is_toy else "", whole)
 

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from gendiv_lightning.analysis.paper_claims import takes_counts
+
 _KEYS = ("generators", "probes", "seeds", "metrics", "settings")
 Probes = dict[str, dict[str, Any]]
 
@@ -88,9 +90,9 @@ def _cells(path: Path, study: dict[str, Any], generator: str, probe: str, seed: 
     }
     given = {name: _mapping(arms[name] or {}, f"{path}: probes.{probe}.{name}") for name in arms}
     for swept, probes in _sweep(given):
-        subset = probes.get("CodebookSubset", {"select": "random"})
-        if "usage" in source and subset.get("select") not in ("random", "list"):
-            subset.setdefault("usage", source["usage"])
+        for name, arguments in probes.items():
+            if "usage" in source and takes_counts(name, arguments):
+                arguments.setdefault("usage", source["usage"])
         config = _config(path.parent / source["config"], study.get("metrics"), settings, probes)
         yield Cell("-".join([generator, probe, *swept, f"seed{seed}"]), generator, probe, probes, seed, config)
 

@@ -30,6 +30,7 @@ def changed(study, tmp_path):
 
     def changed(change):
         shutil.copytree(study / "random-0.5", tmp_path / "changed")
+        (tmp_path / "changed" / "index.jsonl").unlink()  # of the checksums
         file = tmp_path / "changed" / "fingerprint.json"
         there = json.loads(file.read_text())
         change(there["protocol"])

@@ -186,6 +186,7 @@ def test_a_distance_that_the_run_lacks_is_refused_with_those_it_has(runs):
 def test_a_prompt_set_without_ground_truth_is_named(runs, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(runs[0].path, folder)
+    (folder / "index.jsonl").unlink()  # of the checksums
     file = folder / "fingerprint.json"
     file.write_text(file.read_text().replace('"prompt_set": "postcards"', '"prompt_set": "mine"'))
     message = gendiv("decompose", folder, "--truth")

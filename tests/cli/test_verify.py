@@ -23,7 +23,9 @@ def sampled(weights, tmp_path_factory) -> RunFolder:
 
 @pytest.fixture
 def copied(sampled, tmp_path) -> RunFolder:
+    """A copy without checksums, as a forger would leave it."""
     shutil.copytree(sampled.path, tmp_path / "run")
+    (tmp_path / "run" / "index.jsonl").unlink()
     return RunFolder(tmp_path / "run")
 
 

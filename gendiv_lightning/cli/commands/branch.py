@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run what is not finished, then print the curves and write them beside the runs."""
-    from gendiv_lightning.cli.predict import check_config
+    from gendiv_lightning.cli.predict import read_config
     from gendiv_lightning.storage.atomic import write_atomically
     from gendiv_lightning.study.folder import StudyFolder
     from gendiv_lightning.study.launch import run_here
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     with folder.lock():
         folder.write_configs()
         for cell in folder.unfinished():
-            check_config(folder.config(cell))
+            read_config(folder.config(cell))
         folder.write_index()
         run_here(folder, arguments.jobs)
     if missing := folder.unfinished():

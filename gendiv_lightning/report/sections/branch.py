@@ -1,25 +1,19 @@
-"""When is the picture decided? The curves of `Branch`."""
+"""When is the picture decided? The share of the diversity that is fixed by each step."""
 
 from __future__ import annotations
 
-from gendiv_lightning.analysis.branch import Decided, branch_curve, decided_at
+from gendiv_lightning.analysis.branch import Decided, branch_curve, branches_of, decided_at
 from gendiv_lightning.report.charts import branch_curves
 from gendiv_lightning.report.context import Study, about
-from gendiv_lightning.report.document import Cell, Figure, Section, Table
-from gendiv_lightning.runs.load import Family, Setting
+from gendiv_lightning.report.document import Cell, Figure, Number, Section, Table
 
 TITLE = "When is the picture decided?"
 
 
-def branches_of(family: Family) -> dict[int, Setting]:
-    """The family's runs of `Branch` alone, by step."""
-    return {int(setting.probes[0]["step"]): setting for setting in family.settings if setting.has("Branch")}
-
-
 def section(study: Study) -> Section:
-    """The share of the diversity that is decided by each step; empty without runs of `Branch`."""
+    """The share of the diversity that is decided by each step; empty without runs that branch."""
     found = {family.name: branches_of(family) for family in study.families}
-    found = {name: runs for name, runs in found.items() if 0 in runs and len(runs) > 1}
+    found = {name: runs for name, runs in found.items() if runs}
     if not found:
         return Section("branch", TITLE)
     name, words = study.diversity
@@ -33,15 +27,13 @@ def section(study: Study) -> Section:
         f"share all noise until step t. Intervals are bootstrapped over prompts. {about(study, used)}"
     )
     rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (family, str(point.step), _share(point)) for family, points in curves.items() for point in points
+        (family, str(point.step), Number(*point[1:], digits=1, percent=True))
+        for family, points in curves.items()
+        for point in points
     )
     told = tuple(_half(family, points) for family, points in curves.items())
     table = Table("branch", TITLE, ("generator", "step", "decided"), rows, about(study, used))
     return Section("branch", TITLE, told, (Figure("branch", (branch_curves(curves),), caption), table))
-
-
-def _share(point: Decided) -> str:
-    return f"{100 * point.share:.1f} % [{100 * point.low:.1f}, {100 * point.high:.1f}]"
 
 
 def _half(family: str, points: list[Decided]) -> str:
