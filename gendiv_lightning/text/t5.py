@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gendiv_lightning.storage.atomic import cache_folder, write_atomically
+from gendiv_lightning.functional.finite import check_finite
+from gendiv_lightning.storage.feature_cache import FeatureCache
 from gendiv_lightning.text.cleaning import clean_caption
 from gendiv_lightning.text.lengths import CaptionCounter, TextLengths
 from gendiv_lightning.weights.hash import sha256
@@ -38,16 +38,20 @@ class CaptionFeatures:
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._encoder: T5EncoderModel | None = None
         self._counter = CaptionCounter(folder, lambda: self.tokenizer, clean_caption)
-        name = f"{sha256(folder)} {dtype} {max_tokens}"
-        self._cache = cache_folder() / "caption_features" / hashlib.sha256(name.encode()).hexdigest()[:16]
+        self._cache = FeatureCache("caption_features", f"{sha256(folder)} {dtype} {max_tokens}")
 
     def lengths(self, texts: Sequence[str]) -> TextLengths:
         """Tokens of each caption after cleaning, `</s>` included, before anything is cut."""
         return TextLengths(texts, self._counter.count(texts), self.max_tokens)
 
     def encode(self, texts: Sequence[str], device: torch.device) -> list[Tensor]:
-        """Features (n, D) of each caption, n its number of tokens."""
-        return [self._read(clean_caption(text), device) for text in texts]
+        """Features (n, D) of each caption, n its number of tokens.
+
+        Raises:
+            NonFiniteError: the encoder returned NaN or infinity.
+        """
+        captions = [clean_caption(text) for text in texts]
+        return [self._cache.get(text, partial(self._compute, text, device)).to(device) for text in captions]
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -57,14 +61,6 @@ class CaptionFeatures:
 
             self._tokenizer = AutoTokenizer.from_pretrained(self.folder)
         return self._tokenizer
-
-    def _read(self, caption: str, device: torch.device) -> Tensor:
-        digest = hashlib.sha256(caption.encode()).hexdigest()
-        path = self._cache / digest[:2] / f"{digest}.safetensors"
-        if not path.exists():
-            features = self._compute(caption, device).cpu()
-            write_atomically(path, lambda temporary: save_file({"features": features}, temporary))
-        return load_file(path)["features"].to(device)
 
     def _load_encoder(self) -> T5EncoderModel:
         from transformers import T5EncoderModel
@@ -77,4 +73,5 @@ class CaptionFeatures:
             self._encoder = self._load_encoder()
             self._encoder.to(device)  # type: ignore[arg-type]
         ids = self.tokenizer(caption, max_length=self.max_tokens, truncation=True, return_tensors="pt").input_ids
-        return self._encoder(input_ids=ids.to(device)).last_hidden_state[0]
+        states = self._encoder(input_ids=ids.to(device)).last_hidden_state[0]
+        return check_finite(states, "the text encoder's features")

@@ -136,7 +136,7 @@ def test_an_interrupted_write_leaves_no_features_behind(make_features, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("gendiv_lightning.text.t5.save_file", interrupted)
+        patch.setattr("gendiv_lightning.storage.feature_cache.save_file", interrupted)
         with pytest.raises(KeyboardInterrupt):
             make_features().encode(["a square"], CPU)
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
