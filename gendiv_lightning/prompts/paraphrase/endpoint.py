@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from json import JSONDecodeError
 from typing import Any
 
+from tqdm import tqdm
+
+from gendiv_lightning.console.text import printable
 from gendiv_lightning.prompts.paraphrase.request import ANSWER_SCHEMA, Paraphraser, Request
 
 _TRANSIENT = (408, 409, 429)  # and all from 500 on
 _LONGEST_DELAY = 60.0
 _LONGEST_RETRY_AFTER = 600.0
+_SILENCE = 10.0  # seconds after which it is said that there is no answer yet
 _ANSWER_FORMAT = {
     "type": "json_schema",
     "json_schema": {"name": "paraphrases", "strict": True, "schema": ANSWER_SCHEMA},
@@ -48,6 +53,7 @@ class Endpoint(Paraphraser):
             )
         self.name, self.timeout, self._key = model, timeout, key
         self.delays = [min(first_delay * 2**n, _LONGEST_DELAY) for n in range(num_tries - 1)]
+        self._waits = False
         self._client = AsyncOpenAI(api_key=key or "none", base_url=address or None, timeout=timeout, max_retries=0)
 
     def identity(self) -> dict[str, object]:
@@ -56,11 +62,14 @@ class Endpoint(Paraphraser):
 
     async def answer(self, request: Request) -> str:
         """See `Paraphraser`; OSError where the last try failed too."""
-        for delay in self.delays:
+        for place, delay in enumerate(self.delays):
             try:
                 return await self._ask(request)
             except _TransientError as error:
-                await asyncio.sleep(max(delay, error.retry_after))
+                delay = max(delay, error.retry_after)
+                left = self.delays[place + 1 :]
+                self._say_that_it_waits(f"{error}; {len(left) + 1} more tries within {delay + sum(left):.0f} s")
+                await asyncio.sleep(delay)
         try:
             return await self._ask(request)
         except _TransientError as error:
@@ -68,6 +77,14 @@ class Endpoint(Paraphraser):
                 f"the endpoint failed {len(self.delays) + 1} times in a row, the last time with: {error}. What was "
                 "answered is kept: the same command goes on from there"
             ) from None
+
+    def _say_that_it_waits(self, why: str) -> None:
+        """One line per outage, whatever the number of requests that meet it."""
+        if not self._waits:
+            self._waits = True
+            url = self._client.base_url  # may hold a password
+            where = f"{url.scheme}://{url.host}{f':{url.port}' if url.port else ''}"
+            tqdm.write(printable(f"Waiting for {where}: {why}"), file=sys.stderr)
 
     async def close(self) -> None:
         """Close connections."""
@@ -78,6 +95,8 @@ class Endpoint(Paraphraser):
 
         create: Any = self._client.chat.completions.create
         question = {"model": self.name, "messages": request.messages, "seed": request.seed}
+        no_answer = f"no answer yet, time-out after {self.timeout:g} s"
+        timer = asyncio.get_running_loop().call_later(_SILENCE, self._say_that_it_waits, no_answer)
         try:  # the client's own time-out starts again with every byte
             completion = await asyncio.wait_for(create(**question, response_format=_ANSWER_FORMAT), self.timeout)
         except openai.APIStatusError as error:
@@ -88,9 +107,12 @@ class Endpoint(Paraphraser):
             raise _TransientError(f"no answer within {self.timeout:g} s") from None
         except (openai.APIConnectionError, openai.APIResponseValidationError, JSONDecodeError) as error:
             raise _TransientError(f"{type(error).__name__}: {self._hide_key(error)}") from None
+        finally:
+            timer.cancel()
         content = _content(completion)
         if content is None:
             raise _TransientError(f"no chat completion: {self._hide_key(completion)}")
+        self._waits = False
         return content
 
     def _hide_key(self, told: Any) -> str:

@@ -7,6 +7,7 @@ import time
 import pytest
 from chat_server import FAULTS, completion, reword, serving, status
 
+from gendiv_lightning.prompts.paraphrase import endpoint
 from gendiv_lightning.prompts.paraphrase.endpoint import Endpoint
 from gendiv_lightning.prompts.paraphrase.request import INSTRUCTION, Request, read_answer
 
@@ -81,6 +82,22 @@ def test_nobody_there_is_told(monkeypatch):
     with pytest.raises(OSError, match="APIConnectionError") as told:
         ask(Endpoint("tiny", num_tries=2, first_delay=0.01))
     assert "password" not in str(told.value)
+
+
+def test_an_outage_is_one_line_that_says_what_is_waited_for(connect, capsys):
+    with serving(faults=[status(500)] * 2) as server:
+        ask(connect(server))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"Waiting for {server.url.removesuffix('/v1')}: Error code: 500")
+    assert "3 more tries within" in lines[0]
+
+
+def test_silence_is_reported_before_the_time_out(connect, capsys, monkeypatch):
+    monkeypatch.setattr(endpoint, "_SILENCE", 0.05)
+    with serving(faults=[lambda handler: time.sleep(0.3)]) as server:
+        ask(connect(server, timeout=5))
+    assert "no answer yet, time-out after 5 s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [400, 401, 404, 422])
