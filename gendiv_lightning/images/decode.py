@@ -15,9 +15,8 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
-from gendiv_lightning.storage.files import GIB, is_hidden
+from gendiv_lightning.storage.files import GIB, IMAGE_SUFFIXES, is_hidden
 
-SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
 MEMORY_LIMIT = 1.0  # GiB
 _BYTES_A_PIXEL = 16  # three channels in float32, and the file's own pixels
 _NETWORK_SIDE = 512  # networks bring the shorter side of an image to this, or less
@@ -76,7 +75,7 @@ def check_memory_limit(memory_limit: float) -> float:
 def is_image(name: str) -> bool:
     """Whether a file is an image by its suffix; hidden files (macOS writes them beside others) are not."""
     path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not is_hidden(path.name)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name)
 
 
 def read_image(item: ImageItem, memory_limit: float = MEMORY_LIMIT) -> Image.Image:

@@ -15,20 +15,20 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from gendiv_lightning.images.decode import MEMORY_LIMIT, SUFFIXES, ImageItem, is_image
+from gendiv_lightning.images.decode import MEMORY_LIMIT, ImageItem, is_image
 from gendiv_lightning.images.tables import (
     FILE_COLUMNS,
     ReadRules,
     holds_images,
-    is_saved_dataset,
     list_parquet,
     list_saved_dataset,
     read_value,
     resolve,
 )
 from gendiv_lightning.prompts.files import TEXTS, read_sample
-from gendiv_lightning.storage.files import File, is_hidden, list_folder
+from gendiv_lightning.storage.files import IMAGE_SUFFIXES, File, is_hidden, list_folder, on_disk
 from gendiv_lightning.storage.parquet import read_parquet
+from gendiv_lightning.storage.sources import is_saved_dataset
 from gendiv_lightning.storage.tables import Record, Unreadable, decode_text, find_name, parse_json, read_table
 from gendiv_lightning.storage.tar import read_tar, sample_key
 
@@ -123,9 +123,9 @@ def list_images(
     if not listing.items:
         kinds = ", ".join(f"{number} {kind}" for (_, kind), number in sorted(listing.skipped.items()))
         raise ValueError(
-            f"{source} holds no images ({', '.join(SUFFIXES)}), only {kinds or 'nothing'}. Give a folder of images, "
-            "with a sub-folder per prompt, with .txt or .json beside each image, or with metadata.csv; Parquet files; "
-            "WebDataset tars; or a folder of datasets.save_to_disk"
+            f"{source} holds no images ({', '.join(IMAGE_SUFFIXES)}), only {kinds or 'nothing'}. Give a folder of "
+            "images, with a sub-folder per prompt, with .txt or .json beside each image, or with metadata.csv; Parquet "
+            "files; WebDataset tars; or a folder of datasets.save_to_disk"
         )
     return listing
 
@@ -147,13 +147,13 @@ def _kind(name: str) -> str:
 def _choose_layout(folder: Path, files: Sequence[File], column: str | None, with_rows: bool, rules: ReadRules) -> Group:
     """A folder's table of file names, or else its tars and Parquet files, or else its images."""
     pictures = [file for file in files if is_image(file.name)]
-    shards = _shards(folder, files, bool(pictures))
-    if with_rows and pictures and not shards:
+    shards = _shards(files, bool(pictures))
+    if with_rows and not shards:
         tables = _find_tables(folder, files, column)
         if tables:
             return _without(pictures, "images that no table names", _from_tables(folder, tables, rules))
     if shards:
-        parts = [_list_file(folder / file.name, column, with_rows, rules, file.name) for file in shards]
+        parts = [_list_file(on_disk(file), column, with_rows, rules, file.name) for file in shards]
         items = [item for part in parts for item in part.items]
         group = Group(items, {file.name for file in shards}, sum((part.skipped for part in parts), SkipCounts()))
         return _without(pictures, "images beside tars and Parquet files", group)
@@ -170,13 +170,13 @@ def _without(pictures: Sequence[File], reason: str, group: Group) -> Group:
     return Group(group.items, group.used | left, group.skipped + Counter((reason, _kind(name)) for name in left))
 
 
-def _shards(folder: Path, files: Sequence[File], has_pictures: bool) -> list[File]:
+def _shards(files: Sequence[File], has_pictures: bool) -> list[File]:
     """Tars and Parquet files that hold images. Beside tars or images, Parquet without bytes is a table about them."""
     tars = [file for file in files if _suffix(file.name) == ".tar"]
     parquet = [file for file in files if _suffix(file.name) == ".parquet"]
     stems = {_stem(file.name) for file in tars}
     if tars or has_pictures:
-        parquet = [file for file in parquet if _stem(file.name) not in stems and holds_images(folder / file.name)]
+        parquet = [file for file in parquet if _stem(file.name) not in stems and holds_images(on_disk(file))]
     return sorted([*tars, *parquet], key=lambda file: file.name)
 
 
@@ -229,7 +229,7 @@ def _from_files(files: Sequence[File], root: str, with_rows: bool, *, is_tar: bo
     texts = _Texts(files, pictures)
     taken, skipped = select_samples(pictures, is_tar=is_tar, kind=kind, alone=frozenset(texts.own))
     used = {file.name for file in pictures}
-    items = [ImageItem(*file) for file in taken]
+    items = [ImageItem(file.name, file.size, file.read) for file in taken]
     if not with_rows:
         return Group(items, used, skipped)
     if texts.by_image:
@@ -426,6 +426,7 @@ class _Table(NamedTuple):
     """A table, and its column with names of files."""
 
     name: str
+    path: Path
     column: str
 
 
@@ -449,7 +450,7 @@ def _find_tables(folder: Path, files: Sequence[File], column: str | None) -> lis
 
 def _as_table(folder: Path, file: File, column: str | None, *, is_official: bool) -> _Table | None:
     """A table of images; None for one that is about something else, or that says the prompt of its folder."""
-    path = folder / file.name
+    path = on_disk(file)
     try:
         first = list(islice(_records(path), 100))
     except (ValueError, OSError):
@@ -467,10 +468,10 @@ def _as_table(folder: Path, file: File, column: str | None, *, is_official: bool
     names = (record.columns.get(found) for record in first) if found else ()
     first_name = next((name for name in names if isinstance(name, str) and name.strip()), None)
     if is_official:
-        return _Table(file.name, str(found))
+        return _Table(file.name, path, str(found))
     rules = ReadRules(folder)
     is_one = found and first_name and is_image(first_name) and _exists(first_name, path.parent, rules)
-    return _Table(file.name, str(found)) if is_one else None
+    return _Table(file.name, path, str(found)) if is_one else None
 
 
 def _exists(name: str, folder: Path, rules: ReadRules) -> bool:
@@ -511,9 +512,8 @@ def _records(path: Path) -> Iterator[Record]:
 def _from_tables(folder: Path, tables: Sequence[_Table], rules: ReadRules) -> Group:
     items, used = list[ImageItem](), {table.name for table in tables}
     for table in tables:
-        place = (folder / table.name).parent
-        for item in _from_table(folder / table.name, table.column, rules):
-            used.add(os.path.relpath(resolve(item.name, place, rules), folder))
+        for item in _from_table(table.path, table.column, rules):
+            used.add(os.path.relpath(resolve(item.name, table.path.parent, rules), folder))
             items.append(item._replace(name=(_folder(table.name) / item.name).as_posix()))
     return Group(items, used, SkipCounts())
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 from gendiv_lightning.images.decode import MEMORY_LIMIT, ImageItem, is_image
 from gendiv_lightning.storage.files import GIB, inside, read_file, valid_text
 from gendiv_lightning.storage.parquet import is_binary, is_text, load_columns, open_parquet, read_columns, to_rows
+from gendiv_lightning.storage.sources import open_saved_dataset
 from gendiv_lightning.storage.tables import find_name
 
 FILE_COLUMNS = (
@@ -184,29 +185,11 @@ def holds_images(path: Path) -> bool:
         return any(_holds_images(field.type) for field in table.schema_arrow)
 
 
-def is_saved_dataset(folder: Path) -> bool:
-    """Whether a folder is one that `datasets.save_to_disk` wrote."""
-    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
-
-
 def list_saved_dataset(
     folder: Path, column: str | None, split: str | None, with_rows: bool, rules: ReadRules
 ) -> Iterator[ImageItem]:
     """The images of a saved dataset; arguments as in `list_images`."""
-    from datasets import DatasetDict, load_from_disk
-
-    try:
-        dataset: Any = load_from_disk(str(folder))
-    except (OSError, ValueError, pa.ArrowException, TypeError, KeyError) as error:
-        raise ValueError(f"{folder} cannot be read as a folder of datasets.save_to_disk: {error}") from error
-    if isinstance(dataset, DatasetDict):
-        if split is None and len(dataset) == 1:
-            split = next(iter(dataset))
-        if split not in dataset:
-            raise ValueError(f"{folder} has the splits {', '.join(dataset)}, not {split}: name one with --split")
-        dataset = dataset[split]
-    elif split is not None:
-        raise ValueError(f"{folder} has no splits: leave out --split (in configs split)")
+    dataset = open_saved_dataset(folder, split)
     if not len(dataset):
         return
     dataset = undecoded(dataset)
@@ -218,7 +201,7 @@ def list_saved_dataset(
     images, size = dataset.select_columns([image]), dataset.data.nbytes
     for number, row in enumerate(rows):
         read = partial(_read_cell, images, image, number, folder, rules)
-        yield ImageItem(f"{split or folder.name}:{number}", size, read, row)
+        yield ImageItem(f"{split or dataset.split or folder.name}:{number}", size, read, row)
 
 
 def _read_cell(dataset: Any, column: str, number: int, folder: Path, rules: ReadRules) -> bytes:

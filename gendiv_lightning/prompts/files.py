@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from gendiv_lightning.records import LENGTHS, Paraphrase, Prompt, length_class, prompt_id
 from gendiv_lightning.storage.files import File, check_regular
 from gendiv_lightning.storage.parquet import read_parquet
-from gendiv_lightning.storage.sources import data_files, dataset_name
 from gendiv_lightning.storage.tables import (
     Record,
     Unreadable,
@@ -65,7 +64,7 @@ def scan_prompts(
     """
     path = Path(path)
     check_suffix(path)
-    return _to_prompts(_READERS[path.suffix.lower()](path), column, id_column, path.stem, source=path.name)
+    return to_prompts(READERS[path.suffix.lower()](path), column, id_column, path.stem, source=path.name)
 
 
 def all_readable(items: Iterable[Item | Unreadable]) -> Iterator[Item]:
@@ -76,45 +75,10 @@ def all_readable(items: Iterable[Item | Unreadable]) -> Iterator[Item]:
         yield item
 
 
-def stream_prompts(
-    name: str,
-    *,
-    config: str | None = None,
-    split: str = "train",
-    column: str | None = None,
-    id_column: str | None = None,
-    revision: str | None = None,
-) -> Iterator[Prompt | Unreadable]:
-    """The prompts of a Hugging Face dataset (Hub name or local folder), streamed: only what is consumed is fetched.
-
-    Columns, and what stands in the place of a member that cannot be read, as in `scan_prompts`.
-    """
-    records, named = _stream_records(name, config, split, revision), dataset_name(name)
-    return _to_prompts(records, column, id_column, named, source=named)
-
-
-def _stream_records(name: str, config: str | None, split: str, revision: str | None) -> Iterator[Record | Unreadable]:
-    from datasets import Audio, Image, Video, load_dataset  # seconds to import
-
-    files = data_files(name, config, split, revision)
-    suffixes = {Path(file).suffix for file in files}
-    if len(suffixes) == 1 and suffixes <= _REMOTE_READERS.keys():
-        # `datasets` would fetch all images; of tars it would also lose the columns that the first five records lack.
-        for file in files:
-            yield from _REMOTE_READERS[Path(file).suffix](file)
-        return
-    dataset = load_dataset(name, config, split=split, revision=revision, streaming=True)
-    if dataset.features:
-        media = (Audio, Image, Video)
-        dataset = dataset.select_columns([c for c, kind in dataset.features.items() if not isinstance(kind, media)])
-    for number, columns in enumerate(dataset, start=1):
-        yield Record(f"{dataset_name(name)}, record {number}", columns)
-
-
 def check_suffix(path: Path) -> None:
     """Raises ValueError for a file of an unknown format."""
-    if path.suffix.lower() not in _READERS:
-        raise ValueError(f"a prompt file must end in one of {', '.join(_READERS)}, got {path}")
+    if path.suffix.lower() not in READERS:
+        raise ValueError(f"a prompt file must end in one of {', '.join(READERS)}, got {path}")
 
 
 def check_prompt_file(path: Path) -> None:
@@ -164,9 +128,10 @@ def check_text(value: Any, column: str, where: str) -> str:
     return value
 
 
-def _to_prompts(
+def to_prompts(
     records: Iterable[Record | Unreadable], column: str | None, id_column: str | None, prompt_set: str, *, source: str
 ) -> Iterator[Prompt | Unreadable]:
+    """The prompts of records; arguments as in `scan_prompts`, and the names of the prompt set and of the source."""
     records = iter(records)
     first: list[Record | Unreadable] = []
     columns: dict[str, None] = {}
@@ -296,15 +261,15 @@ def _one_of_each(files: Iterable[File], where: str) -> dict[str, File] | Unreada
     return chosen
 
 
-_REMOTE_READERS: dict[str, Callable[[str | Path], Iterator[Record | Unreadable]]] = {
+REMOTE_READERS: dict[str, Callable[[str | Path], Iterator[Record | Unreadable]]] = {
     ".parquet": read_parquet,
     ".tar": _read_tar,
 }
-_READERS: dict[str, Callable[[Path], Iterator[Record | Unreadable]]] = {
+READERS: dict[str, Callable[[Path], Iterator[Record | Unreadable]]] = {
     ".jsonl": read_table,
     ".json": _read_json,
     ".csv": read_table,
     ".tsv": read_table,
     ".txt": read_table,
-    **_REMOTE_READERS,
+    **REMOTE_READERS,
 }

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gendiv_lightning import __version__
-from gendiv_lightning.prompts.files import all_readable, read_prompts, stream_prompts
+from gendiv_lightning.prompts.files import all_readable, read_prompts
+from gendiv_lightning.prompts.stream import stream_prompts
 from gendiv_lightning.records import Prompt, prompt_id
 from gendiv_lightning.storage.atomic import cache_folder, write_atomically
 from gendiv_lightning.storage.sources import dataset_name

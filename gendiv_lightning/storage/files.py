@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 GIB = 2**30
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
@@ -21,11 +22,19 @@ class File(NamedTuple):
         name: path relative to the folder or archive it was found in, with slashes; always valid Unicode.
         size: bytes.
         read: returns its content; OSError if it cannot be read, or ValueError if the archive around it is damaged.
+        path: where it is on this machine; None inside an archive.
     """
 
     name: str
     size: int
     read: Callable[[], bytes]
+    path: Path | None = None
+
+
+def on_disk(file: File) -> Path:
+    """Where a file of a folder is."""
+    assert file.path is not None, f"{file.name} is inside an archive"
+    return file.path
 
 
 class Folder(NamedTuple):
@@ -93,7 +102,7 @@ def _list_into(
                 _list_into(found, path, f"{name}/", [*above, here], seen, limit)
             else:
                 size = entry.stat().st_size if entry.is_file() else 0
-                found.files.append(File(name, size, partial(read_file, path, limit)))
+                found.files.append(File(name, size, partial(read_file, path, limit), path))
 
 
 def check_regular(path: Path) -> None:

@@ -8,6 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from gendiv_lightning.storage.files import list_folder
+
 
 def describe_source(source: str, revision: str | None = None) -> dict[str, Any]:
     """Name, version and licence of a dataset on the Hub or of local files.
@@ -23,8 +27,8 @@ def describe_source(source: str, revision: str | None = None) -> dict[str, Any]:
     if not path.exists():
         info = _find_on_hub(source, revision)
         return {"name": source, "version": info.sha, "license": info.card_data.license if info.card_data else None}
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    listing = [(file.relative_to(path).as_posix(), file.stat().st_size) for file in files]
+    found = list_folder(path).files if path.is_dir() else []
+    listing = [(file.name, file.size) for file in found] or [(".", path.stat().st_size)]
     readme = path / "README.md"
     stated = DatasetCard.load(readme).data.license if readme.is_file() else None
     return {"name": path.name, "version": hash_listing(listing), "license": stated}
@@ -64,3 +68,32 @@ def data_files(name: str, config: str | None, split: str, revision: str | None) 
         _find_on_hub(name, revision)  # fails at once, and in words; `datasets` tries for half a minute
     builder = load_dataset_builder(name, config, revision=revision)
     return list((builder.config.data_files or {}).get(split, ()))
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether a folder is one that `datasets.save_to_disk` wrote."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def open_saved_dataset(folder: Path, split: str | None) -> Any:
+    """A dataset of `datasets.save_to_disk`, or the split of one that has several.
+
+    Raises:
+        ValueError: it cannot be read, or there is no such split.
+    """
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        dataset: Any = load_from_disk(str(folder))
+    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{folder} cannot be read as a folder of datasets.save_to_disk: {reason}") from error
+    if not isinstance(dataset, DatasetDict):
+        if split is not None and split != dataset.split:
+            raise ValueError(f"{folder} has no splits, and {split} was asked for: leave out --split (in configs split)")
+        return dataset
+    if split is None and len(dataset) == 1:
+        return next(iter(dataset.values()))
+    if split not in dataset:
+        raise ValueError(f"{folder} has the splits {', '.join(dataset)}, not {split}: name one with --split")
+    return dataset[split]

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gendiv_lightning.prompts.files import read_prompts, scan_prompts, stream_prompts
+from gendiv_lightning.prompts.files import read_prompts, scan_prompts
+from gendiv_lightning.prompts.stream import stream_prompts
 from gendiv_lightning.records import Paraphrase, prompt_id
 
 TEXTS = ["a red house", 'a sign that says "STOP"', "sun, moon and hill", "ein Baum über dem Tal", " padded "]

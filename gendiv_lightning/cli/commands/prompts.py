@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gendiv_lightning.console.text import printable, write
+
 if TYPE_CHECKING:
     from gendiv_lightning.records import Prompt
     from gendiv_lightning.storage.tables import Unreadable
@@ -83,15 +85,19 @@ def run(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.prompts.files import find_captions
     from gendiv_lightning.prompts.filters import PromptFilter
     from gendiv_lightning.prompts.prompt_set import collect_prompts, write_card, write_manifest
+    from gendiv_lightning.prompts.stream import find_prompt_files
     from gendiv_lightning.prompts.token_counts import TokenCounter
     from gendiv_lightning.records import length_class
-    from gendiv_lightning.storage.sources import describe_source
+    from gendiv_lightning.storage.sources import describe_source, is_saved_dataset
 
     _check(arguments)
     source = str(find_captions(Path(arguments.source)))
     if Path(source).is_file() and (arguments.split or arguments.config or arguments.revision):
         raise ValueError(f"--split, --config and --revision are of datasets, and {source} is a file: leave them out")
     origin = describe_source(source, arguments.revision)
+    if Path(source).is_dir() and not is_saved_dataset(Path(source)):
+        notes = find_prompt_files(Path(source), arguments.split).notes
+        write("".join(f"{printable(note)}\n" for note in notes), sys.stderr)
     counters = [TokenCounter(name) for name in arguments.count_tokens]
     keep = PromptFilter(tuple(arguments.sources), arguments.min_words, arguments.max_words, arguments.english)
     drawn = pick_prompts(
@@ -133,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
     for label, facts in tokens.items():
         sys.stdout.write(f"{label}: {format_truncation(facts)}\n")
     if unreadable:
-        sys.stderr.write(f"{len(unreadable)} records cannot be read: {'; '.join(unreadable[:10])}\n")
+        write(printable(f"{len(unreadable)} records cannot be read: {'; '.join(unreadable[:10])}") + "\n", sys.stderr)
     return 0
 
 
@@ -158,7 +164,8 @@ def _check(arguments: argparse.Namespace) -> None:
 def _read(source: str, version: str, arguments: argparse.Namespace) -> Iterable[Prompt | Unreadable]:
     from tqdm import tqdm
 
-    from gendiv_lightning.prompts.files import scan_prompts, stream_prompts
+    from gendiv_lightning.prompts.files import scan_prompts
+    from gendiv_lightning.prompts.stream import stream_prompts
 
     columns: dict[str, Any] = {"column": arguments.column, "id_column": arguments.id}
     if Path(source).is_file():
