@@ -26,7 +26,7 @@ def test_the_readme_shows_a_command_for_each_probe():
 @pytest.mark.parametrize("line", LINES)
 def test_a_command_of_the_readme_runs(line, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    words = [*shlex.split(line), "--run_dir", str(tmp_path / "run")]
+    words = [*shlex.split(line, comments=True), "--run_dir", str(tmp_path / "run")]
     words += ["--data.num_images", "32"] if words[0] == "validate" else ["--data.limit", "2", "--wandb", "disabled"]
     main(words)
     found = RunFolder(tmp_path / "run").read_metrics()
