@@ -131,7 +131,7 @@ def test_a_long_caption_is_cut_behind_which_the_end_token_stays(make_features, w
 
 
 def test_an_interrupted_write_leaves_no_features_behind(make_features, monkeypatch, tmp_path):
-    def interrupted(tensors, path):
+    def interrupted(tensors, path, metadata):
         path.write_bytes(b"half of")
         raise KeyboardInterrupt
 
