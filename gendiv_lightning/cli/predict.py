@@ -25,6 +25,7 @@ from gendiv_lightning import plugins
 from gendiv_lightning.callbacks import CodebookCounts, Measure, RunWriter, SamplesPerSecond
 from gendiv_lightning.callbacks.probes import SettingCallback
 from gendiv_lightning.cli.values import check_values, expand_home
+from gendiv_lightning.console.text import printable
 from gendiv_lightning.datamodules.images import ImageModule
 from gendiv_lightning.datamodules.prompts import PromptData, UnfinishedPrompts
 from gendiv_lightning.generators.base import Generator, TokenGenerator
@@ -319,7 +320,7 @@ def main(args: list[str] | None = None) -> None:
         (predict if config.subcommand == "predict" else validate)(config)
     except USER_ERRORS as error:
         hint = " (all options: gendiv predict --help)" if isinstance(error, ArgumentError) else ""
-        sys.exit(f"gendiv: {explain(error)}{hint}")
+        sys.exit(printable(f"gendiv: {explain(error)}{hint}", keep="\n"))
 
 
 def _quieten() -> None:

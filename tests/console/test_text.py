@@ -1,11 +1,15 @@
 """What others wrote is printed as text: it moves no cursor, forges no line and turns no direction."""
 
 import io
+import re
+from pathlib import Path
 
 import pytest
 
 from gendiv_lightning.console.tables import format_table
 from gendiv_lightning.console.text import one_line, printable, write
+
+ROOT = Path(__file__).parents[2] / "gendiv_lightning"
 
 
 @pytest.mark.parametrize(
@@ -38,3 +42,8 @@ def test_only_line_breaks_of_our_own_reach_the_terminal():
     stream = io.StringIO()
     write("two\nlines \x1b[31m\x08\n", stream)
     assert stream.getvalue() == "two\nlines \\x1b[31m\\x08\n"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "cli" / "commands").glob("*.py")), ids=lambda path: path.stem)
+def test_a_command_prints_by_one_function_alone(path):
+    assert not re.search(r"sys\.std(out|err)\.write|\bprint\(", path.read_text(encoding="utf-8"))

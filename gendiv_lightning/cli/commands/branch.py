@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gendiv_lightning.console.text import write
+
 if TYPE_CHECKING:
     from gendiv_lightning.analysis.branch import Decided
     from gendiv_lightning.study.folder import StudyFolder
@@ -69,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         folder.write_index()
         run_here(folder, arguments.jobs)
     if missing := folder.unfinished():
-        sys.stderr.write(f"gendiv: {missing[0].name} failed: {folder.last_words(missing[0])}\n")
+        write(f"gendiv: {missing[0].name} failed: {folder.last_words(missing[0])}\n", sys.stderr)
         return 1
     _report(folder, out, arguments.distance)
     return 0
@@ -120,17 +122,17 @@ def _report(folder: StudyFolder, out: Path, distance: str | None) -> None:
     }
     rows: list[tuple[str, ...]] = [("generator", "step", "decided", "95 % interval")]
     rows += [(generator, *_row(point)) for generator, points in curves.items() for point in points]
-    sys.stdout.write(f"{format_table(rows)}\n")
+    write(f"{format_table(rows)}\n")
     for generator, points in curves.items():
         half = decided_at(points)
         words = "not within these steps" if half != half else f"by step {half:.1f}"
-        sys.stdout.write(f"{generator}: half of the diversity ({name}) is decided {words}\n")
+        write(f"{generator}: half of the diversity ({name}) is decided {words}\n")
     stored = {generator: [point._asdict() for point in points] for generator, points in curves.items()}
     content = json.dumps({"distance": name, "curves": stored}, indent=2)
     write_atomically(out / "branch.json", lambda path: path.write_text(f"{content}\n"))
     figure = to_svg(Figure("branch", (branch_curves(curves),), ""))
     write_atomically(out / "branch.svg", lambda path: path.write_text(figure))
-    sys.stdout.write(f"Curves: {out / 'branch.json'}, {out / 'branch.svg'}\n")
+    write(f"Curves: {out / 'branch.json'}, {out / 'branch.svg'}\n")
 
 
 def _row(point: Decided) -> Sequence[str]:

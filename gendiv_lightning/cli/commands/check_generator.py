@@ -8,6 +8,8 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gendiv_lightning.console.text import write
+
 if TYPE_CHECKING:
     from gendiv_lightning.testing.generator_checks import Outcome
 
@@ -63,20 +65,18 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{error}. Give prompts that the generator takes: --prompts FILE") from error
     generator.load()
     generator.eval().to(arguments.device)
-    sys.stdout.write(f"{type(generator).__name__} ({generator.title}), on {arguments.device}\n\n")
+    write(f"{type(generator).__name__} ({generator.title}), on {arguments.device}\n\n")
     outcomes = []
     with threads_of(generator):
         for outcome in run_checks(Subject(generator, texts, make)):
             outcomes.append(outcome)
-            sys.stdout.write(_lines(outcome))
+            write(_lines(outcome))
             sys.stdout.flush()
     num_failed = sum(outcome.status == "fail" for outcome in outcomes)
     num_open = sum(outcome.status == "not applicable" for outcome in outcomes)
     if any("edge draw" in outcome.detail for outcome in outcomes):
-        sys.stdout.write(EDGE_NOTE)
-    sys.stdout.write(
-        f"\n{len(outcomes) - num_failed - num_open} checks passed, {num_failed} failed, {num_open} do not apply\n"
-    )
+        write(EDGE_NOTE)
+    write(f"\n{len(outcomes) - num_failed - num_open} checks passed, {num_failed} failed, {num_open} do not apply\n")
     return int(num_failed > 0)
 
 

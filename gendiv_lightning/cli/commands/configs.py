@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from gendiv_lightning.console.text import write
 
 HELP = "list the shipped configs, or copy them to edit them"
 DESCRIPTION = """
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _list()
     written, unchanged = copy_configs(arguments.names, arguments.to)
     same = f", {unchanged} already there" if unchanged else ""
-    sys.stdout.write(f"{written} configs written to {arguments.to / 'configs'}{same}\n")
+    write(f"{written} configs written to {arguments.to / 'configs'}{same}\n")
     return 0
 
 
@@ -81,7 +82,7 @@ def _list() -> int:
     names = config_names()
     width = max(map(len, names))
     for name in names:
-        sys.stdout.write(f"{name:{width}}  {_summary(config_folder().parent / name)}\n")
+        write(f"{name:{width}}  {_summary(config_folder().parent / name)}\n")
     return 0
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from gendiv_lightning import plugins
+from gendiv_lightning.console.text import write
 
 HELP = "check the environment, the embedded weights, and reference values"
 
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def print_line(line: str) -> None:
     """A line on standard output, at once."""
-    sys.stdout.write(f"{line}\n")
+    write(f"{line}\n")
     sys.stdout.flush()
 
 

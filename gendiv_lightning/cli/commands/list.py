@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator
 
+from gendiv_lightning.console.text import write
 from gendiv_lightning.plugins import GROUPS, registered
 
 HELP = "what is registered: generators, probes, metrics, features, configs"
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print."""
     kinds = [arguments.what] if arguments.what else [*GROUPS, "configs"]
     tables = [_describe(kind, long=arguments.long) for kind in kinds]
-    sys.stdout.write("\n\n".join("\n".join(_align(table)) for table in tables) + "\n")
+    write("\n\n".join("\n".join(_align(table)) for table in tables) + "\n")
     return 0
 
 

@@ -137,11 +137,11 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if corrupt.images:
         write(f"{printable(corrupt.in_words())}\n", sys.stderr)
-    sys.stdout.write(f"{format_estimates(estimates)}\n\n{format_methods(estimates)}\n")
+    write(f"{format_estimates(estimates)}\n\n{format_methods(estimates)}\n")
     if arguments.out is not None:
         _write(arguments.out, metrics, estimates, [texts[place] for place in sorted(texts)], columns)
         _write_pairs(arguments.out, pairs)
-        sys.stdout.write(f"\nResults: {arguments.out}\n")
+        write(f"\nResults: {arguments.out}\n")
     return 0
 
 
@@ -218,7 +218,7 @@ def _write_pairs(path: Path, pairs: list[Pairs]) -> None:
     shown = [some for some in pairs if some.metric == pairs[0].metric and some.images is not None]
     picture = draw_pairs(shown)
     write_atomically(path / "pairs.png", lambda p: picture.save(p, "PNG"))
-    sys.stdout.write(f"\n{pairs[0].metric}, the nearest and the farthest pair\n{format_pairs(shown)}\n")
+    write(f"\n{pairs[0].metric}, the nearest and the farthest pair\n{format_pairs(shown)}\n")
 
 
 def _prompts(arguments: argparse.Namespace, corrupt: CorruptImages) -> tuple[int, Iterator[PromptSamples]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from pathlib import Path
+
+from gendiv_lightning.console.text import write
 
 HELP = "write the template of a generator, as a package with its test"
 DESCRIPTION = """
@@ -81,8 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the files."""
     folder = arguments.to or Path(arguments.name)
     for path in write_generator(arguments.name, folder):
-        sys.stdout.write(f"{path}\n")
-    sys.stdout.write(f"\nNext: cd {folder} && gendiv check-generator {arguments.name}.yaml\n")
+        write(f"{path}\n")
+    write(f"\nNext: cd {folder} && gendiv check-generator {arguments.name}.yaml\n")
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gendiv_lightning import plugins
 from gendiv_lightning.cli.commands.prompts import COUNT_TOKENS
+from gendiv_lightning.console.text import write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,9 +150,9 @@ def _check(prompt_set: PromptSet, judge: Judge) -> int:
         raise ValueError(f"{prompt_set.name} has no paraphrases to check: make some with --model and --out")
     found = check_set(prompt_set.prompts, judge)
     wrong = dropped(found)
-    sys.stdout.write(f"{format_distribution(found)}\n\n{_in_words(wrong) or 'nothing wrong'}\n")
+    write(f"{format_distribution(found)}\n\n{_in_words(wrong) or 'nothing wrong'}\n")
     for reworded in [r for r in found if r.dropped][:10]:
-        sys.stderr.write(f"{reworded.prompt.id} ({reworded.prompt.text[:60]!r}): {_in_words(reworded.dropped)}\n")
+        write(f"{reworded.prompt.id} ({reworded.prompt.text[:60]!r}): {_in_words(reworded.dropped)}\n", sys.stderr)
     return 1 if wrong else 0
 
 
@@ -184,15 +185,16 @@ def _make(prompt_set: PromptSet, arguments: argparse.Namespace) -> int:
     write_card(arguments.out, {**_card(prompt_set, rewording, found, arguments), "tokens": tokens})
     num_paraphrases = sum(len(reworded.paraphrases) for reworded in found)
     counts = f"{num_paraphrases} paraphrases of {len(found)} prompts by {rewording.paraphraser.name}"
-    sys.stdout.write(f"{arguments.out}: {counts}\ndropped: {_in_words(dropped(found)) or 'nothing'}\n\n")
-    sys.stdout.write(f"{format_distribution(found)}\n")
+    write(f"{arguments.out}: {counts}\ndropped: {_in_words(dropped(found)) or 'nothing'}\n\n")
+    write(f"{format_distribution(found)}\n")
     for label, facts in tokens.items():
-        sys.stdout.write(f"{label}: {format_truncation(facts)}\n")
+        write(f"{label}: {format_truncation(facts)}\n")
     few = [reworded.prompt for reworded in found if reworded.missing]
     if few:
-        sys.stderr.write(
+        write(
             f"{len(few)} prompts got fewer than {arguments.per_prompt} paraphrases, the first {few[0].id} "
-            f"({few[0].text[:60]!r}): lower --min-similarity, or take another --seed, --length or --model\n"
+            f"({few[0].text[:60]!r}): lower --min-similarity, or take another --seed, --length or --model\n",
+            sys.stderr,
         )
     return 1 if few else 0
 

@@ -135,9 +135,9 @@ def run(arguments: argparse.Namespace) -> int:
         "unreadable": unreadable,
     }
     write_card(arguments.out, card)
-    sys.stdout.write(f"{arguments.out}: {arguments.num} prompts of {origin['name']}\n{in_words(drawn.counts)}\n")
+    write(f"{arguments.out}: {arguments.num} prompts of {origin['name']}\n{in_words(drawn.counts)}\n")
     for label, facts in tokens.items():
-        sys.stdout.write(f"{label}: {format_truncation(facts)}\n")
+        write(f"{label}: {format_truncation(facts)}\n")
     if unreadable:
         write(printable(f"{len(unreadable)} records cannot be read: {'; '.join(unreadable[:10])}") + "\n", sys.stderr)
     return 0

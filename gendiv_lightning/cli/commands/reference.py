@@ -102,9 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
     if corrupt.images:
         write(f"{printable(corrupt.in_words())}\n", sys.stderr)
     part = f", part {arguments.part}" if arguments.part else ""
-    sys.stdout.write(
-        f"{arguments.out}: {reference.statistics.num_rows} images of {dataset}{part}, {arguments.backbone}\n"
-    )
+    write(f"{arguments.out}: {reference.statistics.num_rows} images of {dataset}{part}, {arguments.backbone}\n")
     return 0
 
 
@@ -113,7 +111,7 @@ def _merge(arguments: argparse.Namespace) -> int:
 
     merged = merge_references([read_reference(Path(part)) for part in arguments.source])
     write_reference(arguments.out, merged)
-    sys.stdout.write(f"{arguments.out}: {merged.statistics.num_rows} images of {merged.provenance['dataset']}\n")
+    write(f"{arguments.out}: {merged.statistics.num_rows} images of {merged.provenance['dataset']}\n")
     return 0
 
 

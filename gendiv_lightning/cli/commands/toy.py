@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+
+from gendiv_lightning.console.text import write
 
 HELP = "train and evaluate the embedded models"
 
@@ -77,11 +78,9 @@ def _evaluate(name: str, num_prompts: int, num_samples: int) -> int:
 
     rows = sample_held_out(FAMILIES[name].load(), num_prompts, num_samples)
     found = gates(rows, FAMILIES[name].coherence_bar)
-    sys.stdout.write(f"{name}: {num_prompts} held-out captions x {num_samples} samples\n")
+    write(f"{name}: {num_prompts} held-out captions x {num_samples} samples\n")
     for gate in found:
-        sys.stdout.write(
-            f"{gate.name:32} {gate.value:.3f}  (>= {gate.bar:.2f})  {'pass' if gate.passed else 'MISSED'}\n"
-        )
+        write(f"{gate.name:32} {gate.value:.3f}  (>= {gate.bar:.2f})  {'pass' if gate.passed else 'MISSED'}\n")
     for kind, share in all_right_by_kind(rows).items():
-        sys.stdout.write(f"all stated right, {kind:14} {share:.3f}\n")
+        write(f"all stated right, {kind:14} {share:.3f}\n")
     return 0 if all(gate.passed for gate in found) else 1
