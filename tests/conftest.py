@@ -45,6 +45,7 @@ RUN = {
     "cli",
     "tracking",
     "test_ddp.py",
+    "test_examples.py",
     "test_from_captions_to_runs.py",
     "test_hub.py",
     "test_package.py",

@@ -1,5 +1,6 @@
 """The public API: five lines in a notebook give the samples and the numbers of the command."""
 
+import re
 import subprocess
 import sys
 
@@ -75,6 +76,7 @@ def test_type_checkers_see_the_names_that_are_loaded_lazily():
     assert {name: f"gendiv_lightning.{place}" for name, place in gd._PLACES.items()} == typed
 
 
+@pytest.mark.run
 def test_samples_are_those_of_the_command(samples, run):
     stored = samples_of(run)
     assert stored.keys() == set(samples.keys)
@@ -82,6 +84,7 @@ def test_samples_are_those_of_the_command(samples, run):
         assert stored[key] == (tuple(tokens.tolist()), image.numpy().tobytes())
 
 
+@pytest.mark.run
 def test_numbers_are_those_of_the_command(samples, run):
     there = metrics_of(run)
     for source in (samples, run.path):
@@ -193,3 +196,14 @@ def test_a_metric_of_tokens_refuses_images():
 def test_numbers_that_no_prompt_defines_are_an_error():
     with pytest.raises(ValueError, match=r"ssim.*two images"):
         gd.evaluate({"a hill": torch.zeros(1, 3, 16, 16, dtype=torch.uint8)}, ["ssim"])
+
+
+def test_the_page_about_python_runs_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/python.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 5
+    names = {}
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), names)
+    assert names["numbers"]["diversity/ssim"].num_samples == 4

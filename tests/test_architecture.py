@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module may import what stands above it, and its own package; never what stands on its line or below.
 LAYERS = [
-    ["records", "storage.atomic", "functional", "plugins"],
+    ["records", "storage.atomic", "functional", "plugins", "console.text"],
     ["storage.named_files"],
     ["sampling"],
     ["recorders"],

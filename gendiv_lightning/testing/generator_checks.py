@@ -1,9 +1,9 @@
 """The contract of a generator as checks: `gendiv check-generator` prints them, and tests run them one by one.
 
 Samples must not depend on their batch. In float32 one dependence remains: the number of rows can change the last digits
-of a logit, and with them a token whose uniform lies on the boundary between two tokens. Such an *edge draw* is told
-from a real dependence by evidence: where a row first differs, both distributions are looked at, and their cumulative
-sums must agree to within `EDGE`. Then every later token of that row is excused, and the row is counted in the outcome.
+of a logit, and with them a token whose uniform lies on the boundary between two tokens. To distinguish such an *edge
+draw* from a real dependence, the checks compare both distributions where a row first differs: their cumulative sums
+must agree to within `EDGE`. Later tokens of that row are then excused, and the row is counted in the outcome.
 
 Letters: B rows, L tokens, K codebook entries.
 """
@@ -278,7 +278,7 @@ def _are_of(tokens: Tensor, codebook_size: int) -> bool:
 
 
 def identity_is_stable(subject: Subject) -> None:
-    """`identity()` is plain data that stays the same, and tells settings apart."""
+    """`identity()` is plain data, equal for equal settings and different for different ones."""
     generator = subject.generator
     first, again = (json.dumps(generator.identity(), sort_keys=True) for _ in range(2))
     assert first == again, "two calls differ"

@@ -1,7 +1,7 @@
-"""TemplateModel: what it generates, its paper, and the code that it was compared with.
+"""TemplateModel: name its paper, and the code that it was compared with.
 
-As it stands it is a toy that runs: a random table says which token follows which, a text shifts the odds, and each
-token is a grey square. Replace the marked parts.
+It runs as it is: a random table gives the odds of the next token, a text shifts them, and each token is a grey
+square. Replace the marked parts.
 """
 
 from __future__ import annotations
