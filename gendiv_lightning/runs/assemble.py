@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, NamedTuple, Protocol
@@ -85,9 +85,23 @@ class Run:
         """Hash of the protocol."""
         return fingerprint_of(self.protocol)
 
-    def sample_names(self) -> dict[str, list[NoiseKey]]:
-        """The samples that each prompt gets, by its id."""
-        return {prompt.id: name_samples(prompt, self.design) for prompt in self.prompt_set.prompts}
+    def sample_names(self) -> Mapping[str, Sequence[NoiseKey]]:
+        """Names of the samples that each prompt gets, by the prompt's id; made when they are looked up."""
+        return _SampleNames(self.prompt_set.prompts, self.design)
+
+
+class _SampleNames(Mapping[str, Sequence[NoiseKey]]):
+    def __init__(self, prompts: Sequence[Prompt], design: SampleDesign) -> None:
+        self._prompts, self._design = {prompt.id: prompt for prompt in prompts}, design
+
+    def __getitem__(self, prompt: str) -> list[NoiseKey]:
+        return name_samples(self._prompts[prompt], self._design)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._prompts)
+
+    def __len__(self) -> int:
+        return len(self._prompts)
 
 
 def check(parts: Parts) -> SampleDesign:

@@ -26,6 +26,7 @@ from gendiv_lightning.records.estimate import Estimate
 from gendiv_lightning.runs import files, schema
 from gendiv_lightning.runs.index import NAME as INDEX
 from gendiv_lightning.runs.index import RunIndex
+from gendiv_lightning.runs.lock import NAME as LOCK
 from gendiv_lightning.runs.protocol import differences, fingerprint_of
 from gendiv_lightning.runs.shards import ADVICE, read_batch, read_shard, to_table
 from gendiv_lightning.storage.atomic import write_atomically
@@ -115,7 +116,7 @@ class RunFolder:
         """
         if not self.path.exists() or not any(self.path.iterdir()):
             return
-        there = {path.name for path in self.path.iterdir()}
+        there = {path.name for path in self.path.iterdir()} - {LOCK}
         if not (self.path / "fingerprint.json").exists() and not there <= {*FILES, *FOLDERS}:
             raise ValueError(f"--overwrite: {self.path} is not the folder of a run, nothing is deleted")
         (self.path / "metrics.json").unlink(missing_ok=True)

@@ -22,7 +22,7 @@ class RunIndex:
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / NAME
         self._known: dict[str, set[str]] = {}
-        self._read_until = 0
+        self._state: tuple[int, ...] = ()  # of the file when it was read
 
     def add(self, path: Path, content: Path) -> None:
         """Note that `path` is about to get the bytes of the file `content`."""
@@ -38,10 +38,11 @@ class RunIndex:
     def files(self) -> dict[str, set[str]]:
         """Checksums of each listed file, by its path in the folder; empty for a run of version 0.1."""
         try:
-            size = self.path.stat().st_size
+            stat = self.path.stat()
         except FileNotFoundError:
             return {}
-        if size != self._read_until:
+        state = stat.st_ino, stat.st_size, stat.st_mtime_ns
+        if state != self._state:
             self._known = {}
             for line in self.path.read_bytes().splitlines():
                 try:
@@ -49,7 +50,7 @@ class RunIndex:
                     self._known.setdefault(entry["file"], set()).add(entry["sha256"])
                 except (ValueError, KeyError, TypeError):
                     continue  # cut off by a crash: its file never took its place, or is checked by its own checksums
-            self._read_until = size
+            self._state = state
         return self._known
 
     def check(self, path: Path, advice: str) -> None:

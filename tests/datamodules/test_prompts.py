@@ -264,7 +264,9 @@ def test_every_unfinished_prompt_is_met_once_over_all_ranks(tmp_path, world_size
     finished = frozenset(prompt.id for prompt in data.prompt_set().prompts[:num_finished])
     folder = SimpleNamespace(finished_prompts=lambda: finished)
     run = SimpleNamespace(
-        parts=SimpleNamespace(data=data), prompt_set=data.prompt_set(), design=SampleDesign(data.num_samples)
+        parts=SimpleNamespace(data=data),
+        prompt_set=data.prompt_set(),
+        design=SampleDesign(data.num_samples),
     )
     for rank in range(world_size):
         unfinished = on_rank(UnfinishedPrompts(run, folder), rank, world_size)
