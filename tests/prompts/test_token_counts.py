@@ -6,11 +6,11 @@ import pytest
 import transformers
 
 from gendiv_lightning.callbacks import Paraphrase
-from gendiv_lightning.callbacks.run_writer import prompt_card
 from gendiv_lightning.cli.main import main
 from gendiv_lightning.console.tables import format_truncation
 from gendiv_lightning.datamodules import PromptData
 from gendiv_lightning.prompts.token_counts import TokenCounter
+from gendiv_lightning.runs.assemble import Parts, assemble
 from gendiv_lightning.toy.files import write_tokenizer
 
 LONG = "a red circle " * 30  # 90 words
@@ -80,12 +80,16 @@ def test_both_commands_count_in_their_cards_and_say_it(clip, tmp_path, capsys):
     assert card["tokens"][f"{clip.name}:20"]["paraphrases"]["cut"] == 2
 
 
+def metadata(generator, data, *probes):
+    return assemble(Parts(generator, data, probes)).prompt_metadata
+
+
 def test_a_run_counts_its_prompts_and_the_paraphrases_that_it_samples(make_t2i, make_c2i, tmp_path):
     generator, data = make_t2i(), PromptData(str(prompts_file(tmp_path)))
     generator.locate()
-    found = prompt_card(generator, data, [Paraphrase(1, "short")])["text_encoder"]
+    found = metadata(generator, data, Paraphrase(1, "short"))["text_encoder"]
     assert found["paraphrases"] == {"texts": 2, "cut": 0, "longest": 4}
-    found = prompt_card(generator, data, [Paraphrase(2, "any")])["text_encoder"]
+    found = metadata(generator, data, Paraphrase(2, "any"))["text_encoder"]
     assert found == {
         "limit": 64,
         "prompts": {"texts": 2, "cut": 1, "longest": 91},
@@ -94,6 +98,8 @@ def test_a_run_counts_its_prompts_and_the_paraphrases_that_it_samples(make_t2i, 
     assert format_truncation(found) == "cut to 64 tokens: 1 of 2 prompts, 2 of 4 paraphrases"
     labels = make_c2i()
     labels.locate()
-    card = prompt_card(labels, data, [])
-    assert card["text_encoder"] == {}
-    assert card["report"]["kept"] == 2
+    numbers = tmp_path / "labels.txt"
+    numbers.write_text("1\n2\n")
+    found = metadata(labels, PromptData(str(numbers)))
+    assert found["text_encoder"] == {}
+    assert found["report"]["kept"] == 2
