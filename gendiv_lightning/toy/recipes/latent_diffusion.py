@@ -108,7 +108,7 @@ class LatentDiffusionRecipe(Recipe):
         self.latents = _all_latents(self.work / f"latents-{self.identity()['vae']}.safetensors", self.weights)
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """Times are spread evenly over the batch; a tenth of the captions is empty, for guidance."""
+        """Times are spread over the batch, late ones denser; a tenth of the captions is empty, for guidance."""
         images, texts = captioned(self.images, self.batch_size, self.seed, step)
         generator = seeded(self.seed, step + 500_000_000)
         dropped = torch.rand(len(texts), generator=generator) < 0.1
@@ -118,7 +118,8 @@ class LatentDiffusionRecipe(Recipe):
         clean = self.latents[images].float().to(self.device)
         noise = torch.randn(clean.shape, generator=generator).to(self.device)
         shares = (torch.arange(len(clean)) + torch.rand(len(clean), generator=generator)) / len(clean)
-        times = (shares * self.schedule.config.num_train_timesteps).long().to(self.device)
+        # Density proportional to the time: what a caption states is decided at high noise.
+        times = (shares.sqrt() * self.schedule.config.num_train_timesteps).long().to(self.device)
         noised, velocity = self.schedule.add_noise(clean, noise, times), self.schedule.get_velocity(clean, noise, times)
         return {"loss": F.mse_loss(self.model(noised, times, context).sample, velocity)}
 
