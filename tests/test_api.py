@@ -198,12 +198,12 @@ def test_numbers_that_no_prompt_defines_are_an_error():
         gd.evaluate({"a hill": torch.zeros(1, 3, 16, 16, dtype=torch.uint8)}, ["ssim"])
 
 
-def test_the_page_about_python_runs_as_it_is(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("page", "num_blocks"), [("README.md", 1), ("docs/python.md", 5)])
+def test_the_python_of_a_page_runs_as_it_is(page, num_blocks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    page = (ROOT / "docs/python.md").read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 5
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) == num_blocks
     names = {}
     for block in blocks:
-        exec(compile(block, "docs/python.md", "exec"), names)
-    assert names["numbers"]["diversity/ssim"].num_samples == 4
+        exec(compile(block, page, "exec"), names)
+    assert len(names["samples"].keys) == 16

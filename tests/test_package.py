@@ -161,6 +161,12 @@ def test_the_quick_start_runs_from_an_empty_directory(run_there, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_lines_of_a_notebook_run_from_an_empty_directory(run_there):
+    (lines,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert "diversity/vendi[tiny]" in run_there("python", "-c", lines)
+
+
+@pytest.mark.slow
 def test_the_installed_doctor_checks_reference_values(run_there):
     shown = run_there("gendiv", "doctor", "--golden", str(ROOT / "tests/golden/llamagen"))
     assert "golden cases pass" in shown
