@@ -3,6 +3,7 @@
 B rows, L positions of an image, K codebook entries; N of the B x L places are asked about at a time. Loops ask; probes
 change the sampler before the loop; `TokenGrid` keeps what was decided and tells the observers.
 - autoregressive: `draw_tokens` at each position, in raster order, so there is no path;
+- next-scale: `draw_tokens` at all positions of a scale, coarse scales first, so there is no path either;
 - masked: `draw_tokens` wherever a token is unknown, then `choose_positions(confidence, count=...)` for those that stay;
 - diffusion: `choose_positions(log p(change))`, then `draw_tokens` for the token given the change.
 """

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gendiv_lightning.callbacks import Argmax, CodebookSubset, Temperature, TopK, TopP
+from gendiv_lightning.callbacks import Argmax, Branch, CodebookSubset, Temperature, TopK, TopP
 from gendiv_lightning.generators.llamagen.generator import TokenPredictor, pack_left
 from gendiv_lightning.generators.llamagen.tokenizer import to_uint8
 from gendiv_lightning.generators.llamagen.transformer import GPT, rotary_table
@@ -357,6 +357,7 @@ PARALLEL = {
     "subset": ({}, [CodebookSubset("random", ratio=0.3)]),
     "subset, argmax": ({"cfg_interval": 3}, [CodebookSubset("random", ratio=0.3), Argmax()]),
     "cold": ({}, [Temperature(0.0)]),
+    "branch": ({}, [Branch(step=10)]),
 }
 
 
