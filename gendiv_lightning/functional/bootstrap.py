@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -39,11 +39,11 @@ def bootstrap_mean(
     Returns:
         Mean, low and high. P = 0: three NaN. P = 1: the ends are NaN. All values equal: three times that value.
     """
-    return bootstrap_means(values[:, None], level=level, num_resamples=num_resamples, seed=seed)[0]
+    return bootstrap_means([values], level=level, num_resamples=num_resamples, seed=seed)[0]
 
 
 def bootstrap_means(
-    values: Tensor,
+    columns: Sequence[Tensor],
     *,
     level: float = 0.95,
     num_resamples: int = 2000,
@@ -53,7 +53,7 @@ def bootstrap_means(
     """`bootstrap_mean` of each column, bit for bit; the resamples are drawn once for all of them.
 
     Args:
-        values: (P, T) T numbers a prompt, no NaN.
+        columns: numbers (P,) of each, all of one P, no NaN.
         level: see `bootstrap_mean`.
         num_resamples: see `bootstrap_mean`.
         seed: see `bootstrap_mean`.
@@ -61,7 +61,8 @@ def bootstrap_means(
     """
     if not 0 < level < 1:
         raise ValueError(f"level must lie in (0, 1), for instance 0.95; got {level}")
-    columns = list(values.detach().cpu().double().T)  # as they lie in memory: it shows in the last digit of a mean
+    # As they lie in memory: it shows in the last digit of a mean.
+    columns = [column.detach().cpu().double() for column in columns]
     varying = [column for column in columns if len(column) > 1 and not (column == column[0]).all()]
     means = iter(_resampled_means(varying, num_resamples, seed, watch) if varying else ())
     ends = []

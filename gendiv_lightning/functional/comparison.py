@@ -78,9 +78,9 @@ def compare_all(
     found: dict[int, Comparison] = {}
     for num in dict.fromkeys(map(len, differences)):
         places = [place for place, column in enumerate(differences) if len(column) == num]
-        values = torch.stack([differences[place] for place in places], 1)
-        intervals = bootstrap_means(values, seed=seed, watch=watch)
-        p_values = sign_flip_tests(values, seed, watch)
+        columns = [differences[place] for place in places]
+        intervals = bootstrap_means(columns, seed=seed, watch=watch)
+        p_values = sign_flip_tests(torch.stack(columns, 1), seed, watch)
         for place, interval, p_value in zip(places, intervals, p_values, strict=True):
             found[place] = Comparison(*interval, p_value, effect_size(differences[place]), num)
     return [found[place] for place in range(len(differences))]

@@ -10,6 +10,7 @@ from scipy import stats
 from gendiv_lightning.functional.comparison import (
     benjamini_hochberg,
     compare,
+    compare_all,
     effect_size,
     equivalence,
     factorial_effects,
@@ -128,3 +129,12 @@ def test_variances_between_and_within_prompts_are_told_apart():
     between, within = variance_components(halves.mean(1), errors, 8)
     assert between == pytest.approx(4, rel=0.1)
     assert within == pytest.approx(9, rel=0.1)
+
+
+def test_many_numbers_at_once_are_compared_as_each_alone_bit_for_bit():
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(40, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    b[:, 1], b[3, 2], a[5, 3], b[:, 4] = a[:, 1], math.nan, math.nan, a[:, 4] + 1
+    pairs = [*zip(a.T, b.T, strict=True), (a[:5, 0], b[:5, 0]), (a[:1, 0], b[:1, 0]), (a[:0, 0], b[:0, 0])]
+    for together, (first, second) in zip(compare_all(pairs), pairs, strict=True):
+        assert repr(together) == repr(compare(first, second))

@@ -159,6 +159,8 @@ def test_three_runs_of_a_design_give_a_verdict_and_the_answer(decomposed, tmp_pa
     (llamagen,) = families_of(find_runs([decomposed])[0])
     assert row["verdict"] == find_verdict(llamagen, "diversity/lpips[tiny]").kind
     assert float(row["left under argmax"]) == 0
+    page = (tmp_path / "index.html").read_text()
+    assert "LlamaGen leaves to chance: on its path nothing, by construction; in execution which token" in page
     lenses = {row["lens"] for row in rows_of(tmp_path, "decomposition")}
     assert {"A tokens", "B sequences", "C lpips[tiny]"} <= lenses
     outcomes = {row["as a number"]: row["outcome"] for row in rows_of(tmp_path, "claims")}

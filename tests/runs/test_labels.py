@@ -1,8 +1,11 @@
 """Labels: what a run is called in reports, studies and W&B, from the protocol that runs really write."""
 
+import json
+
 import pytest
 
 from gendiv_lightning.callbacks import Argmax, CodebookSubset, Decompose, Paraphrase, Temperature
+from gendiv_lightning.runs.description import read_description
 from gendiv_lightning.runs.labels import label_of
 from gendiv_lightning.runs.protocol import fingerprint_of
 
@@ -64,3 +67,31 @@ def test_a_real_model_is_called_by_its_size_and_an_unknown_one_by_its_own_name()
     real = label_of(protocol(embedded=False, gpt="XL"))
     assert (real.generator, real.title, real.embedded) == ("LlamaGen XL", "LlamaGen XL, baseline", False)
     assert label_of(protocol(generator="mine")).generator == "mine"
+
+
+def test_a_run_is_called_as_it_describes_itself(tmp_path):
+    """A family and a probe that nobody here has heard of."""
+    run = protocol(generator="mine") | {"probes": [{"probe": "Shake", "strength": 3}]}
+    file = tmp_path / "description.json"
+    description = {
+        "generator": {
+            "family": "mine",
+            "title": "MyModel",
+            "size": "2B",
+            "chance": {"path": "", "execution": "tokens"},
+        },
+        "probes": [{"probe": "Shake", "label": "shaken, not stirred", "short": "shaken", "isolates": "the ice"}],
+        "metrics": {"mine/gloss": {"short": "gloss", "higher_is_better": False}},
+    }
+    file.write_text(json.dumps(description))
+    read = read_description(file, run)
+    label = label_of(run, read)
+    assert (label.generator, label.probe) == ("MyModel 2B", "Shake")
+    assert label.title == "MyModel 2B (toy), shaken, not stirred"
+    assert (read.short, read.probes[0].isolates, read.generator.chance["execution"]) == ("shaken", "the ice", "tokens")
+    assert (read.metrics["mine/gloss"].short, read.metrics["mine/gloss"].higher_is_better) == ("gloss", False)
+
+
+def test_a_probe_that_does_not_describe_itself_is_called_by_its_settings(tmp_path):
+    run = protocol() | {"probes": [{"probe": "Shake", "strength": 3}]}
+    assert label_of(run, read_description(tmp_path / "description.json", run)).title == "LlamaGen (toy), shake 3"

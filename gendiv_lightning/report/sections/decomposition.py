@@ -7,6 +7,7 @@ from gendiv_lightning.analysis.paper_claims import command_for, find_profile
 from gendiv_lightning.report.charts import decomposition_bars
 from gendiv_lightning.report.context import Study, about, qualities_in_words
 from gendiv_lightning.report.document import Cell, Figure, Section, Table, number
+from gendiv_lightning.runs.load import Family
 
 
 def section(study: Study) -> Section:
@@ -31,6 +32,20 @@ def section(study: Study) -> Section:
     )
     header = ("generator", "lens", "unit", "H_total", "H_exec", "H_path, sampler", "H_path, wording")
     table = Table("decomposition", "H_total = H_exec + H_path", header, rows, about(study, used))
+    chances = tuple(filter(None, map(_chance, study.families)))
     return Section(
-        "decomposition", "Path and execution", (), (Figure("decomposition", panels, caption), table), tuple(missing)
+        "decomposition",
+        "Path and execution",
+        chances,
+        (Figure("decomposition", panels, caption), table),
+        tuple(missing),
     )
+
+
+def _chance(family: Family) -> str:
+    """What the family leaves to chance, by its own description; empty for runs of version 0.1, which have none."""
+    chance = family.generator.chance
+    if not chance:
+        return ""
+    path, execution = (chance.get(kind) or "nothing, by construction" for kind in ("path", "execution"))
+    return f"{family.name} leaves to chance: on its path {path}; in execution {execution}."
