@@ -42,7 +42,7 @@ def test_a_large_file_is_hashed_once_on_a_machine(notes, tmp_path, monkeypatch):
     (tmp_path / "large.pt").write_bytes(b"large")
     digest = sha256(tmp_path / "large.pt")
     module._digest.cache_clear()  # as in another process
-    monkeypatch.setattr(module, "_hash_bytes", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(module, "sha256_of", lambda path: pytest.fail("hashed again"))
     assert sha256(tmp_path / "large.pt") == digest
 
 
