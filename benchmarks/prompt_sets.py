@@ -39,26 +39,16 @@ def write_prompts(path: Path, number: int) -> None:
             file.write(json.dumps({"prompt": text}) + "\n")
 
 
-def write_config(path: Path) -> None:
-    """LlamaGen's embedded model, two samples per prompt, and metrics that need no network."""
-    metrics = {"class_path": "gendiv_lightning.callbacks.Measure", "init_args": {"metrics": ["pixel_cosine"]}}
-    model = Path(__file__).parents[1] / "configs" / "generators" / "tiny_llamagen.yaml"
-    data = {"class_path": "gendiv_lightning.datamodules.PromptData", "init_args": {"path": "x.jsonl", "num_samples": 2}}
-    trainer = {"accelerator": "cpu", "devices": 1, "callbacks": [metrics]}
-    path.write_text(json.dumps({"model": str(model), "data": data, "trainer": trainer}))
-
-
 def start(folder: Path) -> float:
     """Processor seconds of a start with one batch."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-c", "from gendiv_lightning.cli.main import main; main()"]
-    options = ["--config", "config.yaml", "--data.path", "prompts.jsonl", "--data.prompts_per_batch", "4"]
+    options = ["--config", "configs/tiny/llamagen.yaml", "--measure.metrics", "[pixel_cosine]", "--data.limit", "null"]
+    options += ["--data.path", "prompts.jsonl", "--data.num_samples", "2", "--data.prompts_per_batch", "4"]
     options += ["--run_dir", "run", "--wandb", "disabled", "--trainer.limit_predict_batches", "1"]
     environment = {**os.environ, "GENDIV_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     with (folder / "log.txt").open("a") as log:
-        subprocess.run(
-            [*command, "fit-free", "predict", *options], cwd=folder, env=environment, check=True, stdout=log, stderr=log
-        )
+        subprocess.run([*command, "predict", *options], cwd=folder, env=environment, check=True, stdout=log, stderr=log)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -71,7 +61,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_prompts(folder / "prompts.jsonl", arguments.prompts)
-        write_config(folder / "config.yaml")
         times = {what: start(folder) for what in LIMITS}
         prompts = {
             prompt

@@ -227,6 +227,11 @@ def validate(config: Config) -> None:
     generator.locate()
     _use_few_threads(generator)
     protocol = {"what": "validation images", "generator": generator.identity(), "data": data.identity()}
+    if generator.image_side not in (None, data.image_size):
+        raise ValueError(
+            f"data.image_size is {data.image_size}, but the tokenizer of {type(generator).__name__} takes images of "
+            f"{generator.image_side} pixels per side: pass --data.image_size {generator.image_side}"
+        )
     folder = _folder(config, protocol)
     if _is_done(config, folder, protocol):
         return

@@ -351,6 +351,11 @@ class TokenGenerator(Generator[Conditions, TokenSamples]):
         """`decode_tokens`."""
         return self.decode_tokens(samples.tokens)
 
+    @property
+    def image_side(self) -> int | None:
+        """Pixels per side of the images that `encode_images` takes, once located; None if it takes any."""
+        return None
+
     def validation_step(self, batch: ImageBatch, batch_idx: int = 0) -> dict[str, Tensor]:
         """Tokens (B, L) of a batch of images, under the key "tokens"."""
         with torch.inference_mode():

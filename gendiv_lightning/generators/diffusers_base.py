@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from gendiv_lightning.functional.finite import PIXELS, check_finite
 from gendiv_lightning.generators.base import Precision, TokenGenerator
@@ -189,6 +190,11 @@ class PipelineGenerator(TokenGenerator[Conditions]):
         low, high = self.pixel_range
         unit = (check_finite(images, PIXELS) - low) / (high - low)
         return (255 * unit).round().clamp(0, 255).to(torch.uint8)
+
+    @property
+    @override
+    def image_side(self) -> int:
+        return self.pixels
 
     def encode_images(self, images: Tensor) -> Tensor:
         """By the tokenizer's encoder, one by one, for the same reason."""

@@ -91,7 +91,9 @@ def check_prompt_file(path: Path) -> None:
         raise ValueError(f"{error}: give a prompt file, or make one with `gendiv prompts`") from error
 
 
-def find_column(columns: Iterable[str], column: str | None, where: str, option: str = "`column`") -> str:
+def find_column(
+    columns: Iterable[str], column: str | None, where: str, option: str = "--column (in configs column)"
+) -> str:
     """The column that holds the prompt: `column` itself, or the first of `COLUMNS` that is there, whatever its case."""
     columns = list(columns)
     found = _look_for(columns, column)

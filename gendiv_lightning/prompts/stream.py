@@ -80,7 +80,7 @@ def find_prompt_files(folder: Path, split: str | None = None) -> PromptFiles:
     left = len(listing.files) - len(chosen) - len(others) - num_images
     notes = [
         *listing.notes,
-        *([f"{sum(listing.hidden.values())} hidden files were ignored"] if listing.hidden else []),
+        *([f"{sum(listing.hidden.values())} hidden files ignored"] if listing.hidden else []),
         *([f"{len(others)} files of other splits were ignored, such as {others[0].name}"] if others else []),
         *([f"{left} files without captions were ignored"] if left else []),
     ]

@@ -55,6 +55,9 @@ def test_the_images_alone_give_the_same(run, tmp_path):
     [
         (["--metrics", "fancy"], "unknown"),
         (["--metrics", "fid"], "gendiv reference"),
+        (["--metrics", "ssim", "--reference", "x"], "is used by none of the metrics"),
+        (["--memory-limit", "nan"], "memory_limit must be a positive number of GiB"),
+        (["--out", __file__], "is a file, and a folder is needed"),
         (["--resize", "0"], "--resize"),
         (["--max-corrupt", "2"], "--max-corrupt"),
         (["--device", "nowhere"], DEVICE.format("nowhere")),
@@ -63,6 +66,31 @@ def test_the_images_alone_give_the_same(run, tmp_path):
 )
 def test_what_cannot_be_is_one_line(words, message, tmp_path):
     assert message in gendiv("measure", tmp_path, *words)
+
+
+@pytest.mark.parametrize("option", [("--column", "x"), ("--image-column", "x"), ("--split", "x"), ("--first-caption",)])
+def test_options_for_other_images_are_errors_on_a_run(option, run):
+    assert f"{option[0]} is for other images" in gendiv("measure", run.path, "--metrics", "ssim", *option)
+
+
+def test_a_reference_is_a_file_and_takes_no_option_that_does_not_apply(run, tmp_path):
+    call = ("reference", run.path / "samples", "--backbone", "tiny-clip")
+    assert "is a folder, and a file is needed" in gendiv(*call, "--out", tmp_path)
+    for option in ("--split", "--config", "--revision"):
+        assert "leave" in gendiv(*call, "--out", tmp_path / "x", option, "y")
+
+
+def test_what_is_passed_over_is_written_to_standard_error_without_control_characters(tmp_path, capsys):
+    for name in ("1.png", "2.png", ".hidden/\x1b[31m.png"):
+        path = tmp_path / "a red ball" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(len(name)).integers(0, 256, (16, 16, 3), np.uint8)).save(path, "PNG")
+    (tmp_path / "a red ball" / "\x1b[31m").write_text("x")
+    assert gendiv("measure", tmp_path, "--metrics", "pixel_cosine") == 0
+    error = capsys.readouterr().err
+    assert "1 file was ignored, hidden: 1 .hidden\n" in error
+    assert "\\x1b[31m" in error
+    assert "\x1b" not in error
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -14,6 +14,7 @@ import torch
 import wandb
 import yaml
 from lightning.pytorch import Trainer
+from PIL import Image
 from running import (
     ROOT,
     TINY,
@@ -415,6 +416,15 @@ def test_a_backbone_that_cannot_be_had_stops_the_run_before_it_samples(weights, 
 
 def _no_network(*arguments, **more):
     raise OSError("no network in tests")
+
+
+@pytest.mark.usefixtures("_nothing_loads")
+def test_validate_refuses_images_of_another_size_before_it_loads(weights, tmp_path):
+    line = ["--config", str(TINY / "llamagen_codebook.yaml"), *tiny_weights(weights), "--run_dir", str(tmp_path)]
+    data = ["--data", "gendiv_lightning.datamodules.ImageData", "--data.source", str(tmp_path)]
+    Image.new("RGB", (64, 64)).save(tmp_path / "1.png")
+    message = error_of("validate", *line, *data, "--data.image_size", "64")
+    assert "data.image_size is 64, but the tokenizer of LlamaGen takes images of 48 pixels per side" in message
 
 
 @pytest.mark.usefixtures("_nothing_loads")

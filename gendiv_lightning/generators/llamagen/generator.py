@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from gendiv_lightning.functional.finite import PIXELS, check_finite
 from gendiv_lightning.generators.base import Chance, TokenGenerator
@@ -390,6 +391,11 @@ class LlamaGen(TokenGenerator[Conditions]):
         return torch.cat(
             [to_uint8(check_finite(self.vq.decode(image, *self.grid), PIXELS)) for image in tokens.split(1)]
         )
+
+    @property
+    @override
+    def image_side(self) -> int:
+        return self.image_size
 
     def encode_images(self, images: Tensor) -> Tensor:
         """By the tokenizer's encoder, one by one, for the same reason: counts are exact on any number of ranks."""

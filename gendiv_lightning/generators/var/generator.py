@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from gendiv_lightning.generators.base import Chance, Precision, TokenGenerator
 from gendiv_lightning.generators.labels import read_label
@@ -212,6 +213,11 @@ class VAR(TokenGenerator[Tensor]):
     def decode_tokens(self, tokens: Tensor) -> Tensor:
         """By the tokenizer's decoder, one by one: the last digits, and so some pixels, would tell an image's batch."""
         return torch.cat([to_uint8(self.vq.decode(image)) for image in tokens.split(1)])
+
+    @property
+    @override
+    def image_side(self) -> int:
+        return self.vq_config.image_size
 
     def encode_images(self, images: Tensor) -> Tensor:
         """By the tokenizer's encoder, one by one, for the same reason: counts are exact on any number of ranks."""
