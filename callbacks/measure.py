@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from gendiv_lightning.generators.base import Generator, TokenGenerator
@@ -24,15 +23,18 @@ class Measure(Callback):
         metrics: by name, such as `ssim`, `lpips[vgg]`, `vendi[inception,q=2]` (see `gendiv measure --help`), or as
             objects of `gendiv_lightning.metrics`; each is updated with all samples of one prompt at a time.
         reference: reference file of the metrics by name that compare with real images, see `gendiv reference`.
+
+    Attributes:
+        unused_reference: the reference, if no metric compares with real images. That is no error, since a config often
+            names it for metrics that the command line or a study replaces.
     """
 
     usage: CodebookUsage | None = None
 
     def __init__(self, metrics: list[str | SampleMetric], reference: str | None = None) -> None:
+        self.unused_reference = None
         if reference is not None and not any(map(needs_reference, metrics)):
-            # No error: it is the config's, and metrics are often chosen on the command line or by a study.
-            rank_zero_warn(f"measure.reference {reference!r} is not used: no metric compares with real images")
-            reference = None
+            self.unused_reference, reference = reference, None
         self.metrics = make_metrics(metrics, reference)
 
     def identity(self) -> list[dict[str, object]]:

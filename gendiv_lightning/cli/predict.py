@@ -17,7 +17,7 @@ import yaml
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
@@ -200,6 +200,8 @@ def predict(config: Config) -> None:
     run = assemble(config.parts, thorough=rank_zero_only.rank == 0)  # type: ignore[attr-defined]
     for warning in run.warnings:
         rank_zero_warn(warning)
+    if unused := config.measure.unused_reference:
+        rank_zero_info(f"measure.reference {unused} is not used: no metric compares with real images")
     generator = config.options.model
     _use_few_threads(generator)
     folder = _folder(config, run.protocol)
