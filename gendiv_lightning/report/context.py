@@ -86,6 +86,17 @@ def comparable(family: Family) -> list[Setting]:
     return [s for s in plain if s is family.baseline or family.baseline_of(s)]
 
 
+def with_tokens(study: Study) -> Study:
+    """The families that draw tokens from a codebook, and so have numbers of its use."""
+    names = ("codebook/entropy_bits", "codebook/prompt_entropy_bits")
+    drawing = [
+        family
+        for family in study.families
+        if all(name in setting.estimates for setting in family.settings for name in names)
+    ]
+    return study._replace(families=tuple(drawing))
+
+
 def about(study: Study, settings: Iterable[Setting]) -> str:
     """The end of a caption: numbers of prompts and samples, run ids, and the word toy where it belongs."""
     shown = list(settings)

@@ -32,6 +32,7 @@ def loaded_by(*words):
         ("decompose", "{plain}", "--argmax", "{argmax}", "--subset", "{subset}", "--plot", "{out}/plane.svg"),
         ("report", "{plain}", "{argmax}", "--out", "{out}"),
         ("power", "--between", "1", "--within", "1", "--width", "0.1"),
+        ("list", "generators"),
     ],
     ids=lambda words: words[0],
 )

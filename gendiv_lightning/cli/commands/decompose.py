@@ -130,6 +130,7 @@ def _plot(settings: list[Setting], file: Path) -> None:
 
     families = families_of([run for setting in settings for run in setting.runs])
     bars = decomposition_bars([(family._replace(name=s.short), s) for family in families for s in family.settings])
-    panels = (*ib_plane(families, lambda family: list(family.settings)), *bars)
+    drawing = [family for family in families if all("codebook/entropy_bits" in s.estimates for s in family.settings)]
+    panels = (*(ib_plane(drawing, lambda family: list(family.settings)) if drawing else ()), *bars)
     picture = to_svg(Figure(file.stem, panels, "", columns=2))
     write_atomically(file, lambda path: path.write_text(picture, encoding="utf-8"))

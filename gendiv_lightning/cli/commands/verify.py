@@ -156,17 +156,16 @@ def _difference(stored: SampleBatch, there: int, again: SampleBatch, row: int) -
     """What differs between a stored sample and the same one made again; empty for nothing."""
     if stored.batch.texts[there] != again.batch.texts[row]:
         return f"its wording is {stored.batch.texts[there]!r} there, {again.batch.texts[row]!r} now"
-    is_same, tokens = "same tokens", _token_difference(stored.samples, there, again.samples, row)
-    if tokens is None:
-        is_same = "no tokens are stored"
-    elif tokens:
+    tokens = _token_difference(stored.samples, there, again.samples, row)
+    if tokens:
         return tokens
     levels = int((stored.images[there].int() - again.images[row].int()).abs().max())
-    return f"{is_same}, but pixels differ by up to {levels} of 255 levels" if levels > PIXEL_LEVELS else ""
+    same = "" if tokens is None else "same tokens, but "
+    return f"{same}pixels differ by up to {levels} of 255 levels" if levels > PIXEL_LEVELS else ""
 
 
 def _token_difference(stored: Samples, there: int, again: Samples, row: int) -> str | None:
-    """What differs between tokens; empty for nothing, None for a generator of continuous latents, which keeps none."""
+    """What differs between tokens; empty for nothing, None for a generator of continuous latents, which has none."""
     from gendiv_lightning.records import TokenSamples
 
     if not (isinstance(stored, TokenSamples) and isinstance(again, TokenSamples)):

@@ -20,7 +20,8 @@ def section(study: Study) -> Section:
     for family in study.families:
         for setting in family.settings:
             for name, _ in (*study.numbers, ("codebook/entropy_bits", "")):
-                methods.setdefault(f"`{name}`: {setting.runs[0].estimates[name].method}.")
+                if name in setting.runs[0].estimates:
+                    methods.setdefault(f"`{name}`: {setting.runs[0].estimates[name].method}.")
     words = "A run is named by the first eight digits of its fingerprint, the hash of all that can change a number."
     return Section("runs", "Runs and methods", (words, *methods), (table,))
 
