@@ -259,7 +259,7 @@ class CodebookSubset(ProbeCallback):
             )
 
     def _usage_file(self) -> Path:
-        return resolve(str(self.usage), "CodebookSubset.usage", advice=_USAGE_ADVICE)
+        return resolve(str(self.usage), "CodebookSubset.usage", advice=_USAGE_ADVICE, folder=False)
 
     def identity(self, codebook_size: int) -> dict[str, object]:
         """The subset itself, by its hash: where the counts lie does not matter, what they select does."""

@@ -65,6 +65,8 @@ class PromptData(LightningDataModule):
             raise ValueError(
                 f"give either path (a prompt file) or dataset (a Hugging Face name), got {path} and {dataset}"
             )
+        if not -(2**63) <= seed < 2**63:
+            raise ValueError(f"seed must be a 64-bit integer, got {seed}. Choose a smaller number")
         check_positive(limit=limit, num_samples=num_samples, prompts_per_batch=prompts_per_batch, max_words=max_words)
         if path is not None:
             check_suffix(expand(path))

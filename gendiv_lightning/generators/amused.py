@@ -83,6 +83,11 @@ class Amused(PipelineGenerator):
         folder.check("transformer", {"codebook_size": self.codebook_size}, "checkpoint")
         self.micro_conditions = (*[float(self.pixels)] * 2, *map(float, self.crop), float(self.aesthetic_score))
         self.mask = int(folder.setting("scheduler", "mask_token_id"))
+        if self.schedule.num_steps > math.prod(self.grid):
+            raise ValueError(
+                f"num_steps must be at most {math.prod(self.grid)}, the tokens of an image, got "
+                f"{self.schedule.num_steps}. Each step decides at least one token"
+            )
 
     def size_name(self) -> str:
         """The released model's name, if it was given."""

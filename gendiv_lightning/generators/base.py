@@ -262,7 +262,12 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
             self.locate()  # the checkpoint's configuration may say how large the codebook is
         for probe in probes:
             probe.check(self.codebook_size)
-        self.sampler(0, (), probes)
+        sampler = self.sampler(0, (), probes)
+        if self.codebook_size and (getattr(sampler, "top_k", None) or 0) > self.codebook_size:
+            raise ValueError(
+                f"top_k must be at most {self.codebook_size}, the size of the codebook, got {sampler.top_k}. Use 0 to "
+                "keep all tokens"
+            )
 
     def configure_model(self) -> None:
         """Load the weights; Lightning calls this after the `setup` hooks of data and callbacks."""

@@ -169,7 +169,9 @@ def read_table(
         with path.open("rb") as opened, pq.ParquetFile(opened, page_checksum_verification=True) as file:
             missing = [name for name in (*(columns or ()), *required) if name not in file.schema_arrow.names]
             if not missing:
-                return file.read(columns)
+                table = file.read(columns)
+                table.validate(full=True)  # such as texts that are not UTF-8
+                return table
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing. {advice}") from error
     except (pa.ArrowException, OSError) as error:

@@ -31,7 +31,7 @@ class PipelineFolder:
     """
 
     def __init__(self, name: str, parts: Sequence[str], key: str, advice: str = "") -> None:
-        self.path, self.parts = resolve(name, key, advice=advice, parts=parts), tuple(parts)
+        self.path, self.parts = resolve(name, key, advice=advice, parts=parts, folder=True), tuple(parts)
         missing = [part for part in parts if not (self.path / part).is_dir()]
         if missing:
             raise MissingWeightsError(

@@ -26,7 +26,7 @@ class MissingWeightsError(ValueError):
     """Weights that are neither on this machine nor on the Hub; its text says which, and what to do."""
 
 
-def resolve(name: str, key: str, *, advice: str = "", parts: Sequence[str] = ()) -> Path:
+def resolve(name: str, key: str, *, advice: str = "", parts: Sequence[str] = (), folder: bool | None = None) -> Path:
     """The local file or folder of a name of weights; from the Hub it is downloaded unless it is in the cache.
 
     Args:
@@ -35,12 +35,19 @@ def resolve(name: str, key: str, *, advice: str = "", parts: Sequence[str] = ())
         key: the configuration key that holds the name, for the error.
         advice: what else the user can do, for the error.
         parts: the folders of a repository that is a pipeline; tokenizer and scheduler have no weights.
+        folder: whether it must be a folder, or a file; None takes both.
 
     Raises:
         MissingWeightsError: it cannot be found.
+        ValueError: the name is empty, or it is a folder instead of a file, or the other way round.
     """
+    if not name.strip():
+        raise ValueError(f"{key} must not be empty. Give a path, or OWNER/REPO on the Hub")
     path = expand(name)
     if path.exists():
+        if folder is not None and path.is_dir() != folder:
+            kinds = ("a folder", "a file") if folder else ("a file", "a folder")
+            raise ValueError(f"{key} must be {kinds[0]}, but {path} is {kinds[1]}. Give the path of {kinds[0]}")
         return path
     if not (match := _HUB_NAME.fullmatch(name)) or _WEIGHT_FILE.search(match["repo"]):
         raise MissingWeightsError(f"{key}: there is no file {name!r}. {advice}".rstrip())

@@ -240,7 +240,9 @@ class LlamaGen(TokenGenerator[Conditions]):
         names = {"gpt_checkpoint": self.gpt_checkpoint, "vq_checkpoint": self.vq_checkpoint}
         if self.gpt_config.model_type == "t2i":
             names["text_encoder"] = self.text_encoder
-        self._files = {key: resolve(name, key, advice=ADVICE) for key, name in names.items()}
+        self._files = {
+            key: resolve(name, key, advice=ADVICE, folder=key == "text_encoder") for key, name in names.items()
+        }
         if self.gpt_config.model_type == "t2i":
             num_positions = self.gpt_config.cls_token_num
             self.captions = CaptionFeatures(self._files["text_encoder"], num_positions, DTYPES[self.dtype_name])

@@ -142,7 +142,7 @@ class VAR(TokenGenerator[Tensor]):
     def locate(self) -> None:
         """Find the files, download what is on the Hub only."""
         names = {"var_checkpoint": self.var_checkpoint, "vq_checkpoint": self.vq_checkpoint}
-        self._files = {key: resolve(name, key, advice=ADVICE) for key, name in names.items()}
+        self._files = {key: resolve(name, key, advice=ADVICE, folder=False) for key, name in names.items()}
 
     def identity(self) -> dict[str, object]:
         """Hashes of the weights, sizes and sampling settings."""
