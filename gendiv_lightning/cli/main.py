@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import os
 import sys
@@ -111,6 +112,8 @@ def main(argv: list[str] | None = None) -> None:
         with say_if_slow("loading PyTorch Lightning and the generators ..."):
             from gendiv_lightning.cli.predict import main as predict
 
+        if argv is None:
+            gc.freeze()  # or each collection walks all that was imported: seconds over a large prompt set
         return predict(None if argv is None else arguments[arguments[0] == "fit-free" :])
     arguments = [expand_home(word) for word in arguments]
     parsed = build_parser().parse_args(arguments or ["--help"])

@@ -155,10 +155,12 @@ def to_prompts(
 
 def _given_id(record: Record, id_column: str | None) -> str | None:
     names = (id_column,) if id_column else ("id", "prompt_id")
-    given = next((record.columns[name] for name in names if record.columns.get(name) not in (None, "")), None)
-    if id_column and given is None:
+    for name in names:
+        if (given := record.columns.get(name)) not in (None, ""):
+            return check_text(str(given), name, record.where)
+    if id_column:
         raise ValueError(f"{record.where} has no id in {id_column!r}, only the columns {', '.join(record.columns)}")
-    return None if given is None else check_text(str(given), id_column or "id", record.where)
+    return None
 
 
 def _wordings(record: Record, column: str, id_column: str | None, prompt_set: str, source: str) -> Iterator[Prompt]:
