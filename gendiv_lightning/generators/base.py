@@ -258,7 +258,7 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
 
     def check_probes(self, probes: Sequence[Probe]) -> None:
         """Raise ValueError if a probe cannot work on this generator, or two contradict each other. Loads nothing."""
-        if not self.codebook_size:
+        if isinstance(self, TokenGenerator) and not self.codebook_size:
             self.locate()  # the checkpoint's configuration may say how large the codebook is
         for probe in probes:
             probe.check(self.codebook_size)

@@ -114,4 +114,5 @@ FAMILIES = {
     "llamagen": Family(presets.llamagen, 0.95),
     "amused": Family(presets.amused, 0.90),
     "vq-diffusion": Family(presets.vq_diffusion, 0.85),
+    "latent-diffusion": Family(presets.latent_diffusion, 0.90),
 }

@@ -24,5 +24,10 @@ def vq_diffusion(**settings: Any) -> Generator:
     return _make("vq_diffusion", settings)
 
 
+def latent_diffusion(**settings: Any) -> Generator:
+    """Stable Diffusion at toy size, trained on postcards: continuous latents."""
+    return _make("latent_diffusion", settings)
+
+
 def _make(name: str, settings: dict[str, Any]) -> Generator:
     return make_generator(config_folder() / "models" / f"tiny_{name}.yaml", **settings)

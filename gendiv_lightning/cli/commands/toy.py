@@ -37,7 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--export", type=Path, help="folder that gets the weights (default: WORK/weights)")
     evaluate = commands.add_parser("evaluate", help="print the gates of the embedded models")
     evaluate.add_argument(
-        "family", nargs="?", choices=("llamagen", "amused", "vq-diffusion", "all"), default="all", help="default: all"
+        "family",
+        nargs="?",
+        choices=("llamagen", "amused", "vq-diffusion", "latent-diffusion", "all"),
+        default="all",
+        help="default: all",
     )
     evaluate.add_argument(
         "--prompts", type=int, default=1024, help="held-out images to write captions for (default and most: 1024)"

@@ -143,6 +143,7 @@ class LatentDiffusionRecipe(Recipe):
             "requires_safety_checker": False,
         }
         (folder / "latent_diffusion" / "model_index.json").write_text(json.dumps(parts, indent=2) + "\n")
+        (folder / "latent_diffusion" / "gendiv.json").write_text(json.dumps({"toy": True}) + "\n")
 
 
 def _continuous(weights: Path) -> AutoencoderKL:
