@@ -70,7 +70,7 @@ class ComparedNumber(NamedTuple):
 
 
 class ShownEquivalence(NamedTuple):
-    """Whether a number's difference is shown to lie within +- margin; `found` is None where the margin is 0."""
+    """Result of an equivalence test: does a difference lie within +- margin? `found` is None for a margin of 0."""
 
     name: str
     margin: float

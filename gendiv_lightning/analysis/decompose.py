@@ -134,7 +134,7 @@ def find_effects(plain: Setting, argmax: Setting, name: str) -> list[Effect]:
         name: of the distance.
 
     Raises:
-        ValueError: a run lacks a part of the distance.
+        ValueError: a part of the distance is missing from a run.
     """
     (design,) = plain.design
     num_paraphrases = max(1, design["num_paraphrases"])

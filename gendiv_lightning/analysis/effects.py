@@ -1,4 +1,4 @@
-"""What a probe changes: paired differences, what is left of a diversity, the knee of the subset curve."""
+"""Effects of a probe: paired differences, the share of a diversity that is left, the knee of the subset curve."""
 
 from __future__ import annotations
 

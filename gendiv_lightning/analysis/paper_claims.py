@@ -1,7 +1,7 @@
 """The paper's probes, the runs that answer its questions, and its claims beside what was measured.
 
-Only this file names probes and families: the paper speaks of three probes and three families, and everything else goes
-by what a run says of itself. A claim is decided by where an interval lies, never by a name.
+Only this file names probes and families: the paper's claims are about three probes and three families, and everything
+else reads the descriptions that runs store. The position of an interval decides a claim, never a name.
 """
 
 from __future__ import annotations

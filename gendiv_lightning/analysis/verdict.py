@@ -41,7 +41,7 @@ def judge_runs(plain: Setting, argmax: Setting, subset: Setting, name: str) -> V
         name: of the distance.
 
     Raises:
-        ValueError: a run lacks a number that the rule needs, or there are fewer than two prompts.
+        ValueError: a number that the rule needs is missing from a run, or there are fewer than two prompts.
     """
     from gendiv_lightning.analysis.effects import codebook_size
 

@@ -28,7 +28,7 @@ EFFECTS = {
 
 
 def format_decomposition(estimates: Mapping[str, Estimate]) -> str:
-    """An aligned table with intervals; empty for a run that tells no path from execution."""
+    """An aligned table with intervals; empty for a run that does not separate path from execution."""
     lenses = find_lenses(estimates)
     if not lenses:
         return ""
@@ -53,7 +53,7 @@ def format_decomposition(estimates: Mapping[str, Estimate]) -> str:
 
 
 def _what_is_too_few(estimates: Mapping[str, Estimate], lenses: list[Lens]) -> str:
-    """Lines that say what these prompts and samples cannot tell."""
+    """Warnings about paths that these prompts cannot separate from 0, and about small samples."""
     told = []
     for lens in lenses:
         ends = {"sampler": estimates.get(lens.sampler_path), "prompt": estimates.get(lens.prompt_path)}

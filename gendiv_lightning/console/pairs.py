@@ -28,7 +28,7 @@ class Pairs(NamedTuple):
         prompt: text of the prompt.
         names: what its N images are called, N >= 2.
         matrix: (N, N) float64 distances.
-        images: (4, 3, H, W) uint8, the nearest pair and the farthest, for a picture; None where none is wanted.
+        images: (4, 3, H, W) uint8, nearest and farthest pair, for a picture; None for prompts that are not drawn.
     """
 
     metric: str
@@ -60,7 +60,7 @@ def to_table(pairs: Sequence[Pairs]) -> pa.Table:
 
 
 def format_pairs(pairs: Sequence[Pairs]) -> str:
-    """A row a prompt: its nearest and its farthest pair."""
+    """One row per prompt: its nearest and its farthest pair."""
     rows = [("prompt", "nearest", "", "farthest", "")]
     for some in pairs:
         cells = [
@@ -74,7 +74,7 @@ def format_pairs(pairs: Sequence[Pairs]) -> str:
 
 
 def draw_pairs(pairs: Sequence[Pairs]) -> Image.Image:
-    """A row a prompt with images: its matrix (black: the largest distance of all), its nearest and farthest pair."""
+    """One row per prompt with images: matrix (black: the largest distance of all), nearest and farthest pair."""
     shown = [some for some in pairs if some.images is not None]
     width, height = 2 * _MARGIN + 5 * _CELL + 2 * _GAP, _CAPTION + _CELL + _GAP
     picture = Image.new("RGB", (width, 2 * _MARGIN + height * len(shown)), "white")

@@ -24,7 +24,7 @@ def format_estimates(estimates: Mapping[str, Estimate]) -> str:
 
 
 def format_truncation(facts: Mapping[str, Any]) -> str:
-    """What a text encoder cuts, as a line, nought included; "" where texts are no captions.
+    """Numbers of texts that a text encoder truncates, as a line, zero included; "" where texts are not captions.
 
     Args:
         facts: `text_encoder` of a prompt card: its limit in tokens, and by kind how many texts there are and are cut.

@@ -25,7 +25,7 @@ def show(file: Path, columns: int) -> None:
     """Print a picture; its colours are the one kind of control characters that is sent to a terminal.
 
     Raises:
-        ValueError: it is no picture.
+        ValueError: it is not a picture.
     """
     try:
         with Image.open(file) as picture:

@@ -1,4 +1,4 @@
-"""What all sections of a report share: which numbers the runs have in common, and how they are told."""
+"""Shared by all sections of a report: the numbers that the runs have in common, and how they are written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gendiv_lightning.runs.load import DISTANCES, Family, Setting, first_of
 
 
 class Quality(NamedTuple):
-    """A cost that stands beside diversity."""
+    """A cost, shown beside diversity."""
 
     name: str
     words: str

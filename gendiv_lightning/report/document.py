@@ -1,4 +1,4 @@
-"""What a report is made of, before it is HTML, Markdown, CSV or LaTeX. Text is plain; `code` stands in backticks."""
+"""Parts of a report, before it is HTML, Markdown, CSV or LaTeX. Text is plain, with `code` in backticks."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Strip(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """Strips of several settings, a group a prompt."""
+    """Rows of samples of several settings, one group per prompt."""
 
     name: str
     groups: tuple[tuple[str, tuple[Strip, ...]], ...]

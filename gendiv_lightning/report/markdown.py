@@ -116,7 +116,7 @@ def _columns(cell: Cell, is_wide: bool) -> list[str]:
 
 
 def _inert(words: str) -> str:
-    """A text that no spreadsheet takes for a formula: an apostrophe stands before what would begin one."""
+    """Text that no spreadsheet evaluates: an apostrophe precedes characters that would begin a formula."""
     words = printable(words, keep="\n")
     return f"'{words}" if words.startswith(("=", "+", "-", "@")) else words
 

@@ -276,7 +276,7 @@ class RunFolder:
         self.read_protocol()
         if not self.is_finished:
             raise ValueError(
-                f"the run in {self.path} is not finished: the same `gendiv fit-free predict` goes on with it"
+                f"the run in {self.path} is not finished. Run the same `gendiv predict` again to resume it"
             )
         return files.read_per_prompt(self.checked("per_prompt.parquet"))
 

@@ -226,13 +226,13 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
             if cells is not None and folder.path.parent == path and folder.path.name not in cells:
                 left_out.append(f"{folder.path} is no cell of the study, or one that failed")
             elif not folder.is_finished:
-                left_out.append(f"{folder.path} is not finished: the same `gendiv fit-free predict` goes on with it")
+                left_out.append(f"{folder.path} is not finished: run the same `gendiv predict` again to resume it")
             else:
                 run = read_run(folder)
                 runs.setdefault(run.label.fingerprint, run)
     if not runs:
         places = ", ".join(map(str, paths))
-        raise ValueError(f"no finished run in {places}: `gendiv fit-free predict` or `gendiv study` makes them")
+        raise ValueError(f"no finished run in {places}: `gendiv predict` or `gendiv study` makes them")
     if len({run.label.embedded for run in runs.values()}) > 1:
         raise ValueError("these are runs of embedded (toy) and of real models: make a report of each")
     return sorted(runs.values(), key=_order), left_out

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 HELP = "paired differences between two runs, or two groups of runs"
 DESCRIPTION = """
-Prints, for each number that both sides have, the paired difference B - A over prompts with its 95 % interval, p-value
-(sign flips, Holm-corrected over the table) and effect size (d_z). Numbers of whole sets, such as FID, stand beside each
-other without a test. A side may be several runs of one setting with other seeds, separated by commas: their numbers are
-averaged prompt by prompt.
+Prints the paired difference B - A over prompts of each number that both sides have, with its 95 % interval, its p-value
+(sign flips, Holm-corrected over the table) and its effect size (d_z). Numbers of whole sets, such as FID, are listed
+without a test. A side may be several runs that differ in their seed, separated by commas: their numbers are averaged
+prompt by prompt.
 
-"No significant difference" does not show that there is none. --margin asks for that: by two one-sided tests (TOST), is
-the difference shown to lie within +- MARGIN, a number in the metric's unit, or a share of A's mean, such as 5%?
+"No significant difference" does not show that there is none. --margin tests equivalence by two one-sided tests (TOST):
+does the difference lie within +- MARGIN, a number in the metric's unit or a share of A's mean, such as 5%?
 
-It refuses to compare what is not comparable, and names the keys: other prompts or numbers of samples, a metric with
-another backbone, reference or resize rule, other versions, embedded with real models; and a side whose runs are not of
-one setting. With --anyway it warns, and compares the prompts that both sides have.
+Runs that are not comparable are refused, and the keys in which they differ are named: other prompts or numbers of
+samples, another backbone, reference or resize rule of a metric, other versions, toy models with real ones, and a side
+of different settings. --anyway compares the prompts that both sides have, with a warning.
 
 examples:
   gendiv compare runs/tiny-llamagen-1a2b3c4d runs/tiny-llamagen_argmax-5e6f7a8b

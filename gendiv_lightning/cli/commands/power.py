@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 HELP = "how many prompts and samples for an interval of a width, or an effect of a size"
 DESCRIPTION = """
-From a pilot run (or two, whose difference is the question) or from variances that you state: how many prompts, with 2,
-4, 8, ... samples each, give a 95 % interval of mean +- WIDTH, or find a difference of EFFECT with 80 % power; and how
-many images that is. The variance within a prompt is taken from the two halves of its samples.
+Computes how many prompts, with 2, 4, 8, ... samples each, give a 95 % interval of mean +- WIDTH, or find a difference
+of EFFECT with 80 % power, and how many images that is. The variances come from one pilot run, from two for their
+difference, or from the command line. The variance within a prompt is estimated from the two halves of its samples.
 
 examples:
   gendiv power --pilot runs/tiny-llamagen-1a2b3c4d --metric pixel_cosine --width 0.01
@@ -33,13 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--number",
         metavar="PART",
-        help="which of the metric's numbers is planned for, by the end of its name, such as sampler_path (default: the "
-        "first)",
+        help="which of the metric's numbers, by the end of its name, such as sampler_path (default: the first)",
     )
     parser.add_argument("--between", type=float, help="variance between prompts, instead of a pilot")
     parser.add_argument("--within", type=float, help="variance of a prompt's estimate times its number of samples")
-    parser.add_argument("--width", type=float, help="wanted half-width of the 95 %% interval")
-    parser.add_argument("--effect", type=float, help="difference that is to be found")
+    parser.add_argument("--width", type=float, help="half-width of the 95 %% interval")
+    parser.add_argument("--effect", type=float, help="difference to find")
     parser.add_argument("--power", type=float, default=0.8, help="chance to find it (default: 0.8)")
 
 

@@ -1,4 +1,4 @@
-"""`gendiv report`: runs as one page that tells where the diversity comes from."""
+"""`gendiv report`: runs as one page about where the diversity comes from."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 HELP = "runs as one HTML page, with Markdown, CSV and LaTeX beside it"
 DESCRIPTION = """
 Writes index.html, one page that needs no network: the answer in words, sample grids, the profile table with intervals
-and paired differences, path and execution, the subset curve with its knee, what argmax and paraphrases do, diversity
-against quality, the information bottleneck plane, codebook use, and what the paper reported beside what was measured.
-Beside it: report.md, figures/*.svg, tables/*.csv and tables/*.tex. The same runs give the same bytes.
+and paired differences, path and execution, the subset curve with its knee, the effects of argmax and paraphrases,
+diversity against quality, the information bottleneck plane, codebook use, and the paper's claims beside the
+measurements. It also writes report.md, figures/*.svg, tables/*.csv and tables/*.tex. The same runs give the same bytes.
 
-RUN is a run folder, or a folder with run folders below it, such as a study's. What a section lacks is said there, with
-the command that makes it.
+RUN is a run folder, or a folder that contains run folders, such as a study's. Sections without runs name the command
+that makes them.
 
-On Weights & Biases: --sync sends the runs that were made offline; --wandb makes a W&B Report of them, with the words
-and tables of the page, and W&B's own panels. Either alone writes no page: add --out for both.
+Weights & Biases: --sync sends offline runs. --wandb makes a W&B Report with the words and tables of the page and W&B's
+own panels. Neither writes the page: add --out for both.
 
 examples:
   gendiv report runs/tiny-llamagen-1a2b3c4d runs/tiny-llamagen_argmax-5e6f7a8b
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read, write, send, say where."""
+    """Read the runs, write the page, send it."""
     from gendiv_lightning.console.text import write
     from gendiv_lightning.report.context import make_study
     from gendiv_lightning.report.summary import write_report
@@ -92,7 +92,7 @@ def _sync(folders: list[Path], entity: str | None, project: str | None) -> None:
 
 
 def _write(report: Report, folder: Path) -> Path:
-    """The page and what lies beside it; what a former report left there, and this one does not have, goes."""
+    """Write the page and its files; files of an earlier report that this one does not have are removed."""
     from gendiv_lightning.storage.atomic import write_atomically
 
     former = set(_files_of(folder / "index.html"))
@@ -107,7 +107,7 @@ def _write(report: Report, folder: Path) -> Path:
 
 
 def _files_of(page: Path) -> Iterator[str]:
-    """What lies beside the page of a report, by the names in it."""
+    """Files of an earlier report, by the names in its page."""
     import re
 
     text = page.read_text(encoding="utf-8") if page.exists() else ""

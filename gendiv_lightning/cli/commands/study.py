@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 HELP = "many runs in one: generators x probes x settings x seeds"
 DESCRIPTION = """
-Expands a study, a short YAML, into configs of `gendiv fit-free predict` and runs them. Cells that are finished are
-skipped, others go on where they were: after a crash, start it again. A failed cell stops no other one. Baseline and
+Expands a study, a short YAML file, into configs of `gendiv predict` and runs them. Finished cells are skipped and
+unfinished ones resume: after a crash, run the same command again. A failed cell does not stop the others. Baseline and
 probes of one generator and seed share their noise, so their differences are paired.
 
   generators:
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check everything, run what is not finished, tell."""
+    """Check everything, run what is not finished, print a table."""
     from gendiv_lightning.console.text import write
     from gendiv_lightning.storage.config_files import find_config
     from gendiv_lightning.study.folder import StudyFolder

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 HELP = "make random samples of a run again, and compare tokens and images"
 DESCRIPTION = """
-Makes generator, prompts and probes anew from the config.yaml of a run, checks that all that decides a sample is still
-the same (weights, settings, probes, prompts; keys that differ are named), draws some of the stored samples, makes
-exactly those again, and compares: tokens must be equal, pixels within one of 255 levels. Where it fails, the samples
-are named and the exit status is 1. Other versions of libraries are told, and are no failure by themselves.
+Rebuilds generator, prompts and probes from the config.yaml of a run and checks that everything that determines a sample
+is the same (weights, settings, probes, prompts; differing keys are named). It then draws some of the stored samples,
+makes them again, and compares: tokens must be equal, and pixels within one of 255 levels. Samples that differ are
+listed, and the exit status is 1. Other versions of libraries are reported, but do not fail the run by themselves.
 
-A sample depends on its name (seed, prompt, wording, path, sample) alone, not on those beside it; on another kind of
-device the last digit of a logit may differ, and with it a token that lay on the very edge between two.
+A sample depends on its name alone (seed, prompt, paraphrase, path, sample), not on the samples in its batch. One
+dependence remains: another kind of device can change the last digit of a logit, and with it a token whose random number
+lies exactly on a boundary.
 
 examples:
   gendiv verify runs/tiny-llamagen-1a2b3c4d
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check the protocol, draw, make again, compare, tell."""
+    """Check the protocol, draw samples, make them again, compare, print."""
     from gendiv_lightning.cli.predict import read_config, sample_again
     from gendiv_lightning.console.text import printable, write
     from gendiv_lightning.runs.assemble import assemble
@@ -100,7 +101,7 @@ def _config_of(folder: RunFolder) -> Iterator[Path]:
 
 
 def _check(path: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises ValueError if something that decides a sample differs; tells what else does."""
+    """Raise ValueError if something that determines a sample differs; print what else does."""
     import json
 
     from gendiv_lightning.console.text import printable, write
@@ -126,7 +127,7 @@ def _draw(folder: RunFolder, num: int, seed: int) -> tuple[int, dict[NoiseKey, t
         raise ValueError(f"--num must be at least 1, got {num}")
     names = list(folder.sample_names())
     if not names:
-        raise ValueError(f"{folder.path} holds no samples yet: the same `gendiv fit-free predict` goes on with it")
+        raise ValueError(f"{folder.path} holds no samples yet. Run the same `gendiv predict` again to resume it")
     drawn = random.Random(seed).sample(names, min(num, len(names)))
     wanted = {key for _, key in drawn}
     stored = {

@@ -1,4 +1,4 @@
-"""What the paper reported, beside what was measured."""
+"""The paper's claims, beside the measurements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gendiv_lightning.runs.load import Family
 
 
 def section(study: Study) -> Section:
-    """What the paper reported, beside what was measured."""
+    """The paper's claims, beside the measurements."""
     found = [(family, f) for family in study.families for f in check_claims(family, study.distance)]
     rows = tuple(
         (
