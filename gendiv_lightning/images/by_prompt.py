@@ -62,9 +62,9 @@ def find_images(
 
     Args:
         source: see `list_images`.
-        column: where the prompt stands; by default `prompt`, `caption`, `text` or `short_caption`. Columns `paraphrase`
+        column: of the prompt; by default `prompt`, `caption`, `text` or `short_caption`. Columns `paraphrase`
             and `path` are read where all of their values are whole numbers.
-        image_column: where the images stand, if several columns could be it.
+        image_column: of the images, if several columns could be it.
         split: of a saved dataset.
         first_caption: take the first of a list of captions.
         allow_outside: read files that tables name outside the folder of the data.

@@ -40,7 +40,7 @@ class ImageItem(NamedTuple):
         name: where it is in its source.
         size: bytes of its file.
         read: returns the bytes of the image.
-        row: what is known about it, by column; empty unless it was asked for.
+        row: its text and other values by column; empty unless rows are requested.
         problem: why `row` could not be read; "" if it could.
     """
 

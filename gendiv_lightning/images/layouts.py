@@ -1,7 +1,7 @@
 """Images on this machine, in any layout: folders, tables of file names, Parquet, WebDataset tars, saved datasets.
 
-They are listed with what stands beside them; nothing is decoded, and nothing unpacked. What is left out is counted with
-its reason, and what cannot be decided is an error: no image is dropped, skipped or regrouped in silence.
+Images are listed with their texts; nothing is decoded or unpacked. Files that are left out are counted with the reason,
+and an ambiguous layout is an error: no image is dropped, skipped or regrouped in silence.
 """
 
 from __future__ import annotations
@@ -274,11 +274,11 @@ def select_samples(
     """The images that are samples, and how many others there were: montages, masks and the like.
 
     Images that share a key (their name up to its first dot) belong together: `0.png` and `0.mask.png`, or `0.a.png` and
-    `0.b.png`. What is left without masks are samples, unless a tar has several kinds of them per key.
+    `0.b.png`. All but masks are samples, unless a tar has several kinds of them per key.
 
     Args:
         pictures: the files of images.
-        is_tar: they lie in a tar, where a key is a sample.
+        is_tar: they are in a tar, where a key is a sample.
         kind: extension of those to take.
         alone: names that are a sample of their own whatever their key.
 
@@ -341,7 +341,7 @@ def _words(name: str) -> set[str]:
 
 
 def _plain_kind(name: str) -> str:
-    """What stands between key and suffix, without numbers and single letters."""
+    """The words between key and suffix, without numbers and single letters."""
     return "".join(word for word in re.findall("[a-z]+", _kinds_of(name)[1]) if len(word) > 1)
 
 
@@ -383,7 +383,7 @@ def _prompt_of(folder: PurePosixPath, root: str, name: str) -> str:
     parts = [part for part in folder.parts if part.lower() not in GENERIC] or list(folder.parts[:1])
     if len(parts) > 1:
         raise ValueError(
-            f"{name} lies several folders deep, and it is unclear which of {' and '.join(map(repr, parts))} is its "
+            f"{name} is several folders deep, and it is unclear which of {' and '.join(map(repr, parts))} is its "
             f"prompt. Give one model's folder alone ({root}/{parts[0]}), or write the prompt into a prompt.txt in each "
             "prompt's folder"
         )
@@ -396,9 +396,9 @@ def _check_flat(files: Sequence[File], items: Sequence[ImageItem]) -> None:
     tables = [name for name in tables if not name.lower().startswith(("readme", "license"))]
     if tables and len(items) > 1:
         raise ValueError(
-            f"the prompts are unclear: {', '.join(tables[:3])} lies beside the images and does not say which image "
-            f"has which prompt. A table needs a column with the names of the images ({', '.join(FILE_COLUMNS[:3])}, "
-            "...); a text is named like its image, or prompt.txt if it is the prompt of all"
+            f"the prompts are unclear: {', '.join(tables[:3])} is beside the images but does not pair images and prompts. "
+            f"A table needs a column with the names of the images ({', '.join(FILE_COLUMNS[:3])}, ...). A text must be "
+            "named like its image, or prompt.txt if it is the prompt of all images"
         )
 
 

@@ -29,7 +29,7 @@ class ReadRules(NamedTuple):
 
     Attributes:
         root: the folder of the data, which holds all files that tables name.
-        allow_outside: read files that lie outside of it.
+        allow_outside: read files outside of it.
         memory_limit: GiB that one image, or one row group of Parquet, may take.
     """
 
@@ -115,7 +115,7 @@ def resolve(name: str, folder: Path, rules: ReadRules) -> Path:
     """The file that a table means by a name; backslashes are slashes where there is no file with them in its name.
 
     Raises:
-        ValueError: it lies outside the folder.
+        ValueError: it is outside the folder.
     """
     name = name.strip()
     if "\\" in name and not (folder / name).exists():

@@ -43,7 +43,7 @@ def find_prompt_files(folder: Path, split: str | None = None) -> PromptFiles:
     """The files of a folder that hold captions; linked folders are followed, hidden files are not read.
 
     These are its WebDataset tars; or its tables, which have one suffix; or the .txt and .json beside its images.
-    Parquet beside tars is a table about them. Where file names tell splits apart (train, test, ...), one is read.
+    Parquet beside tars is a table about them. If file names contain splits (train, test, ...), one of these is read.
 
     Args:
         folder: the folder.

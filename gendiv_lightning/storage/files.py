@@ -144,9 +144,9 @@ def check_size(size: int, memory_limit: float, what: str) -> None:
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """The path that a table calls `name`, if it lies in `folder`; None if it leads out of it.
+    """The path that a table calls `name`, if it is in `folder`; None if it is not.
 
-    Links are not resolved: what lies in the folder, linked or not, was put there by its owner.
+    Links are not resolved: everything in the folder, linked or not, was put there by its owner.
     """
     root = os.path.abspath(folder)
     path = os.path.normpath(os.path.join(root, name))

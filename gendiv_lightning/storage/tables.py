@@ -71,7 +71,7 @@ def decode_text(data: bytes) -> str:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """A JSON value; ValueError, with the place, for what is no JSON."""
+    """A JSON value; ValueError, with the place, if the text is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits and deep nesting are among them

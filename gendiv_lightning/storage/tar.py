@@ -1,4 +1,4 @@
-"""Files inside WebDataset tars, on disk or behind an address. They are read where they lie, nothing is unpacked."""
+"""Files inside WebDataset tars, on disk or behind an address. They are read in place; nothing is unpacked."""
 
 from __future__ import annotations
 

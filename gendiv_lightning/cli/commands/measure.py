@@ -28,12 +28,15 @@ Measures images of any generator and prints the table that a run prints: value, 
 SOURCE is one of
   a folder with one sub-folder of images a prompt; its name is the prompt, or the text of prompt.txt in it
   a folder of images with .txt or .json beside each (caption of a.png: a.txt), or of one prompt, its name or prompt.txt
-  a folder with metadata.jsonl or metadata.csv: file_name, prompt, and if you like paraphrase and path; or such a table
+  a folder with metadata.csv, .tsv, .jsonl or .parquet, or another table that names the images: file_name, prompt, and
+    optionally paraphrase and path; or such a table itself
   a Parquet file or a folder of them, with a column of images (bytes, or paths of files) and one of prompts
   a WebDataset tar or a folder of them; what is in a tar may be laid out like a folder
   a folder of datasets.save_to_disk
   a run folder of gendiv
-Images: .jpg .png .webp .bmp .gif .tif; what is transparent stands over white, more than 8 bits a channel are refused.
+Images: .jpg .png .webp .avif .bmp .gif .tif, turned as their EXIF orientation says, transparency composited over white.
+More than 8 bits per channel are refused. Every file that is ignored is counted with the reason: hidden files, masks
+(a.mask.png beside a.png), montages (grid.png). Prompts that differ only in case or white space are one prompt.
 
 METRICS are names, separated by commas
   lpips  pixel_cosine  ssim  cosine  clip_cosine    distance of two images of a prompt; where paraphrases or paths are
