@@ -396,7 +396,7 @@ def _check_flat(files: Sequence[File], items: Sequence[ImageItem]) -> None:
     tables = [name for name in tables if not name.lower().startswith(("readme", "license"))]
     if tables and len(items) > 1:
         raise ValueError(
-            f"the prompts are unclear: {', '.join(tables[:3])} is beside the images but does not pair images and prompts. "
+            f"the prompts are unclear: {', '.join(tables[:3])} is beside the images but does not assign prompts. "
             f"A table needs a column with the names of the images ({', '.join(FILE_COLUMNS[:3])}, ...). A text must be "
             "named like its image, or prompt.txt if it is the prompt of all images"
         )
