@@ -40,25 +40,20 @@ SMALL_GPT = {"n_layer": 2, "n_head": 2, "dim": 32}
 SMALL_VQ = VQConfig(base_channels=32, ch_mult=(1, 1, 1, 1, 1), num_res_blocks=1, z_channels=32)
 
 
-# Folders and files in which nearly every test starts a process or a whole run.
+# Folders, files and fixtures that sample whole images, train, or start a process.
 RUN = {
-    "cli",
-    "tracking",
-    "test_ddp.py",
-    "test_examples.py",
-    "test_from_captions_to_runs.py",
-    "test_hub.py",
-    "test_package.py",
-    "test_readme.py",
+    *("cli", "contract", "generators", "testing", "toy", "tracking", "test_api.py", "test_ddp.py", "test_examples.py"),
+    *("test_from_captions_to_runs.py", "test_hub.py", "test_package.py", "test_readme.py", "test_soak.py"),
+    *("decomposed", "hostile", "study"),
 }
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests as `run` by their place, and as `fast` if they are neither `run` nor `slow`; see CONTRIBUTING.md."""
+    """Mark tests of `RUN` as `run`, and tests that are neither `run` nor `slow` as `fast`; see CONTRIBUTING.md."""
     tests = Path(__file__).parent
     for item in items:
-        if item.path.relative_to(tests).parts[0] in RUN:
+        if RUN & {item.path.relative_to(tests).parts[0], *getattr(item, "fixturenames", ())}:
             item.add_marker("run")
         if not item.get_closest_marker("run") and not item.get_closest_marker("slow"):
             item.add_marker("fast")
