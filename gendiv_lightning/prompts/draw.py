@@ -165,4 +165,4 @@ def _rank(prompt: Prompt, seed: int) -> Rank:
 
 
 def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
