@@ -123,7 +123,7 @@ def saved(root):
     from datasets import Dataset, Image
 
     columns = {"picture": [{"bytes": data, "path": None} for _, _, data in rows()], "caption": [r[0] for r in rows()]}
-    Dataset.from_dict(columns).cast_column("picture", Image()).save_to_disk(root / "saved")
+    Dataset.from_dict(columns).cast_column("picture", Image()).save_to_disk(str(root / "saved"))
     return root / "saved"
 
 

@@ -58,7 +58,7 @@ def saved(root):
     from datasets import Dataset, DatasetDict, Image
 
     rows = {"picture": [{"bytes": data, "path": None} for data in DATA], "n": list(range(NUM))}
-    DatasetDict({"val": Dataset.from_dict(rows).cast_column("picture", Image())}).save_to_disk(root / "saved")
+    DatasetDict({"val": Dataset.from_dict(rows).cast_column("picture", Image())}).save_to_disk(str(root / "saved"))
     return root / "saved"
 
 

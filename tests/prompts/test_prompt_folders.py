@@ -112,9 +112,9 @@ def test_what_is_unclear_is_an_error(files, message, tmp_path):
 def test_a_saved_dataset_is_read(tmp_path):
     from datasets import Dataset, DatasetDict
 
-    Dataset.from_dict({"prompt": TEXTS}).save_to_disk(tmp_path / "one")
+    Dataset.from_dict({"prompt": TEXTS}).save_to_disk(str(tmp_path / "one"))
     assert texts(tmp_path / "one") == TEXTS
-    DatasetDict({"val": Dataset.from_dict({"prompt": TEXTS})}).save_to_disk(tmp_path / "several")
+    DatasetDict({"val": Dataset.from_dict({"prompt": TEXTS})}).save_to_disk(str(tmp_path / "several"))
     assert texts(tmp_path / "several") == texts(tmp_path / "several", split="val") == TEXTS
     with pytest.raises(ValueError, match="has the splits val, not test"):
         texts(tmp_path / "several", split="test")
