@@ -174,7 +174,7 @@ def read_table(
                 return table
     except FileNotFoundError as error:
         raise ValueError(f"{path} is missing. {advice}") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
         raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}). {advice}") from error
     raise ValueError(f"{path} has no column {missing[0]}: {advice}")
 
