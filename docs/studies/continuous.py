@@ -1,0 +1,126 @@
+"""Path and execution of the embedded latent diffusion model, and when four families decide a picture.
+
+    python docs/studies/continuous.py [FOLDER]
+
+Runs `configs/tiny/study_eta.yaml` and `gendiv branch` on four embedded families, prints two tables, and writes
+`continuous.svg` beside this file. Finished runs in FOLDER (default: runs) are not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gendiv_lightning.analysis.branch import Decided
+from gendiv_lightning.cli.main import main as gendiv
+from gendiv_lightning.console.tables import format_table
+from gendiv_lightning.functional.bootstrap import bootstrap_mean, bootstrap_ratio
+from gendiv_lightning.recorders.marginals import count_entropies
+from gendiv_lightning.records import split_by_prompt
+from gendiv_lightning.report.charts import branch_curves
+from gendiv_lightning.report.document import Figure
+from gendiv_lightning.report.html import to_svg
+from gendiv_lightning.runs.folder import RunFolder
+from gendiv_lightning.runs.load import read_run
+from gendiv_lightning.toy import world
+
+HERE = Path(__file__).parent
+DISTANCE = "diversity/lpips[tiny]"
+SETTINGS = {
+    "eta000": "DDIM, eta 0",
+    "eta025": "DDIM, eta 0.25",
+    "eta050": "DDIM, eta 0.5",
+    "eta100": "DDIM, eta 1",
+    "euler": "Euler",
+    "ancestral": "ancestral Euler",
+}
+# Decisions are counted differently: 36 tokens, 18 and 36 steps of the loop, the initial noise and 20 steps.
+BRANCHES = {
+    "tokens": (("llamagen", "amused", "vq_diffusion"), "0,2,5,9,14,20,28,36"),
+    "continuous": (("latent_diffusion",), "0,1,2,5,9,14,21"),
+}
+
+
+def factor_entropies(folder: Path) -> tuple[Tensor, Tensor]:
+    """H_total and H_exec (P,) in bits per factor, of what the ground-truth oracle reads from the images."""
+    totals, executions = [], []
+    for batch in RunFolder(folder).read_samples():
+        for samples in split_by_prompt(batch):
+            factors = torch.stack(list(world.factors_of(world.read(samples.images)[0]).values()), 1)
+            execution, _, total = count_entropies(factors, *samples.groups.T).tolist()[:3]
+            totals.append(total)
+            executions.append(execution)
+    return torch.tensor(totals), torch.tensor(executions)
+
+
+def number(values: tuple[float, float, float], scale: float = 1.0, digits: int = 3) -> str:
+    """A value with its interval."""
+    value, low, high = (scale * x for x in values)
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def shares(folder: Path) -> str:
+    """What path and execution are of the diversity, by the distance and by the ground-truth factors."""
+    head = ("sampler", "D_total (LPIPS)", "execution, % of D", "H_total, bits/factor", "execution, % of H")
+    rows: list[tuple[str, ...]] = [(*head, "stated right, %", "coherent, %")]
+    for name, words in SETTINGS.items():
+        run = read_run(folder / f"latent_diffusion-{name}-seed0")
+        total, execution = run.columns[DISTANCE], run.columns[f"{DISTANCE}/exec"]
+        h_total, h_exec = factor_entropies(run.folder.path)
+        rows.append(
+            (
+                words,
+                number(bootstrap_mean(total)),
+                number(bootstrap_ratio(execution, total), 100, 1),
+                number(bootstrap_mean(h_total)),
+                number(bootstrap_ratio(h_exec, h_total), 100, 1),
+                number(bootstrap_mean(run.columns["postcards/stated_right"]), 100, 1),
+                number(bootstrap_mean(run.columns["postcards/coherence"]), 100, 1),
+            )
+        )
+    return format_table(rows)
+
+
+def read_curves(folder: Path) -> dict[str, list[Decided]]:
+    """The curves of `gendiv branch`, by family."""
+    stored = json.loads((folder / "branch.json").read_text())["curves"]
+    return {family: [Decided(**point) for point in points] for family, points in stored.items()}
+
+
+def as_table(curves: dict[str, list[Decided]]) -> str:
+    """A row per family: what is decided by each of its steps."""
+    rows: list[tuple[str, ...]] = [("family", "decided by step, %")]
+    for family, points in curves.items():
+        rows.append((family, ", ".join(f"{point.step}: {100 * point.share:.0f}" for point in points)))
+    return format_table(rows)
+
+
+def run(*words: str) -> None:
+    """A command of gendiv."""
+    try:
+        gendiv(list(words))
+    except SystemExit as ended:
+        if ended.code:
+            raise
+
+
+def main() -> None:
+    """Run what is not finished, print the tables, draw the curves."""
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
+    run("study", "--config", "configs/tiny/study_eta.yaml", "--out", str(folder / "study_eta"))
+    curves: dict[str, list[Decided]] = {}
+    for name, (families, steps) in BRANCHES.items():
+        configs = [f"configs/tiny/{family}.yaml" for family in families]
+        out = folder / f"branch-{name}"
+        run("branch", *configs, "--steps", steps, "--out", str(out), "--prompts", "12", "--samples", "6")
+        curves |= read_curves(out)
+    sys.stdout.write(f"{shares(folder / 'study_eta')}\n\n{as_table(curves)}\n")
+    (HERE / "continuous.svg").write_text(to_svg(Figure("branch", (branch_curves(curves),), "")))
+
+
+if __name__ == "__main__":
+    main()
