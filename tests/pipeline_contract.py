@@ -17,7 +17,7 @@ from gendiv_lightning.callbacks import Argmax, FreezePath
 from gendiv_lightning.generators.diffusers_pipeline import DiffusersPipeline
 from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch
 
-TABLE = Path(__file__).parents[1] / "docs" / "pipelines.md"
+TABLE = Path(__file__).parents[1] / "docs" / "reference" / "pipelines.md"
 TEXTS = ("red sky", "a picture of a green hill")
 
 

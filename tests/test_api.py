@@ -198,7 +198,7 @@ def test_numbers_that_no_prompt_defines_are_an_error():
         gd.evaluate({"a hill": torch.zeros(1, 3, 16, 16, dtype=torch.uint8)}, ["ssim"])
 
 
-@pytest.mark.parametrize(("page", "num_blocks"), [("README.md", 1), ("docs/python.md", 5)])
+@pytest.mark.parametrize(("page", "num_blocks"), [("README.md", 1), ("docs/how-to/python.md", 5)])
 def test_the_python_of_a_page_runs_as_it_is(page, num_blocks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)

@@ -1,6 +1,6 @@
 """H_total = H_path + H_exec in bits: the token-marginal and the sequence decomposition.
 
-The perceptual decomposition is part of each diversity metric. The theory is in docs/theory.md.
+The perceptual decomposition is part of each diversity metric. The theory is in docs/explanation/theory.md.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class SequenceEntropy(PromptMetric):
       H(C | paraphrase) of an autoregressive model, and H(C | path, paraphrase) of absorbing diffusion, unbiased for any
       number of samples. Mask-and-replace diffusion draws some tokens again, which is not included. A masked model keeps
       the surest of many draws, so its images are usually surer: read the number as an upper bound, which is not proven
-      (docs/theory.md, section 6).
+      (docs/explanation/theory.md, section 6).
     - `h_prompt_path/sequence`: I(C; paraphrase), exact where the model has a likelihood (autoregressive): each image is
       scored under every paraphrase of its prompt. NaN elsewhere.
     - `h_total/sequence`: their sum, where both exist or the prompt has one text. It excludes the sampler path: an
