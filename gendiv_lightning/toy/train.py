@@ -62,7 +62,7 @@ def train(
     checkpoint = ModelCheckpoint(work, filename=name, every_n_train_steps=every, enable_version_counter=False)
     trainer = Trainer(
         max_steps=recipe.num_steps,
-        max_epochs=1,
+        max_epochs=-1,  # the steps end it; a finished training can be prolonged
         precision=precision or ("bf16-mixed" if _has_fast_bfloat16() else "32-true"),  # type: ignore[arg-type]
         logger=CSVLogger(work, name=name),  # a version each time it is started: nothing of the log is lost
         callbacks=[checkpoint],

@@ -14,6 +14,7 @@ import torch
 
 from gendiv_lightning.weights.hash import sha256
 from gendiv_lightning.weights.load import load_pretrained, load_strictly, read_checkpoint
+from gendiv_lightning.weights.pieces import SUFFIX, whole
 from gendiv_lightning.weights.resolve import MissingWeightsError, resolve
 
 
@@ -71,7 +72,11 @@ class PipelineFolder:
 
     def identity(self) -> dict[str, object]:
         """SHA-256 of each part."""
-        return {part: sha256(self.path / part) for part in self.parts}
+        return {part: self._hash(part) for part in self.parts}
+
+    def _hash(self, part: str) -> str:
+        with whole(self.path / part) as folder:
+            return sha256(folder)
 
     def load(self, model_class: Any, part: str, dtype: torch.dtype, **defaults: object) -> Any:
         """A part's model, of a class of diffusers or transformers, whole or not at all, frozen.
@@ -85,23 +90,24 @@ class PipelineFolder:
         Raises:
             ValueError: weights are missing, of another shape, or cannot be read.
         """
-        folder = self.path / part
         config = self.config(part)
-        if defaults.keys() - config.keys():
-            model = model_class.from_config({**defaults, **config})
-            file = weight_file(folder)
-            load_strictly(model, read_checkpoint(file), file, dtype)
-            return model
-        return load_pretrained(model_class, folder, dtype)
+        with whole(self.path / part) as folder:
+            if defaults.keys() - config.keys():
+                model = model_class.from_config({**defaults, **config})
+                file = weight_file(folder)
+                load_strictly(model, read_checkpoint(file), file, dtype)
+                return model
+            return load_pretrained(model_class, folder, dtype)
 
 
 def weight_file(folder: Path) -> Path:
-    """The file of weights in a part's folder; safetensors before others.
+    """The file of weights in a part's folder, or its list of pieces; safetensors before others.
 
     Raises:
         ValueError: there is none.
     """
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")], key=lambda file: file.suffix == ".bin")
+    endings = ["*.safetensors", f"*.safetensors{SUFFIX}", "*.bin"]
+    files = [file for ending in endings for file in sorted(folder.glob(ending))]
     if not files:
         raise ValueError(f"{folder} holds no file of weights (.safetensors or .bin)")
     return files[0]

@@ -65,6 +65,15 @@ def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
     assert any(not weight.equal(interrupted[key]) for key, weight in whole.items())
 
 
+def test_a_training_that_is_over_can_be_prolonged(tmp_path):
+    _train(tmp_path, num_steps=3)
+    before = _weights(tmp_path, "perceptual")
+    _train(tmp_path, num_steps=5)
+    after = torch.load(tmp_path / "work" / "perceptual.ckpt", weights_only=True)
+    assert after["global_step"] == 5
+    assert any(not weight.equal(before[name]) for name, weight in after["state_dict"].items())
+
+
 def test_training_lowers_the_loss_and_keeps_its_log(tmp_path):
     _train(tmp_path, num_steps=60)
     losses = _losses(tmp_path, "perceptual")

@@ -16,6 +16,7 @@ from gendiv_lightning.toy.recipes.base import GeneratorRecipe, Recipe, captioned
 from gendiv_lightning.toy.recipes.diffusers_vq import diffusers_vq, in_unit_range
 from gendiv_lightning.toy.recipes.pipeline import export_pipeline
 from gendiv_lightning.toy.recipes.text_tower import text_tower
+from gendiv_lightning.weights.pieces import whole
 
 
 class AmusedRecipe(GeneratorRecipe):
@@ -77,12 +78,14 @@ class AmusedRecipe(GeneratorRecipe):
         """The layout of the official repositories; the tokenizer is `AmusedTokenizerRecipe`'s."""
         from diffusers import VQModel
 
+        with whole(self.weights / "amused" / "vqvae") as tokenizer:
+            vqvae = VQModel.from_pretrained(tokenizer, low_cpu_mem_usage=False)
         export_pipeline(
             folder / "amused",
             {"_class_name": "AmusedScheduler", **TINY_AMUSED_SCHEDULE},
             transformer=self.model,
             text_encoder=self.text_encoder,
-            vqvae=VQModel.from_pretrained(self.weights / "amused" / "vqvae", low_cpu_mem_usage=False),
+            vqvae=vqvae,
         )
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 _VAE = Path("latent_diffusion", "vae")
+_EXPORTED = torch.bfloat16  # a wheel compresses it better than float16
 
 
 class LatentAutoencoderRecipe(Recipe):
@@ -72,7 +73,7 @@ class LatentAutoencoderRecipe(Recipe):
         images = torch.randint(world.NUM_IMAGES, (2048,), generator=seeded(self.seed, -1))
         latents = torch.cat([_latents(self.model.eval(), part) for part in images.split(256)])
         self.model.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
-        self.model.half().save_pretrained(folder / _VAE)
+        self.model.to(_EXPORTED).save_pretrained(folder / _VAE)
         self.model.float()
 
 
@@ -128,6 +129,7 @@ class LatentDiffusionRecipe(Recipe):
         export_pipeline(
             folder / "latent_diffusion",
             {"_class_name": "DDIMScheduler", **TINY_UNET_SCHEDULE},
+            dtype=_EXPORTED,
             unet=self.model,
             text_encoder=self.text_encoder,
             vae=_load_autoencoder(self.weights),

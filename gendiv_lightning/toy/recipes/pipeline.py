@@ -1,4 +1,4 @@
-"""Embedded aMUSEd and VQ-Diffusion as folders in the layout of the official repositories, fp16."""
+"""Embedded pipelines as folders in the layout of the official repositories, with weights of 16 bits."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gendiv_lightning.toy.files import save_half, write_tokenizer
 
 
 def export_pipeline(
-    folder: Path, scheduler: dict[str, Any], unconditional: Tensor | None = None, **models: Any
+    folder: Path,
+    scheduler: dict[str, Any],
+    unconditional: Tensor | None = None,
+    dtype: torch.dtype = torch.float16,
+    **models: Any,
 ) -> None:
     """Write a pipeline's parts.
 
@@ -20,10 +25,11 @@ def export_pipeline(
         folder: of the pipeline.
         scheduler: configuration of the scheduler.
         unconditional: VQ-Diffusion's learned embedding (context, D).
-        models: transformer, text_encoder and vqvae, each with a `save_pretrained` of its own.
+        dtype: of the exported weights.
+        models: such as transformer, text_encoder and vqvae, each with a `save_pretrained` of its own.
     """
     for part, model in models.items():
-        model.half().save_pretrained(folder / part)
+        model.to(dtype).save_pretrained(folder / part)
         model.float()
         config = folder / part / "config.json"
         # Where a part was loaded from is no business of who gets it.
