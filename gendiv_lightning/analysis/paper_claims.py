@@ -21,6 +21,11 @@ RULE = (
     "interval lies on the claim's side, is contradicted if the whole interval lies on the other, and is undecided "
     "otherwise."
 )
+DOES_NOT_APPLY = "does not apply"
+NO_TOKENS = (
+    "{} has continuous latents and draws no tokens. Codebook subsets, token entropies and codebook usage do not apply "
+    "to it; distances and its path and execution do."
+)
 ARGMAX, SUBSET, PARAPHRASE, DECOMPOSE = "Argmax", "CodebookSubset", "Paraphrase", "Decompose"
 FREQUENT, WITHOUT_FREQUENT, MIXED = "most_frequent", "drop_most_frequent", "mixed"
 LLAMAGEN, AMUSED, VQ_DIFFUSION = "llamagen", "amused", "vqdiffusion"
@@ -210,7 +215,7 @@ class Claim(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A claim and what became of it: agrees, contradicted, undecided, or not measured."""
+    """A claim and what became of it: agrees, contradicted, undecided, not measured, or does not apply."""
 
     claim: Claim
     share: Interval | None
@@ -221,7 +226,15 @@ def check_claims(family: Family, distance: str) -> list[Finding]:
     """All claims about a family."""
     claims = [claim for claim in CLAIMS if claim.family in ("", family.identity["generator"])]
     shares = [claim.measure(family, distance) for claim in claims]
-    return [Finding(claim, share, outcome_of(claim, share)) for claim, share in zip(claims, shares, strict=True)]
+    return [
+        Finding(claim, share, outcome_of(claim, share) if applies(family, claim.needs) else DOES_NOT_APPLY)
+        for claim, share in zip(claims, shares, strict=True)
+    ]
+
+
+def applies(family: Family, run: str) -> bool:
+    """Whether a key of `RUNS` is a run that the family can make: subsets need tokens from a codebook."""
+    return family.draws_tokens or not (run == "subset" or SUBSET in RUNS[run][1])
 
 
 def outcome_of(claim: Claim, share: Interval | None) -> str:

@@ -175,6 +175,11 @@ class Family(NamedTuple):
         """The generator in words."""
         return self.settings[0].description.generator
 
+    @property
+    def draws_tokens(self) -> bool:
+        """Whether it draws tokens from a codebook: such runs keep counts of them."""
+        return any((run.folder.path / "usage.safetensors").exists() for s in self.settings for run in s.runs)
+
     def find(self, *probes: str) -> list[Setting]:
         """Settings of these probes and no others."""
         return [setting for setting in self.settings if setting.has(*probes)]

@@ -6,7 +6,8 @@
     metrics: [NAME, ...]                                instead of the configs' own
     settings: {data.limit: 32, ...}                     any keys of the configs; inside a probe's entry: of its cells
 
-A list as a probe's argument is swept: a cell for each value. `usage` goes to codebook subsets by frequency.
+A list as a probe's argument is swept: a cell for each value. `usage` goes to codebook subsets by frequency. A generator
+that some probes or metrics do not apply to names those of its own, as `probes` and `metrics` of its entry.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import yaml
 from gendiv_lightning.analysis.paper_claims import takes_counts
 
 _KEYS = ("generators", "probes", "seeds", "metrics", "settings")
+_GENERATOR_KEYS = ("config", "usage", "probes", "metrics")
 Probes = dict[str, dict[str, Any]]
 
 
@@ -70,7 +72,7 @@ def read_study(path: Path) -> list[Cell]:
         raise ValueError(f"{path}: seeds must be a list of whole numbers, got {seeds!r}")
     cells: dict[str, Cell] = {}
     for generator, seed in product(_named(path, study, "generators"), seeds):
-        for probe in _named(path, study, "probes"):
+        for probe in _probes_of(path, study, generator):
             for cell in _cells(path, study, generator, probe, seed):
                 if cell.name in cells:
                     raise ValueError(f"{path}: two cells have the name {cell.name}: sweep values that differ")
@@ -78,8 +80,22 @@ def read_study(path: Path) -> list[Cell]:
     return list(cells.values())
 
 
+def _probes_of(path: Path, study: dict[str, Any], generator: str) -> list[str]:
+    """The study's probes that a generator is run with: all, or those that its entry names."""
+    probes = list(_named(path, study, "probes"))
+    entry = study["generators"][generator]
+    chosen = entry.get("probes", probes) if isinstance(entry, dict) else probes
+    unknown = [name for name in chosen if name not in probes] if isinstance(chosen, list) else [chosen]
+    if unknown or not chosen:
+        raise ValueError(
+            f"{path}: generators.{generator}.probes must be a list of the study's probes, got {unknown or chosen!r}. "
+            f"Choose from {', '.join(probes)}"
+        )
+    return [name for name in probes if name in chosen]
+
+
 def _cells(path: Path, study: dict[str, Any], generator: str, probe: str, seed: int) -> Iterator[Cell]:
-    source = _mapping(study["generators"][generator], f"{path}: generators.{generator}", ("config", "usage"))
+    source = _mapping(study["generators"][generator], f"{path}: generators.{generator}", _GENERATOR_KEYS)
     if "config" not in source:
         raise ValueError(f"{path}: generators.{generator} names no config")
     arms = dict(_mapping(study["probes"][probe] or {}, f"{path}: probes.{probe}"))
@@ -88,12 +104,13 @@ def _cells(path: Path, study: dict[str, Any], generator: str, probe: str, seed: 
         **_mapping(arms.pop("settings", {}), f"{path}: probes.{probe}.settings"),
         "data.seed": seed,
     }
+    metrics = source.get("metrics", study.get("metrics"))
     given = {name: _mapping(arms[name] or {}, f"{path}: probes.{probe}.{name}") for name in arms}
     for swept, probes in _sweep(given):
         for name, arguments in probes.items():
             if "usage" in source and takes_counts(name, arguments):
                 arguments.setdefault("usage", source["usage"])
-        config = _config(path.parent / source["config"], study.get("metrics"), settings, probes)
+        config = _config(path.parent / source["config"], metrics, settings, probes)
         yield Cell("-".join([generator, probe, *swept, f"seed{seed}"]), generator, probe, probes, seed, config)
 
 

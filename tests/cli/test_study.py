@@ -107,9 +107,25 @@ def test_a_subset_by_chance_or_by_list_gets_no_usage_file(write):
     assert all("usage" not in cell.probes["CodebookSubset"] for cell in read_study(write(probes=probes)))
 
 
+def test_a_generator_may_have_probes_and_metrics_of_its_own(write):
+    def entry(**more):
+        return {"config": str(TINY / "llamagen.yaml"), **more}
+
+    few = entry(probes=["argmax"], metrics=["ssim"])
+    cells = read_study(write(generators={"all": entry(), "few": few}))
+    assert [cell.name for cell in cells] == ["all-baseline-seed0", "all-argmax-seed0", "few-argmax-seed0"]
+    assert [cell.config["measure"]["metrics"] for cell in cells] == [["pixel_cosine"], ["pixel_cosine"], ["ssim"]]
+
+
 @pytest.mark.parametrize(
     ("entries", "told"),
     [
+        (
+            {"generators": {"tiny": {"config": "x", "probes": ["argmin"]}}},
+            ["tiny.probes", "argmin", "baseline, argmax"],
+        ),
+        ({"generators": {"tiny": {"config": "x", "probes": "argmax"}}}, ["tiny.probes", "must be a list"]),
+        ({"generators": {"tiny": {"config": "x", "probes": []}}}, ["tiny.probes", "must be a list"]),
         ({"probs": {}}, ["unknown key 'probs'", "generators, probes, seeds"]),
         ({"probes": {}}, ["probes must have names"]),
         ({"probes": {"a/b": None}}, ["probes", "a/b"]),
@@ -150,7 +166,10 @@ def test_the_studies_of_the_repository_expand(path):
         assert {cell.generator for cell in cells} == {"latent_diffusion"}
         assert {cell.probe for cell in cells} >= {"eta000", "eta100", "euler", "ancestral"}
     else:
-        assert {cell.generator for cell in cells} == {"llamagen", "amused", "vq_diffusion"}
+        with_tokens = {"llamagen", "amused", "vq_diffusion"}
+        assert {cell.generator for cell in cells} - {"latent_diffusion"} == with_tokens
+        subsets = {cell.generator for cell in cells if "CodebookSubset" in cell.probes}
+        assert subsets == with_tokens
         assert {cell.probe for cell in cells} >= {"baseline", "argmax", "subset", "random", "enhancement", "decompose"}
 
 

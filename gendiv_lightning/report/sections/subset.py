@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gendiv_lightning.analysis.effects import KNEE_RULE, Knee, find_knee, share_left
-from gendiv_lightning.analysis.paper_claims import command_for, subset_curve
+from gendiv_lightning.analysis.paper_claims import NO_TOKENS, applies, command_for, subset_curve
 from gendiv_lightning.report.charts import subset_curves
 from gendiv_lightning.report.context import Study, about, costs_in_words, measured, share
 from gendiv_lightning.report.document import Cell, Figure, Section, Table
@@ -18,7 +18,7 @@ def section(study: Study) -> Section:
     missing = [
         f"{family.name}, three ratios or more: {command_for(family, 'subset')}"
         for family, curve in zip(study.families, curves, strict=True)
-        if len(curve) < 4
+        if len(curve) < 4 and applies(family, "subset")
     ]
     used = [setting for curve in curves for _, setting in curve]
     if not used:
@@ -41,7 +41,10 @@ def section(study: Study) -> Section:
     )
     header = ("generator", "codebook allowed", *(each for _, each in study.numbers), "diversity left", "run")
     table = Table("subset", "Subset ratio, diversity and costs", header, rows, about(study, used))
-    told = [_knee_words(f, c, k, study) for f, c, k in zip(study.families, curves, knees, strict=True) if k is not None]
+    told = [NO_TOKENS.format(family.name) for family in study.families if not applies(family, "subset")]
+    told += [
+        _knee_words(f, c, k, study) for f, c, k in zip(study.families, curves, knees, strict=True) if k is not None
+    ]
     return Section(
         "subset",
         "How much of the codebook does it need?",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gendiv_lightning.analysis.effects import share_left, share_within
-from gendiv_lightning.analysis.paper_claims import command_for, find_profile, find_verdict
+from gendiv_lightning.analysis.paper_claims import NO_TOKENS, applies, command_for, find_profile, find_verdict
 from gendiv_lightning.analysis.verdict import RULE
 from gendiv_lightning.report.context import Study, about, moved, share
 from gendiv_lightning.report.document import Cell, Number, Section, Table
@@ -17,7 +17,9 @@ def section(study: Study) -> Section:
     for family in study.families:
         plain, argmax, subset = find_profile(family)
         runs = {"decompose": plain, "decompose under argmax": argmax, "decompose under subset": subset}
-        lacking = [command_for(family, run) for run, setting in runs.items() if setting is None]
+        lacking = [
+            command_for(family, run) for run, setting in runs.items() if setting is None and applies(family, run)
+        ]
         missing += [f"{family.name}: {' and '.join(lacking)}"] if lacking else []
         found = find_verdict(family, name)
         if found is None or plain is None or argmax is None or subset is None:
@@ -45,4 +47,7 @@ def section(study: Study) -> Section:
         tuple(rows),
         about(study, used) if used else "",
     )
-    return Section("verdicts", "The verdict, and the rule", (RULE,), (table,) if rows else (), tuple(missing))
+    no_verdict = [f"{NO_TOKENS.format(f.name)} The rule needs both." for f in study.families if not f.draws_tokens]
+    return Section(
+        "verdicts", "The verdict, and the rule", (RULE, *no_verdict), (table,) if rows else (), tuple(missing)
+    )
