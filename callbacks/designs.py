@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from gendiv_lightning.errors import DesignError, ProbeError
 from gendiv_lightning.prompts.design import Design, share_paths
 from gendiv_lightning.records import SampleDesign
 from gendiv_lightning.sampling import Description
@@ -30,7 +31,7 @@ class Paraphrase(DesignCallback):
 
     def __init__(self, num_paraphrases: int = 4, length: Length = "any") -> None:
         if num_paraphrases < 1:
-            raise ValueError(f"num_paraphrases must be at least 1, got {num_paraphrases}")
+            raise DesignError(f"num_paraphrases must be at least 1, got {num_paraphrases}")
         self.num_paraphrases, self.length = num_paraphrases, length
 
     def describe(self, codebook_size: int) -> Description:
@@ -41,7 +42,7 @@ class Paraphrase(DesignCallback):
     def design(self, design: SampleDesign) -> SampleDesign:
         """Ask for paraphrases."""
         if design.num_paraphrases:
-            raise ValueError("Paraphrase and Decompose both select paraphrases: use only one of them")
+            raise ProbeError("Paraphrase and Decompose both select paraphrases: use only one of them")
         return replace(design, num_paraphrases=self.num_paraphrases, length=self.length)
 
 
@@ -63,9 +64,9 @@ class Decompose(DesignCallback):
 
     def __init__(self, num_paths: int = 4, num_paraphrases: int = 0, length: Length = "any") -> None:
         if num_paths < 2 or num_paths % 2:
-            raise ValueError(f"num_paths must be an even number, 2 or more, got {num_paths}")
+            raise DesignError(f"num_paths must be an even number, 2 or more, got {num_paths}")
         if num_paraphrases and (num_paraphrases < 2 or num_paths % num_paraphrases):
-            raise ValueError(
+            raise DesignError(
                 f"num_paraphrases must be 0 (the original prompt alone), or a divisor of num_paths above 1, got "
                 f"{num_paraphrases} for {num_paths} paths"
             )
@@ -80,7 +81,7 @@ class Decompose(DesignCallback):
     def design(self, design: SampleDesign) -> SampleDesign:
         """Ask for the crossed samples."""
         if design.num_paraphrases:
-            raise ValueError(
+            raise ProbeError(
                 "Paraphrase and Decompose both select paraphrases: give num_paraphrases to Decompose alone"
             )
         return replace(

@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
+from gendiv_lightning.errors import ConfigValueError, OptionConflictError, ProbeError
 from gendiv_lightning.prompts.design import Design, share_paths
 from gendiv_lightning.records import SampleDesign
 from gendiv_lightning.sampling import AnySampler, Description, Noise, Probe, TokenSampler, check_settings
@@ -80,7 +81,7 @@ class PosteriorArgmax(ProbeCallback):
     def apply(self, sampler: AnySampler) -> AnySampler:
         """Switch path and execution noise off."""
         if not isinstance(sampler, TokenSampler):
-            raise ValueError(
+            raise ProbeError(
                 f"PosteriorArgmax needs a sampler of tokens, got a {type(sampler).__name__}: without initial noise "
                 "a continuous generator has no image. Use Argmax, or FreezePath and Argmax"
             )
@@ -121,7 +122,7 @@ class Branch(ProbeCallback):
 
     def __init__(self, step: int) -> None:
         if step < 0:
-            raise ValueError(f"step must be at least 0, got {step}. 0 shares nothing")
+            raise ConfigValueError(f"step must be at least 0, got {step}. 0 shares nothing")
         self.step = step
 
     def describe(self, codebook_size: int) -> Description:
@@ -154,7 +155,7 @@ class TopK(ProbeCallback):
 
     def __init__(self, top_k: int) -> None:
         if top_k < 1:
-            raise ValueError(f"top_k must be at least 1, got {top_k}")
+            raise ConfigValueError(f"top_k must be at least 1, got {top_k}")
         self.top_k = top_k
 
     def apply(self, sampler: TokenSampler) -> TokenSampler:
@@ -219,22 +220,22 @@ class CodebookSubset(ProbeCallback):
     ) -> None:
         if select == "list":
             if tokens is None or size is not None or ratio is not None or usage is not None:
-                raise ValueError('select "list" takes tokens, and neither size, ratio nor usage')
+                raise OptionConflictError('select "list" takes tokens, and neither size, ratio nor usage')
             if not tokens or len(set(tokens)) < len(tokens):
-                raise ValueError(f"tokens must be at least one entry, each once, got {_show(tokens)}")
+                raise ConfigValueError(f"tokens must be at least one entry, each once, got {_show(tokens)}")
         else:
             if tokens is not None or (size is None) == (ratio is None):
-                raise ValueError(
+                raise OptionConflictError(
                     f'select "{select}" takes either size or ratio, and no tokens; got {size=} {ratio=} {tokens=}'
                 )
             if (usage is None) != (select == "random"):
-                raise ValueError(
+                raise OptionConflictError(
                     f'select "{select}" takes {"no" if select == "random" else "a"} usage file, got {usage!r}'
                 )
         if ratio is not None and not 0 < ratio <= 1:
-            raise ValueError(f"ratio is a share of the codebook in (0, 1], got {ratio}")
+            raise ConfigValueError(f"ratio is a share of the codebook in (0, 1], got {ratio}")
         if size is not None and size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
+            raise ConfigValueError(f"size must be at least 1, got {size}")
         self.select, self.size, self.ratio = select, size, ratio
         self.tokens, self.usage, self.seed = tokens, usage, seed
 
@@ -253,7 +254,7 @@ class CodebookSubset(ProbeCallback):
         counted = _tokenizer_hash(read_usage(self._usage_file())[1].get("generator", {}))
         own = _tokenizer_hash(identity)
         if counted is not None and counted != own:
-            raise ValueError(
+            raise ProbeError(
                 f"{self.usage} counts another tokenizer's codes than this generator's (sha256 {counted[:12]}..., not "
                 f"{str(own)[:12]}...). {_USAGE_ADVICE}"
             )
@@ -292,12 +293,12 @@ class CodebookSubset(ProbeCallback):
         """The entries that may be drawn, (K,) bool."""
         chosen = self._chosen(codebook_size)
         if not len(chosen):
-            raise ValueError(
+            raise ProbeError(
                 f"CodebookSubset allows no entry: {self._amount(codebook_size)} of {codebook_size} entries"
             )
         if not 0 <= int(chosen.min()) <= int(chosen.max()) < codebook_size:
             wrong = [t for t in chosen.tolist() if not 0 <= t < codebook_size]
-            raise ValueError(f"tokens must be in 0..{codebook_size - 1}, got {_show(wrong)}")
+            raise ConfigValueError(f"tokens must be in 0..{codebook_size - 1}, got {_show(wrong)}")
         return torch.zeros(codebook_size, dtype=torch.bool).index_fill(0, chosen, True)
 
     def _chosen(self, codebook_size: int) -> Tensor:
@@ -305,13 +306,13 @@ class CodebookSubset(ProbeCallback):
             return torch.tensor(self.tokens)
         amount = self._amount(codebook_size)
         if amount > codebook_size:
-            raise ValueError(f"size must be at most {codebook_size}, the generator's codebook, got {amount}")
+            raise ConfigValueError(f"size must be at most {codebook_size}, the generator's codebook, got {amount}")
         if self.select == "random":
             uniforms = Noise.of(self.seed, "subset", [()]).uniform_grid(0, codebook_size)[0]
             return uniforms.argsort()[:amount]
         counts, _ = read_usage(self._usage_file())
         if len(counts) != codebook_size:
-            raise ValueError(f"{self.usage} counts {len(counts)} entries, the generator's codebook has {codebook_size}")
+            raise ProbeError(f"{self.usage} counts {len(counts)} entries, the generator's codebook has {codebook_size}")
         order = counts.argsort(descending=True, stable=True)  # equally frequent: the lower number first
         if self.select == "least_frequent":
             return order[codebook_size - amount :]

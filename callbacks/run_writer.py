@@ -15,6 +15,7 @@ from tqdm import tqdm
 from gendiv_lightning.console.decomposition import format_decomposition
 from gendiv_lightning.console.grid import draw_grid
 from gendiv_lightning.console.tables import format_estimates, format_truncation, scalars_of
+from gendiv_lightning.errors import UnfinishedRunError
 from gendiv_lightning.prompts.prompt_set import write_manifest
 from gendiv_lightning.records import SampleBatch
 from gendiv_lightning.records.estimate import Estimate
@@ -80,7 +81,7 @@ class RunWriter(Callback):
             ValueError: the process that started this rank died, or another one has taken the run over.
         """
         if token_of(self.folder.path) != self._token or (trainer.global_rank and os.getppid() != self._parent):
-            raise ValueError(
+            raise UnfinishedRunError(
                 f"{self.folder.path}: rank {trainer.global_rank} stops and stores nothing more, because the process "
                 "that wrote this run died. Run the same command again to resume"
             )

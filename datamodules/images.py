@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
+from gendiv_lightning.errors import ConfigValueError
 from gendiv_lightning.images.decode import (
     MEMORY_LIMIT,
     BrokenImage,
@@ -133,7 +134,7 @@ class ImageData(ImageModule):
         super().__init__()
         check_positive(image_size=image_size, batch_size=batch_size, limit=limit)
         if num_workers < 0:
-            raise ValueError(f"num_workers must be 0 (decode in this process) or more, got {num_workers}")
+            raise ConfigValueError(f"num_workers must be 0 (decode in this process) or more, got {num_workers}")
         self.source, self.image_size, self.batch_size, self.limit = source, image_size, batch_size, limit
         self.num_workers, self.column, self.split, self.revision = num_workers, column, split, revision
         self.allow_outside, self.memory_limit = allow_outside, check_memory_limit(memory_limit)

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
+from gendiv_lightning.errors import ConfigValueError, OptionConflictError
 from gendiv_lightning.prompts.design import apply_designs, check_design, choose_paraphrases, make_batch
 from gendiv_lightning.prompts.files import check_prompt_file, check_suffix, read_prompts
 from gendiv_lightning.prompts.prompt_set import PromptSet, collect_prompts, materialise_dataset
@@ -62,18 +63,20 @@ class PromptData(LightningDataModule):
     ) -> None:
         super().__init__()
         if (path is None) == (dataset is None):
-            raise ValueError(
+            raise OptionConflictError(
                 f"give either path (a prompt file) or dataset (a Hugging Face name), got {path} and {dataset}"
             )
         if not -(2**63) <= seed < 2**63:
-            raise ValueError(f"seed must be a 64-bit integer, got {seed}. Choose a smaller number")
+            raise ConfigValueError(f"seed must be a 64-bit integer, got {seed}. Choose a smaller number")
         check_positive(limit=limit, num_samples=num_samples, prompts_per_batch=prompts_per_batch, max_words=max_words)
         if path is not None:
             check_suffix(expand(path))
             check_prompt_file(expand(path))
             for name, value in {"config": config, "split": split, "revision": revision}.items():
                 if value is not None:
-                    raise ValueError(f"{name} belongs to a dataset, not to a path, got {value!r}. Leave it out")
+                    raise OptionConflictError(
+                        f"{name} belongs to a dataset, not to a path, got {value!r}. Leave it out"
+                    )
         self.path, self.dataset, self.column = path, dataset, column
         self.config, self.split, self.revision = config, split, revision
         self.limit, self.max_words, self.cache_dir = limit, max_words, cache_dir

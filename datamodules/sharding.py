@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from lightning.pytorch import Trainer
 
+from gendiv_lightning.errors import ConfigValueError
+
 Item = TypeVar("Item")
 
 
@@ -19,7 +21,7 @@ def deal(items: Sequence[Item], trainer: Trainer | None) -> Sequence[Item]:
     if trainer is None or trainer.world_size == 1:
         return items
     if trainer._accelerator_connector.use_distributed_sampler:  # Lightning has no public name for it
-        raise ValueError(
+        raise ConfigValueError(
             f"use_distributed_sampler is true on {trainer.world_size} ranks: Lightning would deal the data again and "
             "pad it with duplicates. Set --trainer.use_distributed_sampler false."
         )
@@ -30,4 +32,4 @@ def check_positive(**counts: int | None) -> None:
     """Raises ValueError for a count below 1; None, where it is allowed, means no bound."""
     for name, count in counts.items():
         if count is not None and count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+            raise ConfigValueError(f"{name} must be at least 1, got {count}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gendiv_lightning.console.tables import format_estimates, format_methods
+from gendiv_lightning.errors import ConfigValueError, ImageError, ImageSizeError, MetricInputError
 from gendiv_lightning.features.base import check_device
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.generators.generate import Samples
@@ -129,7 +130,7 @@ def evaluate(
     made = make_metrics(names, reference, source.codebook_size)
     for name, metric in zip(names, made, strict=True):
         if "tokens" in metric.needs and not source.has_tokens:
-            raise ValueError(f"metric {name!r} needs tokens, and {source.name} holds images only. Leave it out")
+            raise MetricInputError(f"metric {name!r} needs tokens, and {source.name} holds images only. Leave it out")
     for metric in made:
         metric.load()
         metric.to(device)
@@ -138,7 +139,7 @@ def evaluate(
             metric.update(prompt)
     estimates, _ = compute_metrics(made)
     if not any(estimate.num_prompts for estimate in estimates.values()):
-        raise ValueError(
+        raise MetricInputError(
             f"none of the metrics {', '.join(map(str, names))} is defined for {source.name}. A distance needs two "
             "images of a prompt: add samples, or choose clip_score, clip_iqa or vendi_set"
         )
@@ -152,7 +153,7 @@ def _find_source(samples: Samples | str | Path | Mapping[str, Images]) -> _Sourc
     if isinstance(samples, Mapping):
         return _Source("the mapping", len(samples), [_to_samples(n, *item) for n, item in enumerate(samples.items())])
     if not isinstance(samples, str | Path):
-        raise ValueError(
+        raise ConfigValueError(
             f"samples must be Samples, a path, or images by prompt, got {type(samples).__name__}. A list of images of "
             'one prompt is {"the prompt": images}'
         )
@@ -188,11 +189,11 @@ def _to_samples(index: int, prompt: str, images: Images) -> PromptSamples:
     """Images of a prompt in any form as (N, 3, H, W) uint8."""
     what = f"images of the prompt {prompt[:60]!r}"
     if not len(images):
-        raise ValueError(f"{what} must be at least one. Leave the prompt out")
+        raise ConfigValueError(f"{what} must be at least one. Leave the prompt out")
     tensors = [_to_tensor(image, what) for image in images]
     sizes = sorted({tuple(tensor.shape) for tensor in tensors})
     if len(sizes) > 1:
-        raise ValueError(f"{what} must have one size, got {sizes[0]} and {sizes[1]}. Resize them first")
+        raise ImageSizeError(f"{what} must have one size, got {sizes[0]} and {sizes[1]}. Resize them first")
     return PromptSamples(torch.stack(tensors), prompt=prompt, place=index)
 
 
@@ -200,10 +201,10 @@ def _to_tensor(image: Tensor | np.ndarray | Image.Image, what: str) -> Tensor:
     if isinstance(image, Image.Image) and not image.mode.startswith(("I", "F")):
         return to_tensor(to_rgb(image))
     if isinstance(image, Image.Image):
-        raise ValueError(f"{what} must have 8 bits per channel, got PIL mode {image.mode}. Convert them first")
+        raise ImageError(f"{what} must have 8 bits per channel, got PIL mode {image.mode}. Convert them first")
     tensor = image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image)).movedim(-1, 0)
     if tensor.dtype != torch.uint8 or tensor.ndim != 3 or len(tensor) != 3:
-        raise ValueError(
+        raise ImageError(
             f"{what} must be uint8 in 0..255, as tensors (3, H, W) or arrays (H, W, 3), got {tensor.dtype} "
             f"{tuple(image.shape)}. Convert them first"
         )

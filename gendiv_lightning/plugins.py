@@ -17,6 +17,8 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple
 
+from gendiv_lightning.errors import PackageError, UnknownNameError
+
 OWN = "gendiv_lightning"
 GROUPS = {
     "generators": "a class of `Generator`, or a function without arguments that returns one",
@@ -54,7 +56,7 @@ class Plugin(NamedTuple):
         try:
             return EntryPoint(self.name, self.target, f"gendiv.{self.group}").load()
         except (ImportError, AttributeError) as error:
-            raise ValueError(
+            raise PackageError(
                 f"plug-in {self.name!r} of {self.distribution} could not be loaded from {self.target}: {error}. "
                 f"Reinstall or remove {self.distribution}"
             ) from error
@@ -94,7 +96,7 @@ def find(group: str, name: str) -> Plugin:
     if name in plugins:
         return plugins[name]
     similar = difflib.get_close_matches(name, plugins) or sorted(plugins)
-    raise ValueError(
+    raise UnknownNameError(
         f"{name!r} is not a registered name among the {group}. Did you mean one of: {', '.join(similar)}? "
         f"`gendiv list {group}` shows all"
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gendiv_lightning.cli import predict as fit_free
+from gendiv_lightning.errors import LINK
 from gendiv_lightning.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
@@ -71,11 +72,18 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def error_of(*words: str) -> str:
-    """The one message that `gendiv fit-free` ends with."""
+    """The message that `gendiv fit-free` ends with, without the link below it."""
     with pytest.raises(SystemExit) as stopped:
         fit_free.main(list(words))
     assert isinstance(stopped.value.code, str), "a message makes the exit status 1"
-    return stopped.value.code
+    return without_link(stopped.value.code)
+
+
+def without_link(error: str) -> str:
+    """The message of an error on the command line, whose last line is the link."""
+    message, _, link = error.rpartition("\n")
+    assert link.startswith(LINK), f"there is no link: {error}"
+    return message
 
 
 def _not_json(constant: str) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from gendiv_lightning.errors import NotComparableError, TooLittleDataError
 from gendiv_lightning.functional.bootstrap import bootstrap_ratio
 from gendiv_lightning.runs.load import Family, Setting
 
@@ -49,11 +50,13 @@ def branch_curve(distances: Mapping[int, Tensor]) -> list[Decided]:
         ValueError: step 0 is missing, or two steps have other numbers of prompts.
     """
     if 0 not in distances:
-        raise ValueError(f"the curve needs step 0, the distance of independent samples, got steps {sorted(distances)}")
+        raise TooLittleDataError(
+            f"the curve needs step 0, the distance of independent samples, got steps {sorted(distances)}"
+        )
     whole, points = distances[0], []
     for step in sorted(distances):
         if distances[step].shape != whole.shape:
-            raise ValueError(f"step {step} has {len(distances[step])} prompts, step 0 has {len(whole)}")
+            raise NotComparableError(f"step {step} has {len(distances[step])} prompts, step 0 has {len(whole)}")
         ratio, low, high = bootstrap_ratio(distances[step], whole)
         # With nothing shared the ratio is 1 in every resample.
         points.append(Decided(step, 1 - ratio, 1 - high, 1 - low))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from gendiv_lightning.errors import NotComparableError, UnknownNameError
 from gendiv_lightning.functional.comparison import Equivalence, compare_all, equivalence, holm
 from gendiv_lightning.runs.load import Run, mean_columns, mean_estimates
 from gendiv_lightning.runs.protocol import Difference, differences
@@ -120,14 +121,14 @@ def compare_runs(a: Sequence[Run], b: Sequence[Run], prefix: str = "") -> RunCom
     shared = set.intersection(*(set(run.prompts) for run in (*a, *b)))
     prompts = [prompt for prompt in a[0].prompts if prompt in shared]
     if not prompts:
-        raise ValueError("these runs have no prompt in common. Give runs over one prompt set")
+        raise NotComparableError("these runs have no prompt in common. Give runs over one prompt set")
     columns = [mean_columns([run.select(prompts) for run in side]) for side in (a, b)]
     values = [mean_estimates([run.estimates for run in side]) for side in (a, b)]
     of_prompts = [name for name in columns[0] if name in columns[1]]
     of_sets = [name for name in values[0] if name in values[1] and name not in columns[0]]
     if not any(name.startswith(prefix) for name in (*of_prompts, *of_sets)):
         known = dict.fromkeys("/".join(name.split("/")[:2]) for name in (*of_prompts, *of_sets))
-        raise ValueError(
+        raise UnknownNameError(
             f"no number that both sides have starts with {prefix!r}. There are: {', '.join(sorted(known)) or 'none'}"
         )
     pairs = {name: (columns[0][name], columns[1][name]) for name in of_prompts if name.startswith(prefix)}

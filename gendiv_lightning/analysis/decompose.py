@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gendiv_lightning.analysis.effects import Interval
+from gendiv_lightning.errors import MetricInputError, UnknownNameError
 from gendiv_lightning.functional import entropy
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.functional.comparison import factorial_effects, holm, sign_flip_test
@@ -80,7 +81,7 @@ def find_distance(run: Run, distance: str | None) -> str:
     if f"diversity/{distance}" in there:
         return f"diversity/{distance}"
     names = ", ".join(name.removeprefix("diversity/") for name in there) or "none"
-    raise ValueError(f"--distance {distance}: {run.folder.path} has numbers of these distances: {names}")
+    raise UnknownNameError(f"--distance {distance}: {run.folder.path} has numbers of these distances: {names}")
 
 
 def count_entropies(prompts: Iterable[PromptSamples]) -> list[CountEntropy]:
@@ -151,7 +152,7 @@ def _cells(setting: Setting, name: str, num_paraphrases: int) -> Tensor:
     """(2, 2, P): path frozen, free; one paraphrase, all."""
     missing = [part for part in ("", "/within", "/sampler_path") if f"{name}{part}" not in setting.columns]
     if missing:
-        raise ValueError(
+        raise MetricInputError(
             f"{setting.runs[0].folder.path} has no {name}{missing[0]}: add the distance to the metrics of the run, or "
             "choose another one"
         )

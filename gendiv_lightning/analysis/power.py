@@ -10,6 +10,13 @@ import torch
 from torch import Tensor
 
 from gendiv_lightning.analysis.decompose import read_prompts
+from gendiv_lightning.errors import (
+    ConfigValueError,
+    NotComparableError,
+    OptionConflictError,
+    TooLittleDataError,
+    UnknownNameError,
+)
 from gendiv_lightning.functional.comparison import prompts_for_effect, prompts_for_width, variance_components
 from gendiv_lightning.records import PromptSamples
 from gendiv_lightning.runs.folder import RunFolder
@@ -69,12 +76,12 @@ def find_needs(
     """
     for name, value in variances._asdict().items():
         if not 0 <= value < math.inf:
-            raise ValueError(f"--{name} is a variance, a number of at least 0; got {value:g}")
+            raise ConfigValueError(f"--{name} is a variance, a number of at least 0; got {value:g}")
     if (width is None) == (effect is None):
-        raise ValueError("give either --width (of an interval) or --effect (a difference to be found)")
+        raise OptionConflictError("give either --width (of an interval) or --effect (a difference to be found)")
     for name, goal in (("width", width), ("effect", effect)):
         if goal is not None and not math.isfinite(goal):
-            raise ValueError(f"--{name} must be a number, got {goal:g}")
+            raise ConfigValueError(f"--{name} must be a number, got {goal:g}")
     needs = []
     for num in NUMBERS_OF_SAMPLES:
         if width is not None:
@@ -98,7 +105,7 @@ def measure_pilot(folder: RunFolder, metric: PromptMetric, part: str | None = No
     """
     places = [place for place, name in enumerate(metric.names) if part is None or name.endswith(f"/{part}")]
     if not places:
-        raise ValueError(f"--metric has no number {part}: there are {', '.join(metric.names)}")
+        raise UnknownNameError(f"--metric has no number {part}: there are {', '.join(metric.names)}")
     metric.load()
     rows = []
     for samples in read_prompts(folder, f"Measuring {folder.path.name}"):
@@ -116,7 +123,7 @@ def variances_of(pilots: Sequence[Pilot]) -> Variances:
     """
     first, last = pilots[0], pilots[-1]
     if len(first.whole) != len(last.whole):
-        raise ValueError(
+        raise NotComparableError(
             f"the pilots have {len(first.whole)} and {len(last.whole)} prompts: a difference takes the same prompts"
         )
     values, halves = first.whole, first.halves
@@ -125,7 +132,9 @@ def variances_of(pilots: Sequence[Pilot]) -> Variances:
     is_defined = ~(values.isnan() | halves.isnan().any(1))
     values, halves = values[is_defined], halves[is_defined]
     if len(values) < 3:
-        raise ValueError(f"the pilot has {len(values)} prompts with this number and 4 samples or more, it takes 3")
+        raise TooLittleDataError(
+            f"the pilot has {len(values)} prompts with this number and 4 samples or more, it takes 3"
+        )
     errors = (halves[:, 0] - halves[:, 1]).square() / 4
     return Variances(*variance_components(values, errors, min(pilot.num_samples for pilot in pilots)))
 

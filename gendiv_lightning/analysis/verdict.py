@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from gendiv_lightning.errors import MetricInputError, TooLittleDataError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -48,7 +50,7 @@ def judge_runs(plain: Setting, argmax: Setting, subset: Setting, name: str) -> V
     needed = ((plain, f"{name}/exec"), *((setting, f"{name}/within") for setting in (plain, argmax, subset)))
     for setting, number in needed:
         if number not in setting.columns:
-            raise ValueError(
+            raise MetricInputError(
                 f"{setting.runs[0].folder.path} has no {number}: add the distance to the metrics of the run, or choose "
                 "another one"
             )
@@ -75,7 +77,7 @@ def judge(
     columns = torch.stack([total, execution, argmax, subset], 1).double()
     columns = columns[~columns.isnan().any(1)]
     if len(columns) < 2:
-        raise ValueError(f"a verdict takes two prompts or more that all runs have; there are {len(columns)}")
+        raise TooLittleDataError(f"a verdict takes two prompts or more that all runs have; there are {len(columns)}")
     draws = torch.randint(len(columns), (NUM_RESAMPLES, len(columns)), generator=torch.Generator().manual_seed(seed))
     whole, *resampled = (_shares(means) for means in (columns.mean(0), *columns[draws].mean(1)))
     kind = _kind(whole, perplexity_share)

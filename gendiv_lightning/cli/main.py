@@ -15,6 +15,7 @@ from types import ModuleType
 
 from gendiv_lightning import __version__
 from gendiv_lightning.console.text import printable
+from gendiv_lightning.errors import command_line_text
 
 COMMANDS = (
     *("branch", "check-generator", "compare", "configs", "decompose", "doctor", "list", "measure", "new", "paraphrase"),
@@ -121,4 +122,4 @@ def main(argv: list[str] | None = None) -> None:
         name = ALIASES.get(parsed.command, parsed.command)
         sys.exit(_module(name).run(parsed))
     except (ValueError, OSError) as error:
-        sys.exit(printable(f"gendiv: {error}", keep="\n"))
+        sys.exit(printable(command_line_text(error, str(error)), keep="\n"))

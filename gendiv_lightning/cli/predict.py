@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
 from argparse import ArgumentError, RawDescriptionHelpFormatter
@@ -28,6 +29,15 @@ from gendiv_lightning.cli.values import check_values, expand_home
 from gendiv_lightning.console.text import printable
 from gendiv_lightning.datamodules.images import ImageModule
 from gendiv_lightning.datamodules.prompts import PromptData, UnfinishedPrompts
+from gendiv_lightning.errors import (
+    ConfigKeyError,
+    ConfigValueError,
+    ImageSizeError,
+    ProbeError,
+    command_line_text,
+    kind_of,
+    restated,
+)
 from gendiv_lightning.generators.base import Generator, TokenGenerator
 from gendiv_lightning.records import PromptBatch, SampleBatch
 from gendiv_lightning.runs.assemble import Parts, Run, assemble, check
@@ -53,6 +63,8 @@ DEFAULTS: dict[str, Any] = {
     "enable_checkpointing": False,
     "enable_model_summary": False,
 }
+# How jsonargparse says that a key is unknown or missing.
+_WRONG_KEY = re.compile("unrecognized arguments|are required|is not (accepted|expected)")
 USER_ERRORS = (ValueError, OSError, ArgumentError, MisconfigurationException)
 
 
@@ -160,7 +172,7 @@ class Config(LightningCLI):
         """
         found = [callback for callback in self.callbacks if isinstance(callback, Measure)]
         if len(found) != 1:
-            raise ValueError(f"a run has one `measure`, or one Measure among trainer.callbacks; got {len(found)}")
+            raise ConfigKeyError(f"a run has one `measure`, or one Measure among trainer.callbacks; got {len(found)}")
         return found[0]
 
     @property
@@ -172,7 +184,7 @@ class Config(LightningCLI):
         """
         data = self.options.data
         if not isinstance(data, PromptData):
-            raise ValueError(f"predict samples prompts: data must be PromptData, got {type(data).__name__}")
+            raise ConfigValueError(f"predict samples prompts: data must be PromptData, got {type(data).__name__}")
         probes = [callback for callback in self.callbacks if isinstance(callback, SettingCallback)]
         return Parts(self.options.model, data, probes, self.measure.metrics)
 
@@ -221,16 +233,16 @@ def validate(config: Config) -> None:
     """Count the codebook usage of a validation image set."""
     generator, data = config.options.model, config.options.data
     if not isinstance(data, ImageModule):
-        raise ValueError(
+        raise ConfigValueError(
             f"validate counts images: data must be an ImageModule, such as ImageData, got {type(data).__name__}"
         )
     if not isinstance(generator, TokenGenerator):
-        raise ValueError(f"validate counts tokens, and {type(generator).__name__} draws none: it has no codebook")
+        raise ProbeError(f"validate counts tokens, and {type(generator).__name__} draws none: it has no codebook")
     generator.locate()
     _use_few_threads(generator)
     protocol = {"what": "validation images", "generator": generator.identity(), "data": data.identity()}
     if generator.image_side not in (None, data.image_size):
-        raise ValueError(
+        raise ImageSizeError(
             f"data.image_size is {data.image_size}, but the tokenizer of {type(generator).__name__} takes images of "
             f"{generator.image_side} pixels per side: pass --data.image_size {generator.image_side}"
         )
@@ -239,7 +251,7 @@ def validate(config: Config) -> None:
         return
     trainer = config.make_trainer(folder, CodebookCounts(protocol, generator.codebook_size, data, folder))
     if trainer.limit_val_batches != 1.0:
-        raise ValueError(
+        raise ConfigValueError(
             f"trainer.limit_val_batches must stay 1.0, got {trainer.limit_val_batches}. To count fewer images limit "
             "the data: --data.limit, or --data.num_images of postcards"
         )
@@ -302,7 +314,7 @@ def read_config(path: Path) -> Config:
         config = Config(["predict", "--config", str(path)])
         check(config.parts)
     except USER_ERRORS as error:
-        raise ValueError(explain(error)) from error
+        raise restated(error, explain(error)) from error
     return config
 
 
@@ -326,8 +338,16 @@ def main(args: list[str] | None = None) -> None:
         config = Config(args)
         (predict if config.subcommand == "predict" else validate)(config)
     except USER_ERRORS as error:
-        hint = " (all options: gendiv predict --help)" if isinstance(error, ArgumentError) else ""
-        sys.exit(printable(f"gendiv: {explain(error)}{hint}", keep="\n"))
+        sys.exit(printable(command_line_text(*_describe(error)), keep="\n"))
+
+
+def _describe(error: Exception) -> tuple[Exception, str]:
+    """An error and its message; errors of the parser and of Lightning get a kind."""
+    message = explain(error)
+    if kind_of(error) is None and not isinstance(error, OSError):
+        error = (ConfigKeyError if _WRONG_KEY.search(message) else ConfigValueError)(message)
+        message += " (all options: gendiv predict --help)"
+    return error, message
 
 
 def _quieten() -> None:

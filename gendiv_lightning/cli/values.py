@@ -13,6 +13,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import Namespace
 
+from gendiv_lightning.errors import ConfigValueError, UnsafeInputError
+
 
 def expand_home(value: Any) -> Any:
     """A config, or a part of one, in which strings that begin with `~/` or `~NAME/` are paths without it."""
@@ -47,9 +49,11 @@ def check_values(
 
 def _check(value: Any, key: str, hint: Any = Any, hints: Mapping[str, Any] = MappingProxyType({})) -> None:
     if value is None and not _takes_none(hint):
-        raise ValueError(f"{key} must not be null. Give a value ({_name(hint)}), or leave the key out for its default")
+        raise ConfigValueError(
+            f"{key} must not be null. Give a value ({_name(hint)}), or leave the key out for its default"
+        )
     if value is not None and _is_function(value, hint):
-        raise ValueError(f"{key} must not name a function, got {value}. Write a class with a method instead")
+        raise UnsafeInputError(f"{key} must not name a function, got {value}. Write a class with a method instead")
     if isinstance(value, list):
         for place, item in enumerate(value):
             _check(item, f"{key}[{place}]")

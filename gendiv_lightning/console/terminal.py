@@ -10,6 +10,8 @@ from typing import TextIO
 import numpy as np
 from PIL import Image
 
+from gendiv_lightning.errors import DamagedRunError
+
 _RESET = "\x1b[0m"
 
 
@@ -31,7 +33,7 @@ def show(file: Path, columns: int) -> None:
         with Image.open(file) as picture:
             blocks = half_blocks(picture, columns)
     except (OSError, SyntaxError, ValueError) as error:  # PIL raises all three for a damaged file
-        raise ValueError(f"{file} is damaged: {error}. Delete it, or make the run again") from error
+        raise DamagedRunError(f"{file} is damaged: {error}. Delete it, or make the run again") from error
     sys.stdout.write(f"{blocks}\n")
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from gendiv_lightning.errors import ConfigValueError, ImageSizeError
 from gendiv_lightning.features.images import check_images, split_images
 
 
@@ -90,7 +91,7 @@ class ImageFeatures(nn.Module, ABC):
         """
         check_images(images)
         if min(images.shape[-2:]) < self.smallest_side:
-            raise ValueError(
+            raise ImageSizeError(
                 f"images must be at least {self.smallest_side} pixels a side for {self.tag!r}; got "
                 f"{tuple(images.shape[-2:])}. Enlarge them"
             )
@@ -151,4 +152,4 @@ def check_device(name: str) -> None:
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
-        raise ValueError(f"--device {name}: torch cannot use it here: leave it out, or use cpu") from error
+        raise ConfigValueError(f"--device {name}: torch cannot use it here: leave it out, or use cpu") from error

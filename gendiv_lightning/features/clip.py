@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from gendiv_lightning.errors import MissingWeightsError
 from gendiv_lightning.features.base import ImageFeatures, exact
 from gendiv_lightning.features.clip_backbones import Backbone, parse_backbone, read_backbone
 from gendiv_lightning.weights.hash import sha256
@@ -58,7 +59,7 @@ class ClipFeatures(ImageFeatures):
     def identity(self) -> dict[str, object]:
         folder = self.source.folder
         if folder is not None and not folder.is_dir():
-            raise FileNotFoundError(f"the CLIP backbone {folder} is not there. Give another folder as `backbone`")
+            raise MissingWeightsError(f"the CLIP backbone {folder} is not there. Give another folder as `backbone`")
         return {"backbone": self.label, "weights": None if folder is None else sha256(folder)}
 
     @override

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from gendiv_lightning.errors import ConfigValueError, MissingWeightsError, WrongWeightsError
 from gendiv_lightning.features.preprocessing import Preprocessing, preprocessing_of
 from gendiv_lightning.weights.load import load_pretrained, reading
 from gendiv_lightning.weights.resolve import WEIGHT_FILES, fetch_one_of
@@ -75,7 +76,9 @@ class _OpenClip(Backbone):
         self.preprocessing = _open_clip_preprocessing(self.model.visual.preprocess_cfg)
         for text in ("a photo", "a photo " * self.tokenizer.context_length):
             if not torch.equal(self.pieces(text)[:1], self.tokenizer([text])):
-                raise ValueError("its tokenizer neither cuts a long caption at its end nor keeps its words in order")
+                raise WrongWeightsError(
+                    "its tokenizer neither cuts a long caption at its end nor keeps its words in order"
+                )
 
     @override
     def pieces(self, text: str) -> Tensor:
@@ -128,7 +131,7 @@ class _Transformers(Backbone):
         # Where an old configuration says 2, transformers looks for the highest number.
         looked_for = len(self.tokenizer) - 1 if end == 2 else end
         if self.tokenizer.eos_token_id != looked_for:
-            raise ValueError(
+            raise WrongWeightsError(
                 f"its text model looks for the end token {looked_for}, and its tokenizer ends captions with "
                 f"{self.tokenizer.eos_token_id}: set text_config.eos_token_id in its config.json"
             )
@@ -162,7 +165,7 @@ def parse_backbone(backbone: str) -> Source:
             return Source(backbone, "open_clip", name["first"], weights=name["second"])
         return Source(backbone, "transformers", backbone)
     hint = f"; this folder is in open_clip's layout: write local-dir:{path}" if is_open_clip else ""
-    raise ValueError(
+    raise ConfigValueError(
         "backbone must be OWNER/REPO of the Hub, a folder with the config.json of a CLIPModel, open_clip's "
         "ARCHITECTURE/TAG, hf-hub:OWNER/REPO, local-dir:FOLDER with an open_clip_config.json, or a registered name "
         f"(gendiv list features); got {backbone!r}{hint}"
@@ -177,7 +180,7 @@ def read_backbone(source: Source) -> Backbone:
         ValueError: the files are not a CLIP's, or cannot be read as its authors do.
     """
     if source.folder is not None and not source.folder.is_dir():
-        raise FileNotFoundError(f"the CLIP backbone {source.folder} is not there. {_ADVICE}")
+        raise MissingWeightsError(f"the CLIP backbone {source.folder} is not there. {_ADVICE}")
     with reading("CLIP backbone", source.label, _ADVICE):
         _fetch(source)
         if source.library == "transformers":
@@ -214,11 +217,11 @@ def _open_clip_weights(name: str, weights: str) -> Mapping[str, Any]:
 
     known = open_clip.get_pretrained_cfg(name, weights)
     if not known:
-        raise ValueError(
+        raise WrongWeightsError(
             f"open_clip's weights of {name} are {', '.join(open_clip.list_pretrained_tags_by_model(name))}"
         )
     if known.get("quick_gelu") and not open_clip.get_model_config(name).get("quick_gelu"):
-        raise ValueError(f"these weights were trained with QuickGELU: write {name}-quickgelu/{weights}")
+        raise WrongWeightsError(f"these weights were trained with QuickGELU: write {name}-quickgelu/{weights}")
     return known
 
 
@@ -226,7 +229,7 @@ def _open_clip_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
     size, way = config["size"], config["resize_mode"]
     height, width = (size, size) if isinstance(size, int) else size
     if way != "squash" and (way, height) != ("shortest", width):
-        raise ValueError(f"its resize {way!r} of images to {height} x {width} is not supported")
+        raise WrongWeightsError(f"its resize {way!r} of images to {height} x {width} is not supported")
     mode: Literal["bicubic", "bilinear"] = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
     shorter = None if way == "squash" else height
     return Preprocessing(shorter, (height, width), mode, True, tuple(config["mean"]), tuple(config["std"]))

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torchvision.models import inception
 from typing_extensions import override
 
+from gendiv_lightning.errors import ConfigValueError, MissingWeightsError, WrongWeightsError
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.resize import Resize, resize_images
 from gendiv_lightning.weights.hash import sha256
@@ -41,9 +42,9 @@ class InceptionFeatures(ImageFeatures):
     def __init__(self, weights: str | None = None, resize: Resize = "clean") -> None:
         super().__init__()
         if resize not in get_args(Resize):
-            raise ValueError(f"resize must be one of {', '.join(get_args(Resize))}; got {resize!r}")
+            raise ConfigValueError(f"resize must be one of {', '.join(get_args(Resize))}; got {resize!r}")
         if weights is not None and not Path(weights).is_file():
-            raise ValueError(f"weights must be a file; got {weights!r}. Leave it out to use the default")
+            raise ConfigValueError(f"weights must be a file; got {weights!r}. Leave it out to use the default")
         self.weights = weights
         self.resize = resize
 
@@ -78,12 +79,12 @@ def _fetch() -> Path:
         try:
             torch.hub.download_url_to_file(URL, str(path), hash_prefix=_HASH)
         except (OSError, RuntimeError) as error:  # RuntimeError: another hash
-            raise FileNotFoundError(
+            raise MissingWeightsError(
                 f"the weights of Inception are not at {path}, and could not be downloaded from {URL} ({error}). Put "
                 "the file there, or name a copy as `weights` (fid[weights=FILE])"
             ) from error
     if not sha256(path).startswith(_HASH):
-        raise ValueError(
+        raise WrongWeightsError(
             f"{path} does not hold the weights of 2015-12-05, whose SHA-256 starts with {_HASH}. Delete it"
         )
     return path

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from gendiv_lightning.errors import ConfigValueError, MissingWeightsError, WrongWeightsError
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.weights.hash import sha256
 from gendiv_lightning.weights.load import read_checkpoint
@@ -43,7 +44,7 @@ class PerceptualFeatures(ImageFeatures):
     def __init__(self, weights: str | None = None, default: Path | None = None) -> None:
         super().__init__()
         if weights is not None and not Path(weights).is_file():
-            raise ValueError(f"weights must be a file; got {weights!r}. Leave it out to use the default")
+            raise ConfigValueError(f"weights must be a file; got {weights!r}. Leave it out to use the default")
         self.weights = weights
         self.file = Path(weights) if weights else default
 
@@ -82,7 +83,7 @@ class LPIPSFeatures(PerceptualFeatures):
     def __init__(self, net: Net = "alex", weights: str | None = None) -> None:
         super().__init__(weights)
         if net not in get_args(Net):
-            raise ValueError(f"net must be one of {', '.join(get_args(Net))}; got {net!r}")
+            raise ConfigValueError(f"net must be one of {', '.join(get_args(Net))}; got {net!r}")
         self.net, self.smallest_side = net, _SMALLEST[net]
 
     @override
@@ -98,7 +99,7 @@ class LPIPSFeatures(PerceptualFeatures):
         sources = {name: f"features.{name.split('.', 1)[1]}" for name in network.net.state_dict()}
         missing = sorted(source for source in sources.values() if source not in backbone)
         if missing:
-            raise ValueError(
+            raise WrongWeightsError(
                 f"{self.file} does not hold the backbone of net {self.net!r}: {len(missing)} tensors are missing, "
                 f"such as {missing[0]}. Give torchvision's checkpoint of that network"
             )
@@ -142,7 +143,7 @@ def _backbone_weights(net: str) -> dict[str, Tensor]:
         return dict(weights.get_state_dict(progress=True, check_hash=True))
     except OSError as error:
         path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
-        raise FileNotFoundError(
+        raise MissingWeightsError(
             f"the backbone of LPIPS net {net!r} is not at {path}, and could not be downloaded from {weights.url} "
             f"({error}). Put the file there, or name a copy as `weights` (lpips[weights=FILE])"
         ) from error

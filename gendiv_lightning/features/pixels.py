@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from gendiv_lightning.errors import ConfigValueError
 from gendiv_lightning.features.base import ImageFeatures
 
 
@@ -49,7 +50,7 @@ class SmallPixels(ImageFeatures):
     def __init__(self, side: int = 12) -> None:
         super().__init__()
         if side < 1:
-            raise ValueError(f"side must be at least 1; got {side}. Leave it out for 12")
+            raise ConfigValueError(f"side must be at least 1; got {side}. Leave it out for 12")
         self.side = side
 
     @property

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gendiv_lightning.errors import WrongWeightsError
+
 
 class Preprocessing(NamedTuple):
     """From images of any size to a backbone's input.
@@ -63,6 +65,6 @@ def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
         or not {"height", "width"} <= target.keys()
         or (target != config["size"] if shorter is None else max(target.values()) > shorter)
     ):
-        raise ValueError("its image processor does not resize, crop, rescale and normalise as those of CLIP do")
+        raise WrongWeightsError("its image processor does not resize, crop, rescale and normalise as those of CLIP do")
     mean, std = tuple(config["image_mean"]), tuple(config["image_std"])
     return Preprocessing(shorter, (target["height"], target["width"]), modes[config["resample"]], False, mean, std)

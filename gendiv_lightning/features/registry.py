@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from gendiv_lightning import plugins
+from gendiv_lightning.errors import UnknownNameError
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.clip import ClipFeatures
 from gendiv_lightning.features.lpips import PerceptualFeatures
@@ -28,7 +29,9 @@ def clip_of(name: str) -> ClipFeatures:
     """
     features = features_of(name)()
     if not isinstance(features, ClipFeatures):
-        raise ValueError(f"backbone must be a CLIP, which knows texts too; got {name!r}. Leave it out for the default")
+        raise UnknownNameError(
+            f"backbone must be a CLIP, which knows texts too; got {name!r}. Leave it out for the default"
+        )
     return features
 
 
@@ -40,5 +43,5 @@ def perceptual_of(net: str, weights: str | None = None) -> PerceptualFeatures:
     """
     nets = [name.removeprefix(_LPIPS) for name in plugins.registered("features") if name.startswith(_LPIPS)]
     if net not in nets:
-        raise ValueError(f"net must be one of {', '.join(nets)}; got {net!r}")
+        raise UnknownNameError(f"net must be one of {', '.join(nets)}; got {net!r}")
     return plugins.load("features", f"{_LPIPS}{net}")(weights=weights)

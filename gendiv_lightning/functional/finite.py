@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from gendiv_lightning.errors import NonFiniteError
+
 PIXELS = "the decoder's pixels"
 ADVICE = (
     "In float16 this is usually an overflow: set model.dtype to bfloat16 or float32. In float32 the checkpoint itself "
     "contains such values"
 )
-
-
-class NonFiniteError(ValueError):
-    """A network returned NaN or infinity."""
 
 
 def check_finite(values: Tensor, what: str) -> Tensor:

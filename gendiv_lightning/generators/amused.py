@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gendiv_lightning.errors import ConfigValueError
 from gendiv_lightning.generators.base import Chance
 from gendiv_lightning.generators.diffusers_base import Conditions, PipelineGenerator, Size
 from gendiv_lightning.records import TokenSamples
@@ -84,7 +85,7 @@ class Amused(PipelineGenerator):
         self.micro_conditions = (*[float(self.pixels)] * 2, *map(float, self.crop), float(self.aesthetic_score))
         self.mask = int(folder.setting("scheduler", "mask_token_id"))
         if self.schedule.num_steps > math.prod(self.grid):
-            raise ValueError(
+            raise ConfigValueError(
                 f"num_steps must be at most {math.prod(self.grid)}, the tokens of an image, got "
                 f"{self.schedule.num_steps}. Each step decides at least one token"
             )

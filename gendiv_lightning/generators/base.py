@@ -14,6 +14,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from gendiv_lightning.errors import ConfigValueError
 from gendiv_lightning.generators.generate import Samples as PromptedSamples
 from gendiv_lightning.generators.generate import generate
 from gendiv_lightning.prompts.design import Design
@@ -80,7 +81,7 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
         super().__init__()
         check_settings(guidance=guidance_scale)
         if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+            raise ConfigValueError(f"batch_size must be at least 1, got {batch_size}")
         self.guidance_scale, self.dtype_name, self.batch_size = guidance_scale, dtype, batch_size
         self.pads_batches = dtype != "float32"
 
@@ -246,7 +247,7 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
         """
         check_device(self.trainer.strategy.root_device)
         if self.trainer.precision != "32-true":
-            raise ValueError(
+            raise ConfigValueError(
                 f"trainer.precision must stay 32-true, got {self.trainer.precision}: the generator's own dtype "
                 "(--model.dtype) casts what may be cast, and leaves the tokenizer in float32"
             )
@@ -264,7 +265,7 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
             probe.check(self.codebook_size)
         sampler = self.sampler(0, (), probes)
         if self.codebook_size and (getattr(sampler, "top_k", None) or 0) > self.codebook_size:
-            raise ValueError(
+            raise ConfigValueError(
                 f"top_k must be at most {self.codebook_size}, the size of the codebook, got {sampler.top_k}. Use 0 to "
                 "keep all tokens"
             )
@@ -277,7 +278,7 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
 def check_device(device: torch.device) -> None:
     """Raise ValueError for a device that cannot hold noise and distributions."""
     if device.type == "mps":
-        raise ValueError(
+        raise ConfigValueError(
             "device mps has no float64, which noise and distributions need. Use the CPU: --trainer.accelerator cpu, "
             'or generator.to("cpu")'
         )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from gendiv_lightning.errors import ImageSizeError
 from gendiv_lightning.functional.finite import PIXELS, check_finite
 from gendiv_lightning.generators.base import Precision, TokenGenerator
 from gendiv_lightning.sampling import TokenSampler
@@ -200,7 +201,9 @@ class PipelineGenerator(TokenGenerator[Conditions]):
         """By the tokenizer's encoder, one by one, for the same reason."""
         pixels = self.pixels
         if tuple(images.shape[2:]) != (pixels, pixels):
-            raise ValueError(f"images must be {pixels} pixels a side, as the checkpoint's, got {tuple(images.shape)}")
+            raise ImageSizeError(
+                f"images must be {pixels} pixels a side, as the checkpoint's, got {tuple(images.shape)}"
+            )
         low, high = self.pixel_range
         empty = torch.zeros(0, math.prod(self.grid), dtype=torch.int64, device=self.device)
         tokens = [

@@ -17,6 +17,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gendiv_lightning.errors import (
+    ConfigKeyError,
+    ConfigValueError,
+    OptionConflictError,
+    PackageError,
+    PipelineError,
+    ProbeError,
+    UnknownNameError,
+    WrongWeightsError,
+)
 from gendiv_lightning.generators.base import Chance, Generator, Precision
 from gendiv_lightning.generators.keyed_pipeline import draws_step_noise, keyed_noise, remembered_encodings
 from gendiv_lightning.records import LatentSamples, NoiseKey
@@ -82,13 +92,15 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         scale = 1.0 if guidance_scale is None else guidance_scale
         super().__init__(guidance_scale=scale, dtype=dtype, batch_size=batch_size)
         if num_steps is not None and num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, got {num_steps}. Give the number of steps of the loop")
+            raise ConfigValueError(
+                f"num_steps must be at least 1, got {num_steps}. Give the number of steps of the loop"
+            )
         self.checkpoint, self.pipeline_name, self.num_steps, self.offload = checkpoint, pipeline, num_steps, offload
         self.scheduler_name, self.scheduler_args = scheduler, scheduler_args or {}
         self.has_guidance, self.image_size = guidance_scale is not None, image_size
         self.call_args = call_args or {}
         if taken := [name for name in self.call_args if name in _SET_ELSEWHERE]:
-            raise ValueError(f"call_args must not contain {taken[0]}. It is set by {_SET_ELSEWHERE[taken[0]]}")
+            raise OptionConflictError(f"call_args must not contain {taken[0]}. It is set by {_SET_ELSEWHERE[taken[0]]}")
         self._folder: Path | None = None
         self._index: dict[str, Any] = {}
         self._pipeline: Any = None
@@ -122,7 +134,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
             if not any((folder / part).glob("*.safetensors")):
                 raise MissingWeightsError(f"checkpoint: {folder / part} has no .safetensors file. No other is read")
         if self.offload != "none" and find_spec("accelerate") is None:
-            raise ValueError("offload needs the package accelerate. Install it, or set offload to none")
+            raise PackageError("offload needs the package accelerate. Install it, or set offload to none")
         self._check_call(folder)
         self._scheduler = self._make_scheduler(folder)
         self.adds_noise = draws_step_noise(self._scheduler, self._steps(), self.call_args)
@@ -223,7 +235,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
     def sampler(self, seed: int, keys: Sequence[NoiseKey], probes: Sequence[Probe] = ()) -> LatentSampler:
         """As for every generator; guidance cannot be set where there is none."""
         if not self.has_guidance and any("guidance" in probe.sets for probe in probes):
-            raise ValueError(
+            raise ProbeError(
                 f"the Guidance probe needs a pipeline with guidance, but model.guidance_scale of {self.checkpoint} is "
                 "null. Remove the probe, or set model.guidance_scale if the model was not distilled"
             )
@@ -250,7 +262,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         with keyed_noise(pipeline, sampler) as trace, remembered_encodings(pipeline, self._encodings):
             output = pipeline(**self.call(text, num_rows, sampler.guidance))
         if trace.latents is None or len(trace.latents) != num_rows or len(output.images) != num_rows:
-            raise ValueError(
+            raise PipelineError(
                 f"{type(pipeline).__name__} was called for {num_rows} images of one prompt and returned "
                 f"{len(output.images)}. gendiv needs one row of latents per image"
             )
@@ -299,24 +311,26 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
     def _check_call(self, folder: Path) -> None:
         names, title = set(self._arguments), self._class.__name__
         if unknown := sorted(self.call_args.keys() - names):
-            raise ValueError(f"call_args: {title} has no argument {unknown[0]!r}. It takes {', '.join(sorted(names))}")
+            raise ConfigKeyError(
+                f"call_args: {title} has no argument {unknown[0]!r}. It takes {', '.join(sorted(names))}"
+            )
         if self.image_size is not None:
             if not {"height", "width"} <= names:
-                raise ValueError(f"image_size: {title} takes no size. Set image_size to null")
+                raise ConfigValueError(f"image_size: {title} takes no size. Set image_size to null")
             factor = _pixels_per_latent(folder)
             if wrong := [side for side in _sides(self.image_size) if side < 1 or side % factor]:
-                raise ValueError(
+                raise ConfigValueError(
                     f"image_size must be a multiple of {factor}, the scale of the checkpoint's autoencoder, got "
                     f"{wrong[0]}. Try {max(factor, round(wrong[0] / factor) * factor)}"
                 )
         self._guidance_name, self._guidance_is_input = _guidance(names, folder)
         if self.has_guidance and self._guidance_name is None:
-            raise ValueError(
+            raise ConfigValueError(
                 f"guidance_scale: {title} has no guidance, got {self.guidance_scale}. Set guidance_scale to null"
             )
         needs_negative = self._guidance_name == "true_cfg_scale" and self.guidance_scale > 1
         if needs_negative and not self.call_args.get("negative_prompt"):
-            raise ValueError(
+            raise OptionConflictError(
                 f"guidance_scale: this checkpoint of {title} was distilled without guidance as an input, and a second "
                 f"pass needs a negative prompt, got {self.guidance_scale} and none. Set guidance_scale to null, or "
                 'call_args.negative_prompt (to " " if there is nothing to avoid)'
@@ -329,10 +343,12 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         name = self.scheduler_name or config.get("_class_name")
         found: Any = getattr(diffusers, str(name), None)
         if not (inspect.isclass(found) and issubclass(found, diffusers.SchedulerMixin)):
-            raise ValueError(f"scheduler: diffusers has no scheduler {name!r}. Give a class such as DDIMScheduler")
+            raise UnknownNameError(
+                f"scheduler: diffusers has no scheduler {name!r}. Give a class such as DDIMScheduler"
+            )
         known = [parameter for parameter in inspect.signature(found.__init__).parameters if parameter != "self"]
         if unknown := sorted(self.scheduler_args.keys() - set(known)):
-            raise ValueError(f"scheduler_args: {name} has no argument {unknown[0]!r}. It takes {', '.join(known)}")
+            raise ConfigKeyError(f"scheduler_args: {name} has no argument {unknown[0]!r}. It takes {', '.join(known)}")
         scheduler: Any = found
         return scheduler.from_config(config, **self.scheduler_args)
 
@@ -364,9 +380,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"checkpoint: {path} cannot be read: {error}. Download the checkpoint again") from error
+        raise WrongWeightsError(f"checkpoint: {path} cannot be read: {error}. Download the checkpoint again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"checkpoint: {path} must contain an object. Download the checkpoint again")
+        raise WrongWeightsError(f"checkpoint: {path} must contain an object. Download the checkpoint again")
     return content
 
 
@@ -376,7 +392,7 @@ def _pipeline_class(name: Any, folder: Path) -> Any:
 
     found = getattr(diffusers, name, None) if isinstance(name, str) else None
     if not (inspect.isclass(found) and issubclass(found, diffusers.DiffusionPipeline)):
-        raise ValueError(
+        raise UnknownNameError(
             f"pipeline: diffusers has no pipeline class {name!r}, which {folder} names. Custom code is not executed; "
             "give a class of diffusers with model.pipeline"
         )
@@ -387,11 +403,11 @@ def _pipeline_class(name: Any, folder: Path) -> Any:
     }
     names = inspect.signature(found.__call__).parameters
     if "prompt" not in names or "num_frames" in names or (found in others and found not in text_to_image):
-        raise ValueError(
+        raise PipelineError(
             f"pipeline: {name} is not a text-to-image pipeline. Name one of the same family with model.pipeline"
         )
     if missing := [n for n in ("num_images_per_prompt", "num_inference_steps", "output_type") if n not in names]:
-        raise ValueError(f"pipeline: {name} takes no {missing[0]}. gendiv cannot call it; choose another pipeline")
+        raise PipelineError(f"pipeline: {name} takes no {missing[0]}. gendiv cannot call it; choose another pipeline")
     return found
 
 

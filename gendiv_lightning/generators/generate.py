@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gendiv_lightning.console.grid import draw_grid
+from gendiv_lightning.errors import ConfigValueError, OutputError
 from gendiv_lightning.prompts.design import Design, apply_designs, check_design, make_batch
 from gendiv_lightning.recorders import Recorder
 from gendiv_lightning.records import (
@@ -94,7 +95,7 @@ class Samples:
         """
         folder = Path(folder)
         if folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"folder {folder} is not empty. Choose another one, or empty it first")
+            raise OutputError(f"folder {folder} is not empty. Choose another one, or empty it first")
         folder.mkdir(parents=True, exist_ok=True)
         lines = []
         for number, samples in enumerate(self):
@@ -140,21 +141,21 @@ def to_prompts(prompts: str | Prompt | Sequence[str | Prompt], prompt_set: str) 
     result = []
     for number, item in enumerate(items):
         if not isinstance(item, str | Prompt):
-            raise ValueError(
+            raise ConfigValueError(
                 f"prompts[{number}] must be a text or a Prompt, got {type(item).__name__}. Convert it first"
             )
         prompt = item if isinstance(item, Prompt) else Prompt(prompt_id(item, prompt_set), item)
         if not prompt.text.strip():
-            raise ValueError(f"prompts[{number}] must not be empty. Leave it out")
+            raise ConfigValueError(f"prompts[{number}] must not be empty. Leave it out")
         if prompt.id in found:
-            raise ValueError(
+            raise ConfigValueError(
                 f"prompts[{found[prompt.id]}] and prompts[{number}] are one prompt, {prompt.text[:60]!r} (id "
                 f"{prompt.id}; case and white space do not count). Leave one out, and ask for more with num_samples"
             )
         found[prompt.id] = number
         result.append(prompt)
     if not result:
-        raise ValueError("prompts must not be empty. Give at least one text")
+        raise ConfigValueError("prompts must not be empty. Give at least one text")
     return result
 
 
@@ -171,7 +172,7 @@ def generate(
     """See `Generator.generate`."""
     wrong = [type(probe).__name__ for probe in probes if not isinstance(probe, Probe | Design)]
     if wrong:
-        raise ValueError(f"probes must be probes or designs, got {wrong[0]}. `gendiv list probes` shows all")
+        raise ConfigValueError(f"probes must be probes or designs, got {wrong[0]}. `gendiv list probes` shows all")
     chosen = to_prompts(prompts, prompt_set)
     design = apply_designs(SampleDesign(num_samples), probes)
     check_design(design)

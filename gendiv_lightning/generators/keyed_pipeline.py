@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gendiv_lightning.errors import PipelineError
 from gendiv_lightning.sampling.latents import KeyedNormals, LatentSampler
 
 # DeepFloyd IF works on pixels and names the method after them.
@@ -77,12 +78,12 @@ def keyed_noise(pipeline: Any, sampler: LatentSampler) -> Iterator[Trace]:
         yield trace
     name = type(pipeline).__name__
     if any(not torch.equal(old, new) for old, new in zip(before, _global_states(), strict=True)):
-        raise ValueError(
+        raise PipelineError(
             f"{name} draws from torch's global generator outside of {' or '.join(PATH_METHODS)} and the scheduler's "
             "step, so its samples cannot be keyed. Choose another pipeline"
         )
     if not trace.drew_path:
-        raise ValueError(f"{name} draws no initial noise where gendiv can key it. Choose another pipeline")
+        raise PipelineError(f"{name} draws no initial noise where gendiv can key it. Choose another pipeline")
 
 
 def draws_step_noise(scheduler: Any, num_steps: int, arguments: Mapping[str, Any]) -> bool:
@@ -119,7 +120,7 @@ def _dry_run(scheduler: Any, num_steps: int, arguments: Mapping[str, Any], noise
                     torch.zeros(1, 4 * num_parts, 8, 8), time, latents, **extra, return_dict=False
                 )[0]
     except (AssertionError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise PipelineError(
             f"scheduler: {name} does not run {num_steps} steps ({error}). Choose other settings"
         ) from error
     return latents

@@ -1,5 +1,7 @@
 """Class labels as prompts."""
 
+from gendiv_lightning.errors import PromptError
+
 
 def read_label(text: str, num_classes: int) -> int:
     """The class number that a prompt is.
@@ -9,5 +11,5 @@ def read_label(text: str, num_classes: int) -> int:
     """
     if not text.strip().isdecimal() or int(text) >= num_classes:
         classes = f"class numbers from 0 to {num_classes - 1}"
-        raise ValueError(f"prompts of a class-to-image model are {classes}, got {text!r}. Correct the prompt set.")
+        raise PromptError(f"prompts of a class-to-image model are {classes}, got {text!r}. Correct the prompt set.")
     return int(text)

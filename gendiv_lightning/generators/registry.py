@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from gendiv_lightning import plugins
+from gendiv_lightning.errors import ConfigKeyError, ConfigValueError, FileFormatError, UnknownNameError, restated
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.storage.config_files import explain, find_config
 
@@ -36,11 +37,11 @@ def make_generator(source: Source, **settings: Any) -> Generator:
     try:
         generator = makes(**settings)
     except TypeError as error:
-        raise ValueError(
+        raise ConfigValueError(
             f"{_name(makes)} cannot be made with {settings or 'no settings'}: {error}. Correct them"
         ) from error
     if not isinstance(generator, Generator):
-        raise ValueError(
+        raise ConfigValueError(
             f"{_name(makes)} must make a Generator, got {type(generator).__name__}. Derive its class from "
             "gendiv_lightning.TokenGenerator or gendiv_lightning.Generator"
         )
@@ -54,7 +55,7 @@ def _find(name: str) -> Callable[..., Generator]:
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(
+        raise UnknownNameError(
             f"{name!r} is neither a registered generator nor the path of a class: {error}. `gendiv list generators` "
             "shows the registered ones; a class needs a module that can be imported from here"
         ) from error
@@ -70,7 +71,7 @@ def _from_config(path: Path, settings: Mapping[str, Any]) -> Generator:
         instantiate = getattr(parser, "instantiate", parser.instantiate_classes)
         return instantiate(parser.parse_object({"model": model})).model
     except (ValueError, OSError, ArgumentError) as error:
-        raise ValueError(f"{where}: {explain(error)}") from error
+        raise restated(error, f"{where}: {explain(error)}") from error
 
 
 def read_model(path: Path) -> tuple[dict[str, Any], Path]:
@@ -78,14 +79,14 @@ def read_model(path: Path) -> tuple[dict[str, Any], Path]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(
+        raise FileFormatError(
             f"config {path} cannot be read: {error}. `gendiv list configs` shows the shipped ones"
         ) from error
     model = content.get("model", content) if isinstance(content, dict) else content
     if isinstance(model, str):
         return read_model(path.parent / model)
     if not isinstance(model, dict) or "class_path" not in model:
-        raise ValueError(
+        raise ConfigKeyError(
             f"config {path} must have the key class_path, or model with a generator in it. See `gendiv list configs`"
         )
     return model, path

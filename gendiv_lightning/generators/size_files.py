@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
+from gendiv_lightning.errors import ConfigValueError, FileFormatError
 from gendiv_lightning.storage.named_files import expand
 
 AnyConfig = TypeVar("AnyConfig")
@@ -28,10 +29,10 @@ def read_sizes(
     path = expand(file)
     if path.suffix != ".json" or not path.is_file():
         names = ", ".join(released)
-        raise ValueError(f"{key} must be one of {names}, or a JSON file of a configuration, got {file!r}")
+        raise ConfigValueError(f"{key} must be one of {names}, or a JSON file of a configuration, got {file!r}")
     try:
         values = json.loads(path.read_text())
         facts = {name: values.pop(name) for name in ("name", "toy") if name in values}
         return config_class(**values), facts
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{key}: {path} is not a configuration of a {config_class.__name__}: {error}") from error
+        raise FileFormatError(f"{key}: {path} is not a configuration of a {config_class.__name__}: {error}") from error

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from gendiv_lightning.errors import ConfigValueError, WrongWeightsError
 from gendiv_lightning.generators.base import Chance
 from gendiv_lightning.generators.diffusers_base import Conditions, PipelineGenerator, Size
 from gendiv_lightning.records import TokenSamples
@@ -75,7 +76,7 @@ class VQDiffusion(PipelineGenerator):
             batch_size=batch_size,
         )
         if num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+            raise ConfigValueError(f"num_steps must be at least 1, got {num_steps}")
         self.num_steps, self.spacing = num_steps, spacing
 
     def check_folder(self, folder: PipelineFolder) -> None:
@@ -115,7 +116,7 @@ class VQDiffusion(PipelineGenerator):
         folder = self.folder.path / LEARNED
         tensors = read_checkpoint(weight_file(folder))
         if "embeddings" not in tensors:
-            raise ValueError(f"{folder} says that it is learned, but holds no tensor 'embeddings'")
+            raise WrongWeightsError(f"{folder} says that it is learned, but holds no tensor 'embeddings'")
         return tensors["embeddings"].to(self.text_encoder.dtype)[None]
 
     def encode_text(self, text: str) -> tuple[Tensor]:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gendiv_lightning.errors import GroupingError, ImageSizeError
 from gendiv_lightning.images.decode import (
     MEMORY_LIMIT,
     BrokenImage,
@@ -156,21 +157,21 @@ def _whole(value: Any) -> int | None:
 def _prompt(item: ImageItem, column: str | None, source: Path, first_caption: bool) -> str:
     where = f"{source}, {item.name}"
     if not item.row:
-        raise ValueError(
+        raise GroupingError(
             f"{where} has no prompt: neither a .txt or .json of its name nor a column of text belongs to it"
         )
     found = find_column(item.row, column, where, option="--column")
     value = item.row[found]
     if isinstance(value, list):
         if len(value) > 1 and not first_caption:
-            raise ValueError(
+            raise GroupingError(
                 f"{where}: the column {found!r} holds a list of {len(value)} captions, and a prompt is one text: pass "
                 "--first-caption to take the first, or name another column with --column"
             )
         value = value[0] if value else None
     text = check_text(value, found, where)
     if not text.strip():
-        raise ValueError(f"{where} has an empty prompt: fill it in, or leave the image out")
+        raise GroupingError(f"{where} has an empty prompt: fill it in, or leave the image out")
     return text
 
 
@@ -214,7 +215,7 @@ def _check_sizes(prompt: str, items: Sequence[ImageItem], images: Sequence[Tenso
     by_size = {tuple(image.shape[1:]): item.name for item, image in zip(items, images, strict=True)}
     if len(by_size) > 1:
         shown = " and ".join(f"{w} x {h} ({name})" for (h, w), name in sorted(by_size.items())[:2])
-        raise ValueError(
+        raise ImageSizeError(
             f"images of the prompt {prompt[:60]!r} differ in size, {shown}: bring them to one with --resize"
         )
 

@@ -15,6 +15,7 @@ import torch
 from PIL import ExifTags, Image
 from torch import Tensor
 
+from gendiv_lightning.errors import ConfigValueError, ImageError
 from gendiv_lightning.storage.files import GIB, IMAGE_SUFFIXES, is_hidden
 
 MEMORY_LIMIT = 1.0  # GiB
@@ -51,10 +52,6 @@ class ImageItem(NamedTuple):
     problem: str = ""
 
 
-class ImageError(ValueError):
-    """An image that cannot be read; the message is the reason."""
-
-
 class BrokenImage(NamedTuple):
     """Name of an image that cannot be read, and the reason."""
 
@@ -68,7 +65,7 @@ class BrokenImage(NamedTuple):
 def check_memory_limit(memory_limit: float) -> float:
     """The limit; ValueError if it is not a positive number of GiB."""
     if not 0 < memory_limit < float("inf"):
-        raise ValueError(f"memory_limit must be a positive number of GiB, got {memory_limit}: 1 is the default")
+        raise ConfigValueError(f"memory_limit must be a positive number of GiB, got {memory_limit}: 1 is the default")
     return memory_limit
 
 
@@ -184,7 +181,7 @@ class CorruptImages:
 
     def __init__(self, max_corrupt: float, num_images: int | None = None) -> None:
         if not 0 <= max_corrupt <= 1:
-            raise ValueError(f"max_corrupt is a share in [0, 1], got {max_corrupt}")
+            raise ConfigValueError(f"max_corrupt is a share in [0, 1], got {max_corrupt}")
         self.max_corrupt, self.num_images = max_corrupt, num_images
         self.images: list[BrokenImage] = []
 
@@ -202,7 +199,7 @@ class CorruptImages:
     def check(self, num_images: int) -> None:
         """Raise ValueError if they are too many of `num_images` images."""
         if len(self.images) > self.max_corrupt * num_images:
-            raise ValueError(
+            raise ImageError(
                 f"{len(self.images)} of {num_images} images cannot be read, the last ones "
                 f"{', '.join(map(str, self.images[-3:]))}; at most a share of {self.max_corrupt:g} may be. Repair or "
                 "remove them, or allow more with --max-corrupt (in configs max_corrupt)"

@@ -15,6 +15,14 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from gendiv_lightning.errors import (
+    FileFormatError,
+    GroupingError,
+    MissingFileError,
+    NoImagesError,
+    OptionConflictError,
+    restated,
+)
 from gendiv_lightning.images.decode import MEMORY_LIMIT, ImageItem, is_image
 from gendiv_lightning.images.tables import (
     FILE_COLUMNS,
@@ -107,12 +115,12 @@ def list_images(
             the prompt, or an option does not apply to the source.
     """
     if not source.exists() and not source.is_symlink():
-        raise ValueError(f"{source} is missing; paths are taken from the working directory, {Path.cwd()}")
+        raise MissingFileError(f"{source} is missing; paths are taken from the working directory, {Path.cwd()}")
     if source.is_dir() and is_saved_dataset(source):
         rules = ReadRules(source, allow_outside, memory_limit)
         return ImageListing(list(list_saved_dataset(source, column, split, with_rows, rules)), Counter(), [])
     if split is not None:
-        raise ValueError(
+        raise OptionConflictError(
             f"--split (in configs split) belongs to datasets, and {source} is not a folder of datasets.save_to_disk: "
             "leave it out"
         )
@@ -122,7 +130,7 @@ def list_images(
         listing = _list_file(source, column, with_rows, ReadRules(source.parent, allow_outside, memory_limit))
     if not listing.items:
         kinds = ", ".join(f"{number} {kind}" for (_, kind), number in sorted(listing.skipped.items()))
-        raise ValueError(
+        raise NoImagesError(
             f"{source} holds no images ({', '.join(IMAGE_SUFFIXES)}), only {kinds or 'nothing'}. Give a folder of "
             "images, with a sub-folder per prompt, with .txt or .json beside each image, or with metadata.csv; Parquet "
             "files; WebDataset tars; or a folder of datasets.save_to_disk"
@@ -158,7 +166,7 @@ def _choose_layout(folder: Path, files: Sequence[File], column: str | None, with
         group = Group(items, {file.name for file in shards}, sum((part.skipped for part in parts), SkipCounts()))
         return _without(pictures, "images beside tars and Parquet files", group)
     if column is not None and pictures:
-        raise ValueError(
+        raise OptionConflictError(
             f"--image-column (in configs column) names a column, and {folder} is a folder of images: leave it out"
         )
     return _from_files(files, folder.resolve().name, with_rows, is_tar=False)
@@ -188,7 +196,7 @@ def _list_file(path: Path, column: str | None, with_rows: bool, rules: ReadRules
         return ImageListing(list(list_parquet(path, name, column, with_rows, rules)), Counter(), [])
     if suffix in TABLES:
         return ImageListing(list(_from_table(path, _file_column(path, column), rules)), Counter(), [])
-    raise ValueError(
+    raise FileFormatError(
         f"{path} is not a .parquet, .tar, .jsonl, .json, .csv or .tsv file, and not a folder: unpack or convert it"
     )
 
@@ -298,7 +306,7 @@ def select_samples(
         samples = [file.name for file in files if file.name not in masks]
         if is_tar and not alone.issuperset(samples) and len({_plain_kind(name) for name in samples}) > 1:
             names = ", ".join(f".{sample_key(name)[1]}" for name in samples)
-            raise ValueError(
+            raise GroupingError(
                 f"the sample {key} has images of several kinds, {names}, and it is unclear which of them is generated: "
                 f"choose one with --image-column {sample_key(samples[-1])[1]} (in configs column)"
             )
@@ -325,7 +333,7 @@ def _of_kind(pictures: Sequence[File], kind: str, skipped: SkipCounts) -> tuple[
     chosen = [file for file in pictures if kind in _kinds_of(file.name)]
     if not chosen:
         kinds = sorted({sample_key(file.name)[1].lower() for file in pictures})
-        raise ValueError(f"no image ends in .{kind}, only in .{', .'.join(kinds)}: choose one of these")
+        raise NoImagesError(f"no image ends in .{kind}, only in .{', .'.join(kinds)}: choose one of these")
     names = {file.name for file in chosen}
     others = (file.name for file in pictures if file.name not in names)
     return chosen, skipped + Counter((f"not .{kind}", f".{sample_key(name)[1]}") for name in others)
@@ -382,7 +390,7 @@ def _prompt_of(folder: PurePosixPath, root: str, name: str) -> str:
     """The folder that names the prompt; ValueError where two could."""
     parts = [part for part in folder.parts if part.lower() not in GENERIC] or list(folder.parts[:1])
     if len(parts) > 1:
-        raise ValueError(
+        raise GroupingError(
             f"{name} is several folders deep, and it is unclear which of {' and '.join(map(repr, parts))} is its "
             f"prompt. Give one model's folder alone ({root}/{parts[0]}), or write the prompt into a prompt.txt in each "
             "prompt's folder"
@@ -395,7 +403,7 @@ def _check_flat(files: Sequence[File], items: Sequence[ImageItem]) -> None:
     tables = [file.name for file in files if _suffix(file.name) in (*TABLES, ".txt")]
     tables = [name for name in tables if not name.lower().startswith(("readme", "license"))]
     if tables and len(items) > 1:
-        raise ValueError(
+        raise GroupingError(
             f"the prompts are unclear: {', '.join(tables[:3])} is beside the images but does not assign prompts. "
             f"A table needs a column with the names of the images ({', '.join(FILE_COLUMNS[:3])}, ...). A text must be "
             "named like its image, or prompt.txt if it is the prompt of all images"
@@ -412,7 +420,7 @@ def _folder_row(file: File) -> Record | Unreadable:
     except (ValueError, OSError) as error:
         return Unreadable(f"{file.name} cannot be read: {error}")
     if not isinstance(row, Mapping):
-        raise ValueError(
+        raise GroupingError(
             f"{file.name} must name an image in each line ({', '.join(FILE_COLUMNS[:3])}, ...), or hold one line for "
             "all images of its folder"
         )
@@ -441,7 +449,7 @@ def _find_tables(folder: Path, files: Sequence[File], column: str | None) -> lis
     named = [file for file in candidates if file not in official and _stem(file.name) not in beside]
     tables = [table for file in named if (table := _as_table(folder, file, column, is_official=False))]
     if len(tables) > 1:
-        raise ValueError(
+        raise GroupingError(
             f"{folder} has several tables of its images, {', '.join(table.name for table in tables)}: give one of them "
             "as SOURCE, or name it metadata.csv"
         )
@@ -464,7 +472,7 @@ def _as_table(folder: Path, file: File, column: str | None, *, is_official: bool
     if is_official and found is None and file.name.lower().rpartition("/")[2] in TELLERS and len(first) == 1:
         return None
     if is_official and found is None:
-        raise ValueError(_no_file_column(path, columns, column))
+        raise FileFormatError(_no_file_column(path, columns, column))
     names = (record.columns.get(found) for record in first) if found else ()
     first_name = next((name for name in names if isinstance(name, str) and name.strip()), None)
     if is_official:
@@ -498,10 +506,10 @@ def _no_file_column(path: Path, columns: Sequence[str], column: str | None) -> s
 def _file_column(path: Path, column: str | None) -> str:
     first = next(_records(path), None)
     if first is None:
-        raise ValueError(f"{path} is empty: a table needs a row per image")
+        raise FileFormatError(f"{path} is empty: a table needs a row per image")
     found = _look_for(list(first.columns), column)
     if found is None:
-        raise ValueError(_no_file_column(path, list(first.columns), column))
+        raise FileFormatError(_no_file_column(path, list(first.columns), column))
     return found
 
 
@@ -524,11 +532,11 @@ def _from_table(path: Path, column: str, rules: ReadRules) -> Iterator[ImageItem
             continue  # a blank line
         name = record.columns.get(column)
         if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"{record.where} has no name of an image in the column {column!r}, but {name!r}")
+            raise FileFormatError(f"{record.where} has no name of an image in the column {column!r}, but {name!r}")
         name = name.strip()
         try:
             file = resolve(name, path.parent, rules)
         except ValueError as error:
-            raise ValueError(f"{record.where}: {error}") from error
+            raise restated(error, f"{record.where}: {error}") from error
         size = file.stat().st_size if file.is_file() else 0
         yield ImageItem(name, size, partial(read_value, name, path.parent, rules), record.columns)

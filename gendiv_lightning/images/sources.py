@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
+from gendiv_lightning.errors import OptionConflictError, UnsafeInputError
 from gendiv_lightning.images.decode import MEMORY_LIMIT, ImageItem, is_image
 from gendiv_lightning.images.layouts import list_images, select_samples
 from gendiv_lightning.images.tables import ReadRules, find_image_column, read_value, undecoded
@@ -69,7 +70,9 @@ def open_images(
     """
     if Path(source).exists():
         if config is not None or revision is not None:
-            raise ValueError(f"config and revision belong to datasets on the Hub, and {source} is here: leave them out")
+            raise OptionConflictError(
+                f"config and revision belong to datasets on the Hub, and {source} is here: leave them out"
+            )
         listing = list_images(
             Path(source), column=column, split=split, allow_outside=allow_outside, memory_limit=memory_limit
         )
@@ -127,6 +130,6 @@ class _HubImages:
         if address is None or "://" not in address:
             return read_value(value, Path(self.dataset), ReadRules(Path(self.dataset), False, self.memory_limit))
         if address.startswith("file") or "::file" in address:
-            raise ValueError(f"{address} is a file of this machine, not of the dataset")
+            raise UnsafeInputError(f"{address} is a file of this machine, not of the dataset")
         with fsspec.open(address) as file:
             return file.read()

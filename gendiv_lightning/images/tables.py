@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from gendiv_lightning.errors import FileFormatError, ImageError, MemoryLimitError, UnsafeInputError
 from gendiv_lightning.images.decode import MEMORY_LIMIT, ImageItem, is_image
 from gendiv_lightning.storage.files import GIB, inside, read_file, valid_text
 from gendiv_lightning.storage.parquet import is_binary, is_text, load_columns, open_parquet, read_columns, to_rows
@@ -63,7 +64,7 @@ def find_image_column(
             if found
             else f"no column {column or 'of images'}"
         )
-        raise ValueError(
+        raise FileFormatError(
             f"{where} has {what}. Its columns are {', '.join(schema.names)}; name the one with the images, as bytes or "
             "as names of files, with --image-column (in configs column)"
         )
@@ -85,16 +86,16 @@ def _check_values(field: pa.Field, text: str | None, where: str) -> None:
     """Raise ValueError for a column whose type, or whose first text, is not that of an image."""
     column = f"{where}: the column {field.name!r}"
     if not (_holds_images(field.type) or is_text(field.type)):
-        raise ValueError(
+        raise FileFormatError(
             f"{column} holds {field.type}, not one image per row as bytes or as the name of a file. Write a row for "
             "each image, or name another column with --image-column (in configs column)"
         )
     if text is None:
         return
     if re.match(r"[a-zA-Z][\w+.-]*://", text):
-        raise ValueError(f"{column} holds addresses ({text[:60]}), not images: download the images first")
+        raise FileFormatError(f"{column} holds addresses ({text[:60]}), not images: download the images first")
     if not is_image(text) and _BASE64.fullmatch(text):
-        raise ValueError(f"{column} holds base64 text ({text[:20]}...), not bytes: decode it first")
+        raise FileFormatError(f"{column} holds base64 text ({text[:20]}...), not bytes: decode it first")
 
 
 def read_value(value: Any, folder: Path, rules: ReadRules) -> bytes:
@@ -107,7 +108,7 @@ def read_value(value: Any, folder: Path, rules: ReadRules) -> bytes:
     if isinstance(value, Mapping):
         value = value.get("path") if value.get("bytes") is None else value["bytes"]
     if value is None:
-        raise ValueError("there is no image in this row")
+        raise ImageError("there is no image in this row")
     return value if isinstance(value, bytes) else read_file(resolve(str(value), folder, rules), rules.memory_limit)
 
 
@@ -122,7 +123,7 @@ def resolve(name: str, folder: Path, rules: ReadRules) -> Path:
         name = name.replace("\\", "/")
     path = folder / name if rules.allow_outside else inside(rules.root, str(folder.absolute() / name))
     if path is None:
-        raise ValueError(
+        raise UnsafeInputError(
             f"{valid_text(name)} leads out of {valid_text(str(rules.root))}: pass --allow-outside (in configs "
             "allow_outside) if it should be read"
         )
@@ -153,7 +154,7 @@ def list_parquet(path: Path, name: str, column: str | None, with_rows: bool, rul
 
 def _check_num_rows(path: Path, num_rows: int, size: int, rules: ReadRules) -> None:
     if num_rows * _ROW_BYTES > max(rules.memory_limit * GIB, 4 * size):
-        raise ValueError(
+        raise MemoryLimitError(
             f"{path} lists {num_rows:,} rows in {size / 2**20:.3g} MiB, more than the memory limit of "
             f"{rules.memory_limit:g} GiB allows: raise it with --memory-limit (in configs memory_limit)"
         )

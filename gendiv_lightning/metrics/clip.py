@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from gendiv_lightning.errors import ConfigValueError, PromptError
 from gendiv_lightning.features.clip import DEFAULT_BACKBONE, ClipFeatures
 from gendiv_lightning.features.registry import clip_of
 from gendiv_lightning.functional.pairwise import PairDistances
@@ -66,7 +67,9 @@ class CLIPScore(PromptMetric):
     def __init__(self, backbone: str = DEFAULT_BACKBONE, long_captions: LongCaptions = "cut") -> None:
         super().__init__()
         if long_captions not in get_args(LongCaptions):
-            raise ValueError(f"long_captions must be one of {', '.join(get_args(LongCaptions))}; got {long_captions!r}")
+            raise ConfigValueError(
+                f"long_captions must be one of {', '.join(get_args(LongCaptions))}; got {long_captions!r}"
+            )
         self.features = clip_of(backbone)
         self.long_captions = long_captions
 
@@ -95,7 +98,7 @@ class CLIPScore(PromptMetric):
     def check_prompts(self, texts: Sequence[str]) -> None:
         """Raise ValueError for an empty prompt."""
         if not all(text.strip() for text in texts):
-            raise ValueError(
+            raise PromptError(
                 "CLIPScore needs the text of every prompt; got an empty one. Remove the prompt, or the metric"
             )
 
@@ -172,7 +175,7 @@ class CLIPIQA(PromptMetric):
         anchors = self.features.texts(texts).double().cpu().unflatten(0, (-1, 2))
         for pair, (first, opposite) in zip(self.pairs.values(), anchors, strict=True):
             if torch.allclose(first, opposite, rtol=0, atol=1e-6):
-                raise ValueError(
+                raise ConfigValueError(
                     f"to {self.features.label} {pair[0]!r} and {pair[1]!r} are the same text, because their words are "
                     "not in its vocabulary. Give `pairs` in words that it knows, or leave CLIPIQA out"
                 )
@@ -234,21 +237,25 @@ def _named_pairs(prompts: Sequence[str], pairs: Mapping[str, tuple[str, str]] | 
     named: dict[str, tuple[str, str]] = {}
     for name in prompts:
         if name not in QUALITY_PROMPTS:
-            raise ValueError(
+            raise ConfigValueError(
                 f"prompts must be among {', '.join(QUALITY_PROMPTS)}; got {name!r}. Give texts of your own as "
                 f"pairs={{{name}: [Good photo., Bad photo.]}}"
             )
         if name in named:
-            raise ValueError(f"prompts must name each pair once; got {name!r} twice")
+            raise ConfigValueError(f"prompts must name each pair once; got {name!r} twice")
         named[name] = QUALITY_PROMPTS[name]
     if pairs is not None and not pairs:
-        raise ValueError("pairs must hold a pair of texts; got {}. Leave it out to measure `prompts` alone")
+        raise ConfigValueError("pairs must hold a pair of texts; got {}. Leave it out to measure `prompts` alone")
     for name, pair in (pairs or {}).items():
         if name in QUALITY_PROMPTS:
-            raise ValueError(f"pairs must have names of their own; got {name!r}, which is one of prompts. Rename it")
+            raise ConfigValueError(
+                f"pairs must have names of their own; got {name!r}, which is one of prompts. Rename it"
+            )
         if isinstance(pair, str) or len(pair) != 2:
-            raise ValueError(f"pairs must be of two texts, the better one first; got {pair!r} for {name!r}")
+            raise ConfigValueError(f"pairs must be of two texts, the better one first; got {pair!r} for {name!r}")
         named[name] = (pair[0], pair[1])
     if not named:
-        raise ValueError("prompts must name a pair, or pairs hold one; got none. Leave both out to measure 'quality'")
+        raise ConfigValueError(
+            "prompts must name a pair, or pairs hold one; got none. Leave both out to measure 'quality'"
+        )
     return named

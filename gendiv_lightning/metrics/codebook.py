@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import override
 
+from gendiv_lightning.errors import ConfigValueError, MetricInputError
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.functional.entropy import chao_wang_jost_entropy, coverage, gini, plugin_entropy
 from gendiv_lightning.metrics.base import PromptRows, RowMetric
@@ -56,7 +57,7 @@ class CodebookUsage(RowMetric):
     def __init__(self, codebook_size: int) -> None:
         super().__init__()
         if codebook_size < 1:
-            raise ValueError(f"codebook_size must be at least 1; got {codebook_size}")
+            raise ConfigValueError(f"codebook_size must be at least 1; got {codebook_size}")
         self.codebook_size = codebook_size
         replicates = torch.zeros(NUM_REPLICATES, codebook_size, dtype=torch.int32)
         self.add_state("counts", torch.zeros(codebook_size, dtype=torch.int64), dist_reduce_fx="sum")
@@ -77,12 +78,12 @@ class CodebookUsage(RowMetric):
     def update(self, samples: PromptSamples) -> None:
         """Add all tokens of one prompt; ValueError where there are none or one is outside 0..K - 1."""
         if samples.tokens is None:
-            raise ValueError(
+            raise MetricInputError(
                 "samples.tokens must be (N, L) tokens; got None: codebook usage needs a generator with tokens"
             )
         used, counts = samples.tokens.to(self.device, torch.int64).unique(return_counts=True)
         if len(used) and not 0 <= used[0] <= used[-1] < self.codebook_size:
-            raise ValueError(
+            raise ConfigValueError(
                 f"tokens must lie in 0..{self.codebook_size - 1} (codebook_size {self.codebook_size}); got "
                 f"{used[0]}..{used[-1]}: give the codebook size of the generator's tokenizer"
             )

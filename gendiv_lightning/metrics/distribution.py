@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
+from gendiv_lightning.errors import ConfigValueError
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.images import check_images
 from gendiv_lightning.features.inception import InceptionFeatures
@@ -264,7 +265,7 @@ class PrecisionRecall(DistributionMetric):
     def __init__(self, reference: str, features: ImageFeatures | None = None, k: int = 3, k_density: int = 5) -> None:
         super().__init__(reference, InceptionFeatures() if features is None else features)
         if min(k, k_density) < 1:
-            raise ValueError(f"k and k_density must be at least 1; got {k} and {k_density}")
+            raise ConfigValueError(f"k and k_density must be at least 1; got {k} and {k_density}")
         self.k, self.k_density = k, k_density
         self.fewest_images = max(k, k_density) + 1
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gendiv_lightning.errors import ReferenceFileError, TooLittleDataError
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.functional.frechet import Statistics, merge, statistics
 from gendiv_lightning.storage.atomic import write_atomically
@@ -60,7 +61,7 @@ def reference_statistics(
         if keep_features:
             kept.append(rows.cpu())
     if total is None or total.num_rows < 2:
-        raise ValueError(
+        raise TooLittleDataError(
             f"a reference needs at least 2 images; {dataset!r} has {total.num_rows if total else 0}. Add images"
         )
     provenance = {"dataset": dataset, "num_images": total.num_rows, "features": features.identity()}
@@ -78,18 +79,18 @@ def merge_references(parts: Sequence[Reference]) -> Reference:
     numbers = [reference.provenance.get("part", "") for reference in parts]
     expected = [f"{number + 1}/{len(parts)}" for number in range(len(parts))]
     if sorted(numbers) != sorted(expected):
-        raise ValueError(
+        raise ReferenceFileError(
             f"the parts of a reference must be {', '.join(expected)}; got {', '.join(map(repr, numbers))}. Name each"
         )
     ordered = [parts[numbers.index(number)] for number in expected]
     shared = [{k: v for k, v in part.provenance.items() if k not in _OF_A_PART} for part in ordered]
     if any(provenance != shared[0] for provenance in shared):
-        raise ValueError("the parts were made of different images, or by different features. Make them again")
+        raise ReferenceFileError("the parts were made of different images, or by different features. Make them again")
     corrupt = [name for part in ordered for name in part.provenance.get("corrupt", ())]
     total = reduce(merge, (part.statistics for part in ordered))
     features = [part.features for part in ordered if part.features is not None]
     if features and len(features) < len(ordered):
-        raise ValueError(
+        raise ReferenceFileError(
             "some parts hold the features of their images, and some do not. Make all of them with --keep-features"
         )
     provenance = {**shared[0], "num_images": total.num_rows, **({"corrupt": corrupt} if corrupt else {})}
@@ -116,7 +117,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             metadata, names = file.metadata() or {}, set(file.keys())
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is not a reference file ({error}). `gendiv reference` makes one") from error
+        raise ReferenceFileError(f"{path} is not a reference file ({error}). `gendiv reference` makes one") from error
     try:
         provenance = json.loads(metadata.get("provenance", "null"))
     except ValueError:
@@ -125,7 +126,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
         isinstance(provenance.get(key), kind) for key, kind in _PROVENANCE.items()
     )
     if not is_known or not {"num_rows", "mean", "scatter"} <= names:
-        raise ValueError(
+        raise ReferenceFileError(
             f"{path} is not a reference file: it must hold statistics with provenance. `gendiv reference` makes one"
         )
     return {**provenance, "has_features": "features" in names}
@@ -138,21 +139,21 @@ def check_provenance(path: Path, features: ImageFeatures, *, needs_features: boo
     differing = sorted(key for key in theirs.keys() | mine.keys() if theirs.get(key) != mine.get(key))
     if differing:
         lines = "; ".join(f"{key}: {theirs.get(key)!r} there, {mine.get(key)!r} here" for key in differing)
-        raise ValueError(
+        raise ReferenceFileError(
             f"{path} was not made by the features that the metric uses ({lines}): their numbers are not "
             "comparable. Choose the same features, or make the reference again with `gendiv reference`"
         )
     if "part" in provenance:
-        raise ValueError(
+        raise ReferenceFileError(
             f"{path} is part {provenance['part']} of a reference. Merge the parts first; see `gendiv reference --help`"
         )
     if needs_features and not provenance["has_features"]:
-        raise ValueError(
+        raise ReferenceFileError(
             f"{path} holds statistics only, and the metric needs the features of its images. Make it again with "
             "`gendiv reference --keep-features`"
         )
     if provenance["num_images"] < fewest:
-        raise ValueError(
+        raise ReferenceFileError(
             f"{path} holds {provenance['num_images']} images; the metric needs {fewest} or more. Make a larger one"
         )
 
@@ -172,7 +173,7 @@ def read_reference(path: Path) -> Reference:
     shapes = [((), num_rows), ((size,), mean), ((size, size), scatter)]
     shapes += [] if features is None else [((int(num_rows.sum()), size), features)]
     if not all(shape == tensor.shape and tensor.isfinite().all() for shape, tensor in shapes) or num_rows < 2:
-        raise ValueError(
+        raise ReferenceFileError(
             f"{path} is damaged: its numbers must be finite, and those of two images or more. Make it again"
         )
     return Reference(Statistics(int(num_rows), mean.double(), scatter.double()), features, provenance)

@@ -20,6 +20,14 @@ from typing import Any, get_args, get_type_hints
 from jsonargparse import ArgumentParser
 
 from gendiv_lightning import plugins
+from gendiv_lightning.errors import (
+    ConfigKeyError,
+    ConfigValueError,
+    MetricInputError,
+    OptionConflictError,
+    UnknownNameError,
+    restated,
+)
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.registry import features_of
 from gendiv_lightning.metrics.base import SampleMetric
@@ -48,18 +56,20 @@ def make_metric(name: str, reference: str | None = None, codebook_size: int | No
     settings: dict[str, Any] = {}
     if "reference" in takes:
         if reference is None:
-            raise ValueError(f"{what} compares with real images. Give a reference file; `gendiv reference` makes one")
+            raise MetricInputError(
+                f"{what} compares with real images. Give a reference file; `gendiv reference` makes one"
+            )
         settings["reference"] = reference
     if "codebook_size" in takes:
         if codebook_size is None:
-            raise ValueError(
+            raise MetricInputError(
                 f"{what} counts a generator's tokens. Measure a finished run's folder; a run itself measures it unasked"
             )
         settings["codebook_size"] = codebook_size
     if "features" in takes:
         network = backbone or getattr(metric_class, "default_features", None)
         if network is None or (backbone is None and takes["features"].default is Parameter.empty):
-            raise ValueError(
+            raise MetricInputError(
                 f"{what} needs a feature network in brackets, such as dinov2. `gendiv list features` shows all; "
                 "the distances of Inception are fid and kid"
             )
@@ -69,7 +79,7 @@ def make_metric(name: str, reference: str | None = None, codebook_size: int | No
     elif backbone:
         argument = next((name for name in ("backbone", "net") if name in takes), None)
         if argument is None:
-            raise ValueError(f"{what} has no backbone; got {backbone!r}. Leave it out")
+            raise ConfigValueError(f"{what} has no backbone; got {backbone!r}. Leave it out")
         settings[argument] = backbone
     return _call(metric_class, options, settings, what)
 
@@ -86,9 +96,9 @@ def make_metrics(
     counts = Counter(number for metric in metrics for number in metric.names)
     number, times = max(counts.items(), key=lambda item: item[1], default=("", 0))
     if times > 1:
-        raise ValueError(f"metrics must be named once each; {times} of them give {number}. Leave the others out")
+        raise ConfigValueError(f"metrics must be named once each; {times} of them give {number}. Leave the others out")
     if reference is not None and not any(map(needs_reference, metrics)):
-        raise ValueError(
+        raise OptionConflictError(
             f"reference {reference!r} is used by none of the metrics, which do not compare with real images. Leave it "
             "out, or add fid, kid, precision_recall, fd[...] or kd[...]"
         )
@@ -114,7 +124,7 @@ def make_features(name: str) -> ImageFeatures:
     backbone, options = _parse_brackets(name, what)
     if backbone is None:
         known = ", ".join(plugins.registered("features"))
-        raise ValueError(f"{what} must begin with a network. Choose one of {known}, or a CLIP's name")
+        raise UnknownNameError(f"{what} must begin with a network. Choose one of {known}, or a CLIP's name")
     return _call(features_of(backbone), options, {}, what)
 
 
@@ -135,7 +145,7 @@ def _parse(name: str) -> tuple[type[SampleMetric], str | None, dict[str, str]]:
     match = _NAME.fullmatch(name.strip())
     if match is None or match["metric"] not in plugins.registered("metrics"):
         known = ", ".join(plugins.registered("metrics")) or "none: reinstall gendiv, its entry points are missing"
-        raise ValueError(
+        raise UnknownNameError(
             f"metric {name!r} is unknown. Choose one of {known}, with a backbone in brackets; see gendiv measure --help"
         )
     return (
@@ -152,9 +162,9 @@ def _parse_brackets(inside: str, what: str) -> tuple[str | None, dict[str, str]]
     for part in parts:
         option = _OPTION.fullmatch(part)
         if option is None:
-            raise ValueError(f"{what}: the backbone comes first, then options as name=value; got {part!r}")
+            raise ConfigValueError(f"{what}: the backbone comes first, then options as name=value; got {part!r}")
         if option["key"] in options:
-            raise ValueError(f"{what}: option {option['key']!r} must be given once; got it twice")
+            raise ConfigValueError(f"{what}: option {option['key']!r} must be given once; got it twice")
         options[option["key"]] = option["value"]
     return backbone, options
 
@@ -164,16 +174,16 @@ def _call(makes: Callable[..., Any], options: dict[str, str], settings: dict[str
     known = [key for key in signature(makes).parameters if key not in _GIVEN]
     unknown = [key for key in options if key not in known]
     if unknown:
-        raise ValueError(f"{what} has no option {unknown[0]!r}. Its options: {', '.join(known) or 'none'}")
+        raise ConfigKeyError(f"{what} has no option {unknown[0]!r}. Its options: {', '.join(known) or 'none'}")
     parameters = signature(makes).parameters.values()
     missing = [p.name for p in parameters if p.default is Parameter.empty and p.name not in {*options, *settings}]
     if missing:
-        raise ValueError(f"{what} needs the option {missing[0]!r}. Give it in brackets, as {missing[0]}=VALUE")
+        raise ConfigKeyError(f"{what} needs the option {missing[0]!r}. Give it in brackets, as {missing[0]}=VALUE")
     typed = {key: _convert(makes, key, value, what) for key, value in options.items()}
     try:
         return makes(**settings, **typed)
     except ValueError as error:
-        raise ValueError(f"{what}: {error}") from error
+        raise restated(error, f"{what}: {error}") from error
 
 
 def _convert(makes: Any, key: str, value: str, what: str) -> Any:
@@ -182,13 +192,13 @@ def _convert(makes: Any, key: str, value: str, what: str) -> Any:
     try:
         hint = get_type_hints(function)[key]
     except (NameError, KeyError) as error:
-        raise ValueError(f"{what}: the type of {key} is unknown in {function.__module__} ({error})") from error
+        raise ConfigValueError(f"{what}: the type of {key} is unknown in {function.__module__} ({error})") from error
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
     try:
         return parser.parse_args([f"--value={value}"]).value
     except ArgumentError as error:
-        raise ValueError(f"{what}: {key} must be {_in_words(hint)}; got {value!r}") from error
+        raise ConfigValueError(f"{what}: {key} must be {_in_words(hint)}; got {value!r}") from error
 
 
 def _in_words(hint: Any) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
+from gendiv_lightning.errors import ImageSizeError, MetricInputError
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.images import check_images
 from gendiv_lightning.features.pixels import Pixels, SmallPixels
@@ -124,13 +125,13 @@ class VendiSet(SampleMetric):
         features = unit_rows(self.features(samples.images.to(self.device)))
         num_dimensions = features.shape[1]
         if num_dimensions > MAX_DIMENSIONS:
-            raise ValueError(
+            raise MetricInputError(
                 f"VendiSet keeps D x D second moments of features, D at most {MAX_DIMENSIONS}; {self.features.tag!r} "
                 f"has {num_dimensions}: give features of fewer dimensions (a network's pooled ones, or SmallPixels), "
                 "or measure prompt by prompt with Vendi"
             )
         if num_dimensions != self.num_dimensions and self.num_dimensions:
-            raise ValueError(
+            raise ImageSizeError(
                 f"features must have as many dimensions for every image; got {num_dimensions} after "
                 f"{int(self.num_dimensions)}: resize the images to one size, or give features that do not depend on it"
             )

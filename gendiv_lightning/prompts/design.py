@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from gendiv_lightning.errors import DesignError, ProbeError, TooLittleDataError
 from gendiv_lightning.records import LENGTHS, NoiseKey, Prompt, PromptBatch, SampleDesign
 from gendiv_lightning.sampling import Description
 
@@ -41,7 +42,7 @@ def apply_designs(design: SampleDesign, items: Iterable[object]) -> SampleDesign
 def share_paths(design: SampleDesign, num_paths: int) -> SampleDesign:
     """The samples of a paraphrase spread over `num_paths` paths; ValueError if they already share paths."""
     if design.num_paths:
-        raise ValueError("FreezePath and Decompose both share paths: keep one of them")
+        raise ProbeError("FreezePath and Decompose both share paths: keep one of them")
     return replace(design, num_paths=num_paths)
 
 
@@ -49,19 +50,19 @@ def check_design(design: SampleDesign) -> None:
     """Raise ValueError for a design that no prompt can be sampled by."""
     num_samples, num_paraphrases = design.num_samples, design.num_paraphrases
     if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+        raise DesignError(f"num_samples must be at least 1, got {num_samples}")
     if design.length not in (*LENGTHS, "mixed", "any"):
-        raise ValueError(f"length must be one of {', '.join(LENGTHS)}, mixed, any, got {design.length!r}")
+        raise DesignError(f"length must be one of {', '.join(LENGTHS)}, mixed, any, got {design.length!r}")
     if num_paraphrases < 0:
-        raise ValueError(f"num_paraphrases must be at least 0 (the original prompt alone), got {num_paraphrases}")
+        raise DesignError(f"num_paraphrases must be at least 0 (the original prompt alone), got {num_paraphrases}")
     if num_paraphrases and (num_samples % num_paraphrases or num_samples < 2 * num_paraphrases):
-        raise ValueError(
+        raise DesignError(
             f"num_samples must be a multiple of num_paraphrases with at least 2 samples per paraphrase, got "
             f"{num_samples} samples for {num_paraphrases} paraphrases. Try {2 * num_paraphrases}"
         )
     cells = design.num_paths * max(1, num_paraphrases)
     if design.num_paths and num_samples % cells:
-        raise ValueError(
+        raise DesignError(
             f"num_samples must be a multiple of paths x paraphrases, got {num_samples} samples for "
             f"{design.num_paths} x {max(1, num_paraphrases)}. Try {cells}"
         )
@@ -79,7 +80,7 @@ def choose_paraphrases(prompt: Prompt, design: SampleDesign) -> list[int]:
     for length, count in split_lengths(design.num_paraphrases, design.length).items():
         suitable = [n for n, p in enumerate(prompt.paraphrases, start=1) if length in ("any", p.length)]
         if len(suitable) < count:
-            raise ValueError(
+            raise TooLittleDataError(
                 f"prompt {prompt.id} ({prompt.text[:60]!r}) has {len(suitable)} paraphrases of length {length!r}, but "
                 f"{count} are required. Choose fewer or another length, or add paraphrases to the prompt set"
             )

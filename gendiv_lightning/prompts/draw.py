@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from gendiv_lightning.errors import TooLittleDataError
 from gendiv_lightning.prompts.filters import DROPPED, NearDuplicates, PromptFilter
 from gendiv_lightning.records import LENGTHS, Prompt, length_class, prompt_id
 from gendiv_lightning.storage.tables import Unreadable
@@ -97,7 +98,7 @@ def pick_prompts(
     counts = {fate: fates[fate] for fate in ("read", *FATES, "not_drawn")}
     if lacking or not strata:
         few = ", ".join(f"{sum(_stratum(p, stratify) == name for p in picked)} {name}".strip() for name in lacking)
-        raise ValueError(
+        raise TooLittleDataError(
             f"too few prompts pass the filters to draw {num}: {few or 0} ({in_words(counts)}): ask for fewer, or "
             "filter less"
         )

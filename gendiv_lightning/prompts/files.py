@@ -11,6 +11,7 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
+from gendiv_lightning.errors import MissingFileError, PromptError, restated
 from gendiv_lightning.records import LENGTHS, Paraphrase, Prompt, length_class, prompt_id
 from gendiv_lightning.storage.files import File, check_regular
 from gendiv_lightning.storage.parquet import read_parquet
@@ -71,24 +72,26 @@ def all_readable(items: Iterable[Item | Unreadable]) -> Iterator[Item]:
     """The items; ValueError at the first one that cannot be read."""
     for item in items:
         if isinstance(item, Unreadable):
-            raise ValueError(item.where)
+            raise PromptError(item.where)
         yield item
 
 
 def check_suffix(path: Path) -> None:
     """Raises ValueError for a file of an unknown format."""
     if path.suffix.lower() not in READERS:
-        raise ValueError(f"a prompt file must end in one of {', '.join(READERS)}, got {path}")
+        raise PromptError(f"a prompt file must end in one of {', '.join(READERS)}, got {path}")
 
 
 def check_prompt_file(path: Path) -> None:
     """Raise ValueError for a prompt file that is missing, or is a folder or a special file."""
     if not path.exists():
-        raise ValueError(f"prompt file {path} is missing; paths are taken from the working directory, {Path.cwd()}")
+        raise MissingFileError(
+            f"prompt file {path} is missing; paths are taken from the working directory, {Path.cwd()}"
+        )
     try:
         check_regular(path)
     except OSError as error:
-        raise ValueError(f"{error}: give a prompt file, or make one with `gendiv prompts`") from error
+        raise restated(error, f"{error}: give a prompt file, or make one with `gendiv prompts`") from error
 
 
 def find_column(
@@ -99,7 +102,7 @@ def find_column(
     found = _look_for(columns, column)
     if found is None:
         expected = repr(column) if column else f"any of {', '.join(COLUMNS)}"
-        raise ValueError(
+        raise PromptError(
             f"{where} has the columns {', '.join(columns)}, not {expected}: set {option} to one that is there"
         )
     return found
@@ -119,11 +122,11 @@ def check_text(value: Any, column: str, where: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ValueError(f"{where}: column {column!r} must hold text, got {type(value).__name__} {str(value)[:60]!r}")
+        raise PromptError(f"{where}: column {column!r} must hold text, got {type(value).__name__} {str(value)[:60]!r}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise PromptError(
             f"{where}: column {column!r} holds half a character ({value[error.start]!a}), which is not valid Unicode: "
             "write the character whole, or leave it out"
         ) from error
@@ -159,7 +162,7 @@ def _given_id(record: Record, id_column: str | None) -> str | None:
         if (given := record.columns.get(name)) not in (None, ""):
             return check_text(str(given), name, record.where)
     if id_column:
-        raise ValueError(f"{record.where} has no id in {id_column!r}, only the columns {', '.join(record.columns)}")
+        raise PromptError(f"{record.where} has no id in {id_column!r}, only the columns {', '.join(record.columns)}")
     return None
 
 
@@ -177,12 +180,12 @@ def _to_paraphrases(items: Any, where: str) -> tuple[Paraphrase, ...]:
     paraphrases = []
     for item in items:
         if not isinstance(item, Mapping) or not isinstance(item.get("text"), str) or not item["text"].strip():
-            raise ValueError(
+            raise PromptError(
                 f"{where}: paraphrases must be a list of objects with a non-empty `text`, got {item!r:.60}"
             )
         length = item.get("length") or length_class(item["text"])
         if length not in LENGTHS:
-            raise ValueError(f"{where}: a paraphrase's length must be one of {', '.join(LENGTHS)}, got {length!r}")
+            raise PromptError(f"{where}: a paraphrase's length must be one of {', '.join(LENGTHS)}, got {length!r}")
         paraphrases.append(Paraphrase(check_text(item["text"], "paraphrases", where), length))
     return tuple(paraphrases)
 
@@ -201,7 +204,7 @@ def _coco_captions(items: dict[str, Any], path: Path) -> Iterator[Record]:
             columns = {"caption": annotation["caption"], "id": names[annotation["image_id"]]}
             yield Record(f"{path.name}, annotation {number}", columns)
     except (KeyError, TypeError) as error:
-        raise ValueError(
+        raise PromptError(
             f"{path} is no captions file of MSCOCO: {error} is missing or not what it should be"
         ) from error
 
@@ -214,7 +217,7 @@ def find_captions(source: Path) -> Path:
     """
     found = sorted(source.glob("annotations/captions_*.json"))
     if len(found) > 1:
-        raise ValueError(f"{source} has several files of captions: give one of them, {', '.join(map(str, found))}")
+        raise PromptError(f"{source} has several files of captions: give one of them, {', '.join(map(str, found))}")
     return found[0] if found else source
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from datasketch import MinHash, MinHashLSH
 
+from gendiv_lightning.errors import ConfigValueError
 from gendiv_lightning.records import Prompt
 
 SHINGLE = 5  # characters
@@ -90,7 +91,7 @@ class NearDuplicates:
 
     def __init__(self, threshold: float) -> None:
         if not 0.1 <= threshold <= 1:
-            raise ValueError(f"the similarity of near-duplicates must be in [0.1, 1], got {threshold}")
+            raise ConfigValueError(f"the similarity of near-duplicates must be in [0.1, 1], got {threshold}")
         self.threshold = threshold
         rows = max(rows for rows in range(1, NUM_PERMUTATIONS // 2) if _missed(threshold, rows) <= 0.001)
         self._hashes = MinHashLSH(num_perm=NUM_PERMUTATIONS, params=(NUM_PERMUTATIONS // rows, rows))

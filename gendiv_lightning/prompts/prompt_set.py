@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gendiv_lightning import __version__
+from gendiv_lightning.errors import PromptError
 from gendiv_lightning.prompts.files import all_readable, read_prompts
 from gendiv_lightning.prompts.stream import stream_prompts
 from gendiv_lightning.records import Prompt, prompt_id
@@ -76,10 +77,10 @@ def collect_prompts(
     over_long = sum(max_words is not None and len(prompt.text.split()) > max_words for prompt in kept.values())
     report = PromptReport(read, len(kept), empty, duplicates, over_long)
     if not kept:
-        raise ValueError(f"no prompt in {source}: {report}")
+        raise PromptError(f"no prompt in {source}: {report}")
     repeated = [id for id, count in Counter(prompt.id for prompt in kept.values()).items() if count > 1]
     if repeated:
-        raise ValueError(
+        raise PromptError(
             f"{source}: different prompts share the id {repeated[0]!r}; make `id` unique or leave it out, "
             "or let `gendiv prompts` draw one of each id"
         )
@@ -127,7 +128,7 @@ def read_manifest(path: str | Path) -> tuple[Prompt, ...]:
         hashes = [json.loads(line).get("sha256") for line in file if line.strip()]
     for prompt, sha256 in zip(prompts, hashes, strict=True):
         if sha256 != _sha256(prompt.text):
-            raise ValueError(
+            raise PromptError(
                 f"{path}: the text of prompt {prompt.id} was changed; delete the file to have it written anew"
             )
     return prompts

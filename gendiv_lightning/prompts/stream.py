@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from gendiv_lightning.errors import DatasetError, OptionConflictError, PromptError
 from gendiv_lightning.prompts.files import READERS, REMOTE_READERS, read_sample, to_prompts
 from gendiv_lightning.records import Prompt
 from gendiv_lightning.storage.files import IMAGE_SUFFIXES, File, list_folder, on_disk
@@ -65,13 +66,13 @@ def find_prompt_files(folder: Path, split: str | None = None) -> PromptFiles:
         chosen = by_suffix[".tar"]
     elif len(tables) > 1 and not beside:
         counts = " and ".join(f"{len(by_suffix[suffix])} {suffix}" for suffix in tables)
-        raise ValueError(f"{folder} holds tables of several kinds, {counts}: give one of the files instead")
+        raise PromptError(f"{folder} holds tables of several kinds, {counts}: give one of the files instead")
     elif beside:
         chosen = sorted(beside, key=lambda file: file.name)
     else:
         chosen = by_suffix[tables[0]] if tables else by_suffix.get(".json", [])
     if not chosen:
-        raise ValueError(
+        raise PromptError(
             f"{folder} holds no captions: no {', '.join(_TABLES)}, .tar or .json, and no .txt beside images. Give a "
             "file, or a folder with such files"
         )
@@ -98,7 +99,7 @@ def _of_split(files: list[File], split: str | None, folder: Path) -> tuple[list[
     name = _SPLITS.get(split or "train", split)
     if name not in splits:
         there = ", ".join(sorted(filter(None, splits)))
-        raise ValueError(f"{folder} has the splits {there}, not {split or 'train'}: name one with --split")
+        raise DatasetError(f"{folder} has the splits {there}, not {split or 'train'}: name one with --split")
     return splits[name], [file for other, files in splits.items() if other != name for file in files]
 
 
@@ -134,7 +135,7 @@ def _stream_records(name: str, config: str | None, split: str, revision: str | N
     folder = Path(name)
     if folder.is_dir() and not is_saved_dataset(folder):
         if config is not None:
-            raise ValueError(f"config belongs to datasets on the Hub, and {name} is a folder: leave it out")
+            raise OptionConflictError(f"config belongs to datasets on the Hub, and {name} is a folder: leave it out")
         yield from _read_folder(folder, split)
         return
     if folder.is_dir():

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gendiv_lightning.errors import ConfigValueError, MissingWeightsError
 from gendiv_lightning.text.cleaning import clean_caption
 from gendiv_lightning.text.lengths import TextLengths
 
@@ -34,11 +35,11 @@ class TokenCounter:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else source)
         except (OSError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
-            raise ValueError(f"--count-tokens {name}: the tokenizer cannot be had: {reason}") from error
+            raise MissingWeightsError(f"--count-tokens {name}: the tokenizer cannot be had: {reason}") from error
         self.label = f"{folder.resolve().name if folder.is_dir() else source}{f':{told}' if told else ''}"
         self.limit = int(told or self._tokenizer.model_max_length)
         if not 1 <= self.limit <= MOST:
-            raise ValueError(f"--count-tokens {name}: this tokenizer has no limit of its own, give it: {name}:77")
+            raise ConfigValueError(f"--count-tokens {name}: this tokenizer has no limit of its own, give it: {name}:77")
         self._is_t5 = "T5" in type(self._tokenizer).__name__
 
     def count(self, texts: Sequence[str]) -> TextLengths:

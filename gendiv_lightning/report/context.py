@@ -7,6 +7,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from gendiv_lightning.analysis.effects import Interval, change
+from gendiv_lightning.errors import NotComparableError
 from gendiv_lightning.report.document import Number, number
 from gendiv_lightning.runs.load import DISTANCES, Family, Setting, first_of
 
@@ -57,7 +58,7 @@ def make_study(families: Sequence[Family]) -> Study:
     settings = [setting for family in families for setting in family.settings]
     distance = first_of(DISTANCES, settings)
     if distance is None:
-        raise ValueError(f"the runs have none of {', '.join(DISTANCES)} in common: measure one of them in all")
+        raise NotComparableError(f"the runs have none of {', '.join(DISTANCES)} in common: measure one of them in all")
     shared: list[str] = sorted(set.intersection(*(set(setting.estimates) for setting in settings)))
     clip = [Quality(n, f"CLIP score{_backbone(n)}", False) for n in shared if n.split("[")[0] == "quality/clip_score"]
     frechet = [

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, NamedTuple, Protocol
 
+from gendiv_lightning.errors import MetricInputError
 from gendiv_lightning.generators.base import Generator, TokenGenerator
 from gendiv_lightning.metrics.base import SampleMetric
 from gendiv_lightning.prompts.design import Design, apply_designs, check_design, choose_paraphrases, name_samples
@@ -126,7 +127,7 @@ def _check_metrics(generator: Generator, metrics: Sequence[SampleMetric]) -> Non
     """Raise ValueError if a metric needs tokens and the generator draws none."""
     for metric in metrics:
         if "tokens" in metric.needs and not isinstance(generator, TokenGenerator):
-            raise ValueError(
+            raise MetricInputError(
                 f"{type(metric).__name__} needs tokens, and {type(generator).__name__} draws none: it has continuous "
                 f"latents. Remove the metric ({metric.title}) from measure.metrics"
             )

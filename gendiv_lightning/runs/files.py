@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gendiv_lightning.errors import DamagedRunError, MissingRunError
 from gendiv_lightning.records.estimate import Estimate
 from gendiv_lightning.runs.schema import PER_PROMPT, PROMPT_ID
 
@@ -30,9 +31,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing. Copy the whole folder, or make the run again") from error
+        raise DamagedRunError(f"{path} is missing. Copy the whole folder, or make the run again") from error
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        raise DamagedRunError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # bytes that are not UTF-8, text that is not JSON
         raise malformed(path, f"it is not JSON ({' '.join(str(error).split())})") from error
     if not isinstance(value, dict):
@@ -40,9 +41,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def malformed(path: Path, what: str) -> ValueError:
+def malformed(path: Path, what: str) -> DamagedRunError:
     """The error of a damaged file."""
-    return ValueError(f"{path} is damaged: {what}. Restore the file, or make the run again")
+    return DamagedRunError(f"{path} is damaged: {what}. Restore the file, or make the run again")
 
 
 def field(path: Path, entry: Mapping[str, Any], key: str, kind: type, where: str = "") -> Any:
@@ -74,7 +75,7 @@ def read_protocol(path: Path) -> dict[str, Any]:
 def check_run_protocol(path: Path, protocol: Mapping[str, Any]) -> None:
     """Raises ValueError unless a protocol has what labels, comparisons and reports read from it."""
     if "probes" not in protocol:
-        raise ValueError(f"{path.parent} holds codebook counts, not a run with samples: give the folder of a run")
+        raise MissingRunError(f"{path.parent} holds codebook counts, not a run with samples: give the folder of a run")
     field(path, field(path, protocol, "generator", dict), "generator", str, "generator.")
     data = field(path, protocol, "data", dict)
     for key, kind in {"seed": int, "num_prompts": int, "num_samples": int, "prompt_set": str}.items():
@@ -173,10 +174,10 @@ def read_table(
                 table.validate(full=True)  # such as texts that are not UTF-8
                 return table
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing. {advice}") from error
+        raise DamagedRunError(f"{path} is missing. {advice}") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of a column's name
-        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}). {advice}") from error
-    raise ValueError(f"{path} has no column {missing[0]}: {advice}")
+        raise DamagedRunError(f"{path} is damaged ({' '.join(str(error).split())}). {advice}") from error
+    raise DamagedRunError(f"{path} has no column {missing[0]}: {advice}")
 
 
 def read_per_prompt(path: Path) -> pa.Table:

@@ -21,6 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from gendiv_lightning.errors import DamagedRunError, MissingRunError, RunDiffersError, UnfinishedRunError
 from gendiv_lightning.records import NoiseKey, SampleBatch
 from gendiv_lightning.records.estimate import Estimate
 from gendiv_lightning.runs import files, schema
@@ -83,13 +84,13 @@ class RunFolder:
         there = self.path / "fingerprint.json"
         if not there.exists():
             if self.shards():
-                raise ValueError(
+                raise RunDiffersError(
                     f"{self.path} holds samples, and no fingerprint.json says whose: give another --run_dir"
                 )
             return
         differing = differences(files.read_protocol(self.checked(there.name)), json.loads(json.dumps(protocol)))
         if differing:
-            raise ValueError(
+            raise RunDiffersError(
                 f"{self.path} holds another run, which differs in: {'; '.join(map(str, differing))}. "
                 "Give another --run_dir, or --overwrite true to delete that run"
             )
@@ -118,7 +119,7 @@ class RunFolder:
             return
         there = {path.name for path in self.path.iterdir()} - {LOCK}
         if not (self.path / "fingerprint.json").exists() and not there <= {*FILES, *FOLDERS}:
-            raise ValueError(f"--overwrite: {self.path} is not the folder of a run, nothing is deleted")
+            raise MissingRunError(f"--overwrite: {self.path} is not the folder of a run, nothing is deleted")
         (self.path / "metrics.json").unlink(missing_ok=True)
         for shard in self.shards():
             shard.unlink()
@@ -172,22 +173,24 @@ class RunFolder:
                 found.setdefault(key[0], []).append(NoiseKey(*key))
             for prompt, keys in found.items():
                 if prompt in shard_of:
-                    raise ValueError(
+                    raise DamagedRunError(
                         f"prompt {prompt} is both in {shard_of[prompt]} and in {shard.name}: two processes wrote this "
                         "run at once. Delete one of the two shards"
                     )
                 if names is not None and sorted(keys) != sorted(names.get(prompt, ())):
-                    raise ValueError(f"{shard} has other samples of prompt {prompt} than this run's design. {ADVICE}")
+                    raise DamagedRunError(
+                        f"{shard} has other samples of prompt {prompt} than this run's design. {ADVICE}"
+                    )
                 shard_of[prompt] = shard
             if names is not None and set(column[schema.SEED]) != {seed}:
-                raise ValueError(f"{shard} was sampled from another seed than {seed}. {ADVICE}")
+                raise DamagedRunError(f"{shard} was sampled from another seed than {seed}. {ADVICE}")
         return frozenset(shard_of)
 
     def check_whole(self) -> None:
         """Raise ValueError if a file of a finished run is missing."""
         missing = self.index.missing() if self.is_finished else []
         if missing:
-            raise ValueError(
+            raise DamagedRunError(
                 f"{self.path} is not whole: {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''} "
                 f"({len(missing)} files) are missing. {RESTORE}"
             )
@@ -223,7 +226,7 @@ class RunFolder:
         measured = set(self.read_per_prompt()[schema.PROMPT_ID].to_pylist())
         stored = self.finished_prompts()
         if stored != measured:
-            raise ValueError(
+            raise DamagedRunError(
                 f"{self.path} measured {len(measured)} prompts, but has the samples of {len(stored)}: shards are "
                 f"missing. {RESTORE}"
             )
@@ -259,7 +262,7 @@ class RunFolder:
         """
         path = self.checked("fingerprint.json")
         if not path.exists():
-            raise ValueError(f"{self.path} is no run folder: it has no fingerprint.json")
+            raise MissingRunError(f"{self.path} is no run folder: it has no fingerprint.json")
         self.check_whole()
         return files.read_protocol(path)
 
@@ -275,7 +278,7 @@ class RunFolder:
         """
         self.read_protocol()
         if not self.is_finished:
-            raise ValueError(
+            raise UnfinishedRunError(
                 f"the run in {self.path} is not finished. Run the same `gendiv predict` again to resume it"
             )
         return files.read_per_prompt(self.checked("per_prompt.parquet"))

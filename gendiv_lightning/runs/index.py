@@ -11,6 +11,7 @@ import json
 import os
 from pathlib import Path
 
+from gendiv_lightning.errors import DamagedRunError
 from gendiv_lightning.storage.hashing import sha256_of
 
 NAME = "index.jsonl"
@@ -62,7 +63,7 @@ class RunIndex:
         """
         known = self.files().get(path.relative_to(self.folder).as_posix())
         if known and sha256_of(path) not in known:
-            raise ValueError(f"{path} is damaged: it is not what this run wrote (its SHA-256 differs). {advice}")
+            raise DamagedRunError(f"{path} is damaged: it is not what this run wrote (its SHA-256 differs). {advice}")
 
     def missing(self) -> list[str]:
         """Listed files that are not there."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gendiv_lightning.errors import DamagedRunError, MissingRunError, NotComparableError
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.records.estimate import Estimate
 from gendiv_lightning.runs.description import (
@@ -71,7 +72,7 @@ def read_run(path: Path | str | RunFolder) -> Run:
     folder.check_whole()
     table = folder.read_per_prompt()
     if len(table) != protocol["data"]["num_prompts"]:
-        raise ValueError(
+        raise DamagedRunError(
             f"{folder.path / 'per_prompt.parquet'} is damaged: it has {len(table)} rows, and the run has "
             f"{protocol['data']['num_prompts']} prompts. Make the run again"
         )
@@ -237,9 +238,9 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
                 runs.setdefault(run.label.fingerprint, run)
     if not runs:
         places = ", ".join(map(str, paths))
-        raise ValueError(f"no finished run in {places}: `gendiv predict` or `gendiv study` makes them")
+        raise MissingRunError(f"no finished run in {places}: `gendiv predict` or `gendiv study` makes them")
     if len({run.label.embedded for run in runs.values()}) > 1:
-        raise ValueError("these are runs of embedded (toy) and of real models: make a report of each")
+        raise NotComparableError("these are runs of embedded (toy) and of real models: make a report of each")
     return sorted(runs.values(), key=_order), left_out
 
 

@@ -17,6 +17,8 @@ import uuid
 from pathlib import Path
 from types import TracebackType
 
+from gendiv_lightning.errors import RunLockedError
+
 NAME = "run.lock"
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
@@ -90,9 +92,9 @@ class RunLock:
     def _age(self) -> float:
         return time.time() - self.path.stat().st_mtime
 
-    def _taken(self, owner: dict[str, object]) -> ValueError:
+    def _taken(self, owner: dict[str, object]) -> RunLockedError:
         who = f"process {owner.get('pid', '?')} on {owner.get('host', 'this machine')}"
-        return ValueError(
+        return RunLockedError(
             f"{self.path.parent} is being written by {who}. Wait for it, stop it, or give another --run_dir"
         )
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gendiv_lightning.errors import DamagedRunError
 from gendiv_lightning.records import (
     LatentSamples,
     NoiseKey,
@@ -41,7 +42,7 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
             name in schema.NUMBERS and not pa.types.is_integer(kind)
         )
         if is_wrong or (name in schema.SAMPLES and table[name].null_count):
-            raise ValueError(f"{path} is damaged (column {name} is of type {kind}, or has empty cells). {ADVICE}")
+            raise DamagedRunError(f"{path} is damaged (column {name} is of type {kind}, or has empty cells). {ADVICE}")
     return table
 
 
@@ -56,7 +57,7 @@ def read_batch(path: Path) -> SampleBatch:
         return _from_table(table)
     except (TypeError, ValueError, KeyError, IndexError, OSError, SyntaxError, RuntimeError) as error:
         # Any cell may be of another type or shape than a shard's, and a picture be cut off anywhere.
-        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}). {ADVICE}") from error
+        raise DamagedRunError(f"{path} is damaged ({' '.join(str(error).split())}). {ADVICE}") from error
 
 
 def to_table(batch: SampleBatch, codebook_size: int) -> pa.Table:

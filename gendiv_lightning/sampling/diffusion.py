@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from gendiv_lightning.errors import ConfigValueError
 from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling.sampler import Draw, TokenGrid, TokenSampler
 
@@ -44,10 +45,10 @@ class NoiseSchedule:
 
     def __post_init__(self) -> None:
         if self.num_times < 2:
-            raise ValueError(f"the noise schedule must have at least 2 times, got {self.num_times}")
+            raise ConfigValueError(f"the noise schedule must have at least 2 times, got {self.num_times}")
         for keep, mask in zip(self.keep, self.mask, strict=True):
             if not (0 < keep < 1 and 0 < mask < 1 and keep + mask <= 1 + 1e-12):
-                raise ValueError(f"keep and mask must lie in (0, 1) and sum to at most 1, got {keep} and {mask}")
+                raise ConfigValueError(f"keep and mask must lie in (0, 1) and sum to at most 1, got {keep} and {mask}")
 
     def cumulative(self, time: int) -> Rates:
         """From x_0 to x_t; time -1 is x_0 itself."""
@@ -77,7 +78,7 @@ class NoiseSchedule:
                 before the image, though all tokens are masked at the start ("last", as diffusers does it).
         """
         if not 1 <= num_steps <= self.num_times:
-            raise ValueError(f"num_steps must be in 1..{self.num_times}, the network's times, got {num_steps}")
+            raise ConfigValueError(f"num_steps must be in 1..{self.num_times}, the network's times, got {num_steps}")
         if spacing == "last":
             return list(range(num_steps - 1, -1, -1))
         return [round((step + 1) * self.num_times / num_steps) - 1 for step in range(num_steps - 1, -1, -1)]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from gendiv_lightning.errors import PipelineError
 from gendiv_lightning.sampling.noise import Noise
 from gendiv_lightning.sampling.sampler import Sampler
 
@@ -91,7 +92,7 @@ class KeyedNormals(TorchFunctionMode):
             normals = self.draw(tuple(like.shape))
             return normals.to(kwargs.get("device") or like.device, kwargs.get("dtype") or like.dtype)
         if func in _OTHER_RANDOMNESS:
-            raise ValueError(
+            raise PipelineError(
                 f"{self.place} calls {getattr(func, '__name__', func)}, whose numbers cannot be keyed by sample: only "
                 "torch.randn and torch.randn_like can. Choose another scheduler or pipeline"
             )

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gendiv_lightning.errors import ConfigValueError
 from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling.sampler import TokenGrid, TokenSampler
 
@@ -34,11 +35,11 @@ class MaskSchedule:
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
+            raise ConfigValueError(f"num_steps must be at least 1, got {self.num_steps}")
         if self.kind not in ("cosine", "linear"):
-            raise ValueError(f'the mask schedule is "cosine" or "linear", got {self.kind!r}')
+            raise ConfigValueError(f'the mask schedule is "cosine" or "linear", got {self.kind!r}')
         if len(self.temperature) != 2 or not all(math.isfinite(t) and t >= 0 for t in self.temperature):
-            raise ValueError(f"mask_temperature must be two numbers of at least 0, got {self.temperature}")
+            raise ConfigValueError(f"mask_temperature must be two numbers of at least 0, got {self.temperature}")
 
     def num_unknown(self, num_tokens: int) -> list[int]:
         """Unknown tokens of an image of `num_tokens` after each step: the last step decides all.

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from gendiv_lightning.errors import ConfigValueError, ProbeError
 from gendiv_lightning.functional.finite import ADVICE, NonFiniteError, broken_rows
 from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling.noise import Noise
@@ -249,13 +250,13 @@ def check_settings(
 ) -> None:
     """Raise ValueError for a number that no sampler can work with; where numbers are typed in, before a model loads."""
     if not (math.isfinite(temperature) and temperature >= 0):
-        raise ValueError(f"temperature must be a number of at least 0, got {temperature}")
+        raise ConfigValueError(f"temperature must be a number of at least 0, got {temperature}")
     if top_k is not None and top_k < 0:
-        raise ValueError(f"top_k must be at least 1, or 0 for all, got {top_k}")
+        raise ConfigValueError(f"top_k must be at least 1, or 0 for all, got {top_k}")
     if not 0 <= top_p <= 1:
-        raise ValueError(f"top_p is a probability in [0, 1], got {top_p}")
+        raise ConfigValueError(f"top_p is a probability in [0, 1], got {top_p}")
     if not math.isfinite(guidance):
-        raise ValueError(f"guidance_scale must be a number, got {guidance}")
+        raise ConfigValueError(f"guidance_scale must be a number, got {guidance}")
 
 
 def invert_cdf(probs: Tensor, uniforms: Tensor) -> Tensor:
@@ -329,7 +330,7 @@ def apply_probes(sampler: AnySampler, probes: Iterable[Probe]) -> AnySampler:
     for probe in probes:
         name = type(probe).__name__
         if missing := [f for f in probe.sets if f not in names]:
-            raise ValueError(
+            raise ProbeError(
                 f"{name} sets {', '.join(missing)}, which a {type(sampler).__name__} does not have: it works on "
                 f"generators that draw tokens. Remove {name} from the probes"
             )
@@ -342,8 +343,8 @@ def apply_probes(sampler: AnySampler, probes: Iterable[Probe]) -> AnySampler:
             if f.name == "allowed" and "allowed" in changes:
                 value = value & changes["allowed"]
                 if not value.any():
-                    raise ValueError(f"{owners['allowed']} and {name} allow no codebook entry in common")
+                    raise ProbeError(f"{owners['allowed']} and {name} allow no codebook entry in common")
             elif f.name in changes:
-                raise ValueError(f"{owners[f.name]} and {name} both set {f.name!r}: keep one of them")
+                raise ProbeError(f"{owners[f.name]} and {name} both set {f.name!r}: keep one of them")
             changes[f.name], owners[f.name] = value, name
     return replace(sampler, **changes)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gendiv_lightning.errors import FileFormatError
 from gendiv_lightning.storage.atomic import write_atomically
 
 
@@ -30,9 +31,9 @@ def read_usage(path: Path) -> tuple[Tensor, dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             counts, metadata = file.get_tensor("counts"), file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is no usage file ({error}); `gendiv fit-free validate` writes one") from error
+        raise FileFormatError(f"{path} is no usage file ({error}); `gendiv fit-free validate` writes one") from error
     if counts.dim() != 1 or counts.is_floating_point() or (counts < 0).any():
-        raise ValueError(
+        raise FileFormatError(
             f"{path} is no usage file: its counts must be one number of at least 0 for each codebook entry"
         )
     return counts, json.loads(metadata.get("provenance", "{}"))

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from gendiv_lightning.errors import MemoryLimitError, MissingFileError
+
 GIB = 2**30
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
@@ -116,14 +118,14 @@ def check_regular(path: Path) -> None:
         mode = path.stat().st_mode
     except FileNotFoundError:
         if path.is_symlink():
-            raise FileNotFoundError(f"{shown} is a link to {valid_text(os.readlink(path))}, which is missing") from None
-        raise FileNotFoundError(f"there is no file {shown}") from None
+            raise MissingFileError(f"{shown} is a link to {valid_text(os.readlink(path))}, which is missing") from None
+        raise MissingFileError(f"there is no file {shown}") from None
     except ValueError as error:  # a NUL in the name
-        raise FileNotFoundError(f"there is no file {shown!r}") from error
+        raise MissingFileError(f"there is no file {shown!r}") from error
     if stat.S_ISDIR(mode):
-        raise IsADirectoryError(f"{shown} is a folder, not a file")
+        raise MissingFileError(f"{shown} is a folder, not a file")
     if not stat.S_ISREG(mode):
-        raise OSError(f"{shown} is {_KINDS.get(stat.S_IFMT(mode), 'a special file')}, not a regular file")
+        raise MissingFileError(f"{shown} is {_KINDS.get(stat.S_IFMT(mode), 'a special file')}, not a regular file")
 
 
 def read_file(path: Path, memory_limit: float = 1.0) -> bytes:
@@ -140,7 +142,7 @@ def read_file(path: Path, memory_limit: float = 1.0) -> bytes:
 def check_size(size: int, memory_limit: float, what: str) -> None:
     """Raise OSError if `size` bytes are more than `memory_limit` GiB."""
     if size > memory_limit * GIB:
-        raise OSError(f"{what} takes {size / GIB:.3g} GiB, more than the memory limit of {memory_limit:g} GiB")
+        raise MemoryLimitError(f"{what} takes {size / GIB:.3g} GiB, more than the memory limit of {memory_limit:g} GiB")
 
 
 def inside(folder: Path, name: str) -> Path | None:

@@ -12,6 +12,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gendiv_lightning.errors import FileFormatError, MemoryLimitError
 from gendiv_lightning.storage.files import GIB, check_regular
 from gendiv_lightning.storage.tables import Record
 
@@ -37,7 +38,7 @@ def open_parquet(file: str | Path) -> Iterator[pq.ParquetFile]:
             with pq.ParquetFile(opened, read_dictionary=texts) as table:
                 yield table
         except (pa.ArrowException, OSError) as error:  # OSError: a damaged page
-            raise ValueError(f"{file} cannot be read as Parquet: {error}") from error
+            raise FileFormatError(f"{file} cannot be read as Parquet: {error}") from error
 
 
 def write_parquet(table: pa.Table, path: Path, **options: Any) -> None:
@@ -106,7 +107,7 @@ def load_columns(
                 break
             batches.append(batch)
     if total > most:
-        raise ValueError(
+        raise MemoryLimitError(
             f"its columns {', '.join(columns)} expand from {size / 2**20:.3g} MiB on disk to more than the memory "
             f"limit of {memory_limit:g} GiB"
         )
@@ -130,7 +131,7 @@ def check_columns(schema: pa.Schema, where: str) -> None:
     """Raise ValueError if two columns share a name: a record would keep only one of them."""
     repeated = [name for name, count in Counter(schema.names).items() if count > 1]
     if repeated:
-        raise ValueError(f"{where} has several columns {repeated[0]!r}: rename all but one")
+        raise FileFormatError(f"{where} has several columns {repeated[0]!r}: rename all but one")
 
 
 def holds_bytes(kind: pa.DataType) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from gendiv_lightning.errors import DatasetError, MissingFileError
 from gendiv_lightning.storage.files import list_folder
 
 
@@ -44,12 +45,12 @@ def _find_on_hub(name: str, revision: str | None) -> Any:
     from huggingface_hub.errors import HTTPError  # an OSError in some versions only
 
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
-        raise ValueError(f"{name} is missing; paths are taken from the working directory, {Path.cwd()}")
+        raise MissingFileError(f"{name} is missing; paths are taken from the working directory, {Path.cwd()}")
     try:
         return HfApi().dataset_info(name, revision=revision, timeout=10)
     except (OSError, HTTPError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
-        raise ValueError(
+        raise DatasetError(
             f"{name} is no file or folder here (paths start from {Path.cwd()}), and as a dataset on the Hugging Face "
             f"Hub it cannot be had: {reason}"
         ) from error
@@ -87,13 +88,15 @@ def open_saved_dataset(folder: Path, split: str | None) -> Any:
         dataset: Any = load_from_disk(str(folder))
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{folder} cannot be read as a folder of datasets.save_to_disk: {reason}") from error
+        raise DatasetError(f"{folder} cannot be read as a folder of datasets.save_to_disk: {reason}") from error
     if not isinstance(dataset, DatasetDict):
         if split is not None and split != dataset.split:
-            raise ValueError(f"{folder} has no splits, and {split} was asked for: leave out --split (in configs split)")
+            raise DatasetError(
+                f"{folder} has no splits, and {split} was asked for: leave out --split (in configs split)"
+            )
         return dataset
     if split is None and len(dataset) == 1:
         return next(iter(dataset.values()))
     if split not in dataset:
-        raise ValueError(f"{folder} has the splits {', '.join(dataset)}, not {split}: name one with --split")
+        raise DatasetError(f"{folder} has the splits {', '.join(dataset)}, not {split}: name one with --split")
     return dataset[split]

@@ -15,6 +15,7 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from gendiv_lightning.errors import FileFormatError, restated
 from gendiv_lightning.storage.files import check_regular
 
 _MARKS = {  # UTF-32 before UTF-16: the mark of one begins with that of the other
@@ -58,11 +59,11 @@ def read_table(path: Path) -> Iterator[Record]:
     try:
         yield from _READERS[path.suffix.lower()](path)
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise FileFormatError(
             f"{path}{_undecodable_line(path)} cannot be read as UTF-8 ({error.reason}): save the file as UTF-8"
         ) from error
     except csv.Error as error:
-        raise ValueError(f"{path} cannot be read as {path.suffix}: {error}") from error
+        raise FileFormatError(f"{path} cannot be read as {path.suffix}: {error}") from error
 
 
 def decode_text(data: bytes) -> str:
@@ -75,7 +76,7 @@ def parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits and deep nesting are among them
-        raise ValueError(f"{where} is not JSON: {error}") from error
+        raise FileFormatError(f"{where} is not JSON: {error}") from error
 
 
 def as_record(item: Any, where: str) -> Record:
@@ -84,13 +85,13 @@ def as_record(item: Any, where: str) -> Record:
         return Record(where, {"prompt": item})
     if isinstance(item, Mapping):
         return Record(where, item)
-    raise ValueError(f"{where} must be an object or a text, got {type(item).__name__}")
+    raise FileFormatError(f"{where} must be an object or a text, got {type(item).__name__}")
 
 
 def list_records(items: Any, path: Path) -> Iterator[Record]:
     """The records of a JSON file that was loaded; ValueError if it is not a list of objects or texts."""
     if not isinstance(items, list):
-        raise ValueError(
+        raise FileFormatError(
             f"{path} must hold a list of records, got {type(items).__name__}; for one object per line use .jsonl"
         )
     for number, item in enumerate(items, start=1):
@@ -143,7 +144,7 @@ def _read_jsonl(path: Path) -> Iterator[Record]:
                     item = parse_json(line, where)
                 except ValueError as error:
                     hint = "; for one list of all records use .json" if number == 1 and line.strip() in "[{" else ""
-                    raise ValueError(f"{error}{hint}") from error
+                    raise restated(error, f"{error}{hint}") from error
                 yield as_record(item, where)
 
 
@@ -160,7 +161,7 @@ def load_json(path: Path) -> Any:
         return parse_json(text, path.name)
     except ValueError as error:
         hint = "; it holds one object per line, so rename it to .jsonl" if "Extra data" in str(error) else ""
-        raise ValueError(f"{error}{hint}") from error
+        raise restated(error, f"{error}{hint}") from error
 
 
 def _read_csv(path: Path) -> Iterator[Record]:
@@ -177,7 +178,7 @@ def _read_csv(path: Path) -> Iterator[Record]:
             if columns is None:
                 columns = _checked_columns(last, path)
             elif len(last) > len(columns):
-                raise ValueError(
+                raise FileFormatError(
                     f"{path}, row {number} has {len(last)} cells under {len(columns)} columns ({', '.join(columns)}): "
                     f"quote the cell that holds the delimiter ({_DELIMITERS.get(delimiter, delimiter)})"
                 )
@@ -185,7 +186,7 @@ def _read_csv(path: Path) -> Iterator[Record]:
                 yield Record(f"{path.name}, row {number}", dict(zip_longest(columns, last)))
             last = row
     if last:
-        raise ValueError(f"{path}: a quote is never closed; double the quotes inside a cell and quote the cell")
+        raise FileFormatError(f"{path}: a quote is never closed; double the quotes inside a cell and quote the cell")
 
 
 def _delimiter(header: str) -> str:
@@ -197,7 +198,7 @@ def _delimiter(header: str) -> str:
 def _checked_columns(columns: list[str], path: Path) -> list[str]:
     repeated = [column for column, count in Counter(columns).items() if column and count > 1]
     if repeated:
-        raise ValueError(f"{path} has several columns {repeated[0]!r}: rename all but one")
+        raise FileFormatError(f"{path} has several columns {repeated[0]!r}: rename all but one")
     return columns
 
 

@@ -11,6 +11,7 @@ from typing import IO
 
 import fsspec
 
+from gendiv_lightning.errors import FileFormatError
 from gendiv_lightning.storage.files import File, check_regular, check_size, valid_text
 
 _NOT_WHOLE = "is not a tar, or it is damaged, cut off or compressed: fetch it again, or unpack it"
@@ -48,7 +49,7 @@ def read_tar(tar: str | Path, memory_limit: float = 1.0) -> Iterator[File]:
         except tarfile.TarError:
             is_whole = False
     if not is_whole:
-        raise ValueError(f"{tar} {_NOT_WHOLE}")
+        raise FileFormatError(f"{tar} {_NOT_WHOLE}")
 
 
 def sample_key(name: str) -> tuple[str, str]:
@@ -83,7 +84,7 @@ def _clean(name: str) -> str:
 
 
 def _fail(reason: str) -> bytes:
-    raise OSError(reason)
+    raise FileFormatError(reason)
 
 
 def _read_slice(address: str, start: int, size: int, memory_limit: float) -> bytes:
@@ -92,7 +93,7 @@ def _read_slice(address: str, start: int, size: int, memory_limit: float) -> byt
         opened.seek(start)
         data = opened.read(size)
     if len(data) < size:
-        raise OSError(f"{address} {_NOT_WHOLE}")
+        raise FileFormatError(f"{address} {_NOT_WHOLE}")
     return data
 
 

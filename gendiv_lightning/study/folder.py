@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gendiv_lightning.errors import LINK, RunLockedError
 from gendiv_lightning.runs.files import read_cells
 from gendiv_lightning.storage.atomic import write_atomically
 from gendiv_lightning.study.matrix import Cell
@@ -99,10 +100,11 @@ class StudyFolder:
         return is_finished
 
     def last_words(self, cell: Cell) -> str:
-        """Last line of the cell's log: of a run that failed, the reason."""
+        """Last line of the cell's log, without the link that an error ends with: the reason why a run failed."""
         log = self.log(cell)
         lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-        return next((line.split("\r")[-1].strip() for line in reversed(lines) if line.strip()), "")
+        lines = [line.split("\r")[-1].strip() for line in lines if not line.startswith(LINK)]
+        return next(filter(None, reversed(lines)), "")
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -116,5 +118,5 @@ class StudyFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise ValueError(f"another `gendiv study` is at work in {self.path}") from error
+                raise RunLockedError(f"another `gendiv study` is at work in {self.path}") from error
             yield

@@ -19,6 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from gendiv_lightning.errors import ConfigValueError, PackageError
 from gendiv_lightning.study.folder import RUNNING, StudyFolder
 from gendiv_lightning.study.matrix import Cell
 
@@ -64,12 +65,12 @@ def run_as_jobs(folder: StudyFolder, cluster: str, parameters: dict[str, Any]) -
     try:
         import submitit
     except ImportError as error:
-        raise ValueError("cluster jobs need submitit: pip install 'gendiv_lightning[slurm]'") from error
+        raise PackageError("cluster jobs need submitit: pip install 'gendiv_lightning[slurm]'") from error
     try:
         executor = submitit.AutoExecutor(folder.path / "jobs", cluster=cluster)
         executor.update_parameters(name="gendiv", **parameters)
     except (RuntimeError, NameError, TypeError) as error:  # what submitit raises for these
-        raise ValueError(f"{cluster}: {error}") from error
+        raise ConfigValueError(f"{cluster}: {error}") from error
     job_class: Any = executor.job_class
     cells = folder.unfinished()
     jobs = {}

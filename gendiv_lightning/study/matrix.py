@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from gendiv_lightning.analysis.paper_claims import takes_counts
+from gendiv_lightning.errors import ConfigKeyError, ConfigValueError, FileFormatError
 
 _KEYS = ("generators", "probes", "seeds", "metrics", "settings")
 _GENERATOR_KEYS = ("config", "usage", "probes", "metrics")
@@ -69,13 +70,13 @@ def read_study(path: Path) -> list[Cell]:
     study = _mapping(_load(path), str(path), _KEYS)
     seeds = study.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise ValueError(f"{path}: seeds must be a list of whole numbers, got {seeds!r}")
+        raise ConfigValueError(f"{path}: seeds must be a list of whole numbers, got {seeds!r}")
     cells: dict[str, Cell] = {}
     for generator, seed in product(_named(path, study, "generators"), seeds):
         for probe in _probes_of(path, study, generator):
             for cell in _cells(path, study, generator, probe, seed):
                 if cell.name in cells:
-                    raise ValueError(f"{path}: two cells have the name {cell.name}: sweep values that differ")
+                    raise ConfigValueError(f"{path}: two cells have the name {cell.name}: sweep values that differ")
                 cells[cell.name] = cell
     return list(cells.values())
 
@@ -97,7 +98,7 @@ def _probes_of(path: Path, study: dict[str, Any], generator: str) -> list[str]:
 def _cells(path: Path, study: dict[str, Any], generator: str, probe: str, seed: int) -> Iterator[Cell]:
     source = _mapping(study["generators"][generator], f"{path}: generators.{generator}", _GENERATOR_KEYS)
     if "config" not in source:
-        raise ValueError(f"{path}: generators.{generator} names no config")
+        raise ConfigKeyError(f"{path}: generators.{generator} names no config")
     arms = dict(_mapping(study["probes"][probe] or {}, f"{path}: probes.{probe}"))
     settings = {
         **_mapping(study.get("settings", {}), f"{path}: settings"),
@@ -162,16 +163,18 @@ def _named(path: Path, study: dict[str, Any], key: str) -> dict[str, Any]:
     entries = _mapping(study.get(key), f"{path}: {key}")
     wrong = [name for name in entries if not re.fullmatch(r"\w+", str(name))]
     if wrong or not entries:
-        raise ValueError(f"{path}: {key} must have names of letters, digits and underscores, got {wrong or 'none'}")
+        raise ConfigValueError(
+            f"{path}: {key} must have names of letters, digits and underscores, got {wrong or 'none'}"
+        )
     return entries
 
 
 def _mapping(value: Any, where: str, keys: tuple[str, ...] | None = None) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{where} must be a mapping of names, got {value!r}")
+        raise ConfigValueError(f"{where} must be a mapping of names, got {value!r}")
     unknown = [key for key in value if keys is not None and key not in keys]
     if unknown:
-        raise ValueError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(keys or ())}")
+        raise ConfigKeyError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(keys or ())}")
     return value
 
 
@@ -179,6 +182,6 @@ def _load(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise FileFormatError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+        raise FileFormatError(f"{path} is not UTF-8 text: {error}") from error

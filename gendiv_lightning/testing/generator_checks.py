@@ -32,6 +32,7 @@ from gendiv_lightning.callbacks.probes import (
     TopK,
     TopP,
 )
+from gendiv_lightning.errors import NotApplicable
 from gendiv_lightning.generators.base import Generator, TokenGenerator
 from gendiv_lightning.records import ImageBatch, LatentSamples, NoiseKey, Prompt, PromptBatch, SampleBatch, TokenSamples
 from gendiv_lightning.sampling import Draw, Noise, Observer
@@ -43,10 +44,6 @@ LEVELS = 1  # of 255, between decoded images
 NUM_SAMPLES = 4
 PROMPTS = ("the sun at the left", "two green hills", "the pink sky")  # the toy takes them too
 Status = Literal["pass", "fail", "not applicable"]
-
-
-class NotApplicable(Exception):
-    """The check asks for what this kind of generator does not have; the message is the reason."""
 
 
 class Outcome(NamedTuple):

@@ -21,6 +21,8 @@ import ftfy
 from bs4 import BeautifulSoup
 from bs4.builder import ParserRejectedMarkup
 
+from gendiv_lightning.errors import PromptError
+
 _Rules = tuple[tuple[re.Pattern[str], str, frozenset[str]], ...]
 _NOT_ASCII = "\x80"  # stands for any character beyond ASCII among those that a rule needs
 _FILE_TYPES = "(?:png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4)"
@@ -109,7 +111,7 @@ def _drop_html(text: str) -> str:
     try:
         return BeautifulSoup(text, features="html.parser").get_text()
     except ParserRejectedMarkup as error:
-        raise ValueError(
+        raise PromptError(
             f"caption must be text or HTML that can be parsed, got {text!r}; take the '<![' out of it"
         ) from error
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from gendiv_lightning.errors import WrongWeightsError
 from gendiv_lightning.text.lengths import CaptionCounter, TextLengths
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class ClipTokenizer:
             return AutoTokenizer.from_pretrained(self.folder)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"{self.folder} does not hold the tokenizer of captions: {reason}") from error
+            raise WrongWeightsError(f"{self.folder} does not hold the tokenizer of captions: {reason}") from error
 
     def __call__(self, text: str) -> Tensor:
         """Token ids (1, context)."""

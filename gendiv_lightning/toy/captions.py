@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import torch
 
+from gendiv_lightning.errors import PromptError
 from gendiv_lightning.records import Paraphrase, Prompt, length_class, prompt_id
 from gendiv_lightning.toy.world import GROUPS, NUM_IMAGES, values_of
 
@@ -114,7 +115,7 @@ def parse(caption: str) -> dict[str, int]:
         if phrase in _FILLERS:
             continue
         if phrase not in _meaning_of_phrase():
-            raise ValueError(f"{piece!r} is not a phrase of the postcard grammar, in the caption {caption!r}")
+            raise PromptError(f"{piece!r} is not a phrase of the postcard grammar, in the caption {caption!r}")
         group, value = _meaning_of_phrase()[phrase]
         stated[group] = value
     return stated

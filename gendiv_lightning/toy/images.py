@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from gendiv_lightning.datamodules.images import ImageModule
 from gendiv_lightning.datamodules.sharding import check_positive, deal
+from gendiv_lightning.errors import ConfigValueError
 from gendiv_lightning.records import ImageBatch
 from gendiv_lightning.toy.world import NUM_IMAGES, SIZE, render
 
@@ -32,7 +33,7 @@ class PostcardImages(ImageModule):
         super().__init__()
         check_positive(num_images=num_images, batch_size=batch_size)
         if num_images > NUM_IMAGES:
-            raise ValueError(f"num_images must be at most {NUM_IMAGES}, the size of the world, got {num_images}")
+            raise ConfigValueError(f"num_images must be at most {NUM_IMAGES}, the size of the world, got {num_images}")
         self.num_images, self.seed, self.batch_size = num_images, seed, batch_size
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than images
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from gendiv_lightning.errors import restated
 from gendiv_lightning.functional.entropy import chao_wang_jost_entropy
 from gendiv_lightning.metrics.base import PromptMetric
 from gendiv_lightning.records import PromptSamples
@@ -65,9 +66,10 @@ class PostcardTruth(PromptMetric):
             try:
                 parse(text)
             except ValueError as error:
-                raise ValueError(
+                raise restated(
+                    error,
                     f"PostcardTruth measures prompts of the embedded world only: {error}. Leave it out of the "
-                    "metrics, or use the words of toy:postcards.jsonl"
+                    "metrics, or use the words of toy:postcards.jsonl",
                 ) from error
 
     def measure(self, samples: PromptSamples) -> list[float]:

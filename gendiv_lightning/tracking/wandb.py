@@ -23,6 +23,7 @@ from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
 from gendiv_lightning.console.tables import scalars_of
+from gendiv_lightning.errors import NetworkError
 from gendiv_lightning.records.estimate import Estimate
 from gendiv_lightning.runs.labels import label_of
 
@@ -83,7 +84,7 @@ def open_run(
     try:
         return wandb.init(**common, mode="offline", settings=_settings(silent=True))
     except wandb.Error as error:
-        raise ValueError(f"Weights & Biases: {error} Without it: --wandb disabled") from error
+        raise NetworkError(f"Weights & Biases: {error} Without it: --wandb disabled") from error
 
 
 def how_to_send(folder: Path) -> str:
@@ -195,7 +196,7 @@ def check_service() -> None:
     try:
         wandb.Api(timeout=ANSWER_SECONDS).viewer  # noqa: B018  it asks the service
     except FAILURES as error:
-        raise ValueError(f"nothing was sent to Weights & Biases: {error} (`wandb login` logs in)") from error
+        raise NetworkError(f"nothing was sent to Weights & Biases: {error} (`wandb login` logs in)") from error
 
 
 def unsent(folders: Iterable[Path]) -> list[Path]:
@@ -221,7 +222,7 @@ def send(files: Sequence[Path], entity: str | None = None, project: str | None =
     subprocess.run([sys.executable, "-m", "wandb", "sync", *others, *map(str, files)], env=own, check=False)
     left = [str(file.parent) for file in files if not _mark(file).exists()]
     if left:
-        raise ValueError(f"{len(left)} of {len(files)} runs were not sent, see above: {', '.join(left)}")
+        raise NetworkError(f"{len(left)} of {len(files)} runs were not sent, see above: {', '.join(left)}")
 
 
 def _mark(file: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 from gendiv_lightning.analysis.lenses import find_lenses
 from gendiv_lightning.analysis.paper_claims import find_profile
+from gendiv_lightning.errors import NetworkError, PackageError
 from gendiv_lightning.report.charts import ENTROPY, GIVEN_PROMPT
 from gendiv_lightning.report.context import Study
 from gendiv_lightning.report.document import Report, Section, Table
@@ -51,7 +52,7 @@ def save(built: Any) -> str:
     try:
         return str(built.save().url)
     except FAILURES as error:
-        raise ValueError(f"Weights & Biases did not take the report: {error}") from error
+        raise NetworkError(f"Weights & Biases did not take the report: {error}") from error
 
 
 def _workspaces() -> Any:
@@ -62,7 +63,7 @@ def _workspaces() -> Any:
             warnings.simplefilter("ignore", DeprecationWarning)  # its models are written for an older pydantic
             import wandb_workspaces.reports.v2 as wr
     except ImportError as error:
-        raise ValueError("--wandb needs wandb-workspaces: pip install 'gendiv_lightning[wandb]'") from error
+        raise PackageError("--wandb needs wandb-workspaces: pip install 'gendiv_lightning[wandb]'") from error
     return wr
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from gendiv_lightning.errors import WrongWeightsError
 from gendiv_lightning.weights.hash import sha256
 from gendiv_lightning.weights.load import load_pretrained, load_strictly, read_checkpoint
 from gendiv_lightning.weights.pieces import SUFFIX, whole
@@ -51,16 +52,20 @@ class PipelineFolder:
         try:
             config = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read as a part's configuration: {error}") from error
+            raise WrongWeightsError(f"{path} cannot be read as a part's configuration: {error}") from error
         if not isinstance(config, dict):
-            raise ValueError(f"{path} cannot be read as a part's configuration: it holds a {type(config).__name__}")
+            raise WrongWeightsError(
+                f"{path} cannot be read as a part's configuration: it holds a {type(config).__name__}"
+            )
         return config
 
     def setting(self, part: str, name: str) -> Any:
         """One setting of a part's configuration; ValueError if it does not say."""
         config = self.config(part)
         if name not in config:
-            raise ValueError(f"{self.path / part} is not a part of such a model: its configuration must have {name!r}")
+            raise WrongWeightsError(
+                f"{self.path / part} is not a part of such a model: its configuration must have {name!r}"
+            )
         return config[name]
 
     def check(self, part: str, wanted: dict[str, Any], key: str) -> None:
@@ -68,7 +73,9 @@ class PipelineFolder:
         given = self.config(part)
         wrong = [f"{name} {given.get(name)}, not {value}" for name, value in wanted.items() if given.get(name) != value]
         if wrong:
-            raise ValueError(f"{key}: {self.path / part} is another model than the settings say: {'; '.join(wrong)}")
+            raise WrongWeightsError(
+                f"{key}: {self.path / part} is another model than the settings say: {'; '.join(wrong)}"
+            )
 
     def identity(self) -> dict[str, object]:
         """SHA-256 of each part."""
@@ -109,5 +116,5 @@ def weight_file(folder: Path) -> Path:
     endings = ["*.safetensors", f"*.safetensors{SUFFIX}", "*.bin"]
     files = [file for ending in endings for file in sorted(folder.glob(ending))]
     if not files:
-        raise ValueError(f"{folder} holds no file of weights (.safetensors or .bin)")
+        raise WrongWeightsError(f"{folder} holds no file of weights (.safetensors or .bin)")
     return files[0]

@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from gendiv_lightning.errors import MissingWeightsError, WrongWeightsError
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _WRAPPERS = ("model", "module", "state_dict")
 _PREFIX = re.compile(r"^(?:_orig_mod\.|module\.)+")
@@ -42,7 +44,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """
     content = _read(path)
     if not isinstance(content, Mapping):
-        raise ValueError(
+        raise WrongWeightsError(
             f"{path} must hold a dictionary of tensors; got a {type(content).__name__}. Save a module's state_dict()"
         )
     wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
@@ -50,7 +52,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     tensors = {_PREFIX.sub("", key): value for key, value in state.items() if isinstance(value, Tensor)}
     parameters = {key: value for key, value in tensors.items() if not _EXTRAS.search(key)}
     if not parameters:
-        raise ValueError(_no_parameters(path, content))
+        raise WrongWeightsError(_no_parameters(path, content))
     return parameters
 
 
@@ -111,7 +113,7 @@ def load_pretrained(
     except _UNREADABLE as error:
         if isinstance(error, OSError) and not Path(source).is_dir():
             raise
-        raise ValueError(f"{source} does not hold a {model_class.__name__}: {first_line(error)}") from error
+        raise WrongWeightsError(f"{source} does not hold a {model_class.__name__}: {first_line(error)}") from error
     missing = [key for key in report["missing_keys"] if not any(part in key for part in optional)]
     _require_whole(
         f"{source} does not hold a whole {model_class.__name__}",
@@ -135,9 +137,9 @@ def reading(what: str, name: str, advice: str) -> Iterator[None]:
     try:
         yield
     except (OSError, HTTPError) as error:
-        raise FileNotFoundError(f"the {what} {name!r} could not be loaded: {first_line(error)}. {advice}") from error
+        raise MissingWeightsError(f"the {what} {name!r} could not be loaded: {first_line(error)}. {advice}") from error
     except _UNREADABLE as error:
-        raise ValueError(f"{name!r} cannot be used as {what}: {first_line(error)}") from error
+        raise WrongWeightsError(f"{name!r} cannot be used as {what}: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:
@@ -154,7 +156,7 @@ def _read(path: Path) -> object:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except _DAMAGED as error:
-        raise ValueError(f"{path} cannot be read as weights: {_reason(path, error)}") from error
+        raise WrongWeightsError(f"{path} cannot be read as weights: {_reason(path, error)}") from error
 
 
 def _is_zip(path: Path) -> bool:
@@ -197,7 +199,7 @@ def _require_whole(message: str, *, unused: Iterable[str] = (), **problems: Iter
         return
     kinds["not used"] = sorted(map(str, unused))
     lists = "; ".join(f"{kind} ({len(keys)}): {_listed(keys)}" for kind, keys in kinds.items() if keys)
-    raise ValueError(f"{message}: {lists}. Choose the weights that belong to the model's settings")
+    raise WrongWeightsError(f"{message}: {lists}. Choose the weights that belong to the model's settings")
 
 
 def _listed(keys: Sequence[str], most: int = 8) -> str:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from gendiv_lightning.errors import ConfigValueError, MissingWeightsError, WrongWeightsError
 from gendiv_lightning.storage.named_files import expand
 
 _HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?::(?P<file>[\w./-]+))?")
@@ -20,10 +21,6 @@ WEIGHT_FILES = (
 )
 # Copies of the same weights that are not loaded.
 _VARIANTS = ["*.fp16.*", "*.non_ema.*", "*flax*", "*onnx*", "*safety_checker*"]
-
-
-class MissingWeightsError(ValueError):
-    """Weights that are neither on this machine nor on the Hub; its text says which, and what to do."""
 
 
 def resolve(name: str, key: str, *, advice: str = "", parts: Sequence[str] = (), folder: bool | None = None) -> Path:
@@ -42,12 +39,12 @@ def resolve(name: str, key: str, *, advice: str = "", parts: Sequence[str] = (),
         ValueError: the name is empty, or it is a folder instead of a file, or the other way round.
     """
     if not name.strip():
-        raise ValueError(f"{key} must not be empty. Give a path, or OWNER/REPO on the Hub")
+        raise ConfigValueError(f"{key} must not be empty. Give a path, or OWNER/REPO on the Hub")
     path = expand(name)
     if path.exists():
         if folder is not None and path.is_dir() != folder:
             kinds = ("a folder", "a file") if folder else ("a file", "a folder")
-            raise ValueError(f"{key} must be {kinds[0]}, but {path} is {kinds[1]}. Give the path of {kinds[0]}")
+            raise ConfigValueError(f"{key} must be {kinds[0]}, but {path} is {kinds[1]}. Give the path of {kinds[0]}")
         return path
     if not (match := _HUB_NAME.fullmatch(name)) or _WEIGHT_FILE.search(match["repo"]):
         raise MissingWeightsError(f"{key}: there is no file {name!r}. {advice}".rstrip())
@@ -119,5 +116,5 @@ def fetch_one_of(repo: str, files: Sequence[str]) -> None:
     there = {sibling.rfilename for sibling in model_info(repo, timeout=5).siblings or ()}
     file = next((file for file in files if file in there), None)
     if file is None:
-        raise ValueError(f"the Hub repository {repo} holds none of {', '.join(files)}")
+        raise WrongWeightsError(f"the Hub repository {repo} holds none of {', '.join(files)}")
     hf_hub_download(repo, file)

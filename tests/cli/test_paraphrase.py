@@ -100,7 +100,7 @@ def test_the_key_is_written_nowhere(connect, tmp_path, capsys):
         assert KEY not in told.out + told.err
         server.faults = [lambda h: h.reply(json.dumps({"error": {"message": f"bad key {KEY}"}}), 401)]
         message = run(*words(tmp_path / "set.jsonl", "--seed", "1", limit=1))
-    assert message.startswith("gendiv: the endpoint refuses the request")
+    assert message.startswith("gendiv: error GD203: the endpoint refuses the request")
     assert KEY not in message
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 3
@@ -190,7 +190,7 @@ def test_what_cannot_be_is_one_line(more, told, monkeypatch, tmp_path):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     message = run("paraphrase", POSTCARDS, *more)
-    assert message.startswith("gendiv: ")
+    assert message.startswith("gendiv: error GD")
     assert told in message
     assert not list(tmp_path.iterdir())
 

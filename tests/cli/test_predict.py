@@ -390,7 +390,7 @@ BAD_INPUT = [
 @pytest.mark.parametrize(("more", "words"), BAD_INPUT, ids=lambda given: given[-1])
 def test_bad_input_is_one_clear_line(weights, tmp_path, more, words):
     message = error_of("predict", *arguments(weights, tmp_path / "run", *more, limit=2))
-    assert message.startswith("gendiv: ")
+    assert message.startswith("gendiv: error GD")
     assert all(word in message for word in words), message
     assert len(message) < 600
     assert not (tmp_path / "run").exists()

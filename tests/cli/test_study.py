@@ -148,7 +148,7 @@ def test_a_generator_may_have_probes_and_metrics_of_its_own(write):
 )
 def test_a_bad_study_is_one_clear_line_before_anything_runs(write, tmp_path, entries, told):
     message = study(write(**entries), "--out", tmp_path / "out")
-    assert message.startswith("gendiv: ")
+    assert message.startswith("gendiv: error GD")
     assert all(words in message for words in told), message
     assert not (tmp_path / "out" / "study.json").exists()
 
@@ -192,7 +192,7 @@ def test_a_study_runs_its_cells_past_a_failed_one_and_skips_what_is_finished(wri
     out = tmp_path / "out"
     assert study(config, "--out", out, "--jobs", "2") == 1
     told = capsys.readouterr()
-    assert re.search(r"tiny-bad-seed0 failed: gendiv: .* has 0 paraphrases", told.out)
+    assert re.search(r"tiny-bad-seed0 failed: gendiv: error GD305: .* has 0 paraphrases", told.out)
     assert f"Next: gendiv report {out} --out {out / 'report'}" in told.out
     assert {name: cell["status"] for name, cell in index(out).items()} == {
         "tiny-bad-seed0": "failed",

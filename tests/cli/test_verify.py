@@ -83,7 +83,7 @@ def test_a_run_of_another_checkpoint_is_one_line_before_anything_loads(copied, w
     config.write_text(config.read_text().replace(str(weights / "gpt.pt"), str(tmp_path / "gpt.pt")))
     monkeypatch.setattr(LlamaGen, "load", None)
     message = verify(copied)
-    assert message.startswith(f"gendiv: {copied.path} cannot be verified")
+    assert message.startswith(f"gendiv: error GD703: {copied.path} cannot be verified")
     assert "generator.gpt_checkpoint" in message
 
 

@@ -135,7 +135,7 @@ def error_of_config(config, checkpoint, folder, *more):
     """The one line that an embedded config ends with when the model is not what it should be."""
     words = ("--config", str(TINY / f"{config}.yaml"), "--model.checkpoint", str(checkpoint), *more)
     message = error_of("predict", *words, "--run_dir", str(folder), "--data.limit", "1", "--wandb", "disabled")
-    assert message.startswith("gendiv: ")
+    assert message.startswith("gendiv: error GD")
     assert len(message) < 600
     assert not folder.exists()
     return message

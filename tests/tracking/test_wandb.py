@@ -201,7 +201,7 @@ def test_a_wandb_report_is_saved_and_its_address_told(study, tmp_path, connect, 
 def test_a_wandb_report_without_a_service_is_one_line(study, connect):
     connect(closed_port())
     message = gendiv("report", study, "--wandb", "team/gendiv")
-    assert message.startswith("gendiv: nothing was sent to Weights & Biases: ")
+    assert message.startswith("gendiv: error GD203: nothing was sent to Weights & Biases: ")
     assert KEY not in message
 
 

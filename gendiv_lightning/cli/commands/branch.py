@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gendiv_lightning.console.text import write
+from gendiv_lightning.errors import ConfigValueError, UnknownNameError
 
 if TYPE_CHECKING:
     from gendiv_lightning.analysis.branch import Decided
@@ -56,10 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.study.matrix import read_study
 
     if arguments.jobs < 1:
-        raise ValueError(f"--jobs must be at least 1, got {arguments.jobs}. Give the number of runs at a time")
+        raise ConfigValueError(f"--jobs must be at least 1, got {arguments.jobs}. Give the number of runs at a time")
     names = [config.stem for config in arguments.configs]
     if len(set(names)) < len(names):
-        raise ValueError(f"configs must have different names, got {', '.join(names)}. Rename one of them")
+        raise ConfigValueError(f"configs must have different names, got {', '.join(names)}. Rename one of them")
     out = arguments.out or Path("runs") / f"branch-{'-'.join(names)}"
     text = json.dumps(_study(arguments), indent=2)
     write_atomically(out / "branch.yaml", lambda path: path.write_text(f"{text}\n"))
@@ -116,7 +117,9 @@ def _report(folder: StudyFolder, out: Path, distance: str | None) -> None:
     wanted = [f"diversity/{distance.removeprefix('diversity/')}"] if distance else list(DISTANCES)
     name = next((name for name in wanted if name in known), None)
     if name is None:
-        raise ValueError(f"the runs in {out} have no distance {wanted[0]}. Choose one of {', '.join(sorted(known))}")
+        raise UnknownNameError(
+            f"the runs in {out} have no distance {wanted[0]}. Choose one of {', '.join(sorted(known))}"
+        )
     curves = {
         generator: branch_curve({step: run[name] for step, run in runs.items()}) for generator, runs in columns.items()
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gendiv_lightning.console.text import write
+from gendiv_lightning.errors import TooLittleDataError, restated
 
 if TYPE_CHECKING:
     from gendiv_lightning.testing.generator_checks import Outcome
@@ -55,14 +56,16 @@ def run(arguments: argparse.Namespace) -> int:
     check_device(arguments.device)
     texts = [prompt.text for prompt in read_prompts(arguments.prompts, limit=3)] if arguments.prompts else PROMPTS
     if len(texts) < 3:
-        raise ValueError(f"--prompts {arguments.prompts} must hold 3 different prompts, got {len(texts)}. Add some")
+        raise TooLittleDataError(
+            f"--prompts {arguments.prompts} must hold 3 different prompts, got {len(texts)}. Add some"
+        )
     make = partial(make_generator, arguments.generator)
     generator = make()
     generator.locate()
     try:
         generator.check_prompts(texts)
     except ValueError as error:
-        raise ValueError(f"{error}. Give prompts that the generator takes: --prompts FILE") from error
+        raise restated(error, f"{error}. Give prompts that the generator takes: --prompts FILE") from error
     generator.load()
     generator.eval().to(arguments.device)
     write(f"{type(generator).__name__} ({generator.title}), on {arguments.device}\n\n")

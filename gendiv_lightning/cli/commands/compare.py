@@ -7,6 +7,8 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
+from gendiv_lightning.errors import ConfigValueError, NotComparableError
+
 if TYPE_CHECKING:
     from gendiv_lightning.analysis.compare import RunComparison, ShownEquivalence
 
@@ -56,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     if obstacles:
         message = f"these runs are not comparable: they differ in {'; '.join(map(str, obstacles))}"
         if not arguments.anyway:
-            raise ValueError(f"{message}. Pass --anyway to compare them regardless")
+            raise NotComparableError(f"{message}. Pass --anyway to compare them regardless")
         write(f"{message}\n", sys.stderr)
     comparison = compare_runs(a, b, arguments.only)
     write(f"A: {arguments.a}\nB: {arguments.b}\n\n{_table(comparison)}\n")
@@ -74,7 +76,7 @@ def _margin(written: str) -> tuple[float, bool]:
     except ValueError:
         margin = 0.0
     if not 0 < margin < math.inf:
-        raise ValueError(
+        raise ConfigValueError(
             f"--margin is a positive number, such as 0.02, or a share of A's mean, such as 5%; got {written}"
         )
     return margin, is_share

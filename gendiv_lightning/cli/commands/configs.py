@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from gendiv_lightning.console.text import write
+from gendiv_lightning.errors import OutputError, UnknownNameError
 
 HELP = "list the shipped configs, or copy them to edit them"
 DESCRIPTION = """
@@ -58,7 +59,7 @@ def copy_configs(names: list[str], to: Path) -> tuple[int, int]:
     folder, known = config_folder().resolve(), config_names()
     wrong = [name for name in names if name not in (*known, "all")]
     if wrong:
-        raise ValueError(f"the package ships no config {wrong[0]!r}. `gendiv configs list` shows all names")
+        raise UnknownNameError(f"the package ships no config {wrong[0]!r}. `gendiv configs list` shows all names")
     sources = {folder.parent / name for name in (known if "all" in names else names)}
     sources |= {fragment for source in sources for fragment in fragments_of(source)}
     targets = {source: to / PREFIX / source.relative_to(folder) for source in sorted(sources)}
@@ -67,7 +68,7 @@ def copy_configs(names: list[str], to: Path) -> tuple[int, int]:
         target for source, target in targets.items() if source not in new and target.read_bytes() != source.read_bytes()
     ]
     if changed:
-        raise ValueError(
+        raise OutputError(
             f"{changed[0]} exists and differs from the shipped config. Rename it, or choose another folder with --to"
         )
     for source, target in new.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gendiv_lightning.analysis.verdict import RULE
+from gendiv_lightning.errors import MetricInputError, OutputError, UnknownNameError
 
 if TYPE_CHECKING:
     from gendiv_lightning.metrics.diversity import DiversityMetric
@@ -69,11 +70,13 @@ def run(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.runs.load import read_run, setting_of
 
     if arguments.plot and arguments.plot.suffix != ".svg":
-        raise ValueError(f"--plot draws SVG, so the file must end in .svg, got {arguments.plot}")
+        raise OutputError(f"--plot draws SVG, so the file must end in .svg, got {arguments.plot}")
     plain, argmax, subset = (path and read_run(path) for path in (arguments.run, arguments.argmax, arguments.subset))
     table = tables.format_decomposition(plain.estimates)
     if not table:
-        raise ValueError(f"{arguments.run} does not separate path from execution: it has no Decompose among its probes")
+        raise MetricInputError(
+            f"{arguments.run} does not separate path from execution: it has no Decompose among its probes"
+        )
     distance = find_distance(plain, arguments.distance)
     truth = _truth(plain) if arguments.truth else None
     metric = _load(distance) if arguments.test or truth else None
@@ -114,7 +117,7 @@ def _truth(run: Run) -> Callable[..., str]:
 
     prompts, known = run.protocol["data"]["prompt_set"], plugins.registered("ground_truths")
     if prompts not in known:
-        raise ValueError(
+        raise UnknownNameError(
             f"--truth: the ground truth of the prompts {prompts!r} is not known, it is of: {', '.join(known) or 'none'}"
         )
     return known[prompts].load()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gendiv_lightning.console.text import printable, write
+from gendiv_lightning.errors import ConfigValueError, MetricInputError, OptionConflictError, OutputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
             ]
     estimates, columns = compute_metrics(metrics)
     if not any(estimate.num_prompts for estimate in estimates.values()):
-        raise ValueError(
+        raise MetricInputError(
             "no prompt defines any of these metrics: a distance needs two images of a prompt; quality (clip_score, "
             "clip_iqa) and all samples together (vendi_set) can be measured"
         )
@@ -158,13 +159,13 @@ def _metrics(arguments: argparse.Namespace) -> list[SampleMetric]:
     from gendiv_lightning.storage.codebook_counts import read_usage
 
     if arguments.resize is not None and arguments.resize < 1:
-        raise ValueError(f"--resize must be at least 1 pixel, got {arguments.resize}")
+        raise ConfigValueError(f"--resize must be at least 1 pixel, got {arguments.resize}")
     if not 0 <= arguments.max_corrupt <= 1:
-        raise ValueError(f"--max-corrupt is a share in [0, 1], got {arguments.max_corrupt}")
+        raise ConfigValueError(f"--max-corrupt is a share in [0, 1], got {arguments.max_corrupt}")
     check_memory_limit(arguments.memory_limit)
     check_device(arguments.device)
     if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
-        raise ValueError(f"--out {arguments.out} is a file, and a folder is needed: choose another name")
+        raise OutputError(f"--out {arguments.out} is a file, and a folder is needed: choose another name")
     usage = arguments.source / "usage.safetensors"  # of a finished run
     codebook_size = len(read_usage(usage)[0]) if usage.is_file() else None
     names = split_names(arguments.metrics)
@@ -172,11 +173,15 @@ def _metrics(arguments: argparse.Namespace) -> list[SampleMetric]:
     if not RunFolder(arguments.source).shards():
         for name, metric in zip(names, metrics, strict=True):
             if "tokens" in metric.needs:
-                raise ValueError(f"metric {name!r} needs tokens; {arguments.source} holds images. Name a run folder")
+                raise MetricInputError(
+                    f"metric {name!r} needs tokens; {arguments.source} holds images. Name a run folder"
+                )
     if arguments.pairs and arguments.out is None:
-        raise ValueError("--pairs writes files: say where with --out FOLDER")
+        raise OptionConflictError("--pairs writes files: say where with --out FOLDER")
     if arguments.pairs and not any(isinstance(metric, DiversityMetric) for metric in metrics):
-        raise ValueError("--pairs needs a distance of two images among --metrics: lpips, pixel_cosine, ssim, cosine")
+        raise OptionConflictError(
+            "--pairs needs a distance of two images among --metrics: lpips, pixel_cosine, ssim, cosine"
+        )
     return metrics
 
 
@@ -258,6 +263,6 @@ def _check_options_of_run(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name)
     ]
     if given:
-        raise ValueError(
+        raise OptionConflictError(
             f"{', '.join(given)} is for other images: those of a run are measured as they are. Leave it out"
         )

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from gendiv_lightning.console.text import write
+from gendiv_lightning.errors import ConfigValueError, OutputError
 
 HELP = "write the template of a generator, as a package with its test"
 DESCRIPTION = """
@@ -97,7 +98,7 @@ def write_generator(name: str, folder: Path) -> list[Path]:
         ValueError: the name is no name of a module, or one of the files exists.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ValueError(f"NAME must be small letters, digits and underscores, got {name!r}. Try my_model")
+        raise ConfigValueError(f"NAME must be small letters, digits and underscores, got {name!r}. Try my_model")
     title = "".join(part.capitalize() for part in name.split("_"))
     template = Path(__file__).parents[2] / "testing" / "template_generator.py"
     code = template.read_text(encoding="utf-8").replace("TemplateModel", title).replace('"template"', f'"{name}"')
@@ -110,7 +111,7 @@ def write_generator(name: str, folder: Path) -> list[Path]:
     }
     existing = [str(path) for path in contents if path.exists()]
     if existing:
-        raise ValueError(f"{', '.join(existing)} exists already. Choose another --to FOLDER, or remove it first")
+        raise OutputError(f"{', '.join(existing)} exists already. Choose another --to FOLDER, or remove it first")
     folder.mkdir(parents=True, exist_ok=True)
     for path, content in contents.items():
         path.write_text(content, encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gendiv_lightning import plugins
 from gendiv_lightning.cli.commands.prompts import COUNT_TOKENS
 from gendiv_lightning.console.text import write
+from gendiv_lightning.errors import ConfigValueError, OptionConflictError, OutputError, PromptError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,21 +101,21 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     for name in ("per_prompt", "concurrency", "limit", "timeout"):
         value = getattr(arguments, name)
         if value is not None and value <= 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be above 0, got {value}")
+            raise ConfigValueError(f"--{name.replace('_', '-')} must be above 0, got {value}")
     if arguments.check:
         if arguments.out or arguments.model:
-            raise ValueError("--check judges what is there: leave out --out and --model")
+            raise OptionConflictError("--check judges what is there: leave out --out and --model")
         return
     if not arguments.out or not arguments.model:
-        raise ValueError("give --out SET.jsonl and --model (or --check, to judge a set that is there)")
+        raise OptionConflictError("give --out SET.jsonl and --model (or --check, to judge a set that is there)")
     if arguments.out.suffix != ".jsonl":
-        raise ValueError(f"--out must end in .jsonl, got {arguments.out}")
+        raise OutputError(f"--out must end in .jsonl, got {arguments.out}")
     if arguments.out.is_dir():
-        raise ValueError(f"--out {arguments.out} is a folder, and a file is needed: choose a name in it")
+        raise OutputError(f"--out {arguments.out} is a folder, and a file is needed: choose a name in it")
     if arguments.instruction is not None:
         check_regular(arguments.instruction)
     if arguments.out.resolve() == arguments.prompts.resolve():
-        raise ValueError(f"--out {arguments.out} is PROMPTS itself: give the set a name of its own")
+        raise OutputError(f"--out {arguments.out} is PROMPTS itself: give the set a name of its own")
 
 
 def _judge(arguments: argparse.Namespace) -> Judge:
@@ -147,7 +148,7 @@ def _check(prompt_set: PromptSet, judge: Judge) -> int:
     from gendiv_lightning.prompts.paraphrase.set_files import check_set, dropped, format_distribution
 
     if not any(prompt.paraphrases for prompt in prompt_set.prompts):
-        raise ValueError(f"{prompt_set.name} has no paraphrases to check: make some with --model and --out")
+        raise PromptError(f"{prompt_set.name} has no paraphrases to check: make some with --model and --out")
     found = check_set(prompt_set.prompts, judge)
     wrong = dropped(found)
     write(f"{format_distribution(found)}\n\n{_in_words(wrong) or 'nothing wrong'}\n")

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gendiv_lightning.errors import MetricInputError, OptionConflictError
+
 if TYPE_CHECKING:
     from gendiv_lightning.analysis.power import Variances
 
@@ -50,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     width, effect, power = arguments.width, arguments.effect, arguments.power
     if (width is None) == (effect is None):
-        raise ValueError("give either --width (of an interval) or --effect (a difference to be found)")
+        raise OptionConflictError("give either --width (of an interval) or --effect (a difference to be found)")
     variances = _variances(arguments)
     needs = find_needs(variances, width=width, effect=effect, power=power)
     rows = [(str(need.num_samples), str(need.num_prompts), str(need.num_images)) for need in needs]
@@ -68,12 +70,14 @@ def _variances(arguments: argparse.Namespace) -> Variances:
     stated, pilots = (arguments.between, arguments.within), arguments.pilot or []
     if not pilots:
         if None in stated:
-            raise ValueError("give --pilot with --metric, or --between and --within")
+            raise OptionConflictError("give --pilot with --metric, or --between and --within")
         if arguments.metric or arguments.number:
-            raise ValueError("--metric and --number are of a pilot: give --pilot, or leave them out")
+            raise OptionConflictError("--metric and --number are of a pilot: give --pilot, or leave them out")
         return Variances(*stated)
     if len(pilots) > 2 or arguments.metric is None or stated != (None, None):
-        raise ValueError("give one --pilot, or two for their difference, and a --metric, without stated variances")
+        raise OptionConflictError(
+            "give one --pilot, or two for their difference, and a --metric, without stated variances"
+        )
     from gendiv_lightning.metrics.base import PromptMetric
     from gendiv_lightning.metrics.registry import make_metric
     from gendiv_lightning.runs.folder import RunFolder
@@ -83,5 +87,7 @@ def _variances(arguments: argparse.Namespace) -> Variances:
     for folder in folders:
         read_header(folder)
     if not isinstance(metric, PromptMetric):
-        raise ValueError(f"--metric {arguments.metric} is a number of a whole set, without numbers of single prompts")
+        raise MetricInputError(
+            f"--metric {arguments.metric} is a number of a whole set, without numbers of single prompts"
+        )
     return variances_of([measure_pilot(folder, metric, arguments.number) for folder in folders])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gendiv_lightning.console.text import printable, write
+from gendiv_lightning.errors import ConfigValueError, OptionConflictError, OutputError, PromptError
 
 if TYPE_CHECKING:
     from gendiv_lightning.records import Prompt
@@ -93,7 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     source = str(find_captions(Path(arguments.source)))
     if Path(source).is_file() and (arguments.split or arguments.config or arguments.revision):
-        raise ValueError(f"--split, --config and --revision are of datasets, and {source} is a file: leave them out")
+        raise OptionConflictError(
+            f"--split, --config and --revision are of datasets, and {source} is a file: leave them out"
+        )
     origin = describe_source(source, arguments.revision)
     if Path(source).is_dir() and not is_saved_dataset(Path(source)):
         notes = find_prompt_files(Path(source), arguments.split).notes
@@ -110,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     unreadable = drawn.unreadable
     if len(unreadable) > arguments.max_corrupt * (drawn.counts["read"] + len(unreadable)):
-        raise ValueError(
+        raise PromptError(
             f"{len(unreadable)} records of {source} cannot be read, the last ones {'; '.join(unreadable[-3:])}; at "
             f"most a share of {arguments.max_corrupt:g} may be: fetch them again, or allow more with --max-corrupt"
         )
@@ -147,18 +150,18 @@ def _check(arguments: argparse.Namespace) -> None:
     counts = {name: getattr(arguments, name) for name in ("num", "min_words", "max_words")}
     for name, count in counts.items():
         if count is not None and count < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {count}")
+            raise ConfigValueError(f"--{name.replace('_', '-')} must be at least 1, got {count}")
     if counts["min_words"] and counts["max_words"] and counts["min_words"] > counts["max_words"]:
-        raise ValueError(f"--min-words {counts['min_words']} is above --max-words {counts['max_words']}")
+        raise OptionConflictError(f"--min-words {counts['min_words']} is above --max-words {counts['max_words']}")
     if not 0 <= arguments.max_corrupt <= 1:
-        raise ValueError(f"--max-corrupt is a share in [0, 1], got {arguments.max_corrupt}")
+        raise ConfigValueError(f"--max-corrupt is a share in [0, 1], got {arguments.max_corrupt}")
     if arguments.out.suffix != ".jsonl":
-        raise ValueError(f"--out must end in .jsonl, got {arguments.out}")
+        raise OutputError(f"--out must end in .jsonl, got {arguments.out}")
     if arguments.out.is_dir():
-        raise ValueError(f"--out {arguments.out} is a folder, and a file is needed: choose a name in it")
+        raise OutputError(f"--out {arguments.out} is a folder, and a file is needed: choose a name in it")
     source = Path(arguments.source).resolve()
     if source == arguments.out.resolve() or source in arguments.out.resolve().parents:
-        raise ValueError(f"--out {arguments.out} must not lie in SOURCE: the next call would read it")
+        raise OutputError(f"--out {arguments.out} must not lie in SOURCE: the next call would read it")
 
 
 def _read(source: str, version: str, arguments: argparse.Namespace) -> Iterable[Prompt | Unreadable]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from gendiv_lightning import plugins
 from gendiv_lightning.cli.commands.measure import add_reading_arguments
 from gendiv_lightning.console.text import printable, write
+from gendiv_lightning.errors import ConfigValueError, OptionConflictError, OutputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,11 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
     if all(source.endswith(".safetensors") for source in arguments.source):
         return _merge(arguments)
     if arguments.out.is_dir():
-        raise ValueError(f"--out {arguments.out} is a folder, and a file is needed: choose a name in it")
+        raise OutputError(f"--out {arguments.out} is a folder, and a file is needed: choose a name in it")
     if len(arguments.source) > 1:
-        raise ValueError(f"give one SOURCE, or the parts of a reference; got {', '.join(arguments.source)}")
+        raise OptionConflictError(f"give one SOURCE, or the parts of a reference; got {', '.join(arguments.source)}")
     if arguments.num is not None and arguments.num < 2:
-        raise ValueError(f"--num must be at least 2 images, got {arguments.num}")
+        raise ConfigValueError(f"--num must be at least 2 images, got {arguments.num}")
     check_device(arguments.device)
     check_memory_limit(arguments.memory_limit)
     corrupt = CorruptImages(arguments.max_corrupt)
@@ -119,7 +120,7 @@ def _registered(arguments: argparse.Namespace) -> tuple[str, int, Iterator[Tenso
     """Images of a data module that is registered by name, such as the toy's."""
     (name,) = arguments.source
     if arguments.part:
-        raise ValueError(f"--part is for images of files, not for {name}: leave it out")
+        raise OptionConflictError(f"--part is for images of files, not for {name}: leave it out")
     module = plugins.load("images", name)
     data = module(num_images=arguments.num) if arguments.num else module.all()
     loader = data.val_dataloader()
@@ -141,7 +142,9 @@ def _images(arguments: argparse.Namespace, corrupt: CorruptImages) -> tuple[str,
     items = images.items
     if arguments.part:
         if not isinstance(items, Sequence):
-            raise ValueError(f"{images.name} is streamed, --part is for images on this machine: download it first")
+            raise OptionConflictError(
+                f"{images.name} is streamed, --part is for images on this machine: download it first"
+            )
         items = items[_part(arguments.part, len(items))]
         count = len(items)
     corrupt.num_images = count
@@ -155,5 +158,5 @@ def _part(part: str, num_images: int) -> slice:
     found = re.fullmatch(r"(\d+)/(\d+)", part)
     number, parts = map(int, found.groups()) if found else (0, 0)
     if not 1 <= number <= parts:
-        raise ValueError(f"--part is K/N with K from 1 to N, such as 2/4; got {part}")
+        raise ConfigValueError(f"--part is K/N with K from 1 to N, such as 2/4; got {part}")
     return slice((number - 1) * num_images // parts, number * num_images // parts)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gendiv_lightning.errors import ConfigValueError
+
 if TYPE_CHECKING:
     from gendiv_lightning.report.document import Report
 
@@ -77,7 +79,7 @@ def _where(words: str | None) -> tuple[str | None, str | None]:
         return None, None
     entity, _, project = words.partition("/")
     if not entity or not project or "/" in project:
-        raise ValueError(f"--wandb takes ENTITY/PROJECT, such as my-team/gendiv, got {words!r}")
+        raise ConfigValueError(f"--wandb takes ENTITY/PROJECT, such as my-team/gendiv, got {words!r}")
     return entity, project
 
 

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from gendiv_lightning.errors import UnknownNameError
+
 HELP = "the summary and the grid of one run in the terminal"
 DESCRIPTION = """
 Prints what a run is (generator, probes, prompts, samples, machine), its numbers with intervals, its decomposition if it
@@ -36,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = {name: estimate for name, estimate in run.estimates.items() if name.startswith(arguments.only)}
     if not chosen:
         heads = sorted({"/".join(name.split("/")[:2]) for name in run.estimates})
-        raise ValueError(f"--only: no number starts with {arguments.only!r}. There are: {', '.join(heads)}")
+        raise UnknownNameError(f"--only: no number starts with {arguments.only!r}. There are: {', '.join(heads)}")
     devices = ", ".join(run.folder.read_environment()["devices"])
     facts = f"{data['num_prompts']} prompts of {data['prompt_set']}, seed {label.seed}, on {devices}"
     truncation = format_truncation(run.folder.read_prompt_card().get("text_encoder", {}))

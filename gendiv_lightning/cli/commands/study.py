@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gendiv_lightning.errors import ConfigValueError, restated
+
 if TYPE_CHECKING:
     from gendiv_lightning.study.folder import StudyFolder
 
@@ -59,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = find_config(arguments.config)
     if arguments.jobs < 1:
-        raise ValueError(f"--jobs must be at least 1, got {arguments.jobs}")
+        raise ConfigValueError(f"--jobs must be at least 1, got {arguments.jobs}")
     parameters = _parameters(arguments.slurm)
     where = "" if config.parent.name in ("", ".", "configs") else f"{config.parent.name}-"
     folder = StudyFolder(arguments.out or Path("runs") / f"{where}{config.stem}", read_study(config))
@@ -84,7 +86,7 @@ def _parameters(words: Sequence[str]) -> dict[str, Any]:
 
     wrong = [word for word in words if "=" not in word]
     if wrong:
-        raise ValueError(f"--slurm takes KEY=VALUE, got {wrong[0]!r}")
+        raise ConfigValueError(f"--slurm takes KEY=VALUE, got {wrong[0]!r}")
     return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)}
 
 
@@ -98,7 +100,7 @@ def _check(folder: StudyFolder) -> None:
         try:
             read_config(folder.config(cell))
         except ValueError as error:
-            raise ValueError(f"cell {cell.name}: {error}") from error
+            raise restated(error, f"cell {cell.name}: {error}") from error
 
 
 def _tell(folder: StudyFolder) -> int:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from gendiv_lightning.console.text import write
+from gendiv_lightning.errors import ConfigValueError
 
 HELP = "train and evaluate the embedded models"
 
@@ -72,7 +73,7 @@ def _evaluate_all(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.toy.evaluate import FAMILIES
 
     if not 1 <= arguments.prompts <= NUM_HELD_OUT or arguments.samples < 2:
-        raise ValueError(f"--prompts must be in 1..{NUM_HELD_OUT}, --samples at least 2")
+        raise ConfigValueError(f"--prompts must be in 1..{NUM_HELD_OUT}, --samples at least 2")
     names = list(FAMILIES) if arguments.family == "all" else [arguments.family]
     return max(_evaluate(name, arguments.prompts, arguments.samples) for name in names)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from gendiv_lightning.errors import ConfigValueError, DamagedRunError, RunDiffersError, UnfinishedRunError
+
 if TYPE_CHECKING:
     from gendiv_lightning.records import LatentSamples, NoiseKey, Prompt, PromptBatch, SampleBatch, TokenSamples
     from gendiv_lightning.runs.folder import RunFolder
@@ -93,7 +95,7 @@ def _config_of(folder: RunFolder) -> Iterator[Path]:
 
     path = folder.path / "config.yaml"
     if not path.exists():
-        raise ValueError(f"{path} is missing: without its config a run cannot be made again")
+        raise DamagedRunError(f"{path} is missing: without its config a run cannot be made again")
     with TemporaryDirectory() as temporary:
         file = Path(temporary) / "config.yaml"
         file.write_text(yaml.safe_dump(upgrade_config(yaml.safe_load(path.read_text(encoding="utf-8")))))
@@ -111,7 +113,7 @@ def _check(path: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
     others = [d for d in found if d.is_below("versions", "metrics")]  # they decide no sample
     if len(others) < len(found):
         refused = "; ".join(str(d) for d in found if d not in others)
-        raise ValueError(
+        raise RunDiffersError(
             f"{path} cannot be verified, what its config makes now differs in: {refused}. Put back the weights, files "
             "and settings that it was made with"
         )
@@ -124,10 +126,12 @@ def _draw(folder: RunFolder, num: int, seed: int) -> tuple[int, dict[NoiseKey, t
     import random
 
     if num < 1:
-        raise ValueError(f"--num must be at least 1, got {num}")
+        raise ConfigValueError(f"--num must be at least 1, got {num}")
     names = list(folder.sample_names())
     if not names:
-        raise ValueError(f"{folder.path} holds no samples yet. Run the same `gendiv predict` again to resume it")
+        raise UnfinishedRunError(
+            f"{folder.path} holds no samples yet. Run the same `gendiv predict` again to resume it"
+        )
     drawn = random.Random(seed).sample(names, min(num, len(names)))
     wanted = {key for _, key in drawn}
     stored = {

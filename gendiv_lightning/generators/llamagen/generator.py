@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from gendiv_lightning.errors import ConfigValueError, ImageSizeError, OptionConflictError, WrongWeightsError
 from gendiv_lightning.functional.finite import PIXELS, check_finite
 from gendiv_lightning.generators.base import Chance, TokenGenerator
 from gendiv_lightning.generators.labels import read_label
@@ -189,7 +190,7 @@ class LlamaGen(TokenGenerator[Conditions]):
         self.vq_config = VQ_SIZES[vq] if vq in VQ_SIZES else read_sizes(vq, "vq", VQConfig, VQ_SIZES)[0]
         side, rest = divmod(image_size, self.vq_config.downsample)
         if rest or side < 1:
-            raise ValueError(f"image_size must be a multiple of {self.vq_config.downsample}, got {image_size}")
+            raise ConfigValueError(f"image_size must be a multiple of {self.vq_config.downsample}, got {image_size}")
         if gpt in GPT_SIZES:
             num_positions = 120 if model_type == "t2i" else 1
             self.gpt_config = GPTConfig(
@@ -201,17 +202,17 @@ class LlamaGen(TokenGenerator[Conditions]):
             self.size, is_toy = facts.get("name", Path(gpt).stem), facts.get("toy", False)
             trained = self.gpt_config.model_type, math.isqrt(self.gpt_config.block_size) * self.vq_config.downsample
             if trained != (model_type, image_size):
-                raise ValueError(
+                raise OptionConflictError(
                     f"gpt: {gpt} is {trained[0]} at {trained[1]} pixels, but model_type is {model_type} and image_size "
                     f"is {image_size}. Set them to what the file says"
                 )
         if self.gpt_config.vocab_size != self.vq_config.codebook_size:
-            raise ValueError(
+            raise OptionConflictError(
                 f"gpt and vq must share a codebook, got {gpt} ({self.gpt_config.vocab_size} tokens) and {vq} "
                 f"({self.vq_config.codebook_size})"
             )
         if cfg_interval < -1:
-            raise ValueError(f"cfg_interval must be at least -1, got {cfg_interval}")
+            raise ConfigValueError(f"cfg_interval must be at least -1, got {cfg_interval}")
         super().__init__(
             codebook_size=self.gpt_config.vocab_size,
             grid=(side, side),
@@ -402,7 +403,7 @@ class LlamaGen(TokenGenerator[Conditions]):
     def encode_images(self, images: Tensor) -> Tensor:
         """By the tokenizer's encoder, one by one, for the same reason: counts are exact on any number of ranks."""
         if tuple(images.shape[2:]) != (self.image_size, self.image_size):
-            raise ValueError(
+            raise ImageSizeError(
                 f"images must be {self.image_size} pixels a side, as image_size says, got {tuple(images.shape)}"
             )
         return torch.cat([self.vq.encode(from_uint8(image.to(self.device))) for image in images.split(1)])
@@ -415,7 +416,7 @@ def _check_official(checkpoint: str, key: str, size: str, vq: str, model_type: s
     kind, name, image_sizes = OFFICIAL_FILES[file]
     is_other_grid = key == "gpt_checkpoint" and vq != "VQ-16"  # on which all transformers were trained
     if kind != model_type or name != size or image_size not in image_sizes or is_other_grid:
-        raise ValueError(
+        raise WrongWeightsError(
             f"{key}: {file} is {kind}, {name}, for images of {' or '.join(map(str, image_sizes))} pixels; the settings "
             f"say {model_type}, {size}, {vq}, {image_size} pixels, which would load without an error and sample garbage"
         )
@@ -423,11 +424,13 @@ def _check_official(checkpoint: str, key: str, size: str, vq: str, model_type: s
 
 def _check_decoding(decoding: str, window: int, dtype: str, compiles: bool) -> None:
     if decoding not in ("sequential", "parallel"):
-        raise ValueError(f'decoding must be "sequential" or "parallel", got {decoding!r}. Choose one of the two.')
+        raise ConfigValueError(f'decoding must be "sequential" or "parallel", got {decoding!r}. Choose one of the two.')
     if window < 1:
-        raise ValueError(f"window must be at least 1, got {window}. Give the number of tokens that a pass predicts.")
+        raise ConfigValueError(
+            f"window must be at least 1, got {window}. Give the number of tokens that a pass predicts."
+        )
     if decoding == "parallel" and (dtype != "float32" or compiles):
-        raise ValueError(
+        raise OptionConflictError(
             f"decoding: parallel needs dtype: float32 and compile: false, got {dtype} and {compiles}: in half "
             "precision passes of different widths give different tokens, and the compiler makes a program for each "
             "width. Change these settings, or use decoding: sequential."

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gendiv_lightning.errors import ConfigValueError
+
 Store = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -54,9 +56,9 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         if math.isqrt(self.block_size) ** 2 != self.block_size:
-            raise ValueError(f"block_size is the number of image tokens of a square grid, got {self.block_size}")
+            raise ConfigValueError(f"block_size is the number of image tokens of a square grid, got {self.block_size}")
         if self.dim % self.n_head or self.head_dim % 4:
-            raise ValueError(f"dim / n_head must be a multiple of 4, got dim {self.dim} and n_head {self.n_head}")
+            raise ConfigValueError(f"dim / n_head must be a multiple of 4, got dim {self.dim} and n_head {self.n_head}")
 
     @property
     def head_dim(self) -> int:

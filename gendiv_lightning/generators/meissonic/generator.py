@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gendiv_lightning.errors import ConfigValueError, WrongWeightsError
 from gendiv_lightning.generators.base import Chance, Precision
 from gendiv_lightning.generators.diffusers_base import Conditions, PipelineGenerator, Size
 from gendiv_lightning.generators.meissonic.transformer import MeissonicConfig, MeissonicTransformer
@@ -104,12 +105,14 @@ class Meissonic(PipelineGenerator):
         batch_size: int = 4,
     ) -> None:
         if image_size < 1 or image_size % (2 * PIXELS_PER_TOKEN):
-            raise ValueError(
+            raise ConfigValueError(
                 f"image_size must be a multiple of {2 * PIXELS_PER_TOKEN}, got {image_size}. The released model's is "
                 "1024"
             )
         if size and image_size != SIZES[size].side * PIXELS_PER_TOKEN:
-            raise ValueError(f"image_size must be {SIZES[size].side * PIXELS_PER_TOKEN} for {size}, got {image_size}")
+            raise ConfigValueError(
+                f"image_size must be {SIZES[size].side * PIXELS_PER_TOKEN} for {size}, got {image_size}"
+            )
         super().__init__(
             checkpoint=checkpoint,
             size=SIZES[size] if size else None,
@@ -134,7 +137,7 @@ class Meissonic(PipelineGenerator):
             self.num_steps, folder.config("scheduler").get("masking_schedule", "cosine"), self.mask_temperature
         )
         if not self.codebook_size <= self.mask < self.config.vocab_size:
-            raise ValueError(
+            raise WrongWeightsError(
                 f"checkpoint: {folder.path} has the mask token {self.mask}, which must be at least the codebook's "
                 f"{self.codebook_size} and below vocab_size {self.config.vocab_size}. Its parts are of two models"
             )

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gendiv_lightning.errors import ConfigValueError, WrongWeightsError
+
 _NUM_SINUSOIDS = 256  # of each number that is embedded: the time, and each micro-condition
 _NUM_MICRO_CONDITIONS = 5
 _EPS = 1e-6
@@ -56,12 +58,12 @@ class MeissonicConfig:
 
     def __post_init__(self) -> None:
         if self.pooled_projection_dim != self.dim or sum(self.axes_dims_rope) != self.attention_head_dim:
-            raise ValueError(
+            raise ConfigValueError(
                 f"pooled_projection_dim must be {self.dim}, heads times their size, and axes_dims_rope must sum to "
                 f"{self.attention_head_dim}, got {self.pooled_projection_dim} and {self.axes_dims_rope}"
             )
         if self.downsample != self.upsample:
-            raise ValueError(
+            raise ConfigValueError(
                 f"downsample and upsample go together, got {self.downsample} and {self.upsample}: logits would be of "
                 "another grid than the tokens"
             )
@@ -70,11 +72,11 @@ class MeissonicConfig:
     def of(cls, values: Mapping[str, Any]) -> MeissonicConfig:
         """From an official `config.json`, which holds more than that; ValueError if a size is missing or wrong."""
         if values.get("guidance_embeds"):
-            raise ValueError("guidance_embeds is for distilled models, which have other weights; got true")
+            raise ConfigValueError("guidance_embeds is for distilled models, which have other weights; got true")
         try:
             return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
         except TypeError as error:
-            raise ValueError(f"not the configuration of Meissonic's transformer: {error}") from error
+            raise WrongWeightsError(f"not the configuration of Meissonic's transformer: {error}") from error
 
     @property
     def dim(self) -> int:

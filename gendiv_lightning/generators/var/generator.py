@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from gendiv_lightning.errors import ImageSizeError, OptionConflictError
 from gendiv_lightning.generators.base import Chance, Precision, TokenGenerator
 from gendiv_lightning.generators.labels import read_label
 from gendiv_lightning.generators.size_files import read_sizes
@@ -116,13 +117,15 @@ class VAR(TokenGenerator[Tensor]):
         for name in ("codebook_size", "code_dim", "sides"):
             mine, theirs = (json.dumps(getattr(config, name)) for config in (self.var_config, self.vq_config))
             if mine != theirs:
-                raise ValueError(
+                raise OptionConflictError(
                     f"size and vq must agree on {name}, got {mine} of {size} and {theirs} of {vq}. Choose a "
                     "transformer that was trained on this tokenizer"
                 )
         official = re.search(r"var_(d\d+)\.pth$", var_checkpoint)
         if official and official[1] != size:
-            raise ValueError(f"var_checkpoint: {var_checkpoint} has size {official[1]}, got {size}. Set size to that")
+            raise OptionConflictError(
+                f"var_checkpoint: {var_checkpoint} has size {official[1]}, got {size}. Set size to that"
+            )
         super().__init__(
             codebook_size=self.var_config.codebook_size,
             grid=(1, self.var_config.starts[-1]),  # a pyramid has no grid of its own: all its tokens in a row
@@ -223,7 +226,7 @@ class VAR(TokenGenerator[Tensor]):
         """By the tokenizer's encoder, one by one, for the same reason: counts are exact on any number of ranks."""
         side = self.vq_config.image_size
         if tuple(images.shape[2:]) != (side, side):
-            raise ValueError(f"images must be {side} pixels a side, as the tokenizer's, got {tuple(images.shape)}")
+            raise ImageSizeError(f"images must be {side} pixels a side, as the tokenizer's, got {tuple(images.shape)}")
         if not len(images):
             return torch.zeros(0, self.var_config.starts[-1], dtype=torch.int64, device=self.device)
         return torch.cat([self.vq.encode(from_uint8(image.to(self.device))) for image in images.split(1)])

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from gendiv_lightning.console.text import printable
+from gendiv_lightning.errors import NetworkError, PackageError
 from gendiv_lightning.prompts.paraphrase.request import ANSWER_SCHEMA, Paraphraser, Request
 
 _TRANSIENT = (408, 409, 429)  # and all from 500 on
@@ -43,10 +44,10 @@ class Endpoint(Paraphraser):
         try:
             from openai import AsyncOpenAI
         except ImportError as error:
-            raise ValueError('the openai package is missing: pip install "gendiv_lightning[paraphrase]"') from error
+            raise PackageError('the openai package is missing: pip install "gendiv_lightning[paraphrase]"') from error
         address, key = os.environ.get("OPENAI_BASE_URL"), os.environ.get("OPENAI_API_KEY")
         if not address and not key:
-            raise ValueError(
+            raise NetworkError(
                 f"model {model!r} is asked over the network: set OPENAI_BASE_URL (such as http://localhost:8000/v1 for "
                 "vLLM, http://localhost:11434/v1 for Ollama), or OPENAI_API_KEY for OpenAI itself. A model on this "
                 "machine is --model local:FOLDER, the grammar of the embedded world --model postcards"
@@ -73,7 +74,7 @@ class Endpoint(Paraphraser):
         try:
             return await self._ask(request)
         except _TransientError as error:
-            raise ConnectionError(
+            raise NetworkError(
                 f"the endpoint failed {len(self.delays) + 1} times in a row, the last time with: {error}. What was "
                 "answered is kept: the same command goes on from there"
             ) from None
@@ -102,7 +103,7 @@ class Endpoint(Paraphraser):
         except openai.APIStatusError as error:
             if error.status_code in _TRANSIENT or error.status_code >= 500:
                 raise _TransientError(self._hide_key(error), _retry_after(error)) from None
-            raise ValueError(f"the endpoint refuses the request: {self._hide_key(error)}") from None
+            raise NetworkError(f"the endpoint refuses the request: {self._hide_key(error)}") from None
         except (asyncio.TimeoutError, openai.APITimeoutError):
             raise _TransientError(f"no answer within {self.timeout:g} s") from None
         except (openai.APIConnectionError, openai.APIResponseValidationError, JSONDecodeError) as error:

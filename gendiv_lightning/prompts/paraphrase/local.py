@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from gendiv_lightning.errors import WrongWeightsError
 from gendiv_lightning.prompts.paraphrase.request import WORDS, Paraphraser, Request
 from gendiv_lightning.weights.hash import sha256
 from gendiv_lightning.weights.load import load_pretrained, reading
@@ -52,7 +53,7 @@ class ChatModel(Paraphraser):
             self._tokenizer = AutoTokenizer.from_pretrained(source)
             model = load_pretrained(AutoModelForCausalLM, source, "auto")
         if self._tokenizer.chat_template is None:
-            raise ValueError(
+            raise WrongWeightsError(
                 f"--model local:{self.source} must be a chat model; its tokenizer has no chat template. Choose another"
             )
         self._model = model.to(self.device)

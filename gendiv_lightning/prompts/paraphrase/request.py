@@ -10,6 +10,8 @@ import re
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
+from gendiv_lightning.errors import NetworkError
+
 WORDS = {"short": (1, 12), "medium": (13, 40), "long": (41, 80)}  # a long one may be longer; it is not asked for
 INSTRUCTION = """\
 You reword captions for a text-to-image model. A rewording describes the same picture: every thing, number, colour, \
@@ -98,9 +100,9 @@ def read_answer(answer: str) -> list[str]:
     try:
         content = json.loads(fenced[1] if fenced else stated)
     except RecursionError as error:
-        raise ValueError("an answer of brackets inside brackets") from error
+        raise NetworkError("an answer of brackets inside brackets") from error
     texts = content.get("paraphrases") if isinstance(content, dict) else content
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError(f"an answer must be a JSON list of texts, got {answer[:60]!r}")
+        raise NetworkError(f"an answer must be a JSON list of texts, got {answer[:60]!r}")
     "".join(texts).encode()  # half a surrogate pair cannot be written
     return [" ".join(text.split()) for text in texts]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gendiv_lightning.errors import WrongWeightsError
 from gendiv_lightning.features.clip import DEFAULT_BACKBONE
 from gendiv_lightning.features.registry import clip_of
 from gendiv_lightning.weights.hash import sha256
@@ -150,7 +151,7 @@ class MutualEntailment(Similarity):
         self._network.load(AutoModelForSequenceClassification, "nli")
         labels = {label.lower(): number for number, label in self._network.model.config.id2label.items()}
         if "entailment" not in labels:
-            raise ValueError(f"--similarity {self.name} has no label entailment, only {', '.join(labels)}")
+            raise WrongWeightsError(f"--similarity {self.name} has no label entailment, only {', '.join(labels)}")
         self._entailment = labels["entailment"]
 
     def score(self, prompt: str, text: str) -> float:

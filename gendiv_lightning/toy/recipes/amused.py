@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gendiv_lightning.errors import MissingWeightsError
 from gendiv_lightning.toy import world
 from gendiv_lightning.toy.files import TINY_AMUSED, TINY_AMUSED_SCHEDULE, WEIGHTS, seeded
 from gendiv_lightning.toy.recipes.base import GeneratorRecipe, Recipe, captioned, load_tokenizer
@@ -41,7 +42,7 @@ class AmusedRecipe(GeneratorRecipe):
         if refines:
             folder = weights / "amused"
             if not (folder / "transformer").is_dir():
-                raise ValueError(
+                raise MissingWeightsError(
                     f"there is no amused/transformer in {weights}: train it first, gendiv toy train amused"
                 )
             self.learning_rate /= 3
@@ -51,7 +52,7 @@ class AmusedRecipe(GeneratorRecipe):
             self.text_encoder = text_tower(weights / "clip", projects=True).requires_grad_(True)
             self.model = UVit2DModel(**TINY_AMUSED)
         if not (weights / "amused" / "vqvae").is_dir():
-            raise ValueError(
+            raise MissingWeightsError(
                 f"there is no amused/vqvae in {weights}: train it first, gendiv toy train amused-tokenizer"
             )
 

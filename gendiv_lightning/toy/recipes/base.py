@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from gendiv_lightning.errors import OutputError
 from gendiv_lightning.generators.llamagen.tokenizer import VQModel
 from gendiv_lightning.generators.vqgan import from_uint8
 from gendiv_lightning.storage.atomic import write_atomically
@@ -54,7 +55,7 @@ class Recipe(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another training's checkpoint: going on from it would give neither of the two."""
         if checkpoint["recipe"] != self.identity():
-            raise ValueError(
+            raise OutputError(
                 f"{self.work} holds a training of {checkpoint['recipe']}, this one is of {self.identity()}: "
                 "give another --work, or delete that checkpoint"
             )

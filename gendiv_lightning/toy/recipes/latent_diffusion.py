@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from gendiv_lightning.errors import MissingWeightsError
 from gendiv_lightning.generators.vqgan import from_uint8
 from gendiv_lightning.storage.atomic import write_atomically
 from gendiv_lightning.toy import world
@@ -93,7 +94,9 @@ class LatentDiffusionRecipe(Recipe):
         from transformers import PreTrainedTokenizerFast
 
         if not (weights / _VAE).is_dir():
-            raise ValueError(f"there is no {_VAE} in {weights}: train it first, gendiv toy train latent-autoencoder")
+            raise MissingWeightsError(
+                f"there is no {_VAE} in {weights}: train it first, gendiv toy train latent-autoencoder"
+            )
         self.text_encoder = text_tower(weights / "clip", projects=False).requires_grad_(True)
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(weights / "clip")
         self.model = UNet2DConditionModel(**TINY_UNET)

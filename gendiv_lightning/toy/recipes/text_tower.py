@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from safetensors.torch import load_file
 from torch import Tensor
 
+from gendiv_lightning.errors import MissingWeightsError
 from gendiv_lightning.toy.files import TINY_CLIP
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def text_tower(clip: Path, *, projects: bool) -> CLIPTextModel | CLIPTextModelWi
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     if not (clip / "open_clip_model.safetensors").exists():
-        raise ValueError(f"there is no CLIP at {clip}: train it first, gendiv toy train clip")
+        raise MissingWeightsError(f"there is no CLIP at {clip}: train it first, gendiv toy train clip")
 
     sizes = TINY_CLIP["text_cfg"]
     config = CLIPTextConfig(
