@@ -14,12 +14,15 @@ from gendiv_lightning.errors import MetricInputError, UnknownNameError
 from gendiv_lightning.functional import entropy
 from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.functional.comparison import factorial_effects, holm, sign_flip_test
+from gendiv_lightning.functional.kernel_entropy import squared_distances
 from gendiv_lightning.functional.permanova import Permanova, permanova
-from gendiv_lightning.records import PromptSamples, split_by_prompt
+from gendiv_lightning.records import Estimate, PromptSamples, split_by_prompt
 from gendiv_lightning.runs.folder import RunFolder
 from gendiv_lightning.runs.load import DISTANCES, Run, Setting
 
 if TYPE_CHECKING:
+    from gendiv_lightning.features.base import ImageFeatures
+    from gendiv_lightning.metrics.base import SampleMetric
     from gendiv_lightning.metrics.diversity import DiversityMetric
 
 ESTIMATORS = ("plugin", "miller_madow", "grassberger", "chao_shen", "chao_wang_jost")
@@ -95,6 +98,33 @@ def count_entropies(prompts: Iterable[PromptSamples]) -> list[CountEntropy]:
         for name, values in rows.items():
             values.append(getattr(entropy, f"{name}_entropy")(counts).mean())
     return [CountEntropy(name, Interval(*bootstrap_mean(torch.stack(values)))) for name, values in rows.items()]
+
+
+def find_bandwidth(prompts: Iterable[PromptSamples], features: ImageFeatures) -> float:
+    """Median distance of two samples of a prompt that share no path, in the features' unit, to four digits.
+
+    Raises:
+        ValueError: no prompt has two such samples, or most of them are equal.
+    """
+    distances = []
+    for samples in prompts:
+        _, cell = samples.groups.unique(dim=0, return_inverse=True)
+        apart = (cell[:, None] != cell).triu()
+        distances.append(squared_distances(features(samples.images)).cpu()[apart].sqrt())
+    median = torch.cat(distances).median().item() if distances and sum(map(len, distances)) else 0.0
+    if not median > 0:
+        raise MetricInputError(
+            "no bandwidth: most samples of a prompt on different paths have equal features, or there are none. Give "
+            "one in the brackets, as in --kernel 'tiny,bandwidth=0.5'"
+        )
+    return float(f"{median:.4g}")
+
+
+def measure_stored(prompts: Iterable[PromptSamples], metric: SampleMetric) -> dict[str, Estimate]:
+    """A metric, loaded, of stored samples."""
+    for samples in prompts:
+        metric.update(samples)
+    return metric.compute()
 
 
 def compare_groups(prompts: Iterable[PromptSamples], metric: DiversityMetric) -> GroupTests:

@@ -1,4 +1,4 @@
-"""The three decompositions H_total = H_exec + H_path by the names of their numbers: tokens, sequences, distances."""
+"""The decompositions H_total = H_exec + H_path by the names of their numbers: tokens, sequences, distances, kernels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Lens(NamedTuple):
 
 
 def find_lenses(estimates: Mapping[str, Estimate]) -> list[Lens]:
-    """The lenses that a run has numbers of: A, its counts and plug-in, B, and C for each distance."""
+    """The lenses that a run has numbers of: A, its counts and plug-in, B, C for each distance, K for each kernel."""
     token = [
         Lens(f"A tokens{title}", "bits/token", *(f"{part}/token{suffix}" for part in _PARTS))
         for title, suffix in (("", ""), (", counts", "/counts"), (", plug-in", "/plugin"))
@@ -35,7 +35,11 @@ def find_lenses(estimates: Mapping[str, Estimate]) -> list[Lens]:
         Lens(f"C {base.split('/')[-1]}", "distance", base, *(f"{base}/{part}" for part in _DISTANCE_PARTS))
         for base in bases
     ]
-    return [lens for lens in (*token, sequence, *perceptual) if is_defined(estimates.get(lens.execution))]
+    kernels = [
+        Lens(f"K {tag.replace('/order1', ', order 1')}", "bits/image", *(f"{part}/{tag}" for part in _PARTS))
+        for tag in (name.removeprefix("h_exec/") for name in estimates if name.startswith("h_exec/kernel"))
+    ]
+    return [lens for lens in (*token, sequence, *perceptual, *kernels) if is_defined(estimates.get(lens.execution))]
 
 
 def residual(estimates: Mapping[str, Estimate], lens: Lens) -> float:

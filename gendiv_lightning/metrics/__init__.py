@@ -5,7 +5,8 @@ from gendiv_lightning.metrics.codebook import CodebookUsage
 from gendiv_lightning.metrics.decomposition import SequenceEntropy, TokenEntropy
 from gendiv_lightning.metrics.distribution import FID, KID, FrechetDistance, KernelDistance, PrecisionRecall
 from gendiv_lightning.metrics.diversity import LPIPS, SSIM, FeatureCosine, PixelCosine
-from gendiv_lightning.metrics.vendi import Vendi, VendiSet
+from gendiv_lightning.metrics.kernel_entropy import KernelEntropy
+from gendiv_lightning.metrics.vendi import ConditionalVendi, Vendi, VendiSet
 
 __all__ = [
     "CLIPIQA",
@@ -16,9 +17,11 @@ __all__ = [
     "CLIPCosine",
     "CLIPScore",
     "CodebookUsage",
+    "ConditionalVendi",
     "FeatureCosine",
     "FrechetDistance",
     "KernelDistance",
+    "KernelEntropy",
     "PixelCosine",
     "PrecisionRecall",
     "SequenceEntropy",

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
-from gendiv_lightning.errors import ImageSizeError, MetricInputError
+from gendiv_lightning.errors import ConfigValueError, ImageSizeError, MetricInputError
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.images import check_images
 from gendiv_lightning.features.pixels import Pixels, SmallPixels
@@ -74,16 +74,13 @@ class Vendi(PromptMetric):
         return [vendi_score(self.features(samples.images.to(self.device)), self.q)]
 
 
-class VendiSet(SampleMetric):
-    """`diversity/vendi_set[...]`: effective number of different images among all samples of all prompts.
+class MomentMetric(SampleMetric):
+    """Numbers of all samples of a run from the D x D second moments of their unit features.
 
-    Samples are not kept: the score needs only the D x D second moments of the unit features. They are added up in fixed
-    point, so the result does not depend on the order of prompts or the number of ranks. Like that of `Vendi`, the score
-    grows with the number of samples, up to D: compare at equal numbers only.
-
-    The interval is about another set of as many prompts: a jackknife over 16 groups of prompts, by a hash of their
-    indices, since prompt sets often alternate between kinds. It is one of the logarithm of the score, and needs five
-    prompts and at most 1,024 dimensions; features of more than 4,096 dimensions are an error.
+    Samples are not kept. Moments are added up in fixed point, so the result does not depend on the order of prompts or
+    the number of ranks. Intervals are a jackknife over 16 groups of prompts, by a hash of their indices, since prompt
+    sets often alternate between kinds. They need five prompts and at most 1,024 dimensions; features of more than 4,096
+    dimensions are an error.
 
     Args:
         features: see `Vendi`. Default: pixels averaged to 12 x 12, 432 dimensions.
@@ -91,8 +88,6 @@ class VendiSet(SampleMetric):
     """
 
     features: ImageFeatures
-    title = "effective number of different images of all prompts"
-    short = "Vendi score of all"
     default_features = "small-pixels"
     moments: list[Tensor]
     num_dimensions: Tensor
@@ -108,6 +103,79 @@ class VendiSet(SampleMetric):
         self.add_state("num_dimensions", torch.tensor(0), dist_reduce_fx="max")
         self.add_state("sizes", torch.zeros(NUM_GROUPS, 3, dtype=torch.int64), dist_reduce_fx="sum")
 
+    def add(self, samples: PromptSamples) -> Tensor:
+        """Add the moments of all samples of one prompt, and return their unit features (N, D), float64.
+
+        Raises:
+            ValueError: the features have too many dimensions, or others than before.
+        """
+        check_images(samples.images)
+        features = unit_rows(self.features(samples.images.to(self.device)))
+        num_dimensions = features.shape[1]
+        if num_dimensions > MAX_DIMENSIONS:
+            raise MetricInputError(
+                f"{type(self).__name__} keeps D x D second moments of features, D at most {MAX_DIMENSIONS}; "
+                f"{self.features.tag!r} has {num_dimensions}: give features of fewer dimensions (a network's pooled "
+                "ones, or SmallPixels), or measure prompt by prompt with Vendi"
+            )
+        if num_dimensions != self.num_dimensions and self.num_dimensions:
+            raise ImageSizeError(
+                f"features must have as many dimensions for every image; got {num_dimensions} after "
+                f"{int(self.num_dimensions)}: resize the images to one size, or give features that do not depend on it"
+            )
+        self.num_dimensions = torch.full_like(self.num_dimensions, num_dimensions)
+        moments, group = self.grouped_moments(), _group(samples.place)
+        moments[group % len(moments)] += ((features.T @ features) * _SCALE).round().long()
+        self.moments = [moments.flatten()]
+        self.sizes[group] += torch.tensor([1, samples.num_paths, len(features)], device=self.device)
+        return features
+
+    @override
+    def empty_states(self) -> dict[str, Tensor]:
+        return {"moments": torch.zeros(0, dtype=torch.int64)}
+
+    def parts(self) -> tuple[list[Tensor], str]:
+        """Weights (16,) of the groups of prompts: all, then all but one each; and the interval in words."""
+        used = self.sizes[:, 0].nonzero()[:, 0].tolist()
+        everything = torch.ones(NUM_GROUPS, dtype=torch.float64)
+        if int(self.num_dimensions) > MAX_WITH_INTERVAL or len(used) < FEWEST_BLOCKS:
+            few = f"no interval: fewer than {FEWEST_BLOCKS} prompts, or more than {MAX_WITH_INTERVAL} dimensions"
+            return [everything], few
+        left_out = [everything.index_fill(0, torch.tensor(group), 0) for group in used]
+        return [everything, *left_out], f"jackknife over {len(used)} groups of prompts"
+
+    def grouped_moments(self) -> Tensor:
+        """(NUM_GROUPS or 1, D, D) int64, all parts added up; a copy, as after a merge another metric holds them too."""
+        num_dimensions = int(self.num_dimensions)
+        shape = (NUM_GROUPS if num_dimensions <= MAX_WITH_INTERVAL else 1, num_dimensions, num_dimensions)
+        if not len(self.moments):
+            return torch.zeros(shape, dtype=torch.int64, device=self.device)
+        return dim_zero_cat(self.moments).view(-1, *shape).sum(0)
+
+    def log_scores(self, parts: list[Tensor]) -> Tensor:
+        """Logarithms of the Vendi score of all samples, without each group that a part leaves out."""
+        moments = self.grouped_moments().cpu()
+        total, logs = moments.sum(0), []
+        for part in parts:
+            rest = total - sum(moments[group] for group in (part == 0).nonzero()[:, 0].tolist())
+            logs.append(math.log(hill_number(shares(rest.double()), self.q)))
+        return torch.tensor(logs, dtype=torch.float64)
+
+
+class VendiSet(MomentMetric):
+    """`diversity/vendi_set[...]`: effective number of different images among all samples of all prompts.
+
+    Like that of `Vendi`, the score grows with the number of samples, up to D: compare at equal numbers only. The
+    interval is one of the logarithm of the score, about another set of as many prompts.
+
+    Args:
+        features: see `MomentMetric`.
+        q: see `Vendi`.
+    """
+
+    title = "effective number of different images of all prompts"
+    short = "Vendi score of all"
+
     @property
     @override
     def names(self) -> tuple[str, ...]:
@@ -121,29 +189,7 @@ class VendiSet(SampleMetric):
     @override
     def update(self, samples: PromptSamples) -> None:
         """Add all samples of one prompt; ValueError where the features have too many dimensions."""
-        check_images(samples.images)
-        features = unit_rows(self.features(samples.images.to(self.device)))
-        num_dimensions = features.shape[1]
-        if num_dimensions > MAX_DIMENSIONS:
-            raise MetricInputError(
-                f"VendiSet keeps D x D second moments of features, D at most {MAX_DIMENSIONS}; {self.features.tag!r} "
-                f"has {num_dimensions}: give features of fewer dimensions (a network's pooled ones, or SmallPixels), "
-                "or measure prompt by prompt with Vendi"
-            )
-        if num_dimensions != self.num_dimensions and self.num_dimensions:
-            raise ImageSizeError(
-                f"features must have as many dimensions for every image; got {num_dimensions} after "
-                f"{int(self.num_dimensions)}: resize the images to one size, or give features that do not depend on it"
-            )
-        self.num_dimensions = torch.full_like(self.num_dimensions, num_dimensions)
-        moments, group = self._grouped_moments(), _group(samples.place)
-        moments[group % len(moments)] += ((features.T @ features) * _SCALE).round().long()
-        self.moments = [moments.flatten()]
-        self.sizes[group] += torch.tensor([1, samples.num_paths, len(features)], device=self.device)
-
-    @override
-    def empty_states(self) -> dict[str, Tensor]:
-        return {"moments": torch.zeros(0, dtype=torch.int64)}
+        self.add(samples)
 
     @override
     def compute(self) -> dict[str, Estimate]:
@@ -153,29 +199,81 @@ class VendiSet(SampleMetric):
         method = f"{_estimator(self.q)}, of all N = {num_samples} samples: grows with N"
         if not num_samples:
             return {name: Estimate(math.nan, math.nan, math.nan, 0, 0, 0, method)}
-        moments = self._grouped_moments().cpu().double()
-        total, used = moments.sum(0), self.sizes[:, 0].nonzero()[:, 0].tolist()
-        logs = [self._log_score(total)]
-        if len(moments) < NUM_GROUPS or len(used) < FEWEST_BLOCKS:
-            interval = f"no interval: fewer than {FEWEST_BLOCKS} prompts, or more than {MAX_WITH_INTERVAL} dimensions"
-        else:
-            logs += [self._log_score(total - moments[group]) for group in used]
-            interval = f"jackknife over {len(used)} groups of prompts"
-        value, low, high = (math.exp(end) for end in jackknife(torch.tensor(logs, dtype=torch.float64)))
+        parts, interval = self.parts()
+        value, low, high = (math.exp(end) for end in jackknife(self.log_scores(parts)))
+        most = float(min(num_samples, int(self.num_dimensions)))
         # In this order a NaN stays one. The score itself may exceed its bounds by rounding.
-        low, high = min(max(low, 1.0), value), max(min(high, float(min(num_samples, len(total)))), value)
+        low, high = min(max(low, 1.0), value), max(min(high, most), value)
         return {name: Estimate(value, low, high, num_prompts, num_paths, num_samples, f"{method}; {interval}")}
 
-    def _grouped_moments(self) -> Tensor:
-        """(NUM_GROUPS or 1, D, D) int64, all parts added up; a copy, as after a merge another metric holds them too."""
-        num_dimensions = int(self.num_dimensions)
-        shape = (NUM_GROUPS if num_dimensions <= MAX_WITH_INTERVAL else 1, num_dimensions, num_dimensions)
-        if not len(self.moments):
-            return torch.zeros(shape, dtype=torch.int64, device=self.device)
-        return dim_zero_cat(self.moments).view(-1, *shape).sum(0)
 
-    def _log_score(self, moments: Tensor) -> float:
-        return math.log(hill_number(shares(moments), self.q))
+class ConditionalVendi(MomentMetric):
+    """`diversity/conditional_vendi[...]`, `.../information_vendi[...]`: the Vendi score of all samples in two factors.
+
+    - `diversity/conditional_vendi[...]` = exp H(X | T): effective number of different images of a prompt.
+    - `diversity/information_vendi[...]` = exp I(X; T), with I = H(X) - H(X | T): effective number of groups of images
+      that prompts tell apart.
+
+    Their product is exp H(X), the score of `VendiSet`. X are the images by the cosine of their features, T is the
+    prompt, each different from all others (the identity kernel). With q = 2 the first is Conditional-RKE. Both are
+    plug-in: they change with the number of samples per prompt, so compare at equal numbers. `KernelEntropy` has the
+    path as the condition, and order 2 without this bias.
+
+    Source: Jalali, Ospanov, Gohari and Farnia, "Conditional Vendi Score" (2024).
+
+    Args:
+        features: see `MomentMetric`.
+        q: 1 or 2.
+    """
+
+    title = "effective number of different images of a prompt, and of groups that prompts tell apart"
+    short = "conditional Vendi"
+    conditional: Tensor
+
+    def __init__(self, features: ImageFeatures | None = None, q: float = 1.0) -> None:
+        super().__init__(features, q)
+        if q not in (1, 2):
+            raise ConfigValueError(f"q must be 1 (Conditional-Vendi) or 2 (Conditional-RKE), got {q:g}. Choose one of them")
+        self.add_state("conditional", torch.zeros(NUM_GROUPS, 2, dtype=torch.float64), dist_reduce_fx="sum")
+
+    @property
+    @override
+    def names(self) -> tuple[str, ...]:
+        numbers = ("conditional_vendi", "information_vendi")
+        return tuple(_name(f"diversity/{number}", self.features, self.q) for number in numbers)
+
+    @override
+    def identity(self) -> dict[str, object]:
+        """Names, estimator and features."""
+        return {"names": list(self.names), "method": _estimator(self.q), "features": self.features.identity()}
+
+    @override
+    def update(self, samples: PromptSamples) -> None:
+        """Add all samples of one prompt; ValueError where the features have too many dimensions."""
+        features = self.add(samples)
+        weight = len(features) ** self.q  # of a prompt, by the eigenvalues of the prompts' kernel
+        entropy = math.log(vendi_score(features, self.q))
+        term = entropy if self.q == 1 else math.exp(-entropy)
+        added = torch.tensor([weight * term, weight], dtype=torch.float64)
+        self.conditional[_group(samples.place)] += added.to(self.device)
+
+    @override
+    def compute(self) -> dict[str, Estimate]:
+        """Both numbers; NaN without samples, and no interval for few prompts or many dimensions."""
+        sizes = self.sizes.sum(0).tolist()
+        num_samples = sizes[2]
+        method = f"{_estimator(self.q)}, given the prompt, plug-in at N = {num_samples} samples"
+        if not num_samples:
+            return {name: Estimate(math.nan, math.nan, math.nan, 0, 0, 0, method) for name in self.names}
+        parts, interval = self.parts()
+        terms, weights = (torch.stack(parts) @ self.conditional.cpu()).T
+        conditional = terms / weights if self.q == 1 else -(terms / weights).log()
+        estimates = {}
+        for name, logs in zip(self.names, (conditional, self.log_scores(parts) - conditional), strict=True):
+            value, low, high = (math.exp(end) for end in jackknife(logs))
+            low = min(max(low, 1.0), value)
+            estimates[name] = Estimate(value, low, high, *sizes, f"{method}; {interval}")
+        return estimates
 
 
 def _group(place: int) -> int:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typing_extensions import override
 
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.clip import ClipFeatures
 from gendiv_lightning.features.lpips import PerceptualFeatures
-from gendiv_lightning.toy import FILES
+from gendiv_lightning.toy import FILES, world
 from gendiv_lightning.weights.load import load_strictly, read_checkpoint
 
 WEIGHTS = FILES / "perceptual.safetensors"
@@ -100,6 +101,25 @@ class TinyClip(ClipFeatures):
 
     def __init__(self) -> None:
         super().__init__(f"local-dir:{FILES / 'clip'}")
+
+
+class PostcardFactors(ImageFeatures):
+    """What a postcard shows, read by the exact ground truth: the value of each of its five groups, one-hot.
+
+    `kernel_entropy[postcard-factors,bandwidth=0]` counts how often two postcards of a prompt show the same.
+    """
+
+    tag = "postcard-factors"
+
+    @override
+    def identity(self) -> dict[str, object]:
+        return {"network": "ground truth of postcards, groups one-hot"}
+
+    @override
+    def embed(self, images: Tensor) -> Tensor:
+        values = world.values_of(world.read(images)[0])
+        sizes = [len(group) for group in world.GROUPS.values()]
+        return torch.cat([F.one_hot(column, size) for column, size in zip(values.T, sizes, strict=True)], 1)
 
 
 def _read_network(path: Path) -> nn.Module:

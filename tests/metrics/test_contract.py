@@ -29,6 +29,7 @@ SETTINGS = {
     "clip_cosine": ["clip_cosine[tiny-clip]"],
     "vendi": ["vendi", "vendi[tiny,q=2]"],
     "vendi_set": ["vendi_set", "vendi_set[tiny]"],
+    "kernel_entropy": ["kernel_entropy[tiny]", "kernel_entropy[tiny,bandwidth=0.5]"],
     "clip_score": ["clip_score[tiny-clip]"],
     "clip_iqa": ["clip_iqa[tiny-clip,prompts=[],pairs={sunset: [orange sky, blue sky]}]"],
     "fid": [],  # fd by Inception
@@ -135,7 +136,7 @@ def test_one_sample_is_defined_or_left_out(name, folder):
     metric = make(name, folder)
     metric.update(prompt(0, num=1))
     estimate = next(iter(metric.compute().values()))
-    if name in (*DISTANCES, "vendi", "vendi[tiny,q=2]", "token_entropy"):
+    if name in (*DISTANCES, "vendi", "vendi[tiny,q=2]", "token_entropy") or name.startswith("kernel_entropy"):
         assert math.isnan(estimate.value)
         assert estimate.num_prompts == 0
     elif name.startswith(("fd", "kd", "precision")):

@@ -1,4 +1,4 @@
-"""`gendiv decompose`: the decomposition of a run by three lenses, its test, its factorial effects and a verdict."""
+"""`gendiv decompose`: the decomposition of a run by four lenses, its test, its factorial effects and a verdict."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gendiv_lightning.errors import MetricInputError, OutputError, UnknownNameEr
 
 if TYPE_CHECKING:
     from gendiv_lightning.metrics.diversity import DiversityMetric
+    from gendiv_lightning.metrics.kernel_entropy import KernelEntropy
     from gendiv_lightning.runs.load import Run, Setting
 
 HELP = "H_total = H_path + H_exec of a run, and what kind of model that makes"
@@ -22,6 +23,10 @@ verdict. --test measures the stored images again: are samples of one path, or of
 makes them (PERMANOVA within prompts)? --plot draws the information bottleneck plane, on which a probe moves a model,
 beside the shares of each lens. --truth, for prompts whose ground truth is known, as in the toy dataset: the truth
 beside what each lens measures, and whether a difference is the model's error or the estimator's.
+
+--kernel measures the stored images of any generator by a kernel on a network's features: order-2 Renyi entropy and its
+parts, in bits. The bandwidth is by default the median distance of two samples of a prompt on different paths. Take it
+from the baseline, and give it to all runs that are compared.
 
 {RULE}
 
@@ -34,6 +39,7 @@ example:
     --probes.usage=toy:amused_usage.safetensors
   gendiv decompose runs/plain --argmax runs/argmax --subset runs/subset --plot decomposition.svg
   gendiv decompose runs/plain --test --truth
+  gendiv decompose runs/plain --kernel tiny
 """
 
 
@@ -44,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--argmax", type=Path, metavar="RUN", help="the same under Argmax")
     parser.add_argument("--subset", type=Path, metavar="RUN", help="the same under CodebookSubset")
     parser.add_argument("--test", action="store_true", help="test on the images whether groups of samples differ")
+    parser.add_argument(
+        "--kernel", metavar="FEATURES", help="measure the kernel lens: dinov2, clip, 'tiny,bandwidth=0.5', ..."
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the plane and the shares of the lenses")
     parser.add_argument("--truth", action="store_true", help="the ground truth of the prompts, beside the lenses")
     parser.add_argument(
@@ -62,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         count_entropies,
         find_distance,
         find_effects,
+        measure_stored,
         read_prompts,
     )
     from gendiv_lightning.analysis.verdict import judge_runs
@@ -72,15 +82,22 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot and arguments.plot.suffix != ".svg":
         raise OutputError(f"--plot draws SVG, so the file must end in .svg, got {arguments.plot}")
     plain, argmax, subset = (path and read_run(path) for path in (arguments.run, arguments.argmax, arguments.subset))
-    table = tables.format_decomposition(plain.estimates)
-    if not table:
+    kernel = _kernel(arguments.kernel) if arguments.kernel else None
+    if not tables.format_decomposition(plain.estimates):
         raise MetricInputError(
             f"{arguments.run} does not separate path from execution: it has no Decompose among its probes"
         )
     distance = find_distance(plain, arguments.distance)
     truth = _truth(plain) if arguments.truth else None
     metric = _load(distance) if arguments.test or truth else None
-    parts = [table, tables.format_count_entropies(count_entropies(read_prompts(plain.folder, "Counting tokens")))]
+    estimates = dict(plain.estimates)
+    if kernel:
+        kernel = _set_bandwidth(kernel, plain)
+        estimates |= measure_stored(read_prompts(plain.folder, "Kernels"), kernel)
+    parts = [
+        tables.format_decomposition(estimates),
+        tables.format_count_entropies(count_entropies(read_prompts(plain.folder, "Counting tokens"))),
+    ]
     if arguments.test and metric:
         tests = compare_groups(read_prompts(plain.folder, "Distances of all pairs"), metric)
         parts.append(tables.format_group_tests(tests, distance))
@@ -93,6 +110,11 @@ def run(arguments: argparse.Namespace) -> int:
     if argmax and subset:
         verdict = judge_runs(settings[0], settings[1], settings[2], distance)
         parts.append(f"{tables.format_verdict(verdict, distance)}\n{RULE}")
+    chance = plain.description.generator.chance
+    if chance and not chance.get("execution"):
+        parts.insert(1, "This sampler leaves nothing to execution: H_exec is 0 by construction.")
+    if kernel:
+        parts.insert(1, _about_bandwidth(kernel, arguments.kernel))
     write("\n\n".join(part for part in parts if part) + "\n")
     if arguments.plot:
         _plot(settings, arguments.plot)
@@ -109,6 +131,39 @@ def _load(name: str) -> DiversityMetric:
     assert isinstance(metric, DiversityMetric), "the run has its parts"
     metric.load()
     return metric
+
+
+def _kernel(name: str) -> KernelEntropy:
+    """The kernel lens by its features, with its network."""
+    from gendiv_lightning.metrics.kernel_entropy import KernelEntropy
+    from gendiv_lightning.metrics.registry import make_metric
+
+    metric = make_metric(f"kernel_entropy[{name}]")
+    assert isinstance(metric, KernelEntropy), "the name is its own"
+    metric.load()
+    return metric
+
+
+def _set_bandwidth(metric: KernelEntropy, run: Run) -> KernelEntropy:
+    """The metric, with the run's median distance as bandwidth where none was given."""
+    from gendiv_lightning.analysis.decompose import find_bandwidth, read_prompts
+    from gendiv_lightning.metrics.kernel_entropy import KernelEntropy
+
+    if metric.bandwidth is not None:
+        return metric
+    prompts = read_prompts(run.folder, "Distances of all pairs")
+    return KernelEntropy(metric.features, find_bandwidth(prompts, metric.features))
+
+
+def _about_bandwidth(metric: KernelEntropy, given: str) -> str:
+    """Which kernel it was, and how other runs are measured with it."""
+    name = given.partition(",bandwidth")[0]
+    return (
+        f"K: order-2 Renyi entropy by a Gaussian kernel of bandwidth {metric.bandwidth:g} on {metric.features.tag}; "
+        "order 1 is the von Neumann entropy.\n"
+        f"The same for other runs: --kernel '{name},bandwidth={metric.bandwidth:g}', or the metric "
+        f"kernel_entropy[{name},bandwidth={metric.bandwidth:g}]"
+    )
 
 
 def _truth(run: Run) -> Callable[..., str]:
