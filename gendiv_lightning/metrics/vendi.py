@@ -233,7 +233,9 @@ class ConditionalVendi(MomentMetric):
     def __init__(self, features: ImageFeatures | None = None, q: float = 1.0) -> None:
         super().__init__(features, q)
         if q not in (1, 2):
-            raise ConfigValueError(f"q must be 1 (Conditional-Vendi) or 2 (Conditional-RKE), got {q:g}. Choose one of them")
+            raise ConfigValueError(
+                f"q must be 1 (Conditional-Vendi) or 2 (Conditional-RKE), got {q:g}. Choose one of them"
+            )
         self.add_state("conditional", torch.zeros(NUM_GROUPS, 2, dtype=torch.float64), dist_reduce_fx="sum")
 
     @property
