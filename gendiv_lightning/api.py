@@ -1,4 +1,4 @@
-"""What `import gendiv_lightning` offers beside the classes: `load` a generator, `read_prompts`, `evaluate` images."""
+"""The functions of the public API: `load` a generator, `read_prompts`, `evaluate` images."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from gendiv_lightning.runs.folder import RunFolder, to_plain
 from gendiv_lightning.storage.codebook_counts import read_usage
 from gendiv_lightning.storage.named_files import expand
 
-MAX_CORRUPT = 0.01  # share of the images of a folder, as in `gendiv measure`
+MAX_CORRUPT = 0.01  # largest share of unreadable images in a folder, as in `gendiv measure`
 Images = Tensor | np.ndarray | Sequence[Tensor | np.ndarray | Image.Image]
 
 
 def load(source: Source, **settings: Any) -> Generator:
-    """A generator with its weights, on the CPU and ready to sample; `.to("cuda")` moves it.
+    """Load a generator with its weights, on the CPU and ready to sample; `.to("cuda")` moves it.
 
     Args:
-        source: a registered name such as "toy/llamagen" (`gendiv list generators`), a config file of a generator or of
-            a run such as "configs/llamagen.yaml", a class, or the path of a class.
-        settings: arguments of its class that replace those of the config, such as `guidance_scale=1.0`.
+        source: a registered name such as "toy/llamagen" (see `gendiv list generators`), the config file of a generator
+            or a run such as "configs/llamagen.yaml", a class, or the import path of a class.
+        settings: constructor arguments that override those of the config, such as `guidance_scale=1.0`.
 
     Raises:
-        ValueError: there is no such generator, a setting is impossible, or weights are missing.
+        ValueError: the generator does not exist, a setting is invalid, or weights are missing.
     """
     generator = make_generator(source, **settings)
     generator.locate()
@@ -54,16 +54,17 @@ def load(source: Source, **settings: Any) -> Generator:
 
 
 def read_prompts(path: str | Path, limit: int | None = None, column: str | None = None) -> list[Prompt]:
-    """The prompts of a file with their ids and paraphrases, as a run reads them: empty and repeated ones are left out.
+    """Read the prompts of a file with their ids and paraphrases, as a run does: empty and duplicate ones are skipped.
 
     Args:
-        path: .jsonl, .json, .csv, .tsv, .parquet, .txt or .tar, or a registered file such as "toy:postcards.jsonl".
+        path: a .jsonl, .json, .csv, .tsv, .parquet, .txt or .tar file, or a registered file such as
+            "toy:postcards.jsonl".
         limit: number of prompts to keep, from the start; None keeps all.
-        column: where the prompt is; None looks for prompt, caption, text and short_caption.
+        column: column of the prompt; None looks for prompt, caption, text and short_caption.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: it cannot be read, or holds no prompt.
+        ValueError: the file cannot be parsed or contains no prompt.
     """
     file = expand(str(path))
     prompts = files.read_prompts(file, column=column)
@@ -71,7 +72,7 @@ def read_prompts(path: str | Path, limit: int | None = None, column: str | None 
 
 
 class Estimates(dict[str, Estimate]):
-    """Numbers by name. Prints as a table with intervals and methods."""
+    """Estimates by name. Prints as a table with intervals and methods."""
 
     def __str__(self) -> str:
         return f"{format_estimates(self)}\n\n{format_methods(self)}"
@@ -80,7 +81,7 @@ class Estimates(dict[str, Estimate]):
         return f"<pre>{html.escape(str(self))}</pre>"
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain values, as `metrics.json` of a run has them: None for what is not defined."""
+        """Plain values, as in the `metrics.json` of a run; undefined numbers are None."""
         return to_plain(self)
 
 
@@ -88,11 +89,11 @@ class _Source(NamedTuple):
     """Samples to measure.
 
     Attributes:
-        name: for messages.
-        num_prompts: how many there are.
-        prompts: their samples.
-        has_tokens: whether they come from a generator of tokens.
-        codebook_size: of that generator, if it is known.
+        name: description for messages.
+        num_prompts: number of prompts.
+        prompts: the samples of each prompt.
+        has_tokens: whether a token generator made them.
+        codebook_size: codebook size of that generator, if known.
     """
 
     name: str
@@ -112,36 +113,41 @@ def evaluate(
     """Measure samples, a run, or any images grouped by prompt.
 
     Args:
-        samples: what `Generator.generate` returned; the folder of a run; a folder or file of images in any layout that
-            `gendiv measure` reads; or images by prompt: uint8 tensors (N, 3, H, W), uint8 arrays (N, H, W, 3), or a
-            list of PIL images, tensors (3, H, W) or arrays (H, W, 3), of one size per prompt.
-        metrics: names such as "lpips[vgg]" or "vendi[dinov2,q=2]" (`gendiv list metrics`), or metrics.
-        reference: file of statistics of real images for fid, kid and the like, see `gendiv reference`.
-        device: where feature networks run.
+        samples: the result of `Generator.generate`; a run folder; a folder or file of images in any layout that
+            `gendiv measure` reads; or a mapping from prompt to images: uint8 tensors (N, 3, H, W), uint8 arrays
+            (N, H, W, 3), or a list of PIL images, tensors (3, H, W) or arrays (H, W, 3), of one size per prompt.
+        metrics: metric objects, or names such as "lpips[vgg]" or "vendi[dinov2,q=2]" (see `gendiv list metrics`).
+        reference: file of reference statistics for fid, kid and similar metrics, see `gendiv reference`.
+        device: device of the feature networks.
+
+    Returns:
+        One `Estimate` per number, by name.
 
     Raises:
         OSError: a feature network or a file cannot be loaded.
-        ValueError: a metric does not exist, needs what the samples do not have, or is defined for none of them; or the
-            samples cannot be read.
+        ValueError: a metric does not exist, requires data that the samples do not have, or is defined for none of
+            them; or the samples cannot be read.
     """
     check_device(device)
     source = _find_source(samples)
     names = split_names(metrics) if isinstance(metrics, str) else list(metrics)
-    made = make_metrics(names, reference, source.codebook_size)
-    for name, metric in zip(names, made, strict=True):
+    metric_objects = make_metrics(names, reference, source.codebook_size)
+    for name, metric in zip(names, metric_objects, strict=True):
         if "tokens" in metric.needs and not source.has_tokens:
-            raise MetricInputError(f"metric {name!r} needs tokens, and {source.name} holds images only. Leave it out")
-    for metric in made:
+            raise MetricInputError(
+                f"metric {name!r} requires tokens, but {source.name} contains only images. Leave it out"
+            )
+    for metric in metric_objects:
         metric.load()
         metric.to(device)
     for prompt in tqdm(source.prompts, total=source.num_prompts, desc="Measuring", unit="prompt", delay=2):
-        for metric in made:
+        for metric in metric_objects:
             metric.update(prompt)
-    estimates, _ = compute_metrics(made)
+    estimates, _ = compute_metrics(metric_objects)
     if not any(estimate.num_prompts for estimate in estimates.values()):
         raise MetricInputError(
-            f"none of the metrics {', '.join(map(str, names))} is defined for {source.name}. A distance needs two "
-            "images of a prompt: add samples, or choose clip_score, clip_iqa or vendi_set"
+            f"none of the metrics {', '.join(map(str, names))} is defined for {source.name}. A distance requires two "
+            "images per prompt: add samples, or choose clip_score, clip_iqa or vendi_set"
         )
     return Estimates(estimates)
 
@@ -154,8 +160,8 @@ def _find_source(samples: Samples | str | Path | Mapping[str, Images]) -> _Sourc
         return _Source("the mapping", len(samples), [_to_samples(n, *item) for n, item in enumerate(samples.items())])
     if not isinstance(samples, str | Path):
         raise ConfigValueError(
-            f"samples must be Samples, a path, or images by prompt, got {type(samples).__name__}. A list of images of "
-            'one prompt is {"the prompt": images}'
+            f"samples must be Samples, a path, or a mapping from prompt to images, got {type(samples).__name__}. For a "
+            'list of images of one prompt, pass {"the prompt": images}'
         )
     path = expand(str(samples))
     return _find_run(path) if RunFolder(path).shards() else _find_folder(path)
@@ -163,8 +169,8 @@ def _find_source(samples: Samples | str | Path | Mapping[str, Images]) -> _Sourc
 
 def _find_run(path: Path) -> _Source:
     folder = RunFolder(path)
-    usage = path / "usage.safetensors"  # of a finished run
-    codebook_size = len(read_usage(usage)[0]) if usage.is_file() else None
+    counts = path / "usage.safetensors"  # present in a finished run
+    codebook_size = len(read_usage(counts)[0]) if counts.is_file() else None
     prompts = (prompt for batch in folder.read_samples() for prompt in split_by_prompt(batch))
     return _Source(str(path), len(folder.finished_prompts()), prompts, codebook_size != 0, codebook_size)
 
@@ -186,14 +192,14 @@ def _read_images(images: Any, corrupt: CorruptImages) -> Iterator[PromptSamples]
 
 
 def _to_samples(index: int, prompt: str, images: Images) -> PromptSamples:
-    """Images of a prompt in any form as (N, 3, H, W) uint8."""
+    """Convert the images of a prompt, in any form, to (N, 3, H, W) uint8."""
     what = f"images of the prompt {prompt[:60]!r}"
     if not len(images):
-        raise ConfigValueError(f"{what} must be at least one. Leave the prompt out")
+        raise ConfigValueError(f"{what} must not be empty. Leave the prompt out")
     tensors = [_to_tensor(image, what) for image in images]
     sizes = sorted({tuple(tensor.shape) for tensor in tensors})
     if len(sizes) > 1:
-        raise ImageSizeError(f"{what} must have one size, got {sizes[0]} and {sizes[1]}. Resize them first")
+        raise ImageSizeError(f"{what} must have the same size, got {sizes[0]} and {sizes[1]}. Resize them first")
     return PromptSamples(torch.stack(tensors), prompt=prompt, place=index)
 
 

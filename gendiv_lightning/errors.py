@@ -162,7 +162,7 @@ class WrongWeightsError(GendivError):
     What to do: Download the file again if it is damaged. Otherwise choose the checkpoint for these settings, or set
     the settings that the message names.
 
-    Example: model.pt must hold a dictionary of tensors; got a list. Save a module's state_dict()
+    Example: model.pt must contain a dictionary of tensors, got a list. Save a module's state_dict()
     """
 
     code = "GD202"
@@ -362,8 +362,8 @@ class PipelineError(GendivError):
 
     What to do: Choose another pipeline class or scheduler. The page of pipelines lists those that are tested.
 
-    Example: pipeline: StableDiffusionImg2ImgPipeline is not a text-to-image pipeline. Name one of the same family with
-    model.pipeline
+    Example: pipeline: StableDiffusionImg2ImgPipeline is not a text-to-image pipeline. Choose one of the same family
+    with model.pipeline
     """
 
     code = "GD504"
@@ -407,7 +407,7 @@ class MetricInputError(GendivError):
     What to do: Leave the metric out, or provide what the message names. The catalogue of metrics lists what each one
     needs.
 
-    Example: fid compares with real images. Give a reference file; `gendiv reference` makes one
+    Example: metric 'fid' requires a reference of real images. Pass a file made by `gendiv reference`
     """
 
     code = "GD601"
@@ -421,7 +421,7 @@ class ReferenceFileError(GendivError):
 
     What to do: Make the reference again with `gendiv reference` and the feature network of the metric.
 
-    Example: the parts were made of different images, or by different features. Make them again
+    Example: the parts were made from different images or with different features. Make them again
     """
 
     code = "GD602"

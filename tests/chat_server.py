@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from local_server import running
 
-from gendiv_lightning.toy.captions import fresh_wording, parse
+from gendiv_lightning.toy.captions import new_caption, parse
 
 
 def reword(body):
@@ -19,7 +19,7 @@ def reword(body):
     rng, stated, texts = random.Random(f"{body['seed']} {wanted['caption']}"), parse(wanted["caption"]), []
     for _ in range(wanted["number"]):
         known = {wanted["caption"], *wanted["there already"], *texts}
-        texts.append(fresh_wording(stated, length, rng, known) or wanted["caption"])
+        texts.append(new_caption(stated, length, rng, known) or wanted["caption"])
     return json.dumps({"paraphrases": texts})
 
 

@@ -73,7 +73,7 @@ def test_type_checkers_see_the_names_that_are_loaded_lazily():
     ]
     typed = {alias.name: node.module for node in block.body for alias in node.names}
     assert typed.keys() == set(gd.__all__)
-    assert {name: f"gendiv_lightning.{place}" for name, place in gd._PLACES.items()} == typed
+    assert {name: f"gendiv_lightning.{place}" for name, place in gd._MODULE_OF.items()} == typed
 
 
 @pytest.mark.run
@@ -150,7 +150,7 @@ def test_a_recorder_gives_a_metric_what_it_needs(generator):
     [
         ([], "prompts must not be empty"),
         (["a", " "], r"prompts\[1\] must not be empty"),
-        (["a hill", "A  hill"], r"prompts\[0\] and prompts\[1\] are one prompt"),
+        (["a hill", "A  hill"], r"prompts\[0\] and prompts\[1\] are the same prompt"),
         ([3], r"prompts\[0\].*int"),
     ],
 )
@@ -174,8 +174,8 @@ def test_probes_that_contradict_are_refused(generator):
     [
         (torch.zeros(2, 3, 8, 8), "uint8.*float32"),
         (torch.zeros(3, 8, 8, dtype=torch.uint8), r"\(3, H, W\)"),
-        (np.zeros((0, 8, 8, 3), np.uint8), "at least one"),
-        ([np.zeros((8, 8, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)], "one size"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "must not be empty"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)], "the same size"),
     ],
 )
 def test_images_that_cannot_be_measured_are_refused(images, message):
@@ -189,7 +189,7 @@ def test_a_list_of_images_says_how_to_name_its_prompt():
 
 
 def test_a_metric_of_tokens_refuses_images():
-    with pytest.raises(ValueError, match="'token_entropy' needs tokens"):
+    with pytest.raises(ValueError, match="'token_entropy' requires tokens"):
         gd.evaluate({"a hill": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, ["token_entropy"])
 
 

@@ -115,7 +115,7 @@ def test_nothing_but_its_own_command_imports_the_toy(module):
 def test_an_arrow_that_points_back_would_be_seen():
     assert PLACES["sampling"] < PLACES["generators"] < PLACES["report"] < PLACES["callbacks"] < PLACES["cli"]
     assert layer("gendiv_lightning.generators.base") == "generators"
-    assert layer("gendiv_lightning.toy.world") == "toy"
+    assert layer("gendiv_lightning.toy.postcards") == "toy"
     found = set(imports("gendiv_lightning.callbacks.probes"))
     assert {
         "gendiv_lightning.prompts.design",
@@ -124,7 +124,7 @@ def test_an_arrow_that_points_back_would_be_seen():
     } <= found
     assert "gendiv_lightning.callbacks.measure" in set(imports("gendiv_lightning.callbacks.run_writer"))  # relative
     assert "gendiv_lightning.cli.predict" in set(imports("gendiv_lightning.cli.main"))  # inside a function
-    assert "gendiv_lightning.toy.world" in set(imports("gendiv_lightning.toy.recipes.base"))  # from a package
+    assert "gendiv_lightning.toy.postcards" in set(imports("gendiv_lightning.toy.recipes.base"))  # from a package
 
 
 @pytest.mark.parametrize("module", FILES)

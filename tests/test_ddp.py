@@ -8,7 +8,7 @@ from running import TINY, arguments, gendiv, metrics_of, predict, run, samples_o
 from gendiv_lightning.cli import predict as fit_free
 from gendiv_lightning.runs.folder import RunFolder
 from gendiv_lightning.storage.codebook_counts import read_usage
-from gendiv_lightning.toy.world import render
+from gendiv_lightning.toy.postcards import render
 
 RANKS = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
 

@@ -16,7 +16,7 @@ from gendiv_lightning.cli.main import main
 from gendiv_lightning.datamodules import ImageData, PromptData
 from gendiv_lightning.metrics.reference import read_provenance
 from gendiv_lightning.prompts.prompt_set import read_manifest
-from gendiv_lightning.toy.world import render
+from gendiv_lightning.toy.postcards import render
 
 
 def test_prompts_of_a_dataset_on_the_hub_are_those_of_its_files(tmp_path):

@@ -26,7 +26,7 @@ from gendiv_lightning.report.document import Figure
 from gendiv_lightning.report.html import to_svg
 from gendiv_lightning.runs.folder import RunFolder
 from gendiv_lightning.runs.load import read_run
-from gendiv_lightning.toy import world
+from gendiv_lightning.toy import postcards
 
 HERE = Path(__file__).parent
 DISTANCE = "diversity/lpips[tiny]"
@@ -50,7 +50,7 @@ def factor_entropies(folder: Path) -> tuple[Tensor, Tensor]:
     totals, executions = [], []
     for batch in RunFolder(folder).read_samples():
         for samples in split_by_prompt(batch):
-            factors = torch.stack(list(world.factors_of(world.read(samples.images)[0]).values()), 1)
+            factors = torch.stack(list(postcards.factors_of(postcards.read(samples.images)[0]).values()), 1)
             execution, _, total = count_entropies(factors, *samples.groups.T).tolist()[:3]
             totals.append(total)
             executions.append(execution)

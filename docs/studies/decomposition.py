@@ -52,7 +52,7 @@ def one_run(family: str, size: int, seed: int, num_prompts: int, num_paths: int)
     """A repetition: estimates and truths (names, P) of new prompts, and intervals (names, 2), by names of the truth."""
     generator = AnalyticGenerator(FAMILIES[family], size, num_prompts, WORDINGS, seed)
     found = measure(sample_crossed(generator, Decompose(num_paths, WORDINGS), seed))
-    truth = generator.truth()
+    truth = generator.ground_truth()
     known = {name: not values.isnan().any() for name, values in truth.items()}
     ends = [bootstrap_mean(found[name])[1:] if known[name] else (math.nan, math.nan) for name in truth]
     return torch.stack([found[name] for name in truth]), torch.stack(list(truth.values())), torch.tensor(ends)
@@ -102,7 +102,7 @@ def tables(arguments: argparse.Namespace) -> tuple[str, float, float]:
     sequence = header("H_exec", "prompt path", parts=SEQUENCE)
     residual = seconds = 0.0
     for family in FAMILIES:
-        names = list(AnalyticGenerator(FAMILIES[family], 8, 1).truth())
+        names = list(AnalyticGenerator(FAMILIES[family], 8, 1).ground_truth())
         for size in SIZES:
             kept = repeat(family, size, arguments)
             if not kept:
@@ -127,7 +127,7 @@ def bias_by_samples(size: int, num_prompts: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for num_paths in (2, 4, 6, 8, 12, 16):
         generator = AnalyticGenerator(FAMILIES["autoregressive"], size, num_prompts, 1, seed=1)
-        truth = generator.truth()["h_total/token"].sum().item()
+        truth = generator.ground_truth()["h_total/token"].sum().item()
         prompts = sample_crossed(generator, Decompose(num_paths), seed=1)
         values = measure(prompts)
         sums = {name: values[number].sum().item() for name, number in CURVES.items()}

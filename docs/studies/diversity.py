@@ -39,7 +39,7 @@ from gendiv_lightning.prompts.design import make_batch
 from gendiv_lightning.prompts.files import read_prompts
 from gendiv_lightning.records import Prompt, PromptSamples, SampleDesign, split_by_prompt
 from gendiv_lightning.records.estimate import Estimate
-from gendiv_lightning.toy import FILES, captions, world
+from gendiv_lightning.toy import FILES, captions, postcards
 from gendiv_lightning.toy.evaluate import FAMILIES
 
 HERE = Path(__file__).parent
@@ -80,18 +80,18 @@ class Measured:
 
 def write_real(path: Path, num_images: int = 2048) -> str:
     """A reference file of postcards of all captions, with their features."""
-    images = torch.randperm(world.NUM_IMAGES, generator=torch.Generator().manual_seed(0))[:num_images]
-    batches = (world.render(some) for some in images.split(64))
+    images = torch.randperm(postcards.NUM_IMAGES, generator=torch.Generator().manual_seed(0))[:num_images]
+    batches = (postcards.render(some) for some in images.split(64))
     write_reference(path, reference_statistics(batches, make_features("tiny-clip"), f"{num_images} postcards"))
     return str(path)
 
 
 def meaning_images(text: str) -> Tensor:
     """(M,) all postcards that a caption fits."""
-    values = world.values_of(torch.arange(world.NUM_IMAGES))
-    fits = torch.ones(world.NUM_IMAGES, dtype=torch.bool)
+    values = postcards.values_of(torch.arange(postcards.NUM_IMAGES))
+    fits = torch.ones(postcards.NUM_IMAGES, dtype=torch.bool)
     for group, value in captions.parse(text).items():
-        fits &= values[:, list(world.GROUPS).index(group)] == value
+        fits &= values[:, list(postcards.GROUPS).index(group)] == value
     return fits.nonzero()[:, 0]
 
 
@@ -112,7 +112,7 @@ def copies(prompts: list[Prompt], share: float, num: int, seed: int) -> tuple[li
         drawn = fitting[torch.randint(len(fitting), (num,), generator=generator)]
         copied = fitting[torch.randint(len(fitting), (1,), generator=generator)]
         images = torch.where(torch.rand(num, generator=generator) < share, copied, drawn)
-        samples.append(PromptSamples(world.render(images), prompt=prompt.text, place=place))
+        samples.append(PromptSamples(postcards.render(images), prompt=prompt.text, place=place))
         bits.append(mixture_entropy(len(fitting), share))
     return samples, torch.tensor(bits, dtype=torch.float64)
 

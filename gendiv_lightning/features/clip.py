@@ -1,12 +1,13 @@
-"""CLIP as features: unit vectors of images and of captions, whose inner product is their cosine.
+"""CLIP features: unit vectors of images and captions, whose inner product is their cosine similarity.
 
-An image gets the preprocessing that its backbone was trained with, see `features.preprocessing`.
+Images are preprocessed as in the training of their backbone, see `features.preprocessing`.
 
-A caption's feature is read from its end token, so a caption longer than the context must not lose it: it is cut before
-the end token (`ClipFeatures.texts`), or read in pieces that have one each (`ClipFeatures.chunk_texts`).
+A caption's feature is read at its end token, so a caption longer than the context must keep it: the caption is
+truncated before the end token (`ClipFeatures.texts`), or split into chunks with one end token each
+(`ClipFeatures.chunk_texts`).
 Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021).
 
-Letters: N images or captions, M pieces of a caption, T tokens of the context (77 in CLIP), D features.
+Notation: N images or captions, M chunks of a caption, T tokens of the context (77 in CLIP), D features.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ _CHUNK_TEXTS = 32
 
 
 class ClipFeatures(ImageFeatures):
-    """Unit features of images, on their device, and of captions, on this module's device.
+    """Unit features (N, D) of images, on their device, and of captions, on this module's device.
 
     Args:
         backbone: one of
-            - `OWNER/REPO`, a `CLIPModel` of transformers on the Hugging Face Hub, or a folder that holds one;
-            - `ARCHITECTURE/TAG`, weights in open_clip's list, such as ViT-B-32/laion2b_s34b_b79k;
+            - `OWNER/REPO`, a `CLIPModel` of transformers on the Hugging Face Hub, or a folder that contains one;
+            - `ARCHITECTURE/TAG`, weights from open_clip's list, such as ViT-B-32/laion2b_s34b_b79k;
             - `hf-hub:OWNER/REPO` or `local-dir:FOLDER`, in open_clip's layout.
     """
 
@@ -43,11 +44,11 @@ class ClipFeatures(ImageFeatures):
     def __init__(self, backbone: str = DEFAULT_BACKBONE) -> None:
         super().__init__()
         self.source = parse_backbone(backbone)
-        self.register_buffer("device_mark", torch.empty(0), persistent=False)  # `to` moves it before there is a network
+        self.register_buffer("device_mark", torch.empty(0), persistent=False)  # records `to` before there is a network
 
     @property
     def label(self) -> str:
-        """The backbone's name, of a folder without its path."""
+        """Name of the backbone; for a folder, without its path."""
         return self.source.label
 
     @property
@@ -59,7 +60,7 @@ class ClipFeatures(ImageFeatures):
     def identity(self) -> dict[str, object]:
         folder = self.source.folder
         if folder is not None and not folder.is_dir():
-            raise MissingWeightsError(f"the CLIP backbone {folder} is not there. Give another folder as `backbone`")
+            raise MissingWeightsError(f"the CLIP backbone {folder} does not exist. Pass another folder as `backbone`")
         return {"backbone": self.label, "weights": None if folder is None else sha256(folder)}
 
     @override
@@ -76,31 +77,31 @@ class ClipFeatures(ImageFeatures):
         return F.normalize(backbone.encode_images(backbone.preprocessing.scale(images)), dim=1)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Captions to features (N, D); those longer than the context are cut, with their end token kept."""
+        """Features (N, D) of captions; captions longer than the context are truncated and keep their end token."""
         return self._encode_texts(torch.cat([pieces[:1] for pieces in self._pieces(texts)]))
 
     def chunk_texts(self, texts: Sequence[str]) -> Tensor:
-        """Captions of any length to features (N, D).
+        """Features (N, D) of captions of any length.
 
-        A caption longer than the context is the mean of the unit features of its pieces of T - 2 tokens (75 in CLIP;
-        the last may be shorter and weighs the same), brought to unit length; others are as in `texts`.
+        The feature of a caption longer than the context is the mean of the unit features of its chunks of T - 2 tokens
+        (75 in CLIP; a shorter last chunk has the same weight), normalised to unit length. Others are as in `texts`.
         """
         pieces = self._pieces(texts)
         features = self._encode_texts(torch.cat(pieces)).split([len(piece) for piece in pieces])
         return F.normalize(torch.stack([feature.mean(0) for feature in features]), dim=1)
 
     def num_cut(self, texts: Sequence[str]) -> int:
-        """How many captions are longer than the context."""
+        """Number of captions that are longer than the context."""
         return sum(len(pieces) > 1 for pieces in self._pieces(texts))
 
     def _backbone(self) -> Backbone:
         self.load()
-        assert self.network is not None, "load sets it"
+        assert self.network is not None, "load sets the network"
         return self.network
 
     def _pieces(self, texts: Sequence[str]) -> list[Tensor]:
         if isinstance(texts, str) or not len(texts):
-            raise ValueError(f"texts must be a list of one caption or more; got {texts!r}")
+            raise ValueError(f"texts must be a non-empty list of captions, got {texts!r}")
         backbone = self._backbone()
         return [backbone.pieces(text) for text in texts]
 

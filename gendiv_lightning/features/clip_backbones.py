@@ -1,6 +1,6 @@
-"""CLIP by the libraries that read it: the meaning of its name, its towers, its tokenizer and its preprocessing.
+"""CLIP backbones of open_clip and transformers: parsing of names, encoders, tokenizers and preprocessing.
 
-Letters: N images or captions, M pieces of a caption, T tokens of the context (77 in CLIP), D features.
+Notation: N images or captions, M chunks of a caption, T tokens of the context (77 in CLIP), D features.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from gendiv_lightning.weights.resolve import WEIGHT_FILES, fetch_one_of
 
 _OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _ADVICE = (
-    "Load it once where the Hub can be reached, or give as `backbone` a folder with a CLIPModel, its tokenizer and "
-    "image processor, or local-dir:FOLDER in open_clip's layout"
+    "Load it once with access to the Hub, or pass as `backbone` a folder with a CLIPModel, its tokenizer and image "
+    "processor, or local-dir:FOLDER in open_clip's layout"
 )
 _HUB_NAME = re.compile(r"(?P<first>\w[\w.-]*)/(?P<second>\w[\w.-]*)")
 
 
 class Source(NamedTuple):
-    """Where a backbone comes from: a folder, or the Hub.
+    """Source of a backbone: a folder, or the Hub.
 
     Attributes:
-        label: the backbone's name, of a folder without its path.
-        library: by which it is read.
-        name: the library's name for it.
-        weights: open_clip's tag of the weights, if it has one.
-        folder: its folder on this machine; None for one on the Hub.
+        label: name of the backbone; for a folder, without its path.
+        library: the library that reads it.
+        name: the name that this library uses.
+        weights: open_clip's tag of the weights, if any.
+        folder: local folder; None for a backbone on the Hub.
     """
 
     label: str
@@ -48,21 +48,21 @@ class Source(NamedTuple):
 
 
 class Backbone(nn.Module, ABC):
-    """A CLIP of some library. Features are not of unit length yet."""
+    """A CLIP of one of the libraries. Its features are not normalised."""
 
     preprocessing: Preprocessing
 
     @abstractmethod
     def pieces(self, text: str) -> Tensor:
-        """Tokens (M, T) of a caption, each piece with its end token; the first is the caption cut to the context."""
+        """Tokens (M, T) of a caption's chunks, each with an end token; the first is the truncated caption."""
 
     @abstractmethod
     def encode_images(self, inputs: Tensor) -> Tensor:
-        """What `Preprocessing.scale` returns to features (N, D)."""
+        """Features (N, D) of preprocessed images, as returned by `Preprocessing.scale`."""
 
     @abstractmethod
     def encode_texts(self, tokens: Tensor) -> Tensor:
-        """Tokens (N, T) to features (N, D)."""
+        """Features (N, D) of tokens (N, T)."""
 
 
 class _OpenClip(Backbone):
@@ -70,14 +70,14 @@ class _OpenClip(Backbone):
         super().__init__()
         import open_clip
 
-        with torch.random.fork_rng(devices=[]):  # parameters are drawn before they are read
+        with torch.random.fork_rng(devices=[]):  # parameters are initialised randomly before they are read
             self.model = open_clip.create_model(name, pretrained=weights, require_pretrained=True)
         self.tokenizer: Any = open_clip.get_tokenizer(name)
         self.preprocessing = _open_clip_preprocessing(self.model.visual.preprocess_cfg)
         for text in ("a photo", "a photo " * self.tokenizer.context_length):
             if not torch.equal(self.pieces(text)[:1], self.tokenizer([text])):
                 raise WrongWeightsError(
-                    "its tokenizer neither cuts a long caption at its end nor keeps its words in order"
+                    "its tokenizer does not truncate a long caption at its end, or reorders its words"
                 )
 
     @override
@@ -126,28 +126,28 @@ class _Transformers(Backbone):
         return self.model.text_projection(self.model.text_model(input_ids=tokens).pooler_output)
 
     def _check_end_token(self) -> None:
-        """A text tower that looks for another token reads every caption's feature from its first, without an error."""
+        """Check the end token: a text encoder that looks for another one silently reads the first token instead."""
         end = self.model.config.text_config.eos_token_id
-        # Where an old configuration says 2, transformers looks for the highest number.
-        looked_for = len(self.tokenizer) - 1 if end == 2 else end
-        if self.tokenizer.eos_token_id != looked_for:
+        # For the value 2 of old configurations, transformers looks for the highest token id.
+        expected = len(self.tokenizer) - 1 if end == 2 else end
+        if self.tokenizer.eos_token_id != expected:
             raise WrongWeightsError(
-                f"its text model looks for the end token {looked_for}, and its tokenizer ends captions with "
-                f"{self.tokenizer.eos_token_id}: set text_config.eos_token_id in its config.json"
+                f"its text model looks for the end token {expected}, but its tokenizer ends captions with "
+                f"{self.tokenizer.eos_token_id}. Set text_config.eos_token_id in its config.json"
             )
 
 
 def _pieces(tokenizer: Any, text: str, context: int) -> Tensor:
-    """Tokens (M, T) by a tokenizer in the Hugging Face layout, which puts start and end around each piece."""
+    """Tokens (M, T) from a Hugging Face tokenizer, which adds start and end tokens to each chunk."""
     settings: dict[str, Any] = {"max_length": context, "truncation": True, "padding": "max_length"}
     return tokenizer(text, **settings, return_overflowing_tokens=True, return_tensors="pt").input_ids
 
 
 def parse_backbone(backbone: str) -> Source:
-    """What a backbone's name means; it imports neither library.
+    """Parse the name of a backbone, without importing either library.
 
     Raises:
-        ValueError: the name means nothing.
+        ValueError: the name has none of the known forms.
     """
     scheme = next((known for known in ("local-dir:", "hf-hub:") if backbone.startswith(known)), "")
     rest = backbone.removeprefix(scheme)
@@ -164,23 +164,23 @@ def parse_backbone(backbone: str) -> Source:
         if _is_architecture(name["first"]):
             return Source(backbone, "open_clip", name["first"], weights=name["second"])
         return Source(backbone, "transformers", backbone)
-    hint = f"; this folder is in open_clip's layout: write local-dir:{path}" if is_open_clip else ""
+    hint = f". This folder is in open_clip's layout: write local-dir:{path}" if is_open_clip else ""
     raise ConfigValueError(
-        "backbone must be OWNER/REPO of the Hub, a folder with the config.json of a CLIPModel, open_clip's "
+        "backbone must be OWNER/REPO on the Hub, a folder with the config.json of a CLIPModel, open_clip's "
         "ARCHITECTURE/TAG, hf-hub:OWNER/REPO, local-dir:FOLDER with an open_clip_config.json, or a registered name "
-        f"(gendiv list features); got {backbone!r}{hint}"
+        f"(gendiv list features), got {backbone!r}{hint}"
     )
 
 
 def read_backbone(source: Source) -> Backbone:
-    """A CLIP with its weights, frozen, downloaded from the Hub if necessary.
+    """Read a CLIP with its weights, frozen, downloading it from the Hub if necessary.
 
     Raises:
-        FileNotFoundError: it is neither on this machine nor could it be downloaded.
-        ValueError: the files are not a CLIP's, or cannot be read as its authors do.
+        FileNotFoundError: the backbone is not on this machine and could not be downloaded.
+        ValueError: the files do not contain a CLIP, or cannot be read as its authors intended.
     """
     if source.folder is not None and not source.folder.is_dir():
-        raise MissingWeightsError(f"the CLIP backbone {source.folder} is not there. {_ADVICE}")
+        raise MissingWeightsError(f"the CLIP backbone {source.folder} does not exist. {_ADVICE}")
     with reading("CLIP backbone", source.label, _ADVICE):
         _fetch(source)
         if source.library == "transformers":
@@ -198,7 +198,7 @@ def _is_architecture(name: str) -> bool:
 
 
 def _fetch(source: Source) -> None:
-    """Download the weights of a backbone on the Hub, unless they are in its cache."""
+    """Download the weights of a backbone on the Hub, unless they are in the local cache."""
     if source.folder is not None:
         return
     if source.library == "transformers":
@@ -207,29 +207,30 @@ def _fetch(source: Source) -> None:
         fetch_one_of(source.name.removeprefix("hf-hub:"), _OPEN_CLIP_FILES)
     else:
         repo, _, file = _open_clip_weights(source.name, source.weights).get("hf_hub", "").rpartition("/")
-        if repo:  # else open_clip knows an address
+        if repo:  # otherwise open_clip has a URL
             fetch_one_of(repo, (re.sub(r"\.\w+$", ".safetensors", file), file) if file else _OPEN_CLIP_FILES)
 
 
 def _open_clip_weights(name: str, weights: str) -> Mapping[str, Any]:
-    """What open_clip knows of weights; ValueError if it knows none, or another activation function is theirs."""
+    """open_clip's configuration of weights; ValueError if there is none or if they need another activation function."""
     import open_clip
 
     known = open_clip.get_pretrained_cfg(name, weights)
     if not known:
         raise WrongWeightsError(
-            f"open_clip's weights of {name} are {', '.join(open_clip.list_pretrained_tags_by_model(name))}"
+            f"open_clip has no weights {weights!r} for {name}. Choose one of "
+            f"{', '.join(open_clip.list_pretrained_tags_by_model(name))}"
         )
     if known.get("quick_gelu") and not open_clip.get_model_config(name).get("quick_gelu"):
-        raise WrongWeightsError(f"these weights were trained with QuickGELU: write {name}-quickgelu/{weights}")
+        raise WrongWeightsError(f"these weights were trained with QuickGELU. Write {name}-quickgelu/{weights}")
     return known
 
 
 def _open_clip_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
-    size, way = config["size"], config["resize_mode"]
+    size, resize_mode = config["size"], config["resize_mode"]
     height, width = (size, size) if isinstance(size, int) else size
-    if way != "squash" and (way, height) != ("shortest", width):
-        raise WrongWeightsError(f"its resize {way!r} of images to {height} x {width} is not supported")
+    if resize_mode != "squash" and (resize_mode, height) != ("shortest", width):
+        raise WrongWeightsError(f"its resize mode {resize_mode!r} to {height} x {width} pixels is not supported")
     mode: Literal["bicubic", "bilinear"] = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
-    shorter = None if way == "squash" else height
+    shorter = None if resize_mode == "squash" else height
     return Preprocessing(shorter, (height, width), mode, True, tuple(config["mean"]), tuple(config["std"]))

@@ -1,7 +1,7 @@
-"""DINOv2 as features: the class token behind the last norm, as `Dinov2Model` of transformers pools it.
+"""DINOv2 features: the class token after the last norm, the pooler output of transformers' `Dinov2Model`.
 
-Source: Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision" (2023); as features of a Frechet
-distance: Stein et al., "Exposing flaws of generative model evaluation metrics" (2023).
+Source: Oquab et al., "DINOv2: Learning Robust Visual Features without Supervision" (2023); for Frechet distances:
+Stein et al., "Exposing flaws of generative model evaluation metrics" (2023).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DEFAULT_MODEL = "facebook/dinov2-base"
 
 
 class DINOv2Features(ImageFeatures):
-    """One vector an image: 384, 768, 1024 or 1536 numbers for the small, base, large and giant model.
+    """One vector per image, with 384, 768, 1024 or 1536 dimensions for the small, base, large and giant model.
 
     Args:
         model: `OWNER/REPO` on the Hugging Face Hub, or a folder with a `Dinov2Model` and its image processor.
@@ -47,7 +47,7 @@ class DINOv2Features(ImageFeatures):
     def read(self) -> nn.Module:
         from transformers import AutoImageProcessor, Dinov2Model
 
-        advice = "Load it once where the Hub can be reached, or give a folder as `model`: cosine[dinov2,model=FOLDER]"
+        advice = "Load it once with access to the Hub, or pass a folder as `model`: cosine[dinov2,model=FOLDER]"
         with reading("DINOv2 model", self.model, advice):
             if not Path(self.model).expanduser().is_dir():
                 fetch_one_of(self.model, WEIGHT_FILES)
@@ -63,7 +63,7 @@ class DINOv2Features(ImageFeatures):
 
 
 class _Dinov2(nn.Module):
-    """The model, and what it expects of images."""
+    """The model with its preprocessing."""
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()

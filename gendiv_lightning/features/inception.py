@@ -1,8 +1,8 @@
-"""The Inception v3 of the Frechet Inception distance: torchvision's, with the differences of the 2015 TensorFlow graph.
+"""The Inception v3 of the Frechet Inception distance: torchvision's, changed to match the 2015 TensorFlow graph.
 
-They are: average pooling that does not count the padding, maximum pooling in the last block, 1008 classes, inputs
+The differences are average pooling without the padding, maximum pooling in the last block, 1008 classes, and inputs
 (pixel - 128) / 128. Source: Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter, "GANs Trained by a Two Time-Scale
-Update Rule" (2017); the weights were brought to PyTorch by pytorch-fid and torch-fidelity.
+Update Rule" (2017); the weights were converted to PyTorch by pytorch-fid and torch-fidelity.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ _HASH = URL[-12:-4]  # the file's SHA-256 starts with it
 
 
 class InceptionFeatures(ImageFeatures):
-    """Features of 2048 numbers, the mean over pixels of Inception's last block.
+    """Features with 2048 dimensions: the spatial mean of Inception's last block.
 
-    Distances of these features have their bare names (`quality/fid`) with the weights of 2015-12-05 only; other weights
-    show in the `tag` by the first digits of their hash.
+    Distances of these features have plain names (`quality/fid`) with the weights of 2015-12-05 only; for other weights
+    the `tag` contains the first digits of their hash.
 
     Args:
         weights: file to read instead of the default, torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`.
-        resize: rule that brings images to 299 x 299 pixels, see `resize_images`.
+        resize: rule for resizing images to 299 x 299 pixels, see `resize_images`.
     """
 
     def __init__(self, weights: str | None = None, resize: Resize = "clean") -> None:
         super().__init__()
         if resize not in get_args(Resize):
-            raise ConfigValueError(f"resize must be one of {', '.join(get_args(Resize))}; got {resize!r}")
+            raise ConfigValueError(f"resize must be one of {', '.join(get_args(Resize))}, got {resize!r}")
         if weights is not None and not Path(weights).is_file():
-            raise ConfigValueError(f"weights must be a file; got {weights!r}. Leave it out to use the default")
+            raise ConfigValueError(f"weights must be a file, got {weights!r}. Leave it out to use the default")
         self.weights = weights
         self.resize = resize
 
@@ -72,7 +72,7 @@ class InceptionFeatures(ImageFeatures):
 
 
 def _fetch() -> Path:
-    """The default weights in the cache of torch.hub, downloaded if they are not there."""
+    """The default weights in torch.hub's cache, downloaded if they are missing."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[1]
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,23 +80,23 @@ def _fetch() -> Path:
             torch.hub.download_url_to_file(URL, str(path), hash_prefix=_HASH)
         except (OSError, RuntimeError) as error:  # RuntimeError: another hash
             raise MissingWeightsError(
-                f"the weights of Inception are not at {path}, and could not be downloaded from {URL} ({error}). Put "
-                "the file there, or name a copy as `weights` (fid[weights=FILE])"
+                f"the weights of Inception are not at {path} and could not be downloaded from {URL} ({error}). Put "
+                "the file there, or pass a copy as `weights` (fid[weights=FILE])"
             ) from error
     if not sha256(path).startswith(_HASH):
         raise WrongWeightsError(
-            f"{path} does not hold the weights of 2015-12-05, whose SHA-256 starts with {_HASH}. Delete it"
+            f"{path} does not contain the weights of 2015-12-05, whose SHA-256 starts with {_HASH}. Delete it"
         )
     return path
 
 
 def _read_network(path: Path) -> nn.Module:
     with warnings.catch_warnings(), torch.device("meta"):
-        warnings.simplefilter("ignore")  # torchvision's words on initial weights
+        warnings.simplefilter("ignore")  # torchvision's warning about initial weights
         blocks = [inception.BasicConv2d, _BlockA, inception.InceptionB, _BlockC, inception.InceptionD, _BlockE, None]
         network = inception.Inception3(num_classes=1008, aux_logits=False, inception_blocks=blocks, init_weights=False)
     network.Mixed_7c.pool = _pool_maximum
-    # How many batches were seen in training: no part of the function, and some copies of the weights lack it.
+    # The number of training batches does not affect the output, and some copies of the weights do not contain it.
     unused = {name: torch.zeros((), dtype=torch.int64) for name in network.state_dict() if "num_batches" in name}
     load_strictly(network, {**unused, **read_checkpoint(path)}, path, torch.float32)
     network.fc = nn.Identity()

@@ -1,8 +1,8 @@
-"""LPIPS as features: vectors whose squared Euclidean distance is the perceptual distance, so that no pairs are needed.
+"""LPIPS as features: vectors whose squared Euclidean distance is LPIPS, so that no pairs need to be enumerated.
 
-The distance of two images is a sum over stages of the spatial mean of sum_c w_c (u_c - u'_c)^2, with u the activations
-of unit length over channels; sqrt(w_c / (H W)) u is therefore the feature. Source: Zhang, Isola, Efros, Shechtman and
-Wang, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (2018), eq. 1.
+The distance of two images is a sum over stages of the spatial mean of sum_c w_c (u_c - u'_c)^2, with activations u
+normalised to unit length over channels; the feature is therefore sqrt(w_c / (H W)) u. Source: Zhang, Isola, Efros,
+Shechtman and Wang, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (2018), eq. 1.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _SMALLEST = {"alex": 31, "vgg": 16, "squeeze": 17}
 
 
 class PerceptualFeatures(ImageFeatures):
-    """Features with ||f(a) - f(b)||^2 = LPIPS(a, b), by the stages of some network.
+    """Features with ||f(a) - f(b)||^2 = LPIPS(a, b), from the stages of a network.
 
     Args:
-        weights: file of weights to read instead of the default.
-        default: file of the default weights; None where the network is known by its name.
+        weights: weight file to read instead of the default.
+        default: file of the default weights; None if the name identifies the network.
 
     Attributes:
-        net: the network's short name.
+        net: short name of the network.
     """
 
     net: str
@@ -44,13 +44,13 @@ class PerceptualFeatures(ImageFeatures):
     def __init__(self, weights: str | None = None, default: Path | None = None) -> None:
         super().__init__()
         if weights is not None and not Path(weights).is_file():
-            raise ConfigValueError(f"weights must be a file; got {weights!r}. Leave it out to use the default")
+            raise ConfigValueError(f"weights must be a file, got {weights!r}. Leave it out to use the default")
         self.weights = weights
         self.file = Path(weights) if weights else default
 
     @cached_property
     def weights_sha256(self) -> str | None:
-        """Of the file, as it was at first use; None where there is none."""
+        """SHA-256 of the weight file at first use; None if there is no file."""
         return sha256(self.file) if self.file else None
 
     @override
@@ -64,7 +64,7 @@ class PerceptualFeatures(ImageFeatures):
 
     @abstractmethod
     def stages(self, images: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-        """Images (n, 3, H, W) in [-1, 1] to stages: activations (n, C, h, w), channel weights () or (1, C, 1, 1)."""
+        """Activations (n, C, h, w) and channel weights, () or (1, C, 1, 1), of images (n, 3, H, W) in [-1, 1]."""
 
     @override
     def embed(self, images: Tensor) -> Tensor:
@@ -73,35 +73,35 @@ class PerceptualFeatures(ImageFeatures):
 
 
 class LPIPSFeatures(PerceptualFeatures):
-    """The distances of the `lpips` package (v0.1).
+    """LPIPS as in the `lpips` package (v0.1).
 
     Args:
-        net: which network.
+        net: the backbone network.
         weights: file to read instead of the default, torchvision's checkpoint of the ImageNet backbone.
     """
 
     def __init__(self, net: Net = "alex", weights: str | None = None) -> None:
         super().__init__(weights)
         if net not in get_args(Net):
-            raise ConfigValueError(f"net must be one of {', '.join(get_args(Net))}; got {net!r}")
+            raise ConfigValueError(f"net must be one of {', '.join(get_args(Net))}, got {net!r}")
         self.net, self.smallest_side = net, _SMALLEST[net]
 
     @override
     def read(self) -> nn.Module:
-        """The package's network with its linear weights, and torchvision's weights in the backbone."""
+        """The package's network with its linear weights and torchvision's backbone weights."""
         import lpips
 
         backbone = _backbone_weights(self.net) if self.file is None else read_checkpoint(self.file)
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # its random backbone is replaced below
             warnings.simplefilter("ignore")
             network = lpips.LPIPS(net=self.net, pnet_rand=True, verbose=False)
-        # lpips cuts torchvision's `features` into slices but keeps their numbers: slice2.3.weight is features.3.weight
+        # lpips splits torchvision's `features` into slices but keeps their numbers: slice2.3.weight, features.3.weight.
         sources = {name: f"features.{name.split('.', 1)[1]}" for name in network.net.state_dict()}
         missing = sorted(source for source in sources.values() if source not in backbone)
         if missing:
             raise WrongWeightsError(
-                f"{self.file} does not hold the backbone of net {self.net!r}: {len(missing)} tensors are missing, "
-                f"such as {missing[0]}. Give torchvision's checkpoint of that network"
+                f"{self.file} does not contain the backbone of net {self.net!r}: {len(missing)} tensors are missing, "
+                f"e.g. {missing[0]}. Pass torchvision's checkpoint of that network"
             )
         network.net.load_state_dict({name: backbone[source] for name, source in sources.items()})
         return network.eval().requires_grad_(False)
@@ -114,22 +114,22 @@ class LPIPSFeatures(PerceptualFeatures):
 
 
 def alex(weights: str | None = None) -> LPIPSFeatures:
-    """The default network of LPIPS; `weights` as in `LPIPSFeatures`."""
+    """LPIPS with AlexNet, the default; `weights` as in `LPIPSFeatures`."""
     return LPIPSFeatures("alex", weights)
 
 
 def vgg(weights: str | None = None) -> LPIPSFeatures:
-    """LPIPS by VGG16; `weights` as in `LPIPSFeatures`."""
+    """LPIPS with VGG16; `weights` as in `LPIPSFeatures`."""
     return LPIPSFeatures("vgg", weights)
 
 
 def squeeze(weights: str | None = None) -> LPIPSFeatures:
-    """LPIPS by SqueezeNet; `weights` as in `LPIPSFeatures`."""
+    """LPIPS with SqueezeNet; `weights` as in `LPIPSFeatures`."""
     return LPIPSFeatures("squeeze", weights)
 
 
 def _embed_stage(activations: Tensor, weights: Tensor) -> Tensor:
-    """Activations (n, C, H, W) and channel weights to the stage's part of the features, (n, C H W)."""
+    """Part (n, C H W) of the features from a stage's activations (n, C, H, W) and channel weights."""
     num_pixels = activations.shape[2] * activations.shape[3]
     unit = activations / (torch.linalg.vector_norm(activations, dim=1, keepdim=True) + 1e-10)
     return (unit * (weights / num_pixels).sqrt()).flatten(1)
@@ -144,6 +144,6 @@ def _backbone_weights(net: str) -> dict[str, Tensor]:
     except OSError as error:
         path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
         raise MissingWeightsError(
-            f"the backbone of LPIPS net {net!r} is not at {path}, and could not be downloaded from {weights.url} "
-            f"({error}). Put the file there, or name a copy as `weights` (lpips[weights=FILE])"
+            f"the backbone of LPIPS net {net!r} is not at {path} and could not be downloaded from {weights.url} "
+            f"({error}). Put the file there, or pass a copy as `weights` (lpips[weights=FILE])"
         ) from error

@@ -11,12 +11,12 @@ from gendiv_lightning.features.base import ImageFeatures
 
 
 def pixel_features(images: Tensor) -> Tensor:
-    """Pixels as a vector of length 1: squared distances are twice the cosine distance, in [0, 2].
+    """Pixels as a vector of length 1, so that squared distances are twice the cosine distance, in [0, 2].
 
-    A black image has no direction; it counts as the darkest grey, the direction of all images of one grey.
+    A black image has no direction; it is treated as the darkest grey, which has the direction of every uniform grey.
 
     Args:
-        images: (N, 3, H, W) uint8. The cosine knows no scale, so [0, 255] and [0, 1] are the same.
+        images: (N, 3, H, W) uint8. The cosine is scale-invariant, so [0, 255] and [0, 1] give the same result.
 
     Returns:
         (N, 3 H W) float64.
@@ -41,16 +41,16 @@ class Pixels(ImageFeatures):
 
 
 class SmallPixels(ImageFeatures):
-    """Pixels averaged to few: layout and colours, and dimensions that do not depend on the size of the images.
+    """Pixels averaged to a small image, which keeps layout and colours; dimensions do not depend on the image size.
 
     Args:
-        side: of the averaged image, so that there are 3 side^2 dimensions.
+        side: side of the averaged image in pixels; features have 3 side^2 dimensions.
     """
 
     def __init__(self, side: int = 12) -> None:
         super().__init__()
         if side < 1:
-            raise ConfigValueError(f"side must be at least 1; got {side}. Leave it out for 12")
+            raise ConfigValueError(f"side must be at least 1, got {side}. Leave it out for the default, 12")
         self.side = side
 
     @property
@@ -65,4 +65,4 @@ class SmallPixels(ImageFeatures):
     @override
     def embed(self, images: Tensor) -> Tensor:
         small = F.adaptive_avg_pool2d(images.double(), self.side).flatten(1)
-        return small + (small == 0).all(1, keepdim=True)  # black counts as the darkest grey, as in `pixel_features`
+        return small + (small == 0).all(1, keepdim=True)  # black is treated as the darkest grey, as in `pixel_features`

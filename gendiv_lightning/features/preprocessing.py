@@ -1,9 +1,9 @@
-"""From images of any size to the input of a network of transformers or open_clip.
+"""Preprocessing of images of any size for networks of transformers and open_clip.
 
-They are resized with antialiasing, cropped at the centre, and scaled to (x / 255 - mean) / std. The resize is done in
-uint8 on the CPU, whatever the device: there torch rounds after each of its two passes as Pillow does (and differs by at
-most 2 of 255, in a pixel of a hundred), whereas bicubic in floats overshoots and a noisy image differs by up to 22.
-Rows come first, always; Pillow 13 begins with the columns of images much taller than wide.
+Images are resized with antialiasing, centre-cropped, and scaled to (x / 255 - mean) / std. The resize is done in uint8
+on the CPU, whatever the device: there torch rounds after each of its two passes as Pillow does (and differs by at most
+2 of 255, in 1 % of the pixels), whereas bicubic in floats overshoots, and a noisy image differs by up to 22. Rows are
+always resized first; Pillow 13 starts with the columns of images that are much taller than wide.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from gendiv_lightning.errors import WrongWeightsError
 
 
 class Preprocessing(NamedTuple):
-    """From images of any size to a backbone's input.
+    """Preprocessing of images of any size for a backbone.
 
     Attributes:
-        shorter: length of the shorter side after the resize; None resizes to `size`, whatever the aspect.
+        shorter: length of the shorter side after the resize; None resizes to `size`, whatever the aspect ratio.
         size: height and width after the centre crop.
-        mode: how pixels are interpolated, always with antialiasing.
-        rounds_half: an odd margin's offset is rounded half to even (torchvision), or else down (transformers).
-        mean: of the channels, for pixels in [0, 1].
-        std: of the channels.
+        mode: interpolation of pixels, always with antialiasing.
+        rounds_half: round the offset of an odd margin half to even (torchvision) instead of down (transformers).
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel.
     """
 
     shorter: int | None
@@ -38,22 +38,22 @@ class Preprocessing(NamedTuple):
     std: tuple[float, ...]
 
     def resize(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) uint8 to (N, 3, *size) uint8 on the CPU: what the backbone sees of them."""
+        """Resize and crop images (N, 3, H, W) uint8 to (N, 3, *size) uint8, on the CPU."""
         sides = images.shape[-2:]
         target = self.size if self.shorter is None else tuple(int(self.shorter * n / min(sides)) for n in sides)
         resized = F.interpolate(images.cpu().contiguous(), target, mode=self.mode, antialias=True)
-        halves = [(had - wanted) / 2 for had, wanted in zip(target, self.size, strict=True)]
+        halves = [(resized_side - side) / 2 for resized_side, side in zip(target, self.size, strict=True)]
         top, left = (round(half) if self.rounds_half else int(half) for half in halves)
         return resized[:, :, top : top + self.size[0], left : left + self.size[1]]
 
     def scale(self, pixels: Tensor) -> Tensor:
-        """Pixels (N, 3, *size) uint8 to the network's input, float32."""
+        """The network's input (N, 3, *size) float32 from pixels (N, 3, *size) uint8."""
         mean, std = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return (pixels.float() / 255 - mean) / std
 
 
 def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
-    """That of an image processor of transformers; ValueError where its steps are others than CLIP's."""
+    """The preprocessing of a transformers image processor; ValueError if its steps differ from CLIP's."""
     steps = ("do_resize", "do_rescale", "do_normalize")
     modes: dict[int, Literal["bicubic", "bilinear"]] = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
     shorter = config["size"].get("shortest_edge")
@@ -65,6 +65,6 @@ def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
         or not {"height", "width"} <= target.keys()
         or (target != config["size"] if shorter is None else max(target.values()) > shorter)
     ):
-        raise WrongWeightsError("its image processor does not resize, crop, rescale and normalise as those of CLIP do")
+        raise WrongWeightsError("its image processor does not resize, crop, rescale and normalise as CLIP's do")
     mean, std = tuple(config["image_mean"]), tuple(config["image_std"])
     return Preprocessing(shorter, (target["height"], target["width"]), modes[config["resample"]], False, mean, std)

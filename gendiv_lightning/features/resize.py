@@ -1,4 +1,4 @@
-"""Two rules for bringing images to a network's size; a Frechet distance depends on which."""
+"""Two rules for resizing images to a network's input size; Frechet distances depend on the rule."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Resize = Literal["clean", "torch-fidelity"]
 
 
 def resize_images(images: Tensor, size: int, rule: Resize) -> Tensor:
-    """Images as (size, size) squares, whatever their sides were, in [0, 255].
+    """Resize images to (size, size) squares in [0, 255], whatever their aspect ratio.
 
-    - "clean": Pillow's bicubic filter, widened where it shrinks so that nothing aliases, a channel at a time without
-      rounding, and cut to the range at the end. It is the rule of clean-fid (Parmar, Zhang and Zhu, "On Aliased
-      Resizing and Surprising Subtleties in GAN Evaluation", 2022). In float64, or the weights are not Pillow's.
-    - "torch-fidelity": bilinear between the two nearest pixels, places counted from the corner as TensorFlow 1 did. It
-      is the rule of the first FID; shrinking aliases.
+    - "clean": Pillow's antialiased bicubic filter, per channel, without intermediate rounding, clamped at the end. This
+      is the rule of clean-fid (Parmar, Zhang and Zhu, "On Aliased Resizing and Surprising Subtleties in GAN
+      Evaluation", 2022). It is computed in float64, because only then the weights equal Pillow's.
+    - "torch-fidelity": bilinear between the two nearest pixels, with coordinates counted from the corner as in
+      TensorFlow 1. This is the rule of the original FID; downscaling aliases.
 
     Args:
         images: (N, 3, H, W) uint8.
         size: side in pixels.
-        rule: which.
+        rule: "clean" or "torch-fidelity".
 
     Returns:
         (N, 3, size, size) float32.
@@ -35,9 +35,9 @@ def resize_images(images: Tensor, size: int, rule: Resize) -> Tensor:
 
 
 def _interpolate(images: Tensor, size: int, axis: int) -> Tensor:
-    """One axis of TensorFlow 1's bilinear rule: output i is at i * (old size / new size)."""
+    """Apply TensorFlow 1's bilinear rule along one axis: output i is at i * (old size / new size)."""
     last = images.shape[axis] - 1
-    places = torch.arange(size, device=images.device) * (images.shape[axis] / size)
-    low = places.long()
-    weights = (places - low).view(-1, *[1] * (3 - axis))
+    positions = torch.arange(size, device=images.device) * (images.shape[axis] / size)
+    low = positions.long()
+    weights = (positions - low).view(-1, *[1] * (3 - axis))
     return images.index_select(axis, low).lerp(images.index_select(axis, (low + 1).clamp(max=last)), weights)

@@ -1,4 +1,4 @@
-"""Intervals over prompts: a prompt is the unit that is resampled, so the samples of one prompt stay together."""
+"""Bootstrap intervals over prompts. The prompt is the resampled unit, so the samples of one prompt stay together."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ _CHUNK_DRAWS = 2**20
 def bootstrap_mean(
     values: Tensor, *, level: float = 0.95, num_resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean over prompts with its bias-corrected and accelerated (BCa) bootstrap interval, where skewness is shown.
+    """Mean over prompts with a bootstrap interval: BCa where the values are demonstrably skewed, symmetric otherwise.
 
     The acceleration of a mean needs no jackknife loop: leaving out x_i moves the mean by (mean - x_i) / (P - 1), so
-    a = sum d^3 / (6 (sum d^2)^(3/2)) with d = x - mean. Resamples of few prompts spread too little, by
-    sqrt((P - 1) / P), and BCa ends at normal quantiles: 16 prompts would be covered 92 % of the time. So the normal
-    quantile z gives way to sqrt(P / (P - 1)) t with P - 1 degrees of freedom, which makes it 95 %.
+    a = sum d^3 / (6 (sum d^2)^(3/2)) with d = x - mean. Resamples of a small set spread too little, by a factor of
+    sqrt((P - 1) / P), and BCa uses normal quantiles: with 16 prompts it would cover 92 %. The normal quantile z is
+    therefore replaced by sqrt(P / (P - 1)) t with P - 1 degrees of freedom, which restores 95 %.
 
-    BCa moves towards the side where the values are skewed. Of few prompts that is mostly the side of the one that
-    happens to be far off: where prompts differ in how much they scatter, around no skewness at all, BCa covers 90 %.
-    So it is mixed with the interval that reaches equally far to both sides, by how far the skewness is beyond its
-    chance (`_shown_skewness`); of many skewed prompts it is BCa.
+    BCa shifts the interval towards the skewed side. With few prompts a single outlier mostly decides which side that
+    is: for prompts of unequal variance and no true skewness, BCa covers 90 %. The interval is therefore a mixture of
+    BCa and a symmetric interval, weighted by how far the skewness exceeds chance (`_skewness_weight`). With many
+    skewed prompts it is BCa.
     Sources: Efron, "Better Bootstrap Confidence Intervals" (1987); Hesterberg, "What Teachers Should Know About the
     Bootstrap" (2015), section 5.3, for the wider quantiles; the mixture is ours.
 
     Args:
-        values: (P,) one number a prompt, no NaN.
-        level: probability that the interval should cover, in (0, 1).
-        num_resamples: bootstrap resamples.
+        values: (P,) one number per prompt, no NaN.
+        level: nominal coverage of the interval, in (0, 1).
+        num_resamples: number of bootstrap resamples.
         seed: seed of the resamples; equal seeds give equal intervals.
 
     Returns:
-        Mean, low and high. P = 0: three NaN. P = 1: the ends are NaN. All values equal: three times that value.
+        Mean, lower and upper end. All three are NaN for P = 0, the ends are NaN for P = 1, and all three equal the
+        mean if all values are equal.
     """
     return bootstrap_means([values], level=level, num_resamples=num_resamples, seed=seed)[0]
 
@@ -50,18 +51,21 @@ def bootstrap_means(
     seed: int = 0,
     watch: Callable[[list[int]], Iterable[int]] = iter,
 ) -> list[tuple[float, float, float]]:
-    """`bootstrap_mean` of each column, bit for bit; the resamples are drawn once for all of them.
+    """`bootstrap_mean` of each column, bit-identical to separate calls; all columns share the same resamples.
 
     Args:
-        columns: numbers (P,) of each, all of one P, no NaN.
+        columns: one (P,) tensor per column, all of the same length P, no NaN.
         level: see `bootstrap_mean`.
         num_resamples: see `bootstrap_mean`.
         seed: see `bootstrap_mean`.
-        watch: gets the steps of the work and returns them, such as a progress bar.
+        watch: wraps the iterable of work steps, for example with a progress bar.
+
+    Returns:
+        Mean, lower and upper end of each column.
     """
     if not 0 < level < 1:
-        raise ValueError(f"level must lie in (0, 1), for instance 0.95; got {level}")
-    # As they lie in memory: it shows in the last digit of a mean.
+        raise ValueError(f"level must be in (0, 1), for example 0.95; got {level}")
+    # Columns keep their memory layout, because it changes the last digit of a mean.
     columns = [column.detach().cpu().double() for column in columns]
     varying = [column for column in columns if len(column) > 1 and not (column == column[0]).all()]
     means = iter(_resampled_means(varying, num_resamples, seed, watch) if varying else ())
@@ -77,14 +81,15 @@ def bootstrap_means(
 
 
 def _bca_interval(values: Tensor, means: Tensor, level: float) -> tuple[float, float, float]:
-    """Mean, low and high of values (P,), from means of resamples; see `bootstrap_mean`."""
+    """Mean, lower and upper end for values (P,), given the means of their resamples; see `bootstrap_mean`."""
     mean = values.mean()
     deviations, shifts = values - mean, means - mean
     reach = math.sqrt(len(values) / (len(values) - 1)) * student_quantile((1 + level) / 2, len(values) - 1)
     bca = torch.quantile(means, _bca_levels(deviations, shifts, reach))
     half = torch.quantile(shifts.abs(), math.erf(reach / math.sqrt(2)))
-    even = torch.stack([mean - half, mean + half]).clamp(values.min(), values.max())  # as all resamples are
-    ends = torch.lerp(even, bca, _shown_skewness(deviations))
+    # No resampled mean is outside the range of the values.
+    symmetric = torch.stack([mean - half, mean + half]).clamp(values.min(), values.max())
+    ends = torch.lerp(symmetric, bca, _skewness_weight(deviations))
     return mean.item(), ends[0].item(), ends[1].item()
 
 
@@ -94,14 +99,15 @@ def bootstrap_ratio(
     """Ratio of two means over the same prompts, with its percentile bootstrap interval over prompts.
 
     Args:
-        numerator: (P,) one number a prompt; prompts that are NaN on either side are left out.
-        denominator: (P,) likewise.
-        level: probability that the interval should cover, in (0, 1).
-        num_resamples: bootstrap resamples.
+        numerator: (P,) one number per prompt; prompts that are NaN on either side are left out.
+        denominator: (P,) one number per prompt.
+        level: nominal coverage of the interval, in (0, 1).
+        num_resamples: number of bootstrap resamples.
         seed: seed of the resamples.
 
     Returns:
-        Ratio, low and high; NaN where the denominator's mean is 0, and ends that are NaN for fewer than two prompts.
+        Ratio, lower and upper end. All are NaN if the mean of the denominator is 0; the ends are NaN for fewer than
+        two prompts.
     """
     pairs = torch.stack([numerator, denominator], 1).detach().cpu().double()
     pairs = pairs[~pairs.isnan().any(1)]
@@ -119,7 +125,7 @@ def bootstrap_ratio(
 def _resampled_means(
     columns: list[Tensor], num_resamples: int, seed: int, watch: Callable[[list[int]], Iterable[int]] = iter
 ) -> list[Tensor]:
-    """(num_resamples,) means of resamples with replacement of each column (P,), by the same draws."""
+    """(num_resamples,) means of each column (P,) over resamples with replacement; all columns share the draws."""
     generator = torch.Generator().manual_seed(seed)
     num_values = len(columns[0])
     chunk = max(1, _CHUNK_DRAWS // num_values)
@@ -127,13 +133,13 @@ def _resampled_means(
     means: list[list[Tensor]] = [[] for _ in columns]
     for size in watch(sizes):
         draw = torch.randint(num_values, (size, num_values), generator=generator)
-        for column, found in zip(columns, means, strict=True):
-            found.append(column.take(draw).mean(1))
-    return [torch.cat(found) for found in means]
+        for column, chunks in zip(columns, means, strict=True):
+            chunks.append(column.take(draw).mean(1))
+    return [torch.cat(chunks) for chunks in means]
 
 
 def _bca_levels(deviations: Tensor, shifts: Tensor, reach: float) -> Tensor:
-    """(2,) probabilities at which to read the ends from the resamples; `shifts` are resampled means minus the mean."""
+    """(2,) quantile levels of the interval's ends among the resamples; `shifts` are resampled means minus the mean."""
     acceleration = deviations.pow(3).sum() / (6 * deviations.square().sum() ** 1.5)
     share_below = (shifts < 0).double().mean() + (shifts == 0).double().mean() / 2
     bias = torch.special.ndtri(share_below)
@@ -141,10 +147,10 @@ def _bca_levels(deviations: Tensor, shifts: Tensor, reach: float) -> Tensor:
     return torch.special.ndtr(bias + moved / (1 - acceleration * moved))
 
 
-def _shown_skewness(deviations: Tensor) -> float:
-    """1 - 1 / T^2, at least 0: T is the sum of cubed deviations over what it would be by chance, with random signs.
+def _skewness_weight(deviations: Tensor) -> float:
+    """1 - 1 / T^2, at least 0, with T the sum of cubed deviations over its standard deviation under random signs.
 
-    The positive part of the James-Stein factor (1961). One value far off has T = 1, and shows nothing.
+    This is the positive-part James-Stein factor (1961). A single outlier gives T = 1 and therefore weight 0.
     """
     cubes = deviations.pow(3)
     return max(0.0, 1 - (cubes.square().sum() / cubes.sum().square()).item())

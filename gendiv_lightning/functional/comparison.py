@@ -1,6 +1,6 @@
-"""Is one set of samples more diverse than another? Paired by prompt: both sides saw the same prompts and noise.
+"""Is one set of samples more diverse than another? Comparisons are paired by prompt; both sides share the noise.
 
-Letters: P prompts, T tests.
+Notation: P prompts, T tests.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ _CHUNK = 2**20
 
 
 class Comparison(NamedTuple):
-    """What differs between two sides, over P prompts.
+    """Paired difference between two sides, over P prompts.
 
     Attributes:
         difference: mean of b - a.
         low: lower end of its 95 % interval (BCa bootstrap over prompts).
-        high: upper end.
-        p_value: two-sided, by sign flips; 1 where there is nothing to compare.
-        effect_size: mean over standard deviation of the differences (Cohen's d_z, with Hedges' correction for few
-            prompts); 0 where all differences are 0, infinite where all are the same.
-        num_prompts: prompts that both sides have.
+        high: upper end of that interval.
+        p_value: two-sided sign-flip p-value; 1 if there is nothing to compare.
+        effect_size: mean over standard deviation of the differences (Cohen's d_z, with Hedges' small-sample
+            correction); 0 if all differences are 0, infinite if all have the same non-zero value.
+        num_prompts: prompts that both sides have in common.
     """
 
     difference: float
@@ -42,13 +42,12 @@ class Comparison(NamedTuple):
 
 
 class Equivalence(NamedTuple):
-    """Answer to whether a difference is small enough to be none.
+    """Result of an equivalence test.
 
     Attributes:
-        answer: "equivalent" where the whole 90 % interval lies within the margin, "different" where it lies outside,
-            else "undecided".
+        answer: "equivalent" if the 90 % interval is inside the margin, "different" if it is outside, else "undecided".
         low: lower end of the 90 % interval of b - a.
-        high: upper end.
+        high: upper end of that interval.
     """
 
     answer: str
@@ -57,7 +56,7 @@ class Equivalence(NamedTuple):
 
 
 def compare(a: Tensor, b: Tensor, seed: int = 0) -> Comparison:
-    """Paired comparison of numbers (P,) a prompt; prompts that are NaN on one side are left out."""
+    """Paired comparison of per-prompt numbers (P,); prompts that are NaN on either side are left out."""
     return compare_all([(a, b)], seed)[0]
 
 
@@ -66,31 +65,34 @@ def compare_all(
     seed: int = 0,
     watch: Callable[[list[int]], Iterable[int]] = iter,
 ) -> list[Comparison]:
-    """`compare` of many pairs of columns: random draws are made once for all that have equally many prompts.
+    """`compare` many pairs of columns; pairs with the same number of prompts share their random draws.
 
     Args:
         pairs: columns a and b (P,) of each comparison, see `compare`.
-        seed: of resamples and sign flips.
-        watch: gets the steps of the work and returns them, such as a progress bar.
+        seed: seed of the resamples and sign flips.
+        watch: wraps the iterable of work steps, for example with a progress bar.
+
+    Returns:
+        One `Comparison` per pair, in the same order.
     """
     differences = [(b - a).double() for a, b in pairs]
     differences = [column[~column.isnan()] for column in differences]
-    found: dict[int, Comparison] = {}
+    comparisons: dict[int, Comparison] = {}
     for num in dict.fromkeys(map(len, differences)):
-        places = [place for place, column in enumerate(differences) if len(column) == num]
-        columns = [differences[place] for place in places]
+        indices = [index for index, column in enumerate(differences) if len(column) == num]
+        columns = [differences[index] for index in indices]
         intervals = bootstrap_means(columns, seed=seed, watch=watch)
         p_values = sign_flip_tests(torch.stack(columns, 1), seed, watch)
-        for place, interval, p_value in zip(places, intervals, p_values, strict=True):
-            found[place] = Comparison(*interval, p_value, effect_size(differences[place]), num)
-    return [found[place] for place in range(len(differences))]
+        for index, interval, p_value in zip(indices, intervals, p_values, strict=True):
+            comparisons[index] = Comparison(*interval, p_value, effect_size(differences[index]), num)
+    return [comparisons[index] for index in range(len(differences))]
 
 
 def sign_flip_test(differences: Tensor, seed: int = 0) -> float:
-    """Two-sided p-value of a mean of 0, for differences (P,) that are as likely to be positive as negative.
+    """Two-sided p-value of the hypothesis that differences (P,) are symmetric around 0.
 
-    All 2^P flips if there are at most 10,000, else 10,000 random ones with the observed one among them (Phipson and
-    Smyth 2010), so that it is never 0.
+    Enumerates all 2^P sign flips if there are at most 10,000. Otherwise it draws 10,000 random flips and counts the
+    observed one among them (Phipson and Smyth 2010), so that the p-value is never 0.
     """
     return sign_flip_tests(differences[:, None], seed)[0]
 
@@ -98,13 +100,13 @@ def sign_flip_test(differences: Tensor, seed: int = 0) -> float:
 def sign_flip_tests(
     differences: Tensor, seed: int = 0, watch: Callable[[list[int]], Iterable[int]] = iter
 ) -> list[float]:
-    """`sign_flip_test` of each column of differences (P, T); the flips are drawn once for all columns."""
+    """`sign_flip_test` of each column of differences (P, T); all columns share the same flips."""
     num, num_tests = differences.shape
     p_values, values = [1.0] * num_tests, differences.double()
-    places = (differences != 0).any(0).nonzero().flatten().tolist() if num else []
-    if not places:
+    nonzero = (differences != 0).any(0).nonzero().flatten().tolist() if num else []
+    if not nonzero:
         return p_values
-    values = values[:, places]
+    values = values[:, nonzero]
     if 2**num <= NUM_FLIPS:
         bits = torch.arange(2**num)[:, None] >> torch.arange(num) & 1
         shares = _share_as_large(_flipped_means(bits, values), values.mean(0))
@@ -115,13 +117,13 @@ def sign_flip_tests(
         flips = (torch.randint(2, (size, num), generator=generator) for size in watch(sizes))
         means = torch.cat([_flipped_means(flip, values) for flip in flips])
         shares = (_share_as_large(means, values.mean(0)) * NUM_FLIPS + 1) / (NUM_FLIPS + 1)
-    for place, share in zip(places, shares.tolist(), strict=True):
-        p_values[place] = share
+    for column, share in zip(nonzero, shares.tolist(), strict=True):
+        p_values[column] = share
     return p_values
 
 
 def _flipped_means(flips: Tensor, values: Tensor) -> Tensor:
-    """(R, T) means of values (P, T) with their signs flipped where flips (R, P) are 1."""
+    """(R, T) means of values (P, T) whose signs are flipped where flips (R, P) are 1."""
     return (1 - 2 * flips).double() @ values / len(values)
 
 
@@ -141,7 +143,7 @@ def effect_size(differences: Tensor) -> float:
 
 
 def holm(p_values: Tensor) -> Tensor:
-    """P-values (T,) corrected for T tests: the chance of any false finding is kept (Holm 1979)."""
+    """P-values (T,) corrected for T tests, controlling the family-wise error rate (Holm 1979)."""
     ordered, order = p_values.double().sort()
     num = len(ordered)
     factors = torch.arange(num, 0, -1, dtype=torch.float64)
@@ -150,7 +152,7 @@ def holm(p_values: Tensor) -> Tensor:
 
 
 def benjamini_hochberg(p_values: Tensor) -> Tensor:
-    """P-values (T,) corrected for T tests: the share of false findings is kept (Benjamini and Hochberg 1995)."""
+    """P-values (T,) corrected for T tests, controlling the false discovery rate (Benjamini and Hochberg 1995)."""
     ordered, order = p_values.double().sort()
     num = len(ordered)
     scaled = ordered * num / torch.arange(1, num + 1, dtype=torch.float64)
@@ -159,15 +161,18 @@ def benjamini_hochberg(p_values: Tensor) -> Tensor:
 
 
 def equivalence(a: Tensor, b: Tensor, margin: float, seed: int = 0) -> Equivalence:
-    """Whether b - a is shown to lie within +- margin: two one-sided tests at 5 %, that is, its 90 % interval does.
+    """Test whether b - a is within +- margin: two one-sided tests at 5 %, done with the 90 % interval.
 
-    "No significant difference" shows nothing; this does. Source: Schuirmann (1987).
+    Unlike a non-significant difference, a positive answer is evidence of no difference. Source: Schuirmann (1987).
 
     Args:
         a: (P,), see `compare`.
         b: (P,).
-        margin: what counts as no difference, in the unit of the numbers, positive.
-        seed: of the bootstrap.
+        margin: largest difference that counts as none, in the unit of the numbers, positive.
+        seed: seed of the bootstrap.
+
+    Raises:
+        ValueError: the margin is not positive.
     """
     if not margin > 0:
         raise ValueError(f"margin must be positive, got {margin}")
@@ -178,14 +183,15 @@ def equivalence(a: Tensor, b: Tensor, margin: float, seed: int = 0) -> Equivalen
 
 
 def factorial_effects(cells: Tensor) -> dict[tuple[int, ...], Tensor]:
-    """Main effects and interactions of a 2^k design, a number a prompt each.
+    """Main effects and interactions of a 2^k design, per prompt.
 
     Args:
-        cells: (2, ..., 2, P), one number a prompt in each combination of k switches.
+        cells: (2, ..., 2, P), one number per prompt in each combination of k switches.
 
     Returns:
-        Switches, as (0,), (1,), (0, 1), ..., to (P,): the mean with the switch at 1 minus that at 0; for two switches
-        half the difference of one's effect between the settings of the other; and so on (Yates).
+        (P,) effects by the switches involved, (0,), (1,), (0, 1), ...: for one switch the mean with the switch at 1
+        minus the mean with it at 0; for two switches half the difference of one switch's effect between the settings
+        of the other; and so on (Yates).
     """
     num_switches = cells.ndim - 1
     if any(size != 2 for size in cells.shape[:-1]):
@@ -202,13 +208,13 @@ def factorial_effects(cells: Tensor) -> dict[tuple[int, ...], Tensor]:
 
 
 def prompts_for_width(between: float, within: float, num_samples: int, half_width: float) -> int:
-    """Prompts for a 95 % interval of mean +- half_width.
+    """Number of prompts needed for a 95 % interval of mean +- half_width.
 
     Args:
         between: variance of the prompts' true values.
         within: variance of one prompt's estimate times its number of samples.
-        num_samples: samples a prompt.
-        half_width: wanted.
+        num_samples: samples per prompt.
+        half_width: target half-width of the interval.
     """
     if not half_width > 0:
         raise ValueError(f"half_width must be positive, got {half_width}")
@@ -216,12 +222,12 @@ def prompts_for_width(between: float, within: float, num_samples: int, half_widt
 
 
 def prompts_for_effect(between: float, within: float, num_samples: int, effect: float, power: float = 0.8) -> int:
-    """Prompts to find a paired difference of `effect` with this power, in a two-sided test at 5 %.
+    """Number of prompts needed to detect a paired difference of `effect` with this power, two-sided at 5 %.
 
     The variances are those of the paired differences, see `prompts_for_width`.
     """
     if effect == 0 or not 0.5 <= power < 1:
-        raise ValueError(f"effect must not be 0 and power in [0.5, 1), got {effect} and {power}")
+        raise ValueError(f"effect must not be 0 and power must be in [0.5, 1), got {effect} and {power}")
     variance = between + within / num_samples
     return _smallest(
         variance, lambda num: ((student_quantile(0.975, num - 1) + student_quantile(power, num - 1)) / effect) ** 2
@@ -229,19 +235,19 @@ def prompts_for_effect(between: float, within: float, num_samples: int, effect: 
 
 
 def variance_components(estimates: Tensor, errors: Tensor, num_samples: int) -> tuple[float, float]:
-    """Variance between prompts' true values, and within: that of an estimate times its samples.
+    """Variance of the prompts' true values, and variance of one prompt's estimate times its number of samples.
 
     Args:
-        estimates: (P,) a prompt's estimate from all its samples.
-        errors: (P,) variance of that estimate, such as from two halves of the samples: (x_1 - x_2)^2 / 4.
-        num_samples: samples a prompt.
+        estimates: (P,) each prompt's estimate from all its samples.
+        errors: (P,) variance of that estimate, for example from two halves of the samples: (x_1 - x_2)^2 / 4.
+        num_samples: samples per prompt.
     """
     error = errors.double().mean().item()
     return max(0.0, estimates.double().var().item() - error), error * num_samples
 
 
 def _smallest(variance: float, needed: Callable[[int], float]) -> int:
-    """The smallest number of prompts, at least 2, that is as large as it must be for its own degrees of freedom."""
+    """Smallest number of prompts n >= 2 with n >= variance * needed(n)."""
     if variance == 0:
         return 2
     low, high = 2, 4

@@ -1,6 +1,6 @@
-"""Lens A from sums of distributions: entropies of tokens given path and wording, without the bias of few samples.
+"""The token-marginal decomposition from sums of distributions, corrected for small-sample bias.
 
-Letters: Q wordings, n paths, L positions, K codebook entries; U units: groups of samples of a wording.
+Notation: Q paraphrases, n paths, L positions, K codebook entries; U units, which are groups of samples of a paraphrase.
 """
 
 from __future__ import annotations
@@ -12,30 +12,34 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-# Bits a token: what a prompt's row of marginals holds, first corrected for the number of samples, then as they are.
+# Bits per token, the columns of a prompt's row of marginals: bias-corrected estimates, then plug-in estimates.
 NAMES = ("exec", "wording", "pool", "exec_plugin", "wording_plugin", "pool_plugin")
-ROUNDING = 1e-5  # what float32 sums of distributions may differ by
+ROUNDING = 1e-5  # rounding error of float32 sums of distributions
 
 
 def marginal_entropies(sums: Tensor, pool: float | None = None) -> Tensor:
-    """Entropy of the mean token, given path and wording, given the wording, and of the pool of wordings.
+    """Mean token entropy given path and paraphrase, given the paraphrase, and of the pool of paraphrases.
 
-    With p_qz the mean distribution of a position in wording q on path z, and H the mean over positions of the entropy:
+    With p_qz the mean distribution of a position under paraphrase q on path z, and H the entropy averaged over
+    positions:
         exec  mean_qz H[p_qz]        wording  mean_q H[mean_z p_qz]        pool  H[mean_qz p_qz]
-    H_exec is the first, the sampler path the step from the first to the second, the prompt path that to the third.
+    H_exec is the first; the sampler path is the step from the first to the second, the prompt path the step from the
+    second to the third.
 
-    Entropy is concave: the mean of few distributions has too little of it. The pool's is extrapolated to infinitely
-    many. The steps are measured by themselves, `_sampler_path` and `_prompt_path`, so that each is 0 on average where
-    paths, or wordings, tell nothing, whatever the number of samples. Wordings are a given set, paths are drawn.
+    Entropy is concave, so the mean of a small number of distributions underestimates it. The pool's entropy is
+    extrapolated to infinitely many samples. The two steps are estimated separately (`_sampler_path`, `_prompt_path`),
+    so that each is 0 on average if paths, or paraphrases, carry no information, whatever the number of samples.
+    Paraphrases are treated as a fixed set, paths as random.
 
     Args:
-        sums: (V, Q, n, halves, L, K) sums of distributions. V = 2: n paths with n samples each; then n groups with one
-            sample of each path. V = 1 with two halves: paths, without such groups. One half: no two samples share a
-            path, and any n blocks of samples will do.
-        pool: the pool's entropy, if it is known better than by leaving out paths (jackknife).
+        sums: (V, Q, n, halves, L, K) sums of distributions. With V = 2 the first view holds n paths with n samples
+            each, the second n groups with one sample of each path. V = 1 with two halves holds the paths only. With
+            one half no two samples share a path, and the n entries are arbitrary blocks of samples.
+        pool: the pool's entropy, if a better estimate than the jackknife over paths is known.
 
     Returns:
-        (6,) float64, bits a token, in the order of `NAMES`: corrected, then plug-in. NaN for what cannot be told.
+        (6,) float64, bits per token, in the order of `NAMES`: corrected, then plug-in. NaN for what the design cannot
+        identify.
     """
     num_views, num_halves = sums.shape[0], sums.shape[3]
     counts = sums[..., :1, :].sum(-1, keepdim=True).round()  # each distribution adds up to one
@@ -59,12 +63,12 @@ def marginal_entropies(sums: Tensor, pool: float | None = None) -> Tensor:
 
 
 def _sampler_path(groups: Tensor, parts: Tensor, wording: float, one: float) -> float:
-    """Entropy of one wording minus that of one of its paths, from groups (2, Q, n, L, K) and their halves.
+    """Entropy of a paraphrase minus that of one of its paths, from groups (2, Q, n, L, K) and their halves.
 
-    By entropies: n samples of one path (`one`) lack as much as n samples of a path each (mixed), but for the scale,
-    which is that of what half of them lack of all. That holds for paths that differ in what they draw; but paths may
-    differ in how sure they are (a token drawn late follows from more), which entropies take for a path. So near 0,
-    where paths draw much the same, it is by spread.
+    By entropies: n samples of one path (`one`) are biased like n samples from n paths (mixed), up to a scale, which is
+    estimated from the bias of half the samples. That holds for paths that differ in what they draw. But paths may also
+    differ in their certainty (a token drawn late depends on more of the image), which entropies mistake for path
+    information. Near 0, where all paths draw much the same, the squared differences of `_spread` are used instead.
     """
     mixed = _mean_entropy(groups[1])
     one_half, mixed_half = (_mean_entropy(part) for part in parts)
@@ -75,18 +79,18 @@ def _sampler_path(groups: Tensor, parts: Tensor, wording: float, one: float) -> 
 
 
 def _spread(paths: Tensor, halves: Tensor) -> float:
-    """Information of paths (Q, n, L, K) to second order, bits a token: mean of sum_k (p - p')^2 / (4 m ln 2) of pairs.
+    """Second-order path information of (Q, n, L, K), bits per token: mean of sum_k (p - p')^2 / (4 m ln 2) over pairs.
 
-    Each product is of different samples, and m, the mean distribution, of other paths than the pair: so where all paths
-    have one mean it is 0 on average, however sure each is. m is that of all wordings as far as they have tokens in
-    common. Half a token's mean probability is added to it, for tokens that no other path shows, and the sum is divided
-    by what that takes away where p - p' is in proportion to m.
+    Each product uses different samples, and m, the mean distribution, uses paths outside the pair. So the result is 0
+    on average if all paths have the same mean, whatever their certainty. m is pooled over paraphrases to the extent
+    that they share tokens. Half the mean probability of a token is added to m, for tokens that occur on no other path;
+    the sum is then divided by the resulting attenuation for p - p' proportional to m.
     """
-    num_wordings, num_paths, num_positions = paths.shape[:3]
+    num_paraphrases, num_paths, num_positions = paths.shape[:3]
     squares, own = halves[:, :, 0] * halves[:, :, 1], paths.mean(1)
-    common = min(_overlap(paths), 1.0) if num_wordings > 1 else 0.0
+    common = min(_overlap(paths), 1.0) if num_paraphrases > 1 else 0.0
     mean = common * own.mean(0) + (1 - common) * own
-    share = common / (num_wordings * num_paths) + (1 - common) / num_paths  # of a path in it
+    share = common / (num_paraphrases * num_paths) + (1 - common) / num_paths  # weight of one path in the mean
     floor = mean.square().sum(-1, keepdim=True) / 2
     kept = (mean.square() / ((1 - 2 * share) * mean + floor)).sum(-1, keepdim=True)
     total = 0.0
@@ -95,20 +99,21 @@ def _spread(paths: Tensor, halves: Tensor) -> float:
         differences = (squares[:, first] + squares[:, second]) / 2 - p * q
         others = (mean - share * (p + q)).clamp(min=0)
         total += (differences / (others + floor) / kept).sum(dtype=torch.float64).item()
-    return total / (math.comb(num_paths, 2) * num_wordings * num_positions) / (2 * math.log(2))
+    return total / (math.comb(num_paths, 2) * num_paraphrases * num_positions) / (2 * math.log(2))
 
 
 def _prompt_path(units: Tensor, halves: Sequence[Tensor]) -> float:
-    """Entropy of the pool minus that of one wording, from units (Q, U, L, K) and both halves of each, if there are any.
+    """Entropy of the pool minus that of one paraphrase, from units (Q, U, L, K) and both halves of each, if available.
 
-    Of wordings that mean the same the step from U units of one to as many of all is 0 on average, however few they are;
-    but in all of them a wording that means something else is there with few samples, and lacks much. Of wordings with
-    little in common the difference of two jackknives is better: all lacks are the wordings' own.
+    For paraphrases with the same distribution, the step from U units of one paraphrase to U units of all is 0 on
+    average for any U. But a paraphrase with its own distribution contributes few samples to the pool and is strongly
+    biased there. For paraphrases with little in common the difference of two jackknives is better, because each bias
+    is then within a paraphrase.
     """
-    num_wordings, num_units = units.shape[:2]
-    if num_wordings == 1:
+    num_paraphrases, num_units = units.shape[:2]
+    if num_paraphrases == 1:
         return 0.0
-    if num_units < 2 or num_units % num_wordings:
+    if num_units < 2 or num_units % num_paraphrases:
         return math.nan
     even = _even_step(units)
     if halves:
@@ -119,16 +124,16 @@ def _prompt_path(units: Tensor, halves: Sequence[Tensor]) -> float:
 
 
 def _even_step(units: Tensor) -> float:
-    """Entropy of the mean of U of the units (Q, U, L, K), as many of each wording, minus that of U of one wording."""
+    """Entropy of the mean of U units (Q, U, L, K), equally many per paraphrase, minus that of one paraphrase's U."""
     mixed = units.unflatten(1, (len(units), -1)).mean((0, 2))
     return _mean_entropy(mixed) - _mean_entropy(units.mean(1))
 
 
 def _overlap(units: Tensor) -> float:
-    """How often tokens of two groups agree, over how often those of two units of one do: units (..., G, U, L, K).
+    """Agreement of tokens between groups over agreement between units of one group, from units (..., G, U, L, K).
 
-    1 on average for groups that mean the same, however sure their units are, 0 if they have no token in common. Above
-    and below the line it is unbiased.
+    1 on average for groups with the same distribution, whatever the certainty of their units; 0 if they share no
+    token. Numerator and denominator are unbiased.
     """
     num_groups, num_units = units.shape[-4:-2]
     sums = units.sum(-3)
@@ -139,21 +144,21 @@ def _overlap(units: Tensor) -> float:
 
 
 def _sameness(overlap: float) -> float:
-    """Weight of what is right for groups that mean the same: rises from 0 to 1 with overlaps from a half to 1.
+    """Weight of the estimator for groups with the same distribution: rises from 0 to 1 for overlaps from 0.5 to 1.
 
-    It is flat at both ends, where the overlap of few samples scatters. Half is nothing: two paths, or wordings, of a
-    few kinds may be of one kind.
+    The curve is flat at both ends, where the overlap of a small sample is noisy. An overlap of 0.5 gives 0, because
+    two paths or paraphrases of a small number of kinds can agree by chance.
     """
     share = min(max(2 * overlap - 1, 0.0), 1.0)
     return share * share * (3 - 2 * share)
 
 
 def _jackknife(units: Tensor) -> float:
-    """Entropy (mean over all but units and entries) of the mean of units (U, ..., K), extrapolated; NaN for one unit.
+    """Jackknife estimate of the entropy of the mean of units (U, ..., K), averaged over the middle axes; NaN if U = 1.
 
-    Leaving out one unit at a time cancels what U of them lack to first order in 1 / U (Quenouille 1956), leaving out
-    two or three as well also the next orders (Schucany, Gray and Owen 1971), where there are as many and one more. Of
-    more than eight units the third order is little, and takes many entropies.
+    Leaving out one unit at a time removes the bias of first order in 1 / U (Quenouille 1956). Leaving out two or three
+    removes the next orders (Schucany, Gray and Owen 1971), given at least one unit more than the order. With more than
+    eight units the third order is negligible and expensive.
     """
     size, whole = len(units), units.sum(0)
     if size < 2:
@@ -173,7 +178,7 @@ def _jackknife(units: Tensor) -> float:
 
 
 def _mean_entropy(probs: Tensor) -> float:
-    """Mean entropy of distributions (..., K), bits; a few at a time, since K may be large."""
+    """Mean entropy of distributions (..., K), bits; computed in chunks, because K may be large."""
     flat = probs.flatten(0, -2)
     return sum(torch.special.entr(part).sum(dtype=torch.float64).item() for part in flat.split(4096)) / (
         len(flat) * math.log(2)

@@ -1,6 +1,6 @@
-"""How a codebook is used, from how often each entry was counted: entropies, coverage, inequality, rank-frequency.
+"""Codebook usage from the counts of its entries: entropy estimators, coverage, Gini coefficient, rank-frequency data.
 
-Letters: K entries, n = total count.
+Notation: K entries, n = total count.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from torch import Tensor
 def plugin_entropy(counts: Tensor) -> Tensor:
     """Entropy of the observed frequencies in bits: -sum p log2 p with p = counts / n.
 
-    Biased low, by about (K - 1) / (2 n ln 2) bits, and far more where n is below K.
+    Biased low by about (K - 1) / (2 n ln 2) bits, and by far more if n is below K.
 
     Args:
         counts: (..., K), not negative.
 
     Returns:
-        (...) float64, NaN where nothing was counted.
+        (...) float64, NaN where all counts are 0.
     """
     frequencies = counts.double() / counts.sum(-1, keepdim=True)
     return torch.special.entr(frequencies).sum(-1) / math.log(2)
 
 
 def chao_wang_jost_entropy(counts: Tensor) -> Tensor:
-    """Entropy in bits, corrected for the entries that were never seen.
+    """Entropy in bits, corrected for entries that were never observed.
 
     With f1, f2 the numbers of entries counted once and twice, H = sum_i X_i / n (psi(n) - psi(X_i)) + f1 / n T nats,
     where T = (1 - A)^(1 - n) (-ln A - sum_{r < n} (1 - A)^r / r) and A = 2 f2 / ((n - 1) f1 + 2 f2), or
-    2 / ((n - 1) (f1 - 1) + 2) without doubletons. Little bias as soon as n is of the order of K.
+    2 / ((n - 1) (f1 - 1) + 2) if f2 = 0. The bias is small once n is of the order of K.
     Source: Chao, Wang and Jost, "Entropy and the species accumulation curve" (2013).
 
     Args:
         counts: (..., K) whole numbers, not negative.
 
     Returns:
-        (...) float64, NaN where nothing was counted.
+        (...) float64, NaN where all counts are 0.
     """
     counts = counts.double()
     total = counts.sum(-1)
@@ -51,31 +51,32 @@ def chao_wang_jost_entropy(counts: Tensor) -> Tensor:
 
 
 def miller_madow_entropy(counts: Tensor) -> Tensor:
-    """Plug-in entropy plus (S - 1) / (2 n) nats, S being the entries seen, in bits: the bias to first order in 1 / n.
+    """Plug-in entropy plus (S - 1) / (2 n) nats, in bits, where S is the number of observed entries.
 
-    Too low where many entries were not seen. Source: Miller, "Note on the bias of information estimates" (1955).
+    Removes the bias to first order in 1 / n; too low if many entries were not observed.
+    Source: Miller, "Note on the bias of information estimates" (1955).
 
     Args:
         counts: (..., K), not negative.
 
     Returns:
-        (...) float64, NaN where nothing was counted.
+        (...) float64, NaN where all counts are 0.
     """
     extra = ((counts > 0).sum(-1) - 1) / (2 * counts.sum(-1).double())
     return plugin_entropy(counts) + extra / math.log(2)
 
 
 def chao_shen_entropy(counts: Tensor) -> Tensor:
-    """Entropy in bits by Horvitz-Thompson weights on frequencies that are shrunk by the sample's coverage.
+    """Entropy in bits, with Horvitz-Thompson weights on frequencies that are shrunk by the sample coverage.
 
-    H = -sum C p ln(C p) / (1 - (1 - C p)^n) nats with C = 1 - f1 / n (f1 = n - 1 where all were counted once).
+    H = -sum C p ln(C p) / (1 - (1 - C p)^n) nats with C = 1 - f1 / n (f1 = n - 1 if every entry was counted once).
     Source: Chao and Shen, "Nonparametric estimation of Shannon's index" (2003).
 
     Args:
         counts: (..., K) whole numbers, not negative.
 
     Returns:
-        (...) float64, NaN where nothing was counted.
+        (...) float64, NaN where all counts are 0.
     """
     counts = counts.double()
     total = counts.sum(-1, keepdim=True)
@@ -96,7 +97,7 @@ def grassberger_entropy(counts: Tensor) -> Tensor:
         counts: (..., K) whole numbers, not negative.
 
     Returns:
-        (...) float64, NaN where nothing was counted.
+        (...) float64, NaN where all counts are 0.
     """
     counts = counts.double()
     total, positive = counts.sum(-1), counts.clamp(min=1)
@@ -107,22 +108,22 @@ def grassberger_entropy(counts: Tensor) -> Tensor:
 
 
 def coverage(counts: Tensor) -> Tensor:
-    """Share of the K entries that were counted at all: (..., K) to (...) float64, NaN where nothing was counted."""
+    """Share of the K entries with a count above 0: (..., K) to (...) float64, NaN where all counts are 0."""
     share = (counts > 0).double().mean(-1)
     return share.masked_fill(counts.sum(-1) == 0, math.nan)
 
 
 def gini(counts: Tensor) -> Tensor:
-    """Gini coefficient of the counts: 0 where all entries are used alike, 1 - 1 / K where one has it all.
+    """Gini coefficient of the counts: 0 if all entries are used equally, 1 - 1 / K if a single one is used.
 
-    Half the mean absolute difference of two entries' counts over the mean count; entries never counted are part of it.
-    With few tokens it is high by chance: n much below K leaves most entries at zero, however even the usage.
+    Half the mean absolute difference between the counts of two entries, over the mean count; unused entries are
+    included. In a small sample it is high by chance: if n is much below K, most counts are 0 even for uniform usage.
 
     Args:
         counts: (..., K), not negative.
 
     Returns:
-        (...) float64 in [0, 1), NaN where nothing was counted.
+        (...) float64 in [0, 1), NaN where all counts are 0.
     """
     ordered = counts.double().sort(-1).values
     num_entries = counts.shape[-1]
@@ -131,21 +132,21 @@ def gini(counts: Tensor) -> Tensor:
 
 
 def zipf(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Rank-frequency data of counts (K,) for a picture, on two logarithmic axes as a rule.
+    """Rank-frequency data of counts (K,), usually plotted on two logarithmic axes.
 
     Returns:
-        Ranks 1..S (int64) of the S entries that were counted, and their frequencies (float64), the highest first; the
-        frequencies add up to one.
+        Ranks 1..S (int64) of the S entries with a count above 0, and their frequencies (float64), highest first; the
+        frequencies sum to 1.
     """
     ordered = counts[counts > 0].double().sort(descending=True).values
     return torch.arange(1, len(ordered) + 1, device=counts.device), ordered / ordered.sum()
 
 
 def _unseen_tail(total: Tensor, rate: Tensor) -> Tensor:
-    """T of `chao_wang_jost_entropy`, without its n terms and their cancellation.
+    """T of `chao_wang_jost_entropy`, computed without its sum of n terms, which suffers from cancellation.
 
     T is the tail sum_{r >= n} y^(r - n + 1) / r with y = 1 - A, that is (y / n) int_0^inf e^-v / (1 - y e^(-v / n)) dv.
-    After v = e^x the trapezoidal rule converges exponentially: a step of 1/4 reaches rounding error for every n and A.
+    With v = e^x the trapezoidal rule converges exponentially: a step of 1/4 reaches rounding error for every n and A.
     """
     step = 0.25
     v = torch.arange(-60, 5, step, dtype=torch.float64, device=total.device).exp()

@@ -1,4 +1,4 @@
-"""Numbers that are not finite stop a run: a network in half precision can overflow, a checkpoint can be damaged."""
+"""Checks for NaN and infinity, which stop a run: half precision can overflow and a checkpoint can be damaged."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ ADVICE = (
 
 
 def check_finite(values: Tensor, what: str) -> Tensor:
-    """The values themselves.
+    """Return the values unchanged if all of them are finite.
 
     Args:
-        values: of any shape.
-        what: what they are, for the error: "the decoder's pixels".
+        values: tensor of any shape.
+        what: description for the error message, such as "the decoder's pixels".
 
     Raises:
-        NonFiniteError: some are NaN or infinite; how many is said.
+        NonFiniteError: some values are NaN or infinite; the message says how many.
     """
     if not values.is_floating_point() or bool(values.isfinite().all()):
         return values
@@ -30,8 +30,8 @@ def check_finite(values: Tensor, what: str) -> Tensor:
 
 
 def broken_rows(logits: Tensor) -> Tensor:
-    """Number of distributions () among logits (N, K) that cannot be drawn from: NaN, +inf, or nothing but -inf.
+    """Number () of rows of logits (N, K) that are no valid distribution: they contain NaN or +inf, or only -inf.
 
-    Stays on the device, so that a loop need not wait for it.
+    The result stays on the device, so that a loop does not have to synchronise.
     """
     return (~logits.amax(-1).isfinite()).sum()

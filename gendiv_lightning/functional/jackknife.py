@@ -1,10 +1,11 @@
-"""Intervals for numbers of a whole set, which are no mean over prompts: each block of prompts is left out once.
+"""Jackknife intervals for set-level numbers, such as FID, that are not means over prompts.
 
-A bootstrap would need a distance between distributions for each of hundreds of resamples, a jackknife over 20 blocks
-needs 21. The blocks are made of whole prompts, so the samples of a prompt stay together.
+Each block of prompts is left out once. A bootstrap would need a distance between distributions for each of hundreds of
+resamples; a jackknife over 20 blocks needs 21. Blocks consist of whole prompts, so the samples of a prompt stay
+together.
 
 Source: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 11; Shao and Tu, "The Jackknife and
-Bootstrap" (1995), section 2.3. Letters: P prompts, G blocks.
+Bootstrap" (1995), section 2.3. Notation: P prompts, G blocks.
 """
 
 from __future__ import annotations
@@ -22,16 +23,17 @@ FEWEST_BLOCKS = 5
 
 
 def assign_blocks(num_prompts: int) -> Tensor:
-    """(P,) number of each prompt's block: at most 20 blocks, equally large up to one prompt, of prompts at random.
+    """(P,) block number of each prompt: at most 20 random blocks, whose sizes differ by at most one prompt.
 
-    At random, but the same for every call: prompt sets are often ordered, and neighbours alike.
+    The assignment is random because prompt sets are often ordered, with similar neighbours; it is the same in every
+    call.
     """
     order = torch.randperm(num_prompts, generator=torch.Generator().manual_seed(0))
     return order % min(NUM_BLOCKS, max(num_prompts, 1))
 
 
 def leave_out(num_rows: int, blocks: Tensor | None = None) -> Iterator[Tensor]:
-    """Masks (N,) of all rows, then of the rows outside each block; blocks (N,) are numbered 0 to G - 1."""
+    """Masks (N,) of all rows, then of the rows outside each block; `blocks` (N,) are numbered 0 to G - 1."""
     if blocks is None:
         yield torch.ones(num_rows, dtype=torch.bool)
         return
@@ -41,21 +43,21 @@ def leave_out(num_rows: int, blocks: Tensor | None = None) -> Iterator[Tensor]:
 
 
 def count_blocks(blocks: Tensor | None) -> int:
-    """G, 0 for None."""
+    """Number of blocks G; 0 for None."""
     return 0 if blocks is None else int(blocks.max()) + 1
 
 
 def jackknife(values: Tensor) -> tuple[float, float, float]:
-    """A number and its 95 % interval.
+    """A number with its 95 % jackknife interval.
 
-    The variance is (G - 1) / G sum_g (x_g - mean x)^2, with x_g the number without block g; the interval takes
-    Student's t with G - 1 degrees of freedom. It is centred at the number, whose bias it does not contain.
+    The variance is (G - 1) / G sum_g (x_g - mean x)^2, with x_g the number without block g; the interval uses
+    Student's t with G - 1 degrees of freedom. It is centred at the number and does not account for its bias.
 
     Args:
-        values: (1 + G,) the number, then what it is without each block.
+        values: (1 + G,) the number from all rows, then with each block left out.
 
     Returns:
-        Number, low, high. The ends are NaN for fewer than 5 blocks.
+        Number, lower and upper end. The ends are NaN for fewer than 5 blocks.
     """
     half = _half_width(values)
     value = values[0].item()
@@ -63,18 +65,18 @@ def jackknife(values: Tensor) -> tuple[float, float, float]:
 
 
 def jackknife_limit(values: Tensor) -> tuple[float, float, float]:
-    """The number without the part of its bias that falls as 1 / (number of samples), and its 95 % interval.
+    """The number without the part of its bias that is proportional to 1 / (number of samples), with a 95 % interval.
 
-    G x - (G - 1) mean x_g: the value at infinitely many samples of a line through the two sizes, so it needs no
-    further distances. Variance and interval are those of `jackknife`: the pseudo-values that both come from are the
-    same. It may be negative. Sources: Quenouille, "Notes on Bias in Estimation" (1956); for Frechet distances
-    Chong and Forsyth, "Effectively Unbiased FID and Inception Score" (2020), with a line through more sizes.
+    G x - (G - 1) mean x_g: a line through the two sample sizes, extrapolated to infinitely many samples, which needs
+    no further distances. Variance and interval are those of `jackknife`, because both use the same pseudo-values. The
+    result may be negative. Sources: Quenouille, "Notes on Bias in Estimation" (1956); for Frechet distances Chong and
+    Forsyth, "Effectively Unbiased FID and Inception Score" (2020), who fit the line through more sizes.
 
     Args:
         values: see `jackknife`.
 
     Returns:
-        Number, low, high. All NaN for fewer than 5 blocks.
+        Number, lower and upper end. All are NaN for fewer than 5 blocks.
     """
     num_blocks = len(values) - 1
     half = _half_width(values)

@@ -1,18 +1,18 @@
-"""Precision, recall, density and coverage: how two sets of features lie in balls around each other's rows.
+"""Precision, recall, density and coverage from nearest-neighbour balls around the rows of two sets of features.
 
-The ball of a row reaches to its k-th nearest other row of the same set; what lies on its surface is inside.
-    precision   share of the rows that lie in a ball of the reference
-    recall      share of the reference rows that lie in a ball of the rows
-    density     number of reference balls that a row lies in, over k, on average; 1 for equal distributions, no limit
-    coverage    share of the reference balls in which a row lies
-Recall and coverage grow with the number of rows: they compare at equal numbers only.
+The ball of a row has the distance to its k-th nearest other row of the same set as radius, and includes its surface.
+    precision   share of the rows inside a ball of the reference
+    recall      share of the reference rows inside a ball of the rows
+    density     mean number of reference balls around a row, over k; 1 for equal distributions, unbounded above
+    coverage    share of the reference balls that contain a row
+Recall and coverage grow with the number of rows: compare them at equal numbers only.
 
-Distances are float64 from inner products of rows around the reference's mean. Rounding could put a row that lies on a
-surface (a duplicate does) on either side; in comparisons a distance is therefore taken at the lower end of its error.
+Distances are float64 inner products, centred at the mean of the reference. Rounding could place a row on a surface
+(as duplicates are) on either side, so comparisons use the lower end of a distance's rounding error.
 
 Sources: Kynkäänniemi, Karras, Laine, Lehtinen and Aila, "Improved Precision and Recall Metric" (2019), eq. 2; Naeem,
 Oh, Uh, Choi and Yoo, "Reliable Fidelity and Diversity Metrics" (2020), eq. 3 and 5.
-Letters: N rows, R reference rows, D features, G blocks of rows.
+Notation: N rows, R reference rows, D features, G blocks of rows.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _ROUNDING = 1e-12
 
 
 def precision_recall(reference: Tensor, features: Tensor, k: int = 3, blocks: Tensor | None = None) -> Tensor:
-    """Precision and recall, with all rows and without each block of them.
+    """Precision and recall, with all rows and with each block left out.
 
     Args:
         reference: (R, D), R > k.
         features: (N, D), more than k of them outside each block.
-        k: how many nearest rows a ball reaches to.
-        blocks: (N,) number of each row's block, 0 to G - 1; None is no block.
+        k: the radius of a ball is the distance to the k-th nearest row.
+        blocks: (N,) block number of each row, 0 to G - 1; None means no blocks.
 
     Returns:
-        (1 + G, 2) float64: of all rows, then of the rows outside each block.
+        (1 + G, 2) float64: for all rows, then for the rows outside each block.
     """
     reference, features = _centre(reference, features)
     member = _members(len(features), blocks).to(features.device)
@@ -49,14 +49,14 @@ def precision_recall(reference: Tensor, features: Tensor, k: int = 3, blocks: Te
     for part in _parts(len(features), len(reference)):
         distances = _lowest_distances(features[part], reference)
         is_inside[part] = (distances <= reference_radii).any(1)
-        for variant, (mine, radius) in enumerate(zip(member[:, part], radii[:, part], strict=True)):
-            is_reached[variant] |= (distances[mine] <= radius[mine, None]).any(0)
+        for variant, (kept, radius) in enumerate(zip(member[:, part], radii[:, part], strict=True)):
+            is_reached[variant] |= (distances[kept] <= radius[kept, None]).any(0)
     precision = (member & is_inside).sum(1) / member.sum(1).double()
     return torch.stack([precision, is_reached.double().mean(1)], 1)
 
 
 def density_coverage(reference: Tensor, features: Tensor, k: int = 5, blocks: Tensor | None = None) -> Tensor:
-    """Density and coverage, with all rows and without each block of them; arguments and shape of `precision_recall`."""
+    """Density and coverage, with all rows and with each block left out; arguments and shape as `precision_recall`."""
     reference, features = _centre(reference, features)
     member = _members(len(features), blocks).to(features.device).double()
     radii = _nearest(reference, reference, k, is_same=True)[:, -1]
@@ -76,34 +76,34 @@ def _centre(reference: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _members(num_rows: int, blocks: Tensor | None) -> Tensor:
-    """(1 + G, N) which rows count."""
+    """(1 + G, N) masks of the included rows."""
     return torch.stack(list(leave_out(num_rows, blocks)))
 
 
 def _radii_without_blocks(features: Tensor, k: int, blocks: Tensor | None) -> Tensor:
-    """(1 + G, N) squared distance of each row to its k-th nearest other row, of all and of those outside each block."""
+    """(1 + G, N) squared distance of each row to its k-th nearest other row, among all and outside each block."""
     if blocks is None:
         return _nearest(features, features, k, is_same=True)[None, :, -1]
-    # The k nearest of each block are enough: the k nearest outside a block are among the others'.
+    # The k nearest rows in each block are enough: the k nearest outside a block are among those of the other blocks.
     nearest = features.new_full((count_blocks(blocks), len(features), k), torch.inf)
-    for block, mine in enumerate(F.one_hot(blocks).bool().T):
-        inside, outside = mine.nonzero().flatten(), (~mine).nonzero().flatten()
+    for block, member in enumerate(F.one_hot(blocks).bool().T):
+        inside, outside = member.nonzero().flatten(), (~member).nonzero().flatten()
         for rows, is_same in ((inside, True), (outside, False)):
-            found = _nearest(features[rows], features[inside], min(k, len(inside) - is_same), is_same=is_same)
-            nearest[block, rows, : found.shape[1]] = found
+            distances = _nearest(features[rows], features[inside], min(k, len(inside) - is_same), is_same=is_same)
+            nearest[block, rows, : distances.shape[1]] = distances
     kept = [range(len(nearest)), *([i for i in range(len(nearest)) if i != block] for block in range(len(nearest)))]
     return torch.stack([nearest[list(some)].transpose(0, 1).flatten(1).kthvalue(k).values for some in kept])
 
 
 def _nearest(x: Tensor, y: Tensor, k: int, *, is_same: bool) -> Tensor:
-    """(N, k) squared distances of each row of x to the k nearest of y, ascending; not to itself where y is x."""
-    found = []
+    """(N, k) squared distances of each row of x to its k nearest rows of y (other than itself), ascending."""
+    nearest = []
     for part in _parts(len(x), len(y)):
         distances = _distances(x[part], y)
         if is_same:
             distances[:, part].fill_diagonal_(torch.inf)
-        found.append(distances.topk(k, largest=False).values)
-    return torch.cat(found) if found else x.new_zeros(0, k)
+        nearest.append(distances.topk(k, largest=False).values)
+    return torch.cat(nearest) if nearest else x.new_zeros(0, k)
 
 
 def _distances(x: Tensor, y: Tensor, rounding: float = 0.0) -> Tensor:
@@ -117,6 +117,6 @@ def _lowest_distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _parts(num_rows: int, num_columns: int) -> list[slice]:
-    """Cuts of the rows, so that a part has at most 2^22 pairs."""
+    """Slices of the rows with at most 2^22 pairs each."""
     chunk = max(1, _CHUNK_PAIRS // num_columns)
     return [slice(start, start + chunk) for start in range(0, num_rows, chunk)]

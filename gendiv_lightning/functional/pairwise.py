@@ -1,12 +1,13 @@
-"""Mean distance over pairs of samples, within and between groups. It knows distances and groups, no images.
+"""Mean distance over pairs of samples, within and between groups. Works on distances and groups, not images.
 
-Where the distance is a squared Euclidean distance of features no pairs are visited: a group is its count, mean and
-scatter (sum of squared distances to the mean), which merge exactly and never cancel, and
+For squared Euclidean distances no pairs are enumerated: a group is represented by its count, mean and scatter (sum of
+squared distances to the mean), which can be merged exactly and without cancellation, and
     mean over pairs within a group       2 scatter / (n - 1)            = 2 n / (n - 1) (mean ||f||^2 - ||mean f||^2)
     mean over pairs of groups a and b    scatter_a / n_a + scatter_b / n_b + ||mean_a - mean_b||^2
-Any other distance gives its matrix of pairs to `group_means`. Both end in a (P, P) matrix of means, read by `split`.
+For any other distance, `group_means` takes the matrix of pairwise distances. Both yield a (P, P) matrix of means for
+`split` and `split_paths`.
 
-Letters: N samples, P groups, D features.
+Notation: N samples, P groups, D features.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 
 
 class Moments(NamedTuple):
-    """What the pairs of a group need to know: `num_rows`, their `mean` (D,) and `scatter` (), float64."""
+    """Sufficient statistics for pairwise distances of a group: `num_rows`, `mean` (D,) and `scatter` (), float64."""
 
     num_rows: int
     mean: Tensor
@@ -28,7 +29,7 @@ class Moments(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Mean distance of two draws from the pool of groups, of pairs within a group, of pairs in different groups."""
+    """Mean distance of two draws from the pool of all groups, of pairs within a group, and of pairs between groups."""
 
     total: float
     within: float
@@ -36,16 +37,16 @@ class Split(NamedTuple):
 
 
 class PathSplit(NamedTuple):
-    """Mean distances of two draws from all that is left open (`total`), given the wording, given wording and path.
+    """Mean distance of two samples of a prompt, and its decomposition by paraphrase and path.
 
     Attributes:
-        total: see `Split`.
-        within: of two draws in one wording, on paths of their own.
-        between: of draws in different wordings; NaN for one wording.
-        execution: of two draws in one wording, on one path.
+        total: two draws from the pool of paraphrases, see `Split`.
+        within: two draws of one paraphrase, on different paths.
+        between: draws of different paraphrases; NaN for one paraphrase.
+        execution: two draws of one paraphrase, on the same path.
         path: total - execution.
         sampler_path: within - execution; NaN for one path.
-        prompt_path: total - within; NaN for one wording.
+        prompt_path: total - within; NaN for one paraphrase.
     """
 
     total: float
@@ -58,7 +59,7 @@ class PathSplit(NamedTuple):
 
 
 class ExtremePairs(NamedTuple):
-    """The two nearest and the two farthest samples, each as places (i, j) with i < j."""
+    """The two nearest and the two farthest samples, each as indices (i, j) with i < j."""
 
     nearest: tuple[int, int]
     farthest: tuple[int, int]
@@ -74,7 +75,7 @@ def moments(features: Tensor) -> Moments:
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
-    """Moments of the rows of both. Source: Chan, Golub and LeVeque, "Updating Formulae" (1979)."""
+    """Moments of the union of both groups. Source: Chan, Golub and LeVeque, "Updating Formulae" (1979)."""
     num_rows = a.num_rows + b.num_rows
     step = b.mean - a.mean
     mean = a.mean + step * (b.num_rows / num_rows)
@@ -83,27 +84,27 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
 
 @dataclass
 class PairDistances:
-    """Accumulator of mean squared distances between rows, by group; its memory does not depend on the number of rows.
+    """Accumulator of mean squared distances between rows, by group; memory does not depend on the number of rows.
 
     Attributes:
-        groups: moments by the group's number.
+        groups: moments by group number.
     """
 
     groups: dict[int, Moments] = field(default_factory=dict)
 
     def update(self, features: Tensor, groups: Tensor | None = None) -> None:
-        """Add rows (N, D) with their groups' numbers (N,); None puts all in group 0."""
+        """Add rows (N, D) with their group numbers (N,); None puts all rows in group 0."""
         labels = torch.zeros(len(features), dtype=torch.int64) if groups is None else groups
         for label in labels.unique().tolist():
             self._add(label, moments(features[labels == label]))
 
     def merge(self, other: PairDistances) -> None:
-        """Add the rows that another accumulator has seen."""
+        """Add the rows of another accumulator."""
         for label, rows in other.groups.items():
             self._add(label, rows)
 
     def matrix(self) -> Tensor:
-        """(P, P) unbiased mean distances of pairs of two groups, ordered by number; NaN for a row with itself."""
+        """(P, P) unbiased mean distances between groups, ordered by number; NaN within a group of one row."""
         ordered = [rows for _, rows in sorted(self.groups.items())]
         counts = torch.tensor([rows.num_rows for rows in ordered], dtype=torch.float64)
         scatters = torch.stack([rows.scatter for rows in ordered]).cpu()
@@ -118,11 +119,11 @@ class PairDistances:
 
 
 def group_means(distances: Tensor, groups: Tensor | None = None) -> Tensor:
-    """(P, P) unbiased mean distances of pairs of two groups, ordered by number; NaN for a row with itself.
+    """(P, P) unbiased mean distances between groups, ordered by number; NaN within a group of one row.
 
     Args:
         distances: (N, N), symmetric, zero on the diagonal.
-        groups: (N,) group numbers; None is one group.
+        groups: (N,) group numbers; None puts all rows in one group.
     """
     labels = torch.zeros(len(distances), dtype=torch.int64) if groups is None else groups
     member = (labels[:, None] == labels.unique()).to(distances)
@@ -131,11 +132,11 @@ def group_means(distances: Tensor, groups: Tensor | None = None) -> Tensor:
 
 
 def split(matrix: Tensor) -> Split:
-    """Total, within and between from mean distances (P, P) of pairs of groups.
+    """Total, within and between from mean distances (P, P) between groups.
 
-    Groups weigh the same, whatever their size: within W is the mean over groups that have a pair, between B the mean
-    over pairs of groups, total = W / P + (1 - 1 / P) B. One group: total = within, and between is NaN. No pair within
-    any group: within and total are NaN.
+    All groups have equal weight, whatever their size: within W is the mean over groups that have a pair, between B is
+    the mean over pairs of groups, and total = W / P + (1 - 1 / P) B. For one group total = within, and between is NaN.
+    If no group has a pair, within and total are NaN.
     """
     num_groups = len(matrix)
     within = matrix.diagonal().nanmean().item()
@@ -144,24 +145,24 @@ def split(matrix: Tensor) -> Split:
     return Split(total, within, between)
 
 
-def split_paths(matrix: Tensor, wordings: Tensor) -> PathSplit:
-    """Total, execution and path from mean distances (P, P) of pairs of groups, a group a path in a wording.
+def split_paths(matrix: Tensor, paraphrases: Tensor) -> PathSplit:
+    """Total, execution and path from mean distances (P, P) between groups, where a group is one path of a paraphrase.
 
-    Wordings are a given pool, as in `split`; paths are drawn, so the distance in a wording is that of pairs of
-    different paths, and does not depend on their number. One path a wording: within is execution.
+    Paraphrases are a fixed pool, as in `split`. Paths are random, so `within` is the mean over pairs of different paths
+    and does not depend on their number. With one path per paraphrase, within equals execution.
 
     Args:
-        matrix: see `PairDistances.matrix`; each wording has the same number of paths.
-        wordings: (P,) wording of each group.
+        matrix: see `PairDistances.matrix`; each paraphrase has the same number of paths.
+        paraphrases: (P,) paraphrase number of each group.
     """
-    same = wordings[:, None] == wordings
+    same = paraphrases[:, None] == paraphrases
     own = torch.eye(len(matrix), dtype=torch.bool)
-    num_wordings = len(wordings.unique())
+    num_paraphrases = len(paraphrases.unique())
     execution = matrix.diagonal().nanmean().item()
-    one_path, one_wording = num_wordings == len(matrix), num_wordings == 1
+    one_path, one_paraphrase = num_paraphrases == len(matrix), num_paraphrases == 1
     within = execution if one_path else matrix[same & ~own].mean().item()
     between = matrix[~same].mean().item()
-    total = within if one_wording else within / num_wordings + (1 - 1 / num_wordings) * between
+    total = within if one_paraphrase else within / num_paraphrases + (1 - 1 / num_paraphrases) * between
     return PathSplit(
         total,
         within,
@@ -169,20 +170,20 @@ def split_paths(matrix: Tensor, wordings: Tensor) -> PathSplit:
         execution,
         total - execution,
         math.nan if one_path else within - execution,
-        math.nan if one_wording else total - within,
+        math.nan if one_paraphrase else total - within,
     )
 
 
 def extreme_pairs(matrix: Tensor) -> ExtremePairs:
-    """Nearest and farthest pair of distances (N, N); of equal pairs the first in reading order.
+    """Nearest and farthest pair in distances (N, N); ties go to the first pair in row-major order.
 
     Raises:
-        ValueError: there is no pair.
+        ValueError: there are fewer than two samples.
     """
     if len(matrix) < 2:
-        raise ValueError(f"matrix must hold the distances of two samples or more; got {tuple(matrix.shape)}")
+        raise ValueError(f"matrix must contain the distances of at least two samples; got {tuple(matrix.shape)}")
     rows, columns = torch.triu_indices(len(matrix), len(matrix), 1, device=matrix.device)
     distances = matrix[rows, columns]
-    # argmin and argmax promise no order among equals
+    # argmin and argmax do not specify which of several equal values they return.
     first, last = ((distances == end).nonzero()[0] for end in (distances.min(), distances.max()))
     return ExtremePairs(*((int(rows[pair]), int(columns[pair])) for pair in (first, last)))

@@ -1,6 +1,6 @@
 """Do groups of samples differ? Permutational analysis of variance on distances (Anderson 2001), within prompts.
 
-Letters: N samples, G groups.
+Notation: N samples, G groups.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ class Permanova(NamedTuple):
     """Result over all prompts.
 
     Attributes:
-        pseudo_f: between-group over within-group mean squares.
-        share: of the sum of squares that lies between groups (R^2); it is above 0 by chance alone.
-        p_value: share of permutations with a pseudo-F as large, the observed one among them.
+        pseudo_f: between-group mean square over within-group mean square.
+        share: share of the sum of squares between groups (R^2), in [0, 1]; it exceeds 0 by chance.
+        p_value: share of permutations, including the observed one, with a pseudo-F at least as large.
     """
 
     pseudo_f: float
@@ -27,15 +27,15 @@ class Permanova(NamedTuple):
 
 
 def permanova(prompts: Iterable[tuple[Tensor, Tensor]], num_permutations: int = 999, seed: int = 0) -> Permanova:
-    """Test groups within prompts: labels are permuted inside each prompt, sums of squares add up over prompts.
+    """Test for group differences within prompts: labels are permuted within each prompt, sums of squares are added up.
 
     Args:
-        prompts: of each prompt the squared distances (N, N), zero on the diagonal, and the groups' numbers (N,).
-        num_permutations: how many.
-        seed: of the permutations.
+        prompts: squared distances (N, N), zero on the diagonal, and group numbers (N,) of each prompt.
+        num_permutations: number of random permutations.
+        seed: seed of the permutations.
 
     Raises:
-        ValueError: no prompt has two groups, one of which has two samples.
+        ValueError: no prompt has two groups of which one has two samples.
     """
     generator = torch.Generator().manual_seed(seed)
     within = torch.zeros(num_permutations + 1, dtype=torch.float64)
@@ -52,8 +52,8 @@ def permanova(prompts: Iterable[tuple[Tensor, Tensor]], num_permutations: int = 
         orders = [torch.arange(num_samples)]
         orders += [torch.randperm(num_samples, generator=generator) for _ in range(num_permutations)]
         for number, order in enumerate(orders):
-            mine = member[order]
-            within[number] += ((mine.T @ squares @ mine).diagonal() / (2 * counts)).sum()
+            permuted = member[order]
+            within[number] += ((permuted.T @ squares @ permuted).diagonal() / (2 * counts)).sum()
         between_degrees += num_groups - 1
         within_degrees += num_samples - num_groups
     if within_degrees == 0:

@@ -1,9 +1,8 @@
-"""Structural similarity of all pairs of a set of images: what belongs to one image is computed once.
+"""Structural similarity of all pairs of a set of images; the moments of an image are shared by all of its pairs.
 
-Images are taken in tiles: a window of 11 pixels looks no further, so a tile needs five pixels more on each side. Pairs
-are taken in blocks of 16 x 16 images, of which the second's moments are computed anew for each first. So memory grows
-neither with the images' size nor with their number, above the images themselves and the matrix; and small tiles are
-fast.
+Images are processed in tiles with a margin of five pixels per side, half of the 11-pixel window. Pairs are processed
+in blocks of 16 x 16 images, and the moments of the second block are recomputed for each first block. Apart from the
+images and the result, memory grows neither with image size nor with the number of images, and small tiles are fast.
 """
 
 from __future__ import annotations
@@ -28,21 +27,24 @@ def ssim_matrix(images: Tensor) -> Tensor:
 
     With local means m, variances v and covariance c under a Gaussian window (sigma 1.5, 11 x 11, mirrored borders):
     SSIM = (2 m_a m_b + 0.01^2) (2 c + 0.03^2) / ((m_a^2 + m_b^2 + 0.01^2) (v_a + v_b + 0.03^2)), the definition of
-    torchmetrics at `data_range=1`. Means and variances are an image's own; only c is computed for a pair.
+    torchmetrics at `data_range=1`. Means and variances are computed per image, only c per pair.
     Source: Wang, Bovik, Sheikh and Simoncelli, "Image Quality Assessment" (2004), eq. 13.
 
     Args:
-        images: (N, C, H, W) uint8, or floating point in [0, 1]; both sides at least 11. What is uint8 is computed in
-            float64, floating point in its own dtype: in float32 flat areas cancel.
+        images: (N, C, H, W) uint8, or floating point in [0, 1]; H and W at least 11. uint8 images are computed in
+            float64, floating-point images in their own dtype (float32 suffers from cancellation in flat areas).
 
     Returns:
         (N, N), symmetric, ones on the diagonal.
+
+    Raises:
+        ValueError: the images are smaller than the window.
     """
     num_images, height, width = images.shape[0], *images.shape[-2:]
     if min(height, width) < KERNEL_SIZE:
         raise ValueError(
-            f"images must be at least {KERNEL_SIZE} x {KERNEL_SIZE} pixels for SSIM's window; got {height} x {width}: "
-            "enlarge them or leave SSIM out"
+            f"images must be at least {KERNEL_SIZE} x {KERNEL_SIZE} pixels for SSIM, got {height} x {width}. Enlarge "
+            "them or leave SSIM out"
         )
     dtype = images.dtype if images.is_floating_point() else torch.float64
     total = torch.zeros(num_images, num_images, dtype=dtype, device=images.device)
@@ -53,7 +55,7 @@ def ssim_matrix(images: Tensor) -> Tensor:
 
 
 class _Local(NamedTuple):
-    """A tile (N, C, h, w) of some images, and the local moments of its inner pixels: an image's own."""
+    """A tile (N, C, h, w) of some images and the local moments of its inner pixels."""
 
     tile: Tensor
     mean: Tensor
@@ -62,7 +64,7 @@ class _Local(NamedTuple):
 
 
 def _add_tile(total: Tensor, images: Tensor, down: Tensor, across: Tensor) -> None:
-    """Add each pair's sum of similarities over the inner pixels of a tile (N, C, h, w), above the diagonal."""
+    """Add each pair's similarities, summed over the inner pixels of a tile (N, C, h, w), above the diagonal."""
     blocks = range(0, len(images), _BLOCK)
     for a in blocks:
         first = _local(images[a : a + _BLOCK], down, across)
@@ -79,12 +81,12 @@ def _local(images: Tensor, down: Tensor, across: Tensor) -> _Local:
 
 
 def _add_block(total: Tensor, first: _Local, second: _Local, down: Tensor, across: Tensor) -> None:
-    """The pairs of two blocks, a few at a time; of a block with itself each pair once."""
+    """Add the pairs of two blocks in chunks; within one block each pair is added once."""
     chunk = max(1, _CHUNK_VALUES // first.mean[:1].numel())
     for a in range(len(first.tile)):
         for start in range(a + 1 if first is second else 0, len(second.tile), chunk):
             b = slice(start, start + chunk)
-            means = first.mean[a] * second.mean[b]  # from here on in place: time goes to memory, not to arithmetic
+            means = first.mean[a] * second.mean[b]  # in place from here on: the loop is bound by memory bandwidth
             covariance = (down @ (first.tile[a] * second.tile[b]) @ across).sub_(means)
             upper = means.mul_(2).add_(_LUMINANCE).mul_(covariance.mul_(2).add_(_CONTRAST))
             lower = (first.square[a] + second.square[b]).add_(_LUMINANCE)
@@ -93,7 +95,7 @@ def _add_block(total: Tensor, first: _Local, second: _Local, down: Tensor, acros
 
 
 def _bands(size: int) -> Iterator[tuple[slice, Tensor]]:
-    """Tiles of a side: the pixels (h) that one needs, and the matrix (inner, h) that blurs them, borders mirrored."""
+    """Tiles along one side: their pixels (h) with margins, and the blur matrix (inner, h) with mirrored borders."""
     offsets = torch.arange(KERNEL_SIZE) - KERNEL_SIZE // 2
     kernel = torch.exp(-offsets.double().square() / (2 * _SIGMA**2))
     sources = (torch.arange(size)[:, None] + offsets).abs()

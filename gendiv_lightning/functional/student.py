@@ -1,4 +1,4 @@
-"""Quantiles of Student's t, for intervals and plans from few prompts."""
+"""Quantiles of Student's t, for intervals and power analysis with few prompts."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 def student_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's t with so many degrees of freedom.
+    """Quantile of Student's t with `degrees` degrees of freedom.
 
-    Exact for 1 and 2 degrees; the expansion in 1 / degrees of Abramowitz and Stegun (1964), 26.7.5, from there on: at
-    97.5 %, to 0.3 % for 3 degrees and 0.02 % from 5 on.
+    Exact for 1 and 2 degrees, then the expansion in 1 / degrees of Abramowitz and Stegun (1964), 26.7.5. Its relative
+    error at 97.5 % is 0.3 % for 3 degrees and 0.02 % from 5 degrees on.
     """
     if degrees == 1:
         return math.tan(math.pi * (probability - 0.5))

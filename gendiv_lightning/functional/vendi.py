@@ -1,14 +1,14 @@
-"""Vendi score: how many entirely different items would be as diverse as these. It knows similarities, no images.
+"""Vendi score: the number of entirely different items that would be as diverse as these. Works on similarities.
 
-The eigenvalues of K / N, with K the N x N similarities and K_ii = 1, are shares that add up to one; the score is their
-Hill number. Where a similarity is the cosine of features, K / N and the D x D second moments of the unit features have
-the same eigenvalues but for zeros, so the smaller matrix is enough.
+The eigenvalues of K / N, with K the N x N similarities and K_ii = 1, are shares that sum to 1; the score is their Hill
+number. If the similarity is the cosine of features, K / N and the D x D second moments of the unit features have the
+same non-zero eigenvalues, so the smaller of the two matrices is used.
 
-The score lies in [1, min(N, D)] and is no estimate of something that more samples would settle: it grows with N.
-Scores compare at equal N only.
+The score is in [1, min(N, D)]. It grows with N and does not converge to a population value: compare scores at equal N
+only.
 
-Source: Friedman and Dieng, "The Vendi Score" (2023), definition 3.1; the orders: Pasarkar and Dieng, "Cousins of the
-Vendi Score" (2024). Letters: N samples, D features.
+Source: Friedman and Dieng, "The Vendi Score" (2023), definition 3.1; orders other than 1: Pasarkar and Dieng, "Cousins
+of the Vendi Score" (2024). Notation: N samples, D features.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_NOTHING = 1e-12  # below it a share is what rounding left; orders close to 0 would count it as one more kind
+_NEGLIGIBLE = 1e-12  # shares below this are rounding error, which orders close to 0 would count as another kind
 
 
 def check_order(q: float) -> None:
     """Raise ValueError unless 0 < q <= inf."""
     if not q > 0:
-        raise ValueError(f"q must lie in (0, inf], 1 for the Shannon entropy and inf for the largest share; got {q}")
+        raise ValueError(f"q must be in (0, inf] (1: Shannon entropy, inf: largest share), got {q}")
 
 
 def vendi_score(features: Tensor, q: float = 1.0) -> float:
-    """Vendi score of the cosine similarity of features.
+    """Vendi score under the cosine similarity of features, in [1, min(N, D)].
 
     Args:
-        features: (N, D), finite, N >= 1, of any length but zero, which has no direction.
-        q: order; below 1 rare kinds count for more, above 1 for less, and inf counts the most common kind alone.
+        features: (N, D), N >= 1, finite, no row all zeros.
+        q: order in (0, inf]. Orders below 1 give rare kinds more weight, orders above 1 less; inf considers only the
+            most common kind.
     """
     unit = unit_rows(features)
     num_rows, num_columns = unit.shape
@@ -41,38 +42,38 @@ def vendi_score(features: Tensor, q: float = 1.0) -> float:
 
 
 def vendi_score_of_kernel(kernel: Tensor, q: float = 1.0) -> float:
-    """Vendi score of similarities (N, N): symmetric, positive semidefinite, ones on the diagonal."""
+    """Vendi score of a similarity matrix (N, N): symmetric, positive semidefinite, ones on the diagonal."""
     kernel = kernel.double()
     if not torch.allclose(kernel, kernel.T) or not torch.allclose(kernel.diagonal(), torch.ones_like(kernel[0])):
-        raise ValueError("kernel must be symmetric with ones on its diagonal; give features to `vendi_score`")
+        raise ValueError("kernel must be symmetric with ones on its diagonal. Pass features to `vendi_score` instead")
     return hill_number(shares(kernel), q)
 
 
 def unit_rows(features: Tensor) -> Tensor:
-    """Rows (N, D) at length 1, float64; ValueError for a row that is zero or not finite, and for no row."""
+    """Rows (N, D) scaled to length 1, float64; ValueError if a row is zero or not finite, or if there are no rows."""
     if not len(features) or not features.isfinite().all() or (features == 0).all(1).any():
         raise ValueError(
-            f"features must be (N >= 1, D), finite, and no row all zeros; got {tuple(features.shape)} with "
+            f"features must be (N >= 1, D), finite, with no row of zeros; got {tuple(features.shape)} with "
             f"{int((features == 0).all(1).sum())} rows of zeros, {int((~features.isfinite()).any(1).sum())} not finite"
         )
     return F.normalize(features.double(), dim=1)
 
 
 def shares(matrix: Tensor) -> Tensor:
-    """Eigenvalues of a symmetric positive semidefinite matrix over their sum, on the CPU; ascending, float64."""
+    """Eigenvalues of a symmetric positive semidefinite matrix, normalised to sum 1; ascending, float64, on the CPU."""
     values = torch.linalg.eigvalsh(matrix.double().cpu()).clamp(min=0)
     return values / values.sum()
 
 
 def hill_number(shares: Tensor, q: float = 1.0) -> float:
-    """Effective number of kinds: (sum_i p_i^q)^(1 / (1 - q)); the limits are exp(entropy) at q = 1, 1 / max p at inf.
+    """Effective number of kinds: (sum_i p_i^q)^(1 / (1 - q)), with the limits exp(entropy) at 1 and 1 / max p at inf.
 
     Args:
-        shares: (K,) not negative, adding up to one; those below 1e-12 count as zero.
+        shares: (K,) not negative, summing to 1; values below 1e-12 count as 0.
         q: order in (0, inf].
     """
     check_order(q)
-    log_shares = shares[shares > _NOTHING].double().log()
+    log_shares = shares[shares > _NEGLIGIBLE].double().log()
     if q == 1:
         return math.exp(-(log_shares.exp() @ log_shares).item())
     if q == math.inf:

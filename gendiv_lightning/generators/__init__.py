@@ -1,4 +1,4 @@
-"""Generators: one family a file."""
+"""Generators: one module per family."""
 
 from gendiv_lightning.generators.amused import Amused
 from gendiv_lightning.generators.diffusers_pipeline import DiffusersPipeline

@@ -1,6 +1,6 @@
-"""aMUSEd (Patil et al. 2024, arXiv 2401.01808): a masked image model over diffusers' `UVit2DModel` and `VQModel`.
+"""aMUSEd (Patil et al. 2024, arXiv 2401.01808): a masked image model on diffusers' `UVit2DModel` and `VQModel`.
 
-The sampling loop is `sampling/masked.py`.
+The sampling loop is in `sampling/masked.py`.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ SIZES = {"amused-256": Size(8192, 16), "amused-512": Size(8192, 32)}
 
 
 class Amused(PipelineGenerator):
-    """aMUSEd under probes, text-to-image at 256 or 512 pixels.
+    """aMUSEd, text-to-image at 256 or 512 pixels.
 
-    Path is which tokens stay at each step, execution is which token each unknown position gets.
+    The path is which tokens are kept at each step; execution is which token each masked position gets.
 
     Args:
-        checkpoint: `amused/amused-256`, `amused/amused-512`, a folder of the same layout, or `toy:amused`.
-        size: which of the released models it is, to check the checkpoint against; None reads the checkpoint's own.
-        dtype: of transformer and text encoder; the tokenizer of images is always float32.
-        num_steps: steps of the loop (official: 12).
-        mask_schedule: how fast the unknown tokens get fewer (official: cosine).
-        mask_temperature: scale of the Gumbel noise on the confidences at the first and the last step: the path noise
-            (official: 2 to 0).
-        guidance_scale: classifier-free guidance; 1 and below is off (official: 10).
-        temperature: divides the logits of tokens (official: 1).
-        top_k: tokens kept; 0 keeps all.
-        top_p: probability mass kept; 1 keeps all.
+        checkpoint: `amused/amused-256`, `amused/amused-512`, a folder with the same layout, or `toy:amused`.
+        size: released model that the checkpoint must be; None reads the size from the checkpoint.
+        dtype: dtype of transformer and text encoder; the image tokenizer always runs in float32.
+        num_steps: number of sampling steps (official: 12).
+        mask_schedule: schedule of the share of masked tokens (official: cosine).
+        mask_temperature: scale of the Gumbel noise on the confidences at the first and the last step; this is the path
+            noise (official: 2 to 0).
+        guidance_scale: scale of classifier-free guidance; values of at most 1 turn it off (official: 10).
+        temperature: divides the logits (official: 1).
+        top_k: number of most probable tokens to keep; 0 keeps all.
+        top_p: nucleus threshold; 1 keeps all.
         aesthetic_score: micro-condition (official: 6).
         crop: micro-condition, top-left corner (official: 0, 0).
-        batch_size: images sampled together. In float32 it changes speed and memory, not samples; in half precision it
-            is part of the run's fingerprint, since a row's logits can depend on the number of rows.
+        batch_size: number of images sampled together. In float32 it affects speed and memory but not samples; in half
+            precision it is part of the run's fingerprint, because logits can depend on the number of rows.
     """
 
     family, title = "amused", "aMUSEd"
     chance = Chance(path="which drawn tokens stay at each step", execution="which token each unknown position gets")
     pixel_range = (0.0, 1.0)
-    advice = "  or, to run now on the embedded model:   gendiv fit-free predict --config configs/tiny/amused.yaml"
+    advice = "  or, to run the toy model now:   gendiv fit-free predict --config configs/tiny/amused.yaml"
 
     def __init__(
         self,
@@ -80,22 +80,22 @@ class Amused(PipelineGenerator):
         self.size, self.crop, self.aesthetic_score = size, crop, aesthetic_score
 
     def check_folder(self, folder: PipelineFolder) -> None:
-        """Codebook of the transformer, its micro-conditions and the mask token."""
+        """Check the transformer's codebook, and read its micro-conditions and the mask token."""
         folder.check("transformer", {"codebook_size": self.codebook_size}, "checkpoint")
         self.micro_conditions = (*[float(self.pixels)] * 2, *map(float, self.crop), float(self.aesthetic_score))
         self.mask = int(folder.setting("scheduler", "mask_token_id"))
         if self.schedule.num_steps > math.prod(self.grid):
             raise ConfigValueError(
-                f"num_steps must be at most {math.prod(self.grid)}, the tokens of an image, got "
+                f"num_steps must be at most {math.prod(self.grid)}, the number of tokens per image, got "
                 f"{self.schedule.num_steps}. Each step decides at least one token"
             )
 
     def size_name(self) -> str:
-        """The released model's name, if it was given."""
+        """Name of the released model, if given as `size`."""
         return (self.size or "").removeprefix("amused-")
 
     def identity(self) -> dict[str, object]:
-        """Hashes of the parts and sampling settings."""
+        """Weight hashes and sampling settings."""
         schedule = {"num_steps": self.schedule.num_steps, "mask_schedule": self.schedule.kind}
         return {
             **super().identity(),
@@ -114,12 +114,12 @@ class Amused(PipelineGenerator):
         )
 
     def encode_text(self, text: str) -> tuple[Tensor, Tensor]:
-        """The last hidden states but one (1, context, D), and the projected state of the end token (1, D)."""
+        """The second-to-last hidden states (1, context, D) and the projected state of the end token (1, D)."""
         outputs = self.text_encoder(self.tokenizer(text).to(self.device), output_hidden_states=True)
         return outputs.hidden_states[-2], outputs.text_embeds
 
     def sample_tokens(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
-        """The loop of `sample_masked`."""
+        """Sample with `sample_masked`."""
         states, pooled = self.condition_rows(conditions, sampler)
         micro = torch.tensor([self.micro_conditions], dtype=states.dtype, device=self.device).expand(len(states), -1)
 

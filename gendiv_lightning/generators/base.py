@@ -1,7 +1,4 @@
-"""`Generator`: what a text-to-image model must be able to do, and the one predict step that uses it.
-
-`TokenGenerator` is a generator that draws tokens from a codebook.
-"""
+"""`Generator`, the base class of text-to-image models, and `TokenGenerator`, which draws tokens from a codebook."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, cast
 import torch
 from lightning import LightningModule
 from torch import Tensor
+from typing_extensions import override
 
 from gendiv_lightning.errors import ConfigValueError
 from gendiv_lightning.generators.generate import Samples as PromptedSamples
@@ -37,11 +35,11 @@ Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class Chance(NamedTuple):
-    """What a family of generators leaves to chance, in words for tables; empty where there is nothing.
+    """Descriptions of a family's random decisions, for tables; empty if there are none of that kind.
 
     Attributes:
-        path: "which drawn tokens stay".
-        execution: "which token each position gets".
+        path: such as "which drawn tokens stay".
+        execution: such as "which token each position gets".
     """
 
     path: str
@@ -49,23 +47,23 @@ class Chance(NamedTuple):
 
 
 class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
-    """A text-to-image model whose sampling loop takes all chance from a `Sampler`.
+    """A text-to-image model whose sampling loop takes all randomness from a `Sampler`.
 
-    Subclasses implement weight lookup and loading, encoding of prompts, the sampling loop and decoding. Nothing here
-    knows a family: a subclass describes itself by its class attributes.
+    Subclasses implement weight lookup and loading, prompt encoding, the sampling loop and decoding. The base class is
+    independent of the family; a subclass describes itself by its class attributes.
 
     Attributes:
-        family: identifies the family in protocols and run folders.
-        title: the family as its authors write it.
-        chance: what the family leaves to chance.
-        codebook_size: K, entries that a token can take. 0 without tokens, and while it is unknown: it may be read from
-            the checkpoint's configuration in `locate`.
-        batch_size: rows (images) that are sampled together.
-        pads_batches: fill up every micro-batch to `batch_size` rows. In half precision a row's logits can depend on
-            the number of rows, and with them many tokens. In float32 only their last digits do: a sample depends on its
-            batch where a uniform falls on the very edge between two tokens, and there on some machines only.
-        has_likelihood: `score_tokens` is there.
-        is_toy: the weights are a toy's, and so are all numbers.
+        family: identifier of the family in fingerprints and run folders.
+        title: name of the family as its authors write it.
+        chance: descriptions of the family's random decisions.
+        codebook_size: number of codebook entries K. 0 for models without tokens, and until `locate` has read it from
+            the checkpoint's configuration.
+        batch_size: number of rows (images) sampled together.
+        pads_batches: pad every micro-batch to `batch_size` rows. In half precision the logits of a row, and with them
+            many tokens, can depend on the number of rows. In float32 only their last digits do: a sample depends on its
+            batch only if a uniform is on the boundary between two tokens, and then only on some machines.
+        has_likelihood: whether `score_tokens` is implemented.
+        is_toy: the weights, and therefore all numbers, are those of a toy model.
     """
 
     family: ClassVar[str]
@@ -89,22 +87,22 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
 
     @abstractmethod
     def locate(self) -> None:
-        """Find all weight files; ValueError if one is missing or cannot be what the settings say. Loads nothing."""
+        """Find all weight files without loading them; ValueError if one is missing or does not match the settings."""
 
     @abstractmethod
     def identity(self) -> dict[str, object]:
-        """All that can change a number (hashes of weights, sampling settings, dtype), for the run's fingerprint."""
+        """Everything that can change a number (weight hashes, sampling settings, dtype), for the run's fingerprint."""
 
     @abstractmethod
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
-        """Warnings about texts (such as being truncated); ValueError if one cannot be a condition. Loads no weights."""
+        """Warnings about texts, such as truncation; ValueError if one is not a valid prompt. Loads no weights."""
 
     @abstractmethod
     def text_lengths(self, texts: Sequence[str]) -> TextLengths | None:
-        """Lengths in tokens of the text encoder; None where prompts are no captions. Loads no weights."""
+        """Lengths in tokens of the text encoder; None if prompts are not captions. Loads no weights."""
 
     def describe(self) -> dict[str, Any]:
-        """The generator in words, for tables and pictures; `size` is empty where the family has one size."""
+        """Description of the generator, for tables and figures; `size` is empty if the family has a single size."""
         return {
             "family": self.family,
             "title": self.title,
@@ -114,7 +112,7 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
         }
 
     def size_name(self) -> str:
-        """Which of the family's sizes it is, "XL"; empty where there is one."""
+        """Name of the model size, such as "XL"; empty if the family has a single size."""
         return ""
 
     # --- weights ---
@@ -127,22 +125,22 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
 
     @abstractmethod
     def make_sampler(self, path: Noise, execution: Noise) -> Sampler:
-        """A sampler with the generator's own settings, before any probe."""
+        """A sampler with the generator's settings, before probes are applied."""
 
     @abstractmethod
     def encode_prompts(self, texts: Sequence[str]) -> Conditions:
-        """Conditions of B rows, one text each; what guidance needs is included or made from them later."""
+        """Encode texts into conditions of B rows; null conditions for guidance are included or derived later."""
 
     @abstractmethod
     def run_loop(self, conditions: Conditions, sampler: Any) -> Samples:
-        """The sampling loop over B rows. All chance comes from `sampler`."""
+        """Run the sampling loop over B rows, with all randomness from `sampler`."""
 
     @abstractmethod
     def decode(self, samples: Samples) -> Tensor:
-        """Samples of B rows to images (B, 3, H, W) uint8."""
+        """Decode samples of B rows into images (B, 3, H, W) uint8."""
 
     def sampler(self, seed: int, keys: Sequence[NoiseKey], probes: Sequence[Probe] = ()) -> Any:
-        """The sampler of some rows, changed by probes."""
+        """The sampler for rows with these noise keys, with probes applied."""
         path = Noise.of(seed, "path", [(k.prompt, k.paraphrase, k.path) for k in keys], self.device)
         execution = Noise.of(seed, "exec", [(k.prompt, k.paraphrase, k.sample) for k in keys], self.device)
         return apply_probes(self.make_sampler(path, execution), probes)
@@ -157,22 +155,25 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
         recorders: Sequence[type[Recorder]] = (),
         prompt_set: str = "prompts",
     ) -> PromptedSamples:
-        """Sample some prompts, on the generator's device (move it with `generator.to("cuda")`); weights are loaded.
+        """Sample prompts on the generator's device (move it with `generator.to("cuda")`); weights must be loaded.
 
-        A sample is the one that `gendiv predict` gives for the same settings, seed, prompt id and sample number. The
-        id of a text is that of the same text in a prompt file of the name `prompt_set`: by default `prompts.txt`.
+        A sample equals that of `gendiv predict` for the same settings, seed, prompt id and sample number. The id of a
+        text is that of the same text in a prompt file with the name `prompt_set`, by default `prompts.txt`.
 
         Args:
-            prompts: texts, or `Prompt`s with ids and paraphrases of their own (see `gendiv_lightning.read_prompts`).
+            prompts: texts, or `Prompt`s with their own ids and paraphrases (see `gendiv_lightning.read_prompts`).
             num_samples: images per prompt.
             seed: root seed of all noise.
             probes: probes and designs, in any order.
-            recorders: what to keep of the loop, such as `TokenMarginals` for the metric `token_entropy`.
-            prompt_set: name of the prompt set that texts belong to.
+            recorders: recorders of the loop, such as `TokenMarginals` for the metric `token_entropy`.
+            prompt_set: name of the prompt set that the texts belong to.
+
+        Returns:
+            The samples, in the order of the prompts.
 
         Raises:
-            ValueError: a prompt or the number of samples is impossible, probes contradict each other or do not fit the
-                generator, or a prompt has too few paraphrases.
+            ValueError: a prompt or the number of samples is invalid, probes conflict with each other or the generator,
+                or a prompt has too few paraphrases.
         """
         check_device(self.device)
         return generate(
@@ -197,23 +198,23 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
         """Sample and decode all rows of a batch, `batch_size` at a time; the result is on the CPU.
 
         Args:
-            batch: whole prompts with the names of their samples.
-            probes: change the sampler before the loop.
-            recorders: classes of what to keep of the loop, beside the samples.
+            batch: whole prompts with the noise keys of their samples.
+            probes: probes to apply to the sampler.
+            recorders: recorder classes.
             observers: called with every draw.
-            progress: called with the number of rows that were sampled since the last call.
+            progress: called with the number of rows sampled since the last call.
         """
         texts, parts, images = batch.texts, [], []
-        recordable = cast(Recordable, self)  # recorders of tokens apply to generators of tokens only
+        recordable = cast(Recordable, self)  # token recorders apply to token generators only
         recordings = [recorder(recordable, batch) for recorder in recorders if recorder.applies(recordable, batch)]
         for start in range(0, len(texts), self.batch_size):
             rows = list(range(start, min(start + self.batch_size, len(texts))))
             num_padded = self.batch_size - len(rows) if self.pads_batches else 0
             filled = rows + rows[-1:] * num_padded
-            watching: list[Observer | None] = [recording.begin(rows, num_padded) for recording in recordings]
+            loop_observers: list[Observer | None] = [recording.begin(rows, num_padded) for recording in recordings]
             sampler = replace(
                 self.sampler(batch.seed, [batch.keys[row] for row in filled], probes),
-                observers=(*observers, *(observer for observer in watching if observer is not None)),
+                observers=(*observers, *(observer for observer in loop_observers if observer is not None)),
             )
             drawn = self.run_loop(self.encode_prompts([texts[row] for row in filled]), sampler)
             for recording in recordings:
@@ -233,23 +234,23 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
     # --- Lightning ---
 
     def predict_step(self, batch: PromptBatch, batch_idx: int = 0) -> SampleBatch:
-        """`sample`, with the probes, recorders and observers that the trainer's callbacks are or request."""
+        """Call `sample` with the probes and observers among the trainer's callbacks and the requested recorders."""
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         recorders = dict.fromkeys(recorder for callback in callbacks for recorder in getattr(callback, "recorders", ()))
         observers = [callback for callback in callbacks if isinstance(callback, Observer)]
         return self.sample(batch, self._probes(), list(recorders), observers)
 
     def setup(self, stage: str) -> None:
-        """Find the weights before anything expensive happens.
+        """Check probes and find the weights before any expensive work.
 
         Raises:
-            ValueError: a weight file is missing, probes contradict each other, or the trainer would cast the tokenizer.
+            ValueError: a weight file is missing, probes conflict, or the trainer's precision would cast the tokenizer.
         """
         check_device(self.trainer.strategy.root_device)
         if self.trainer.precision != "32-true":
             raise ConfigValueError(
-                f"trainer.precision must stay 32-true, got {self.trainer.precision}: the generator's own dtype "
-                "(--model.dtype) casts what may be cast, and leaves the tokenizer in float32"
+                f"trainer.precision must be 32-true, got {self.trainer.precision}. Set --model.dtype instead, which "
+                "keeps the tokenizer in float32"
             )
         self.check_probes(self._probes())
         self.locate()
@@ -258,9 +259,9 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
         return [callback for callback in self.trainer.callbacks if isinstance(callback, Probe)]  # type: ignore[attr-defined]
 
     def check_probes(self, probes: Sequence[Probe]) -> None:
-        """Raise ValueError if a probe cannot work on this generator, or two contradict each other. Loads nothing."""
+        """Raise ValueError if a probe does not fit this generator or probes conflict. Loads no weights."""
         if isinstance(self, TokenGenerator) and not self.codebook_size:
-            self.locate()  # the checkpoint's configuration may say how large the codebook is
+            self.locate()  # reads the codebook size from the checkpoint's configuration
         for probe in probes:
             probe.check(self.codebook_size)
         sampler = self.sampler(0, (), probes)
@@ -276,11 +277,11 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
 
 
 def check_device(device: torch.device) -> None:
-    """Raise ValueError for a device that cannot hold noise and distributions."""
+    """Raise ValueError for a device without float64."""
     if device.type == "mps":
         raise ConfigValueError(
-            "device mps has no float64, which noise and distributions need. Use the CPU: --trainer.accelerator cpu, "
-            'or generator.to("cpu")'
+            "device mps does not support float64, which noise and distributions require. Use the CPU: "
+            '--trainer.accelerator cpu, or generator.to("cpu")'
         )
 
 
@@ -288,17 +289,17 @@ class TokenGenerator(Generator[Conditions, TokenSamples]):
     """A generator whose images are tokens from a codebook.
 
     Args:
-        codebook_size: K; 0 if `locate` will read it from the checkpoint.
-        grid: (h, w) tokens per image; (0, 0) if `locate` will read it.
-        guidance_scale: classifier-free guidance; 1 and below is off.
+        codebook_size: number of codebook entries K; 0 if `locate` reads it from the checkpoint.
+        grid: (h, w) tokens per image; (0, 0) if `locate` reads it.
+        guidance_scale: scale of classifier-free guidance; values of at most 1 turn it off.
         temperature: divides the logits.
-        top_k: tokens kept; 0 keeps all.
-        top_p: probability mass kept; 1 keeps all.
-        dtype: of the networks that may be cast.
-        batch_size: rows (images) that are sampled together.
+        top_k: number of most probable tokens to keep; 0 keeps all.
+        top_p: nucleus threshold; 1 keeps all.
+        dtype: dtype of the networks; an image tokenizer stays in float32.
+        batch_size: number of rows (images) sampled together.
 
     Attributes:
-        rewrites_tokens: a token may be drawn more than once in the loop; the last draw counts.
+        rewrites_tokens: the loop may draw a token more than once; the last draw counts.
     """
 
     rewrites_tokens: bool = False
@@ -321,7 +322,7 @@ class TokenGenerator(Generator[Conditions, TokenSamples]):
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
 
     def settings(self) -> dict[str, Any]:
-        """The generator's own temperature, top_k, top_p and guidance, as fields of `TokenSampler`."""
+        """The generator's temperature, top_k, top_p and guidance, as fields of `TokenSampler`."""
         return {
             "temperature": self.temperature,
             "top_k": self.top_k or None,
@@ -330,36 +331,36 @@ class TokenGenerator(Generator[Conditions, TokenSamples]):
         }
 
     def make_sampler(self, path: Noise, execution: Noise) -> TokenSampler:
-        """A sampler with the generator's own settings."""
+        """A sampler with the generator's settings."""
         return TokenSampler(path, execution, self.codebook_size, **self.settings())
 
     @abstractmethod
     def sample_tokens(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
-        """The sampling loop: B rows of tokens. All chance comes from `sampler`."""
+        """Run the sampling loop for B rows of tokens, with all randomness from `sampler`."""
 
     def score_tokens(self, conditions: Conditions, tokens: Tensor, sampler: TokenSampler) -> Tensor:
-        """Log2-probability (B, L) of given tokens (B, L), each given those before it, as the loop would draw them."""
-        raise NotImplementedError(f"{type(self).__name__} has no likelihood of a sequence of tokens")
+        """Log2-probability (B, L) of given tokens (B, L) in the loop, each given the tokens before it."""
+        raise NotImplementedError(f"{type(self).__name__} has no likelihood of token sequences")
 
     @abstractmethod
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, L) to images (B, 3, H, W) uint8."""
+        """Decode tokens (B, L) into images (B, 3, H, W) uint8."""
 
     @abstractmethod
     def encode_images(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) uint8 to tokens (B, L), by the generator's own tokenizer."""
+        """Encode images (B, 3, H, W) uint8 into tokens (B, L) with the generator's tokenizer."""
 
+    @override
     def run_loop(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
-        """`sample_tokens`."""
         return self.sample_tokens(conditions, sampler)
 
+    @override
     def decode(self, samples: TokenSamples) -> Tensor:
-        """`decode_tokens`."""
         return self.decode_tokens(samples.tokens)
 
     @property
     def image_side(self) -> int | None:
-        """Pixels per side of the images that `encode_images` takes, once located; None if it takes any."""
+        """Height and width in pixels of the images that `encode_images` takes, once located; None if it takes any."""
         return None
 
     def validation_step(self, batch: ImageBatch, batch_idx: int = 0) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""`PipelineGenerator`: what aMUSEd and VQ-Diffusion have in common, a diffusers folder with a CLIP text encoder."""
+"""`PipelineGenerator`, the base class of generators with a diffusers folder and a CLIP text encoder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gendiv_lightning.weights.load import DTYPES
 
 
 class Size(NamedTuple):
-    """What a released checkpoint must be: K, and tokens per side."""
+    """Size of a released checkpoint: codebook entries K, and tokens per side."""
 
     codebook_size: int
     side: int
@@ -32,37 +32,37 @@ class Conditions(NamedTuple):
     """Conditions of B rows.
 
     Attributes:
-        texts: the text encoder's output for each distinct text, each a tuple of tensors (1, ...).
-        rows: place in `texts` of each row.
+        texts: output of the text encoder for each distinct text, a tuple of tensors (1, ...).
+        rows: index in `texts` of each row.
     """
 
     texts: list[tuple[Tensor, ...]]
     rows: list[int]
 
     def take_rows(self, null: tuple[Tensor, ...] | None) -> list[Tensor]:
-        """Each part of the outputs as a batch (B, ...); with a null condition that B times first: (2 B, ...)."""
+        """Each tensor of the outputs as a batch (B, ...), or (2 B, ...) with B copies of a null condition first."""
         rows = [self.texts[row] for row in self.rows]
         return [torch.cat(part) for part in zip(*([null] * len(rows) if null else []), *rows, strict=True)]
 
 
 class PipelineGenerator(TokenGenerator[Conditions]):
-    """A generator whose weights lie in a diffusers folder: text_encoder, tokenizer, transformer, scheduler, vqvae.
+    """A generator that loads a diffusers folder with text_encoder, tokenizer, transformer, scheduler and vqvae.
 
     Args:
         checkpoint: the folder, or its repository on the Hub.
-        size: what the checkpoint must be; None reads it from the checkpoint.
-        dtype: of transformer and text encoder.
-        guidance_scale: classifier-free guidance; 1 and below is off.
+        size: required size of the checkpoint; None reads it from the checkpoint.
+        dtype: dtype of transformer and text encoder.
+        guidance_scale: scale of classifier-free guidance; values of at most 1 turn it off.
         temperature: divides the logits.
-        top_k: tokens kept; 0 keeps all.
-        top_p: probability mass kept; 1 keeps all.
-        batch_size: rows (images) that are sampled together.
-        image_size: pixels per side, where the transformer's configuration does not tell the grid.
+        top_k: number of most probable tokens to keep; 0 keeps all.
+        top_p: nucleus threshold; 1 keeps all.
+        batch_size: number of rows (images) sampled together.
+        image_size: pixels per side, if the transformer's configuration does not contain the grid.
     """
 
-    # What the tokenizer takes and gives.
+    # Value range of the tokenizer's pixels.
     pixel_range: tuple[float, float]
-    # diffusers' and transformers' classes, which a type checker does not know.
+    # Classes of diffusers and transformers, which are untyped.
     text_encoder: Any
     transformer: Any
     vq: Any
@@ -101,14 +101,14 @@ class PipelineGenerator(TokenGenerator[Conditions]):
 
     @property
     def folder(self) -> PipelineFolder:
-        """The checkpoint, found."""
+        """The located checkpoint."""
         if self._folder is None:
             self.locate()
-        assert self._folder is not None, "locate() sets it"
+        assert self._folder is not None, "locate() sets the folder"
         return self._folder
 
     def locate(self) -> None:
-        """Find the checkpoint, download it if it is only on the Hub, read codebook and grid, and check the settings."""
+        """Find or download the checkpoint, read codebook size and grid, and check the settings."""
         folder = PipelineFolder(self.checkpoint, self.parts, "checkpoint", self.advice)
         pixels_per_token = 2 ** (len(folder.setting("vqvae", "block_out_channels")) - 1)
         if not self.codebook_size:
@@ -121,16 +121,16 @@ class PipelineGenerator(TokenGenerator[Conditions]):
         self.pixels, self.is_toy = self.grid[0] * pixels_per_token, folder.is_toy
         self.check_folder(folder)
         for part in ("text_encoder", "transformer", "vqvae"):
-            weight_file(folder.path / part)  # all are there, before the first is loaded
+            weight_file(folder.path / part)  # fails before the first part is loaded
         context = int(folder.setting("text_encoder", "max_position_embeddings"))
         self.tokenizer, self._folder = ClipTokenizer(folder.path / "tokenizer", context), folder
 
     @abstractmethod
     def check_folder(self, folder: PipelineFolder) -> None:
-        """Raise ValueError if the configurations are of another model than the settings say."""
+        """Raise ValueError if the configurations do not match the settings."""
 
     def identity(self) -> dict[str, object]:
-        """Hashes of the parts, and the sampling settings that all such generators have."""
+        """Weight hashes and common sampling settings."""
         return {
             "generator": self.family,
             "embedded": self.is_toy,
@@ -141,24 +141,24 @@ class PipelineGenerator(TokenGenerator[Conditions]):
         }
 
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
-        """Captions longer than CLIP's context."""
+        """Warn about captions that are longer than CLIP's context."""
         return self.text_lengths(texts).warnings()
 
     def text_lengths(self, texts: Sequence[str]) -> TextLengths:
-        """By CLIP's tokenizer."""
+        """Lengths in tokens of the CLIP tokenizer."""
         return self.tokenizer.lengths(texts)
 
     # --- weights ---
 
     def load_pipeline(self, text_encoder_class: Any, load_transformer: Callable[[torch.dtype], Any]) -> None:
-        """Load text encoder and transformer in `dtype`, the tokenizer of images in float32."""
+        """Load text encoder and transformer in `dtype`, the image tokenizer in float32."""
         from diffusers import VQModel
 
         dtype = DTYPES[self.dtype_name]
         text_encoder = self.folder.load(text_encoder_class, "text_encoder", dtype)
         transformer = load_transformer(dtype)
         vq = self.folder.load(VQModel, "vqvae", torch.float32)
-        # Not before all are whole: Lightning moves what it finds here when it closes after an error.
+        # Assigned only when all are loaded, because Lightning moves all attributes when it closes after an error.
         self.text_encoder, self.transformer, self.vq = text_encoder, transformer, vq
         self._null = None
 
@@ -166,19 +166,19 @@ class PipelineGenerator(TokenGenerator[Conditions]):
 
     @abstractmethod
     def encode_text(self, text: str) -> tuple[Tensor, ...]:
-        """What the transformer reads of one text, each tensor (1, ...)."""
+        """The transformer's inputs for one text, each tensor (1, ...)."""
 
     def encode_null(self) -> tuple[Tensor, ...]:
-        """The condition of guidance's other half: the empty text."""
+        """The null condition of guidance: the empty text."""
         return self.encode_text("")
 
     def encode_prompts(self, texts: Sequence[str]) -> Conditions:
-        """Each distinct text is encoded once, alone: its features do not depend on the batch."""
+        """Encode each distinct text once and separately, so that its features do not depend on the batch."""
         distinct = list(dict.fromkeys(texts))
         return Conditions([self.encode_text(text) for text in distinct], [distinct.index(text) for text in texts])
 
     def condition_rows(self, conditions: Conditions, sampler: TokenSampler) -> list[Tensor]:
-        """The transformer's conditions: B rows, under guidance after B null rows."""
+        """The transformer's conditions: B rows, preceded by B null rows under guidance."""
         if not sampler.is_guided:
             return conditions.take_rows(None)
         if self._null is None:
@@ -186,7 +186,7 @@ class PipelineGenerator(TokenGenerator[Conditions]):
         return conditions.take_rows(self._null)
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """By the tokenizer's decoder, one by one: the last digits, and so some pixels, would tell an image's batch."""
+        """Decode tokens one image at a time, so that pixels do not depend on the batch size."""
         images = torch.cat([self._decode(image) for image in tokens.split(1)])
         low, high = self.pixel_range
         unit = (check_finite(images, PIXELS) - low) / (high - low)
@@ -198,11 +198,11 @@ class PipelineGenerator(TokenGenerator[Conditions]):
         return self.pixels
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """By the tokenizer's encoder, one by one, for the same reason."""
+        """Encode images one at a time, so that tokens do not depend on the batch size."""
         pixels = self.pixels
         if tuple(images.shape[2:]) != (pixels, pixels):
             raise ImageSizeError(
-                f"images must be {pixels} pixels a side, as the checkpoint's, got {tuple(images.shape)}"
+                f"images must be {pixels} x {pixels} pixels for this checkpoint, got {tuple(images.shape)}"
             )
         low, high = self.pixel_range
         empty = torch.zeros(0, math.prod(self.grid), dtype=torch.int64, device=self.device)
@@ -212,11 +212,11 @@ class PipelineGenerator(TokenGenerator[Conditions]):
         return torch.cat([empty, *tokens])
 
     def _decode(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, L) to images (B, 3, H, W), about `pixel_range`, not clamped."""
+        """Decode tokens (B, L) into images (B, 3, H, W), approximately in `pixel_range`, not clamped."""
         codes = self.vq.quantize.embedding(tokens.unflatten(1, self.grid)).permute(0, 3, 1, 2)
-        # What `VQModel.decode` does after its look-up, which it has in some configurations only.
+        # As in `VQModel.decode` after its look-up, which only some configurations have.
         return self.vq.decoder(self.vq.post_quant_conv(codes), codes if self.vq.config.norm_type == "spatial" else None)
 
     def _nearest(self, images: Tensor) -> Tensor:
-        """Tokens (B, L) of images in the tokenizer's range."""
+        """Tokens (B, L) of images in the tokenizer's pixel range."""
         return self.vq.quantize(self.vq.encode(images).latents)[2][2].view(len(images), -1)

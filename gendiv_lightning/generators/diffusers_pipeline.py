@@ -1,7 +1,7 @@
-"""`DiffusersPipeline`: any text-to-image pipeline of diffusers; path is its initial noise, execution its scheduler's.
+"""`DiffusersPipeline`: any text-to-image pipeline of diffusers. Path: initial noise; execution: scheduler noise.
 
-The pipeline runs as it is. Where it draws, it gets normals that are keyed by sample (see `keyed_pipeline`); all of its
-other work, from the text encoders to the decoder, is its own.
+The pipeline runs unchanged, from the text encoders to the decoder. Only its random draws are replaced by normals that
+are keyed by sample (see `keyed_pipeline`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from gendiv_lightning.weights.hash import sha256
 from gendiv_lightning.weights.load import DTYPES
 from gendiv_lightning.weights.resolve import MissingWeightsError
 
-# Parts that only refuse or describe images.
+# Components that only filter or describe images.
 _LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 _SET_ELSEWHERE = {
     "prompt": "the prompt set",
@@ -59,16 +59,16 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
 
     Args:
         checkpoint: a folder with a `model_index.json`, `OWNER/REPO` on the Hub, or `toy:FOLDER`.
-        pipeline: class of diffusers; None takes the one that the checkpoint names.
-        scheduler: class of diffusers, configured like the checkpoint's own; None takes the checkpoint's own class.
-        scheduler_args: settings of the scheduler that replace the checkpoint's.
-        num_steps: of the sampling loop; None is the pipeline's own default.
-        guidance_scale: classifier-free guidance; None for a model without guidance, such as a distilled one.
-        image_size: pixels per side, or (height, width); None is the pipeline's own default.
-        call_args: more arguments of the pipeline's call, such as `eta` or `negative_prompt`.
-        dtype: of all networks.
-        offload: keep networks on the CPU while they are idle ("model"), or every layer ("sequential"); slower.
-        batch_size: images of one text that are sampled together.
+        pipeline: a pipeline class of diffusers; None uses the class that the checkpoint names.
+        scheduler: a scheduler class of diffusers, configured like the checkpoint's; None uses the checkpoint's class.
+        scheduler_args: scheduler settings that override the checkpoint's.
+        num_steps: number of sampling steps; None uses the default of the pipeline.
+        guidance_scale: scale of classifier-free guidance; None for models without guidance, such as distilled ones.
+        image_size: pixels per side, or (height, width); None uses the default of the pipeline.
+        call_args: additional arguments of the pipeline's call, such as `eta` or `negative_prompt`.
+        dtype: dtype of all networks.
+        offload: keep idle networks ("model") or layers ("sequential") on the CPU, which is slower.
+        batch_size: number of images of one text sampled together.
     """
 
     family = "diffusers"
@@ -92,9 +92,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         scale = 1.0 if guidance_scale is None else guidance_scale
         super().__init__(guidance_scale=scale, dtype=dtype, batch_size=batch_size)
         if num_steps is not None and num_steps < 1:
-            raise ConfigValueError(
-                f"num_steps must be at least 1, got {num_steps}. Give the number of steps of the loop"
-            )
+            raise ConfigValueError(f"num_steps must be at least 1, got {num_steps}. Set the number of sampling steps")
         self.checkpoint, self.pipeline_name, self.num_steps, self.offload = checkpoint, pipeline, num_steps, offload
         self.scheduler_name, self.scheduler_args = scheduler, scheduler_args or {}
         self.has_guidance, self.image_size = guidance_scale is not None, image_size
@@ -111,17 +109,17 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
 
     @property
     def folder(self) -> Path:
-        """The checkpoint, found."""
+        """The located checkpoint."""
         if self._folder is None:
             self.locate()
-        assert self._folder is not None, "locate() sets it"
+        assert self._folder is not None, "locate() sets the folder"
         return self._folder
 
     def locate(self) -> None:
-        """Find the checkpoint, download it if it is on the Hub only, and check all settings against its configurations.
+        """Find or download the checkpoint, and check all settings against its configurations.
 
         Raises:
-            ValueError: the pipeline is of another task or lacks a part; the scheduler, an argument, the size or the
+            ValueError: the pipeline has another task or a missing part; or the scheduler, an argument, the size or the
                 guidance does not fit it.
         """
         folder = _find(self.checkpoint)
@@ -132,9 +130,11 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
             if not (folder / part).is_dir():
                 raise MissingWeightsError(f"checkpoint: {folder} has no folder {part!r}. Download the checkpoint again")
             if not any((folder / part).glob("*.safetensors")):
-                raise MissingWeightsError(f"checkpoint: {folder / part} has no .safetensors file. No other is read")
+                raise MissingWeightsError(
+                    f"checkpoint: {folder / part} has no .safetensors file, the only supported format. Convert it first"
+                )
         if self.offload != "none" and find_spec("accelerate") is None:
-            raise PackageError("offload needs the package accelerate. Install it, or set offload to none")
+            raise PackageError("offload requires the package accelerate. Install it, or set offload to none")
         self._check_call(folder)
         self._scheduler = self._make_scheduler(folder)
         self.adds_noise = draws_step_noise(self._scheduler, self._steps(), self.call_args)
@@ -143,7 +143,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         self._folder = folder
 
     def identity(self) -> dict[str, object]:
-        """Hashes of the weights, the scheduler's whole configuration and all settings of the call."""
+        """Weight hashes, the complete scheduler configuration and all settings of the call."""
         import diffusers
 
         parts = {part: sha256(self.folder / part) for part in [*self._model_parts(), *self._tokenizer_parts()]}
@@ -165,18 +165,18 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         }
 
     def describe(self) -> dict[str, Any]:
-        """With the pipeline's own name; an ODE sampler has no execution noise by construction."""
+        """Includes the name of the pipeline; an ODE sampler has no execution noise by construction."""
         title = self._class.__name__.removesuffix("Pipeline")
         chance = self.chance if self.adds_noise else Chance(self.chance.path, "")
         return {**super().describe(), "title": title, "chance": chance._asdict()}
 
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
-        """Texts that every text encoder truncates."""
-        found = self.text_lengths(texts)
-        return found.warnings() if found else []
+        """Warn about texts that every text encoder truncates."""
+        lengths = self.text_lengths(texts)
+        return lengths.warnings() if lengths else []
 
     def text_lengths(self, texts: Sequence[str]) -> TextLengths | None:
-        """By the tokenizer that reads most; None where the pipeline has no tokenizer of its own."""
+        """Lengths in tokens of the tokenizer with the longest context; None if the pipeline has no tokenizer."""
         from transformers import AutoTokenizer
 
         folder = self.folder
@@ -192,14 +192,14 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
     # --- weights ---
 
     def load(self) -> None:
-        """Load all networks in `dtype`; without a safety checker, which would replace images by black ones."""
+        """Load all networks in `dtype`, without the safety checker, which would replace images by black ones."""
         folder = self.folder
         known = inspect.signature(self._class.__init__).parameters
         left_out: dict[str, Any] = {part: None for part in _LEFT_OUT if part in known}
         if "requires_safety_checker" in known:
             left_out["requires_safety_checker"] = False
         with warnings.catch_warnings():
-            # The name of the argument changed; every version that gendiv supports takes the older one.
+            # The argument was renamed; every supported version of diffusers accepts the old name.
             warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
             pipeline = self._class.from_pretrained(
                 folder,
@@ -229,31 +229,31 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
     # --- prompts to images ---
 
     def make_sampler(self, path: Noise, execution: Noise) -> LatentSampler:
-        """A sampler whose noise is drawn on the CPU, whatever the device of the networks."""
+        """A sampler that draws its noise on the CPU, whatever the device of the networks."""
         return LatentSampler(path.to("cpu"), execution.to("cpu"), guidance=self.guidance_scale)
 
     def sampler(self, seed: int, keys: Sequence[NoiseKey], probes: Sequence[Probe] = ()) -> LatentSampler:
-        """As for every generator; guidance cannot be set where there is none."""
+        """The sampler with probes applied; ValueError if a probe sets guidance and the model has none."""
         if not self.has_guidance and any("guidance" in probe.sets for probe in probes):
             raise ProbeError(
-                f"the Guidance probe needs a pipeline with guidance, but model.guidance_scale of {self.checkpoint} is "
-                "null. Remove the probe, or set model.guidance_scale if the model was not distilled"
+                f"the Guidance probe requires a pipeline with guidance, but model.guidance_scale of {self.checkpoint} "
+                "is null. Remove the probe, or set model.guidance_scale if the model is not distilled"
             )
         return super().sampler(seed, keys, probes)
 
     def encode_prompts(self, texts: Sequence[str]) -> list[str]:
-        """The texts: the pipeline encodes each itself, once for all of its rows."""
+        """The texts themselves; the pipeline encodes each of them once for all of its rows."""
         return list(texts)
 
     def run_loop(self, conditions: list[str], sampler: LatentSampler) -> LatentSamples:
-        """One call of the pipeline per distinct text, with as many images as it has rows."""
+        """Call the pipeline once per distinct text, for all rows of that text."""
         latents: dict[int, Tensor] = {}
         images: dict[int, Tensor] = {}
         for text in dict.fromkeys(conditions):
             rows = [row for row, other in enumerate(conditions) if other == text]
-            found = self._call(text, sampler.take(rows))
-            for place, row in enumerate(rows):
-                latents[row], images[row] = found.latents[place], found.images[place]
+            samples = self._call(text, sampler.take(rows))
+            for index, row in enumerate(rows):
+                latents[row], images[row] = samples.latents[index], samples.images[index]
         order = range(len(conditions))
         return LatentSamples(torch.stack([latents[row] for row in order]), torch.stack([images[row] for row in order]))
 
@@ -264,13 +264,13 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         if trace.latents is None or len(trace.latents) != num_rows or len(output.images) != num_rows:
             raise PipelineError(
                 f"{type(pipeline).__name__} was called for {num_rows} images of one prompt and returned "
-                f"{len(output.images)}. gendiv needs one row of latents per image"
+                f"{len(output.images)}. gendiv requires one row of latents per image"
             )
         images = (255 * output.images.float()).round().clamp(0, 255).to(torch.uint8)
         return LatentSamples(trace.latents, images)
 
     def call(self, text: str, num_rows: int, guidance: float) -> dict[str, Any]:
-        """The arguments of the pipeline's call for `num_rows` images of one text."""
+        """Arguments of the pipeline's call for `num_rows` images of one text."""
         arguments: dict[str, Any] = {
             "prompt": text,
             "num_images_per_prompt": num_rows,
@@ -282,7 +282,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         if self.image_size is not None:
             arguments["height"], arguments["width"] = _sides(self.image_size)
         if self._guidance_name is not None and (self.has_guidance or not self._guidance_is_input):
-            # 0 is what distilled pipelines expect; below 1, guidance is off in every pipeline.
+            # Distilled pipelines expect 0; values below 1 turn guidance off in every pipeline.
             arguments[self._guidance_name] = guidance if self.has_guidance else 0.0
         return arguments
 
@@ -331,9 +331,9 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         needs_negative = self._guidance_name == "true_cfg_scale" and self.guidance_scale > 1
         if needs_negative and not self.call_args.get("negative_prompt"):
             raise OptionConflictError(
-                f"guidance_scale: this checkpoint of {title} was distilled without guidance as an input, and a second "
-                f"pass needs a negative prompt, got {self.guidance_scale} and none. Set guidance_scale to null, or "
-                'call_args.negative_prompt (to " " if there is nothing to avoid)'
+                f"guidance_scale: this checkpoint of {title} has no guidance input, so guidance {self.guidance_scale} "
+                "requires a second pass with a negative prompt, but there is none. Set guidance_scale to null, or set "
+                'call_args.negative_prompt (" " for an empty one)'
             )
 
     def _make_scheduler(self, folder: Path) -> Any:
@@ -341,26 +341,27 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
 
         config = _read_json(folder / "scheduler" / "scheduler_config.json")
         name = self.scheduler_name or config.get("_class_name")
-        found: Any = getattr(diffusers, str(name), None)
-        if not (inspect.isclass(found) and issubclass(found, diffusers.SchedulerMixin)):
+        scheduler_class: Any = getattr(diffusers, str(name), None)
+        if not (inspect.isclass(scheduler_class) and issubclass(scheduler_class, diffusers.SchedulerMixin)):
             raise UnknownNameError(
-                f"scheduler: diffusers has no scheduler {name!r}. Give a class such as DDIMScheduler"
+                f"scheduler: diffusers has no scheduler {name!r}. Choose a class such as DDIMScheduler"
             )
-        known = [parameter for parameter in inspect.signature(found.__init__).parameters if parameter != "self"]
+        parameters = inspect.signature(scheduler_class.__init__).parameters
+        known = [parameter for parameter in parameters if parameter != "self"]
         if unknown := sorted(self.scheduler_args.keys() - set(known)):
             raise ConfigKeyError(f"scheduler_args: {name} has no argument {unknown[0]!r}. It takes {', '.join(known)}")
-        scheduler: Any = found
+        scheduler: Any = scheduler_class
         return scheduler.from_config(config, **self.scheduler_args)
 
 
 def _find(checkpoint: str) -> Path:
-    """The folder of a checkpoint; on the Hub, the files that diffusers itself would download."""
+    """The folder of a checkpoint; from the Hub, only the files that diffusers itself would download."""
     path = expand(checkpoint)
     if path.is_dir():
         return path
     if checkpoint.count("/") != 1 or checkpoint.startswith((".", "/", "~")):
         raise MissingWeightsError(
-            f"checkpoint: there is no folder {checkpoint!r}. Give a folder with a model_index.json, or OWNER/REPO on "
+            f"checkpoint: there is no folder {checkpoint!r}. Pass a folder with a model_index.json, or OWNER/REPO on "
             "the Hugging Face Hub"
         )
     from diffusers import DiffusionPipeline
@@ -390,25 +391,28 @@ def _pipeline_class(name: Any, folder: Path) -> Any:
     import diffusers
     from diffusers.pipelines import auto_pipeline
 
-    found = getattr(diffusers, name, None) if isinstance(name, str) else None
-    if not (inspect.isclass(found) and issubclass(found, diffusers.DiffusionPipeline)):
+    pipeline_class = getattr(diffusers, name, None) if isinstance(name, str) else None
+    if not (inspect.isclass(pipeline_class) and issubclass(pipeline_class, diffusers.DiffusionPipeline)):
         raise UnknownNameError(
             f"pipeline: diffusers has no pipeline class {name!r}, which {folder} names. Custom code is not executed; "
-            "give a class of diffusers with model.pipeline"
+            "choose a class of diffusers with model.pipeline"
         )
     text_to_image = set(auto_pipeline.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values())
     others = {
         *auto_pipeline.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.values(),
         *auto_pipeline.AUTO_INPAINT_PIPELINES_MAPPING.values(),
     }
-    names = inspect.signature(found.__call__).parameters
-    if "prompt" not in names or "num_frames" in names or (found in others and found not in text_to_image):
+    names = inspect.signature(pipeline_class.__call__).parameters
+    is_other_task = pipeline_class in others and pipeline_class not in text_to_image
+    if "prompt" not in names or "num_frames" in names or is_other_task:
         raise PipelineError(
-            f"pipeline: {name} is not a text-to-image pipeline. Name one of the same family with model.pipeline"
+            f"pipeline: {name} is not a text-to-image pipeline. Choose one of the same family with model.pipeline"
         )
     if missing := [n for n in ("num_images_per_prompt", "num_inference_steps", "output_type") if n not in names]:
-        raise PipelineError(f"pipeline: {name} takes no {missing[0]}. gendiv cannot call it; choose another pipeline")
-    return found
+        raise PipelineError(
+            f"pipeline: {name} takes no {missing[0]}, so gendiv cannot call it. Choose another pipeline"
+        )
+    return pipeline_class
 
 
 def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -417,7 +421,7 @@ def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _pixels_per_latent(folder: Path) -> int:
-    """By how much an autoencoder shrinks a side; 1 without one, or where its configuration does not say."""
+    """Downscaling factor of the autoencoder; 1 if there is none or its configuration does not contain the factor."""
     path = folder / "vae" / "config.json"
     config = _read_json(path) if path.exists() else {}
     for name in ("block_out_channels", "encoder_block_out_channels"):
@@ -428,10 +432,10 @@ def _pixels_per_latent(folder: Path) -> int:
 
 
 def _guidance(names: set[str], folder: Path) -> tuple[str | None, bool]:
-    """The argument of a call that carries guidance, None where there is none; and whether it is a network's input.
+    """Name of the guidance argument of the call, None if there is none; and whether guidance is a network input.
 
-    Flux and Qwen-Image have two: `true_cfg_scale` is classifier-free guidance, and `guidance_scale` is an input of
-    networks that were distilled for it (`guidance_embeds`), which others ignore.
+    Flux and Qwen-Image have two arguments: `true_cfg_scale` is classifier-free guidance, and `guidance_scale` is an
+    input of networks that were distilled for it (`guidance_embeds`); other networks ignore it.
     """
     configs = [folder / part / "config.json" for part in ("transformer", "unet")]
     settings = [_read_json(path) for path in configs if path.exists()]

@@ -1,4 +1,4 @@
-"""From texts to images in one call, for notebooks and scripts: the samples that `gendiv predict` gives, in memory."""
+"""Sampling from notebooks and scripts: the samples of `gendiv predict`, in memory."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from gendiv_lightning.sampling import Probe
 if TYPE_CHECKING:
     from gendiv_lightning.generators.base import Generator
 
-PROMPTS_PER_BATCH = 8  # as the command's default: equal micro-batches, equal last digits
-SHOWN = 8  # prompts, and samples of each, in a notebook
+PROMPTS_PER_BATCH = 8  # the command's default: equal micro-batches give equal last digits
+SHOWN = 8  # number of prompts, and of samples per prompt, shown in a notebook
 
 
 class Samples:
-    """Samples of some prompts: iterate over it for one `PromptSamples` per prompt.
+    """Samples of a list of prompts; iterating yields one `PromptSamples` per prompt.
 
     Attributes:
-        prompts: in the order in which they were given.
-        codebook_size: of the generator; 0 without tokens.
-        batches: the records that a run would store, a few prompts each.
+        prompts: the prompts, in their original order.
+        codebook_size: codebook size of the generator; 0 without tokens.
+        batches: the records that a run would store, each of a few prompts.
     """
 
     def __init__(self, batches: Sequence[SampleBatch], codebook_size: int) -> None:
@@ -55,19 +55,19 @@ class Samples:
 
     @property
     def images(self) -> Tensor:
-        """(B, 3, H, W) uint8: the samples of the first prompt, then those of the second, and so on."""
+        """Images (B, 3, H, W) uint8, ordered by prompt."""
         return torch.cat([batch.images for batch in self.batches])
 
     @property
     def tokens(self) -> Tensor | None:
-        """(B, L) int64, in the order of `images`; None without tokens."""
+        """Tokens (B, L) int64, in the order of `images`; None without tokens."""
         samples = [batch.samples for batch in self.batches]
         tokens = [part.tokens for part in samples if isinstance(part, TokenSamples)]
         return torch.cat(tokens) if tokens else None
 
     @property
     def keys(self) -> tuple[NoiseKey, ...]:
-        """The name of each sample, in the order of `images`."""
+        """The noise key of each sample, in the order of `images`."""
         return tuple(key for batch in self.batches for key in batch.batch.keys)
 
     def __len__(self) -> int:
@@ -75,7 +75,7 @@ class Samples:
         return len(self.prompts)
 
     def __iter__(self) -> Iterator[PromptSamples]:
-        """All samples of a prompt at a time."""
+        """Iterate over the prompts, with all samples of each."""
         return (samples for batch in self.batches for samples in split_by_prompt(batch))
 
     def __getitem__(self, number: int) -> PromptSamples:
@@ -83,19 +83,19 @@ class Samples:
         return list(self)[number]
 
     def grid(self, num_prompts: int | None = None, num_samples: int | None = None) -> Image.Image:
-        """A picture with a row per prompt and a column per sample; all of them by default."""
+        """An image grid with one row per prompt and one column per sample; shows all by default."""
         most = max(len(samples.images) for samples in self)
         return draw_grid(self.batches, num_prompts or len(self), num_samples or most)
 
     def save(self, folder: str | Path) -> None:
-        """Write the images as PNG with a `metadata.jsonl`, which `gendiv measure` and `evaluate` read again.
+        """Write the images as PNG files with a `metadata.jsonl` that `gendiv measure` and `evaluate` can read.
 
         Raises:
             ValueError: the folder exists and is not empty.
         """
         folder = Path(folder)
         if folder.exists() and any(folder.iterdir()):
-            raise OutputError(f"folder {folder} is not empty. Choose another one, or empty it first")
+            raise OutputError(f"folder {folder} is not empty. Choose another folder or empty it first")
         folder.mkdir(parents=True, exist_ok=True)
         lines = []
         for number, samples in enumerate(self):
@@ -112,7 +112,7 @@ class Samples:
         return f"Samples({len(self.keys)} images of {size} pixels, {len(self)} prompts)"
 
     def _repr_html_(self) -> str:
-        """The first samples of the first prompts, for a notebook."""
+        """Show the first samples of the first prompts in a notebook."""
         parts = [f"<p>{html.escape(repr(self))}</p>"]
         for _, samples in zip(range(SHOWN), self, strict=False):
             parts.append(f"<p>{html.escape(samples.prompt)}</p><div>")
@@ -126,18 +126,18 @@ class Samples:
 
 
 def to_picture(image: Tensor) -> Image.Image:
-    """An image (3, H, W) uint8 as PIL's."""
+    """Convert an image (3, H, W) uint8 to a PIL image."""
     return Image.fromarray(image.permute(1, 2, 0).numpy())
 
 
 def to_prompts(prompts: str | Prompt | Sequence[str | Prompt], prompt_set: str) -> list[Prompt]:
-    """Texts as prompts, with the ids that they have in a prompt file named `prompt_set`.
+    """Convert texts to prompts, with the ids that they have in a prompt file named `prompt_set`.
 
     Raises:
-        ValueError: there are none, one is empty, two are equal, or two share an id.
+        ValueError: there are no prompts, one is empty, or two have the same text or id.
     """
     items = [prompts] if isinstance(prompts, str | Prompt) else list(prompts)
-    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     result = []
     for number, item in enumerate(items):
         if not isinstance(item, str | Prompt):
@@ -147,15 +147,15 @@ def to_prompts(prompts: str | Prompt | Sequence[str | Prompt], prompt_set: str) 
         prompt = item if isinstance(item, Prompt) else Prompt(prompt_id(item, prompt_set), item)
         if not prompt.text.strip():
             raise ConfigValueError(f"prompts[{number}] must not be empty. Leave it out")
-        if prompt.id in found:
+        if prompt.id in numbers:
             raise ConfigValueError(
-                f"prompts[{found[prompt.id]}] and prompts[{number}] are one prompt, {prompt.text[:60]!r} (id "
-                f"{prompt.id}; case and white space do not count). Leave one out, and ask for more with num_samples"
+                f"prompts[{numbers[prompt.id]}] and prompts[{number}] are the same prompt, {prompt.text[:60]!r} (id "
+                f"{prompt.id}; case and whitespace are ignored). Leave one out; for more images increase num_samples"
             )
-        found[prompt.id] = number
+        numbers[prompt.id] = number
         result.append(prompt)
     if not result:
-        raise ConfigValueError("prompts must not be empty. Give at least one text")
+        raise ConfigValueError("prompts must not be empty. Pass at least one text")
     return result
 
 
@@ -176,9 +176,9 @@ def generate(
     chosen = to_prompts(prompts, prompt_set)
     design = apply_designs(SampleDesign(num_samples), probes)
     check_design(design)
-    of_sampler = [probe for probe in probes if isinstance(probe, Probe)]
-    generator.check_probes(of_sampler)
-    for probe in of_sampler:
+    sampler_probes = [probe for probe in probes if isinstance(probe, Probe)]
+    generator.check_probes(sampler_probes)
+    for probe in sampler_probes:
         probe.check_generator(generator.identity())
     numbers = range(len(chosen))
     parts = [numbers[start : start + PROMPTS_PER_BATCH] for start in numbers[::PROMPTS_PER_BATCH]]
@@ -187,13 +187,13 @@ def generate(
         warnings.warn(warning, stacklevel=3)
     total = sum(len(batch.keys) for batch in batches)
     with threads_of(generator), tqdm(total=total, desc="Sampling", unit="image", delay=2) as bar:
-        sampled = [generator.sample(batch, of_sampler, recorders, progress=bar.update) for batch in batches]
+        sampled = [generator.sample(batch, sampler_probes, recorders, progress=bar.update) for batch in batches]
     return Samples(sampled, generator.codebook_size)
 
 
 @contextmanager
 def threads_of(generator: Generator) -> Iterator[None]:
-    """One thread for a toy: more gain nothing, and its last digits would depend on the machine."""
+    """Use one thread for a toy: more threads are not faster, and its last digits would depend on the machine."""
     before = torch.get_num_threads()
     if generator.is_toy:
         torch.set_num_threads(1)

@@ -1,7 +1,7 @@
-"""A diffusers pipeline under keyed noise: where it draws, it gets the rows' own normals; where it encodes, a memory.
+"""Runs a diffusers pipeline with keyed noise: its random draws return the normals of each row.
 
-It knows the two methods of a pipeline that every family shares, `prepare_latents` and `scheduler.step`, and nothing of
-any one of them. A pipeline that draws anywhere else is refused.
+Only two methods are intercepted, which all text-to-image pipelines share: `prepare_latents` and `scheduler.step`. A
+pipeline that draws random numbers anywhere else raises an error. Prompt encodings can be cached.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torch import Tensor
 from gendiv_lightning.errors import PipelineError
 from gendiv_lightning.sampling.latents import KeyedNormals, LatentSampler
 
-# DeepFloyd IF works on pixels and names the method after them.
+# DeepFloyd IF works on pixels and has another name for the method.
 PATH_METHODS = ("prepare_latents", "prepare_intermediate_images")
 
 
 class Trace:
-    """What a call of a pipeline did.
+    """Record of one call of a pipeline.
 
     Attributes:
-        num_steps: calls of the scheduler's `step`.
-        drew_path: it asked for initial noise.
-        latents: what the last step returned: the final latents, as the scheduler sees them.
+        num_steps: number of calls of the scheduler's `step`.
+        drew_path: whether initial noise was drawn.
+        latents: the final latents, as returned by the last step.
     """
 
     num_steps: int = 0
@@ -39,10 +39,10 @@ class Trace:
 
 @contextmanager
 def keyed_noise(pipeline: Any, sampler: LatentSampler) -> Iterator[Trace]:
-    """Inside this context a call of the pipeline draws its initial noise from the path, the scheduler's from exec.
+    """Context in which a pipeline takes its initial noise from `path` and its scheduler's noise from `exec`.
 
     Raises:
-        ValueError: it draws from torch's global generator all the same, or it draws no initial noise.
+        ValueError: the pipeline still draws from torch's global generator, or draws no initial noise.
     """
     trace = Trace()
     step = pipeline.scheduler.step
@@ -58,7 +58,7 @@ def keyed_noise(pipeline: Any, sampler: LatentSampler) -> Iterator[Trace]:
         num_drawn["exec"] += _per_row(shape)
         return sampler.step_noise(trace.num_steps, shape, start)
 
-    # Pipelines inspect the signature of `step`, which `wraps` keeps: without it DDIM's eta is silently dropped.
+    # `wraps` keeps the signature of `step`, which pipelines inspect: without it DDIM's eta is silently dropped.
     @functools.wraps(step)
     def keyed_step(*args: Any, **kwargs: Any) -> Any:
         num_drawn["exec"] = 0
@@ -71,8 +71,8 @@ def keyed_noise(pipeline: Any, sampler: LatentSampler) -> Iterator[Trace]:
     with ExitStack() as stack:
         for name in PATH_METHODS:
             if hasattr(pipeline, name):
-                place = f"{type(pipeline).__name__}.{name}"
-                stack.enter_context(_replaced(pipeline, name, _inside(KeyedNormals(draw_path, place))))
+                caller = f"{type(pipeline).__name__}.{name}"
+                stack.enter_context(_replaced(pipeline, name, _inside(KeyedNormals(draw_path, caller))))
         stack.enter_context(_replaced(pipeline.scheduler, "step", lambda _: keyed_step))
         before = _global_states()
         yield trace
@@ -83,34 +83,34 @@ def keyed_noise(pipeline: Any, sampler: LatentSampler) -> Iterator[Trace]:
             "step, so its samples cannot be keyed. Choose another pipeline"
         )
     if not trace.drew_path:
-        raise PipelineError(f"{name} draws no initial noise where gendiv can key it. Choose another pipeline")
+        raise PipelineError(f"{name} draws no initial noise that gendiv can key. Choose another pipeline")
 
 
 def draws_step_noise(scheduler: Any, num_steps: int, arguments: Mapping[str, Any]) -> bool:
-    """Whether noise at a scheduler's steps changes where they end, by dry runs on a small array of zeros.
+    """Whether noise in a scheduler's steps changes their result, found by dry runs on a small tensor of zeros.
 
     Args:
-        scheduler: with its configuration; it is copied.
-        num_steps: of the loop.
-        arguments: of the pipeline's call; those that `step` takes, such as `eta`, are passed on to it.
+        scheduler: the configured scheduler; it is copied.
+        num_steps: number of steps of the loop.
+        arguments: arguments of the pipeline's call; those that `step` accepts, such as `eta`, are passed to it.
 
     Raises:
-        ValueError: the scheduler does not run so many steps.
+        ValueError: the scheduler cannot run this number of steps.
     """
     ends = [_dry_run(copy.deepcopy(scheduler), num_steps, arguments, value) for value in (0.0, 1.0)]
     return not torch.equal(*ends)
 
 
 def _dry_run(scheduler: Any, num_steps: int, arguments: Mapping[str, Any], noise: float) -> Tensor:
-    """Where the steps end if all their noise is one value."""
+    """Result of the steps if all of their noise has the same value."""
     name = type(scheduler).__name__
     known = inspect.signature(scheduler.step).parameters
     extra = {name: value for name, value in arguments.items() if name in known}
     latents = torch.zeros(1, 4, 8, 8)
-    # Networks that learn the variance return it beside the mean.
+    # Networks that learn the variance return it together with the mean.
     num_parts = 2 if str(scheduler.config.get("variance_type")).startswith("learned") else 1
     try:
-        # The shift depends on the image's size and changes no decision about noise.
+        # The shift depends on the image size and does not affect whether noise is used.
         scheduler.set_timesteps(num_steps, **({"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}))
         with KeyedNormals(lambda shape: torch.full(shape, noise), f"{name}.step"):
             for time in scheduler.timesteps[:num_steps]:
@@ -121,14 +121,14 @@ def _dry_run(scheduler: Any, num_steps: int, arguments: Mapping[str, Any], noise
                 )[0]
     except (AssertionError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise PipelineError(
-            f"scheduler: {name} does not run {num_steps} steps ({error}). Choose other settings"
+            f"scheduler: {name} cannot run {num_steps} steps ({error}). Choose other settings"
         ) from error
     return latents
 
 
 @contextmanager
 def remembered_encodings(pipeline: Any, memory: dict[str, Any]) -> Iterator[None]:
-    """Inside this context `encode_prompt` is called once for equal arguments; `memory` keeps the last result."""
+    """Context in which `encode_prompt` is called once for equal arguments; `memory` stores the last result."""
     if not hasattr(pipeline, "encode_prompt"):
         yield
         return
@@ -154,7 +154,7 @@ def remembered_encodings(pipeline: Any, memory: dict[str, Any]) -> Iterator[None
 
 @contextmanager
 def _replaced(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
-    """Put a wrapped method on an instance, and take it away again."""
+    """Context that replaces a method of an instance by a wrapped one."""
     setattr(owner, name, wrap(getattr(owner, name)))
     try:
         yield

@@ -21,28 +21,29 @@ SUFFIXES = (".yaml", ".yml")
 
 
 def make_generator(source: Source, **settings: Any) -> Generator:
-    """A generator whose weights are neither located nor loaded.
+    """Construct a generator without locating or loading its weights.
 
     Args:
-        source: a registered name (`gendiv list generators`), a config file of a generator or of a run (its `model`), a
-            class or a function that returns a generator, or the path of one, such as `my_package.my_module.MyModel`.
-        settings: arguments of its class; they replace those of a config.
+        source: a registered name (see `gendiv list generators`), the config file of a generator or of a run (its
+            `model`), a class or a function that returns a generator, or the import path of one, such as
+            `my_package.my_module.MyModel`.
+        settings: constructor arguments; they override those of a config.
 
     Raises:
-        ValueError: there is no such generator, or a setting is unknown or impossible.
+        ValueError: the generator does not exist, or a setting is unknown or invalid.
     """
     if isinstance(source, str | Path) and Path(source).suffix in SUFFIXES:
         return _from_config(find_config(source), settings)
-    makes = _find(str(source)) if isinstance(source, str | Path) else source
+    constructor = _find(str(source)) if isinstance(source, str | Path) else source
     try:
-        generator = makes(**settings)
+        generator = constructor(**settings)
     except TypeError as error:
         raise ConfigValueError(
-            f"{_name(makes)} cannot be made with {settings or 'no settings'}: {error}. Correct them"
+            f"{_name(constructor)} cannot be constructed with {settings or 'no settings'}: {error}. Correct them"
         ) from error
     if not isinstance(generator, Generator):
         raise ConfigValueError(
-            f"{_name(makes)} must make a Generator, got {type(generator).__name__}. Derive its class from "
+            f"{_name(constructor)} must return a Generator, got {type(generator).__name__}. Derive its class from "
             "gendiv_lightning.TokenGenerator or gendiv_lightning.Generator"
         )
     return generator
@@ -57,7 +58,7 @@ def _find(name: str) -> Callable[..., Generator]:
     except (ImportError, AttributeError) as error:
         raise UnknownNameError(
             f"{name!r} is neither a registered generator nor the path of a class: {error}. `gendiv list generators` "
-            "shows the registered ones; a class needs a module that can be imported from here"
+            "shows the registered ones; the module of a class must be importable from here"
         ) from error
 
 
@@ -67,7 +68,7 @@ def _from_config(path: Path, settings: Mapping[str, Any]) -> Generator:
     parser.add_subclass_arguments(Generator, "model", required=True)
     model = {**model, "init_args": {**model.get("init_args", {}), **settings}}
     try:
-        # jsonargparse 4.49 renamed it.
+        # jsonargparse 4.49 renamed the method.
         instantiate = getattr(parser, "instantiate", parser.instantiate_classes)
         return instantiate(parser.parse_object({"model": model})).model
     except (ValueError, OSError, ArgumentError) as error:
@@ -75,7 +76,7 @@ def _from_config(path: Path, settings: Mapping[str, Any]) -> Generator:
 
 
 def read_model(path: Path) -> tuple[dict[str, Any], Path]:
-    """`class_path` and `init_args` of a generator's config, or of the `model` of a run's; and the file they are in."""
+    """`class_path` and `init_args` of a generator config or of the `model` of a run config, and their file."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -87,10 +88,10 @@ def read_model(path: Path) -> tuple[dict[str, Any], Path]:
         return read_model(path.parent / model)
     if not isinstance(model, dict) or "class_path" not in model:
         raise ConfigKeyError(
-            f"config {path} must have the key class_path, or model with a generator in it. See `gendiv list configs`"
+            f"config {path} must have the key class_path, or a generator under the key model. See `gendiv list configs`"
         )
     return model, path
 
 
-def _name(makes: Any) -> str:
-    return getattr(makes, "__qualname__", repr(makes))
+def _name(constructor: Any) -> str:
+    return getattr(constructor, "__qualname__", repr(constructor))

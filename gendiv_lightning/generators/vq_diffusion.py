@@ -1,6 +1,6 @@
-"""VQ-Diffusion (Gu et al. 2022, arXiv 2111.14822): discrete diffusion over diffusers' `Transformer2DModel`, `VQModel`.
+"""VQ-Diffusion (Gu et al. 2022, arXiv 2111.14822): discrete diffusion on diffusers' `Transformer2DModel`, `VQModel`.
 
-The sampling loop and the reverse process are `sampling/diffusion.py`.
+The sampling loop and the reverse process are in `sampling/diffusion.py`.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ LEARNED = "learned_classifier_free_sampling_embeddings"
 
 
 class VQDiffusion(PipelineGenerator):
-    """VQ-Diffusion under probes, text-to-image at 256 pixels.
+    """VQ-Diffusion, text-to-image at 256 pixels.
 
-    Path is which positions change at each step (are revealed, or replaced), execution is what they become.
+    The path is which positions change at each step (are unmasked or replaced); execution is what they become.
 
     Args:
-        checkpoint: `microsoft/vq-diffusion-ithq`, a folder of the same layout, or `toy:vq_diffusion`.
-        size: which of the released models it is, to check the checkpoint against; None reads the checkpoint's own.
-        dtype: of transformer and text encoder; the tokenizer of images is always float32.
-        num_steps: steps of the loop, at most the network's times (official: 100, all of them).
-        spacing: which times fewer steps visit: "even", or "last" as diffusers' scheduler does.
-        guidance_scale: classifier-free guidance on log-probabilities; 1 and below is off (diffusers: 5).
-        truncation_rate: probability mass of x_0 that is kept (the paper: 0.86; 1 keeps all, as diffusers does). It is
-            the sampler's top-p.
+        checkpoint: `microsoft/vq-diffusion-ithq`, a folder with the same layout, or `toy:vq_diffusion`.
+        size: released model that the checkpoint must be; None reads the size from the checkpoint.
+        dtype: dtype of transformer and text encoder; the image tokenizer always runs in float32.
+        num_steps: number of sampling steps, at most the number of times of the network (official: 100, all of them).
+        spacing: times visited by fewer steps: "even", or "last" as in diffusers' scheduler.
+        guidance_scale: scale of classifier-free guidance on log-probabilities; values of at most 1 turn it off
+            (diffusers: 5).
+        truncation_rate: nucleus threshold of x_0, the sampler's top-p (paper: 0.86; 1 keeps all, as in diffusers).
         temperature: divides the log-probabilities of x_0.
-        top_k: tokens kept; 0 keeps all.
-        batch_size: images sampled together. In float32 it changes speed and memory, not samples; in half precision it
-            is part of the run's fingerprint, since a row's logits can depend on the number of rows.
+        top_k: number of most probable tokens to keep; 0 keeps all.
+        batch_size: number of images sampled together. In float32 it affects speed and memory but not samples; in half
+            precision it is part of the run's fingerprint, because logits can depend on the number of rows.
     """
 
     family, title = "vqdiffusion", "VQ-Diffusion"
@@ -50,7 +50,7 @@ class VQDiffusion(PipelineGenerator):
     learned: Tensor | None = None
     parts = (*PipelineGenerator.parts, LEARNED)
     pixel_range = (-1.0, 1.0)
-    advice = "  or, to run now on the embedded model:   gendiv fit-free predict --config configs/tiny/vq_diffusion.yaml"
+    advice = "  or, to run the toy model now:   gendiv fit-free predict --config configs/tiny/vq_diffusion.yaml"
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class VQDiffusion(PipelineGenerator):
         self.num_steps, self.spacing = num_steps, spacing
 
     def check_folder(self, folder: PipelineFolder) -> None:
-        """Codebook and times of the transformer; the noise that it was trained on."""
+        """Check the transformer's codebook, and read the noise schedule of its training."""
         folder.check("transformer", {"num_vector_embeds": self.codebook_size + 1}, "checkpoint")
         folder.check("scheduler", {"num_vec_classes": self.codebook_size + 1}, "checkpoint")
         config = folder.config("scheduler")
@@ -94,7 +94,7 @@ class VQDiffusion(PipelineGenerator):
         self.times = self.schedule.times(self.num_steps, self.spacing)
 
     def identity(self) -> dict[str, object]:
-        """Hashes of the parts and sampling settings."""
+        """Weight hashes and sampling settings."""
         return {**super().identity(), "num_steps": self.num_steps, "spacing": self.spacing}
 
     def load(self) -> None:
@@ -103,7 +103,7 @@ class VQDiffusion(PipelineGenerator):
         from transformers import CLIPTextModel
 
         def load_transformer(dtype: torch.dtype) -> Any:
-            # The official configuration is older than this name, and diffusers no longer takes it without.
+            # The official configuration predates this setting, which diffusers now requires.
             return self.folder.load(Transformer2DModel, "transformer", dtype, norm_type="ada_norm")
 
         self.load_pipeline(CLIPTextModel, load_transformer)
@@ -116,20 +116,22 @@ class VQDiffusion(PipelineGenerator):
         folder = self.folder.path / LEARNED
         tensors = read_checkpoint(weight_file(folder))
         if "embeddings" not in tensors:
-            raise WrongWeightsError(f"{folder} says that it is learned, but holds no tensor 'embeddings'")
+            raise WrongWeightsError(
+                f"{folder} has learnable: true but no tensor 'embeddings'. Download the checkpoint again"
+            )
         return tensors["embeddings"].to(self.text_encoder.dtype)[None]
 
     def encode_text(self, text: str) -> tuple[Tensor]:
-        """The last hidden states (1, context, D), each of unit length: CLIP does not do that, VQ-Diffusion does."""
+        """The last hidden states (1, context, D), normalised to unit length as in VQ-Diffusion's training."""
         states = self.text_encoder(self.tokenizer(text).to(self.device)).last_hidden_state
         return (states / states.norm(dim=-1, keepdim=True),)
 
     def encode_null(self) -> tuple[Tensor, ...]:
-        """The learned embedding, or else the empty text."""
+        """The learned embedding if there is one, else the empty text."""
         return super().encode_null() if self.learned is None else (self.learned.to(self.device),)
 
     def sample_tokens(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
-        """The loop of `sample_diffusion`."""
+        """Sample with `sample_diffusion`."""
         (states,) = self.condition_rows(conditions, sampler)
 
         def predict(tokens: Tensor, time: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Metrics: torchmetrics classes that work alone, fed with all samples of a prompt at a time."""
+"""Metrics: torchmetrics classes whose `update` takes all samples of one prompt."""
 
 from gendiv_lightning.metrics.clip import CLIPIQA, CLIPCosine, CLIPScore
 from gendiv_lightning.metrics.codebook import CodebookUsage

@@ -1,4 +1,4 @@
-"""`SampleMetric`: fed with all samples of a prompt at a time; `PromptMetric`: a row of numbers per prompt, averaged."""
+"""`SampleMetric`, whose `update` takes all samples of a prompt, and `PromptMetric`, a mean over prompts."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ Need = Literal["images", "prompt", "tokens", "entropy", "reference"]
 
 
 class SampleMetric(Metric, ABC):
-    """The protocol of metrics: fed prompt by prompt, on any rank, they compute `Estimate`s by name.
+    """Base class of metrics, which are updated prompt by prompt, on any rank, and compute `Estimate`s by name.
 
     Attributes:
-        title: what it measures, for lists and tables.
-        short: its first number in a word or two, for axes and columns; a backbone's tag is added in brackets.
-        needs: fields of `PromptSamples` that it reads, and "reference" where it compares with real images.
-        recorders: what it needs of the sampling loop, beside the samples.
-        features: the network that it looks at images with; None for none.
-        higher_is_better: of its first number; None where neither is, as for a diversity.
+        title: the measured quantity, for lists and tables.
+        short: one or two words for axes and columns of its first number; a backbone's tag is added in brackets.
+        needs: the fields of `PromptSamples` that it reads, and "reference" if it compares with real images.
+        recorders: recorders of the sampling loop that it requires.
+        features: the feature network that it uses; None if it uses none.
+        higher_is_better: direction of its first number; None if neither direction is better, as for diversity.
     """
 
     title: ClassVar[str]
@@ -55,13 +55,13 @@ class SampleMetric(Metric, ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, object]:
-        """All that can change a number, for the run's fingerprint; a metric with weights adds their hash."""
+        """Everything that can change a number, for the run's fingerprint; a metric with weights adds their hash."""
 
     def describe(self) -> dict[str, dict[str, object]]:
-        """Words for the numbers that reports show, by name: `short`, `title` and `higher_is_better`.
+        """`short`, `title` and `higher_is_better` of the numbers that reports show, by name.
 
-        That is the first number, with the backbone and options of its name. A metric with several numbers worth
-        showing describes them all.
+        By default only the first number is shown, with its backbone and options. A metric with several important
+        numbers overrides this method.
         """
         name = self.names[0]
         tag = name[name.index("[") :] if "[" in name else ""
@@ -69,12 +69,12 @@ class SampleMetric(Metric, ABC):
         return {name: {"short": f"{self.short} {tag}".strip(), **words}}
 
     def load(self) -> None:
-        """Load what the metric needs, before anything expensive has happened; OSError if that is impossible."""
+        """Load everything that the metric requires, before any expensive work; OSError if that is impossible."""
         if self.features is not None:
             self.features.load()
 
     def check_prompts(self, texts: Sequence[str]) -> None:
-        """Raise ValueError if the metric cannot measure a prompt, before anything expensive has happened."""
+        """Raise ValueError if the metric cannot measure a prompt; called before any expensive work."""
 
     @abstractmethod
     def update(self, samples: PromptSamples) -> None:
@@ -85,16 +85,16 @@ class SampleMetric(Metric, ABC):
         """One `Estimate` per name."""
 
     def columns(self) -> dict[str, Tensor]:
-        """Numbers (P,) of single prompts by name, ordered by index; over all ranks, so each must call it."""
+        """Numbers (P,) per prompt by name, ordered by prompt index; gathered over ranks, so every rank must call it."""
         return {}
 
     def empty_states(self) -> dict[str, Tensor]:
-        """For each state that is a list: no rows, in the shape and type that other ranks have theirs."""
+        """An empty tensor for each list state, with the shape and dtype that the state has on other ranks."""
         return {}
 
     @override
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather over all ranks; one that measured no prompt takes part without rows."""
+        """Gather over all ranks; a rank that measured no prompt contributes no rows."""
         for name, empty in self.empty_states().items():
             if not len(getattr(self, name)):
                 setattr(self, name, [empty.to(self.device)])
@@ -102,11 +102,11 @@ class SampleMetric(Metric, ABC):
 
 
 class PromptRows(NamedTuple):
-    """The rows of all prompts, ordered by the prompts' indices, on the CPU.
+    """The rows of all prompts, ordered by prompt index, on the CPU.
 
     Attributes:
         order: (P,) index of each prompt in its set.
-        sizes: (P, 2) numbers of paths and samples.
+        sizes: (P, 2) number of paths and number of samples.
         rows: (P, C) float64.
     """
 
@@ -116,9 +116,9 @@ class PromptRows(NamedTuple):
 
 
 class RowMetric(SampleMetric):
-    """A metric that keeps rows of numbers of each prompt, which merge exactly over ranks.
+    """A metric that stores rows of numbers per prompt, which are gathered exactly over ranks.
 
-    Rows are ordered by the prompt's index in its set: the result does not depend on who measured which prompt.
+    Rows are ordered by prompt index, so the result does not depend on which rank measured which prompt.
     """
 
     rows: list[Tensor]
@@ -135,10 +135,10 @@ class RowMetric(SampleMetric):
     @property
     @abstractmethod
     def num_columns(self) -> int:
-        """Numbers in a row."""
+        """Number of columns of a row."""
 
     def add_rows(self, samples: PromptSamples, rows: Tensor, num_samples: int) -> None:
-        """Keep the rows (n, num_columns) of a prompt that has so many samples."""
+        """Store the rows (n, num_columns) of a prompt with `num_samples` samples."""
         self.rows.append(rows.to(self.device, self.row_dtype))
         self.order.append(torch.tensor([samples.place], device=self.device))
         self.sizes.append(torch.tensor([[samples.num_paths, num_samples]], device=self.device))
@@ -152,7 +152,7 @@ class RowMetric(SampleMetric):
         }
 
     def per_prompt(self) -> PromptRows:
-        """The rows where each prompt has one, ordered."""
+        """The ordered rows, for metrics with one row per prompt."""
         if not len(self.rows):
             empty = self.empty_states()
             return PromptRows(empty["order"], empty["sizes"], empty["rows"])
@@ -162,20 +162,20 @@ class RowMetric(SampleMetric):
 
 
 class PromptMetric(RowMetric):
-    """A metric with one row of numbers per prompt and one `Estimate` per number, its interval a bootstrap over prompts.
+    """A metric with one row of numbers per prompt and one `Estimate` per number, with bootstrap intervals over prompts.
 
-    To add one, list the `names` and compute a row in `measure`; NaN in a row means "not defined for this prompt" (one
-    sample, no free factor) and leaves the prompt out of that number.
+    To add one, list the `names` and compute a row in `measure`. NaN in a row means that the number is undefined for
+    this prompt (for example because it has one sample); the prompt is then left out of that number.
     """
 
     @property
     @abstractmethod
     def method(self) -> str:
-        """The estimator in words."""
+        """Description of the estimator."""
 
     @abstractmethod
     def measure(self, samples: PromptSamples) -> list[float]:
-        """The row of one prompt, in the order of `names`."""
+        """Compute the row of one prompt, in the order of `names`."""
 
     @property
     @override
@@ -189,7 +189,7 @@ class PromptMetric(RowMetric):
 
     @override
     def update(self, samples: PromptSamples) -> None:
-        """Add all samples of one prompt; ValueError unless its images are (N, 3, H, W) uint8, where they are needed."""
+        """Add all samples of one prompt; ValueError if the metric needs images and they are not (N, 3, H, W) uint8."""
         if "images" in self.needs:
             check_images(samples.images)
         row = torch.tensor([self.measure(samples)], dtype=self.row_dtype)
@@ -214,13 +214,13 @@ class PromptMetric(RowMetric):
 
 
 def metric_name(base: str, tag: str | None = None, **options: float | None) -> str:
-    """Name of a number: `base`, or `base[tag,option=value]` with the options that are not None."""
+    """Name of a number: `base`, or `base[tag,option=value]` with all options that are not None."""
     inside = [*([tag] if tag else []), *(f"{key}={value:g}" for key, value in options.items() if value is not None)]
     return f"{base}[{','.join(inside)}]" if inside else base
 
 
 def compute_metrics(metrics: Sequence[SampleMetric]) -> tuple[dict[str, Estimate], dict[str, Tensor]]:
-    """Estimates by name, and columns (P,) of numbers by the prompts' indices; over all ranks, so each must call it."""
+    """Estimates, and columns (P,) of numbers per prompt, by name; gathered over ranks, so every rank must call it."""
     estimates: dict[str, Estimate] = {}
     columns: dict[str, Tensor] = {}
     for metric in metrics:

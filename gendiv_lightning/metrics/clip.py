@@ -1,4 +1,4 @@
-"""Fidelity to the prompt, image quality and spread, as CLIP sees them. Features are CLIP's, the arithmetic is here."""
+"""Metrics on CLIP features: fidelity to the prompt, image quality, and diversity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gendiv_lightning.records import PromptSamples
 
 LongCaptions = Literal["cut", "chunks"]
 
-# What an image is likened to, and its opposite; names and wordings are those of torchmetrics.
+# A description of an image and its opposite; names and texts are those of torchmetrics.
 QUALITY_PROMPTS: dict[str, tuple[str, str]] = {
     "quality": ("Good photo.", "Bad photo."),
     "brightness": ("Bright photo.", "Dark photo."),
@@ -43,19 +43,20 @@ LOGIT_SCALE = 100.0
 
 
 class CLIPScore(PromptMetric):
-    """`quality/clip_score`: 100 max(cos, 0) of an image and the text of its prompt, mean over the prompt's samples.
+    """`quality/clip_score`: 100 max(cos, 0) of an image and its prompt, in [0, 100], mean over the prompt's samples.
 
-    The text is the original prompt, also for images made from a paraphrase: a paraphrase must keep the meaning. For
+    The text is the original prompt, also for images of a paraphrase, because a paraphrase should keep the meaning. For
     these, `quality/clip_score/wording` compares each image with its own paraphrase, and `quality/clip_score/drift` is
-    the difference to the score: content that paraphrases add to the prompt.
+    the difference between the two: content that paraphrases add to the prompt.
 
-    A caption longer than the context is either cut or read in pieces, whose features are averaged. Where captions are
-    cut, `quality/clip_score_cut` is the share of prompts with such a caption. Source: Hessel et al., "CLIPScore"
-    (2021), scaled by 100.
+    A caption longer than the context is either truncated or split into chunks, whose features are averaged. If captions
+    are truncated, `quality/clip_score_cut` is the share of prompts with such a caption. Source: Hessel et al.,
+    "CLIPScore" (2021), scaled by 100.
 
     Args:
-        backbone: a registered name, or as in `ClipFeatures`; one other than the default is named in brackets.
-        long_captions: "cut" or "chunks".
+        backbone: a registered name, or a name that `ClipFeatures` accepts; if it is not the default, the metric's name
+            contains it in brackets.
+        long_captions: "cut" truncates long captions, "chunks" splits them.
     """
 
     features: ClipFeatures
@@ -68,7 +69,7 @@ class CLIPScore(PromptMetric):
         super().__init__()
         if long_captions not in get_args(LongCaptions):
             raise ConfigValueError(
-                f"long_captions must be one of {', '.join(get_args(LongCaptions))}; got {long_captions!r}"
+                f"long_captions must be one of {', '.join(get_args(LongCaptions))}, got {long_captions!r}"
             )
         self.features = clip_of(backbone)
         self.long_captions = long_captions
@@ -76,14 +77,14 @@ class CLIPScore(PromptMetric):
     @property
     @override
     def names(self) -> tuple[str, ...]:
-        """The score, that of paraphrases, their difference, and the share of cut captions where captions are cut."""
+        """The score, that of paraphrases, their difference, and the share of truncated captions if they are cut."""
         score, cut = (_name(name, self.features) for name in ("quality/clip_score", "quality/clip_score_cut"))
         return (score, f"{score}/wording", f"{score}/drift", *((cut,) if self.long_captions == "cut" else ()))
 
     @property
     @override
     def method(self) -> str:
-        """Definition, backbone and what happens to long captions."""
+        """Definition, backbone and treatment of long captions."""
         long = {"cut": "cut before the end token", "chunks": "the mean of their pieces"}[self.long_captions]
         return (
             f"100 max(cos, 0) of image and base prompt or wording (CLIP {self.features.label}, long captions {long}), "
@@ -99,12 +100,12 @@ class CLIPScore(PromptMetric):
         """Raise ValueError for an empty prompt."""
         if not all(text.strip() for text in texts):
             raise PromptError(
-                "CLIPScore needs the text of every prompt; got an empty one. Remove the prompt, or the metric"
+                "CLIPScore requires the text of every prompt, but one is empty. Remove the prompt or the metric"
             )
 
     @override
     def measure(self, samples: PromptSamples) -> list[float]:
-        """The scores, NaN for paraphrases where there are none; and 1 where a caption is cut, 0 where not."""
+        """The scores, with NaN for paraphrases if there are none, and 1 or 0 for whether a caption is truncated."""
         self.check_prompts([samples.prompt])
         encode = self.features.texts if self.long_captions == "cut" else self.features.chunk_texts
         texts = list(dict.fromkeys([samples.prompt, *samples.texts]))
@@ -119,17 +120,17 @@ class CLIPScore(PromptMetric):
 
 
 class CLIPIQA(PromptMetric):
-    """`quality/clip_iqa`: probability of the first of two opposite texts given an image, mean over a prompt's samples.
+    """`quality/clip_iqa`: probability of the first of two opposite texts given an image, in [0, 1], mean over samples.
 
-    It is a softmax over 100 cos of the two texts and does not depend on the prompt. The pair "quality", alone, gives
+    It is a softmax over 100 cos of the two texts and does not depend on the prompt. The pair "quality" alone gives
     `quality/clip_iqa`; otherwise each pair gives `quality/clip_iqa/<its name>`. Source: Wang, Chan and Loy, "Exploring
-    CLIP for Assessing the Look and Feel of Images" (2023), section 3. They take the position embedding out of the image
-    tower, to measure images of any size; here it stays and images are resized, as for every other number of this CLIP.
+    CLIP for Assessing the Look and Feel of Images" (2023), section 3. They remove the position embedding of the image
+    encoder in order to measure images of any size; here it is kept, and images are resized as for all CLIP metrics.
 
     Args:
-        backbone: as in `CLIPScore`.
+        backbone: see `CLIPScore`.
         prompts: names in `QUALITY_PROMPTS`.
-        pairs: pairs of one's own by name, such as {"crisp": ("Crisp photo.", "Soft photo.")}.
+        pairs: custom pairs by name, such as {"crisp": ("Crisp photo.", "Soft photo.")}.
     """
 
     features: ClipFeatures
@@ -164,7 +165,7 @@ class CLIPIQA(PromptMetric):
 
     @override
     def identity(self) -> dict[str, object]:
-        """With the texts, the backbone and the hash of its weights."""
+        """The texts, the backbone and the hash of its weights."""
         pairs = {name: list(pair) for name, pair in self.pairs.items()}
         return {**super().identity(), "pairs": pairs, **self.features.identity()}
 
@@ -176,8 +177,8 @@ class CLIPIQA(PromptMetric):
         for pair, (first, opposite) in zip(self.pairs.values(), anchors, strict=True):
             if torch.allclose(first, opposite, rtol=0, atol=1e-6):
                 raise ConfigValueError(
-                    f"to {self.features.label} {pair[0]!r} and {pair[1]!r} are the same text, because their words are "
-                    "not in its vocabulary. Give `pairs` in words that it knows, or leave CLIPIQA out"
+                    f"{self.features.label} encodes {pair[0]!r} and {pair[1]!r} as the same text, because their words "
+                    "are not in its vocabulary. Use `pairs` with words of its vocabulary, or leave CLIPIQA out"
                 )
         self._anchors = anchors
 
@@ -186,7 +187,7 @@ class CLIPIQA(PromptMetric):
         """One probability per pair."""
         if self._anchors is None:
             self.load()
-        assert self._anchors is not None, "load() sets them"
+        assert self._anchors is not None, "load() sets the anchors"
         cosines = torch.einsum(
             "nd,pkd->npk", self.features(samples.images.to(self.device)).double().cpu(), self._anchors
         )
@@ -194,10 +195,10 @@ class CLIPIQA(PromptMetric):
 
 
 class CLIPCosine(DiversityMetric):
-    """`diversity/clip_cosine`: 1 - cosine of CLIP's image features, in [0, 2], exact without pairs.
+    """`diversity/clip_cosine`: 1 - cosine of CLIP's image features, in [0, 2], in closed form over all pairs.
 
     Args:
-        backbone: as in `CLIPScore`.
+        backbone: see `CLIPScore`.
     """
 
     features: ClipFeatures
@@ -233,29 +234,25 @@ def _name(name: str, features: ClipFeatures) -> str:
 
 
 def _named_pairs(prompts: Sequence[str], pairs: Mapping[str, tuple[str, str]] | None) -> dict[str, tuple[str, str]]:
-    """The pairs of texts by name; ValueError where a name or a text is not as it should be."""
+    """The pairs of texts by name; ValueError if a name or a text is invalid."""
     named: dict[str, tuple[str, str]] = {}
     for name in prompts:
         if name not in QUALITY_PROMPTS:
             raise ConfigValueError(
-                f"prompts must be among {', '.join(QUALITY_PROMPTS)}; got {name!r}. Give texts of your own as "
+                f"prompts must be among {', '.join(QUALITY_PROMPTS)}, got {name!r}. Pass your own texts as "
                 f"pairs={{{name}: [Good photo., Bad photo.]}}"
             )
         if name in named:
-            raise ConfigValueError(f"prompts must name each pair once; got {name!r} twice")
+            raise ConfigValueError(f"prompts must name each pair once, got {name!r} twice")
         named[name] = QUALITY_PROMPTS[name]
     if pairs is not None and not pairs:
-        raise ConfigValueError("pairs must hold a pair of texts; got {}. Leave it out to measure `prompts` alone")
+        raise ConfigValueError("pairs must contain a pair of texts, got {}. Leave it out to measure `prompts` only")
     for name, pair in (pairs or {}).items():
         if name in QUALITY_PROMPTS:
-            raise ConfigValueError(
-                f"pairs must have names of their own; got {name!r}, which is one of prompts. Rename it"
-            )
+            raise ConfigValueError(f"pairs must not reuse the name {name!r}, which is one of prompts. Rename it")
         if isinstance(pair, str) or len(pair) != 2:
-            raise ConfigValueError(f"pairs must be of two texts, the better one first; got {pair!r} for {name!r}")
+            raise ConfigValueError(f"pairs must consist of two texts, the better one first, got {pair!r} for {name!r}")
         named[name] = (pair[0], pair[1])
     if not named:
-        raise ConfigValueError(
-            "prompts must name a pair, or pairs hold one; got none. Leave both out to measure 'quality'"
-        )
+        raise ConfigValueError("prompts or pairs must contain at least one pair. Leave both out to measure 'quality'")
     return named

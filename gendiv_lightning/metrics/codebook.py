@@ -1,4 +1,4 @@
-"""`CodebookUsage`: how much of its codebook a generator uses, over all prompts and in one, and their difference."""
+"""`CodebookUsage`: how much of its codebook a generator uses, over all prompts and within one prompt."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from gendiv_lightning.records.estimate import Estimate
 
 NUM_REPLICATES = 200
 MAX_UNSEEN = 0.2
-# Of a prompt: tokens, distinct entries, entries seen once, entropy, plug-in entropy, inequality.
+# Per prompt: number of tokens, distinct entries, entries seen once, entropy, plug-in entropy, Gini coefficient.
 _NUM_COLUMNS = 6
 
 
 class CodebookUsage(RowMetric):
-    """Entropy, perplexity, coverage and inequality of the tokens' overall frequencies, with intervals over prompts.
+    """Entropy, perplexity, coverage and Gini coefficient of overall token frequencies, with intervals over prompts.
 
-    The same numbers of single prompts, all samples and positions pooled, are averaged over prompts:
-    `codebook/prompt_entropy_bits`, `.../prompt_entries` (distinct ones) and so on. `codebook/information_bits` is the
-    information of a token about its prompt: I(X; C) = H(C) - H(C|X), where X is one of the measured prompts, each as
-    often as its tokens, and C one token of it. It is at most log2 of the number of prompts.
+    The same numbers within single prompts, with all samples and positions pooled, are averaged over prompts:
+    `codebook/prompt_entropy_bits`, `.../prompt_entries` (distinct entries) and so on. `codebook/information_bits` is
+    the information of a token about its prompt: I(X; C) = H(C) - H(C|X), where X is one of the measured prompts,
+    weighted by its number of tokens, and C is one of its tokens. It is at most log2 of the number of prompts.
 
     **Assumptions of the information.** Positions are ignored: C is a token at an unknown position. Counts are corrected
-    as if a prompt's tokens were independent. They are not, since an image repeats itself: H(C|X) stays too low and the
-    information too high, the more so the fewer images per prompt. On Postcards (36 tokens per image, 16 prompts,
-    0.86 bits with 200 images per prompt) it is too high by 0.08 bits with 8 images, 0.18 with 4, 0.37 with 2; without
-    the correction by 0.34, 0.61 and 0.96. The interval, which is over prompts, does not include this error. There is
-    no estimate where more than a fifth of the next tokens would be entries new to their prompt (Good-Turing).
+    as if a prompt's tokens were independent. They are not, because the tokens of an image are correlated: H(C|X) stays
+    too low and the information too high, the more so the fewer images per prompt. On Postcards (36 tokens per image,
+    16 prompts, 0.86 bits with 200 images per prompt) it is too high by 0.08 bits with 8 images, 0.18 with 4, 0.37 with
+    2; without the correction by 0.34, 0.61 and 0.96. The interval, which is over prompts, does not include this error.
+    There is no estimate if more than a fifth of the next tokens would be entries new to their prompt (Good-Turing).
 
-    The interval is a Poisson bootstrap, which streams: in each replicate a prompt counts as often as a Poisson(1)
-    variate, drawn from the prompt's index alone. Replicates thus add up over batches and ranks like the counts, in any
-    order. Each prompt must have an index of its own, or the interval is wrong; where usage is close to uniform it is
-    too wide. Source: Chamandy et al., "Estimating Uncertainty for Massive Data Streams" (2012).
+    The interval is a Poisson bootstrap, which can be streamed: in each replicate a prompt has a Poisson(1) weight that
+    depends on the prompt's index only. Replicates therefore add up over batches and ranks like the counts, in any
+    order. Each prompt must have a unique index, or the interval is wrong; if usage is close to uniform it is too wide.
+    Source: Chamandy et al., "Estimating Uncertainty for Massive Data Streams" (2012).
 
     Args:
-        codebook_size: number of entries K.
+        codebook_size: number of entries K, at least 1.
     """
 
     title = "use of the codebook"
@@ -57,7 +57,7 @@ class CodebookUsage(RowMetric):
     def __init__(self, codebook_size: int) -> None:
         super().__init__()
         if codebook_size < 1:
-            raise ConfigValueError(f"codebook_size must be at least 1; got {codebook_size}")
+            raise ConfigValueError(f"codebook_size must be at least 1, got {codebook_size}")
         self.codebook_size = codebook_size
         replicates = torch.zeros(NUM_REPLICATES, codebook_size, dtype=torch.int32)
         self.add_state("counts", torch.zeros(codebook_size, dtype=torch.int64), dist_reduce_fx="sum")
@@ -76,16 +76,16 @@ class CodebookUsage(RowMetric):
 
     @override
     def update(self, samples: PromptSamples) -> None:
-        """Add all tokens of one prompt; ValueError where there are none or one is outside 0..K - 1."""
+        """Add all tokens of one prompt; ValueError if there are none or one is outside 0..K - 1."""
         if samples.tokens is None:
             raise MetricInputError(
-                "samples.tokens must be (N, L) tokens; got None: codebook usage needs a generator with tokens"
+                "samples.tokens must be (N, L) tokens, got None. Codebook usage requires a token generator"
             )
         used, counts = samples.tokens.to(self.device, torch.int64).unique(return_counts=True)
         if len(used) and not 0 <= used[0] <= used[-1] < self.codebook_size:
             raise ConfigValueError(
-                f"tokens must lie in 0..{self.codebook_size - 1} (codebook_size {self.codebook_size}); got "
-                f"{used[0]}..{used[-1]}: give the codebook size of the generator's tokenizer"
+                f"tokens must be in 0..{self.codebook_size - 1} (codebook_size {self.codebook_size}), got "
+                f"{used[0]}..{used[-1]}. Pass the codebook size of the generator's tokenizer"
             )
         weights = _prompt_weights(samples.place).to(self.device)
         self.counts[used] += counts
@@ -100,7 +100,7 @@ class CodebookUsage(RowMetric):
 
     @override
     def compute(self) -> dict[str, Estimate]:
-        """`codebook/entropy_bits` and more; NaN without tokens, no interval for fewer than two prompts."""
+        """All estimates; NaN without tokens, no interval for fewer than two prompts."""
         totals = self.totals.tolist()
         values, replicates = _statistics(self.counts.cpu()), _statistics(self.replicates.cpu())
         estimates = {
@@ -117,14 +117,14 @@ class CodebookUsage(RowMetric):
 
     @override
     def columns(self) -> dict[str, Tensor]:
-        """Usage of each prompt with tokens."""
+        """Usage per prompt."""
         with self.sync_context():
             rows = self.per_prompt().rows
         return {name: column for name, (column, _) in _prompt_statistics(rows, self.codebook_size).items()}
 
 
 def _statistics(counts: Tensor) -> dict[str, tuple[Tensor, float, str]]:
-    """Each number of counts (..., K), shape (...), the most that it can be, and its estimator in words."""
+    """Each number (...) of counts (..., K), with its maximum and the description of its estimator."""
     entropy, num_entries = chao_wang_jost_entropy(counts), counts.shape[-1]
     bits = math.log2(num_entries)
     return {
@@ -137,7 +137,7 @@ def _statistics(counts: Tensor) -> dict[str, tuple[Tensor, float, str]]:
 
 
 def _prompt_statistics(rows: Tensor, num_entries: int) -> dict[str, tuple[Tensor, str]]:
-    """Each number of the prompts (P,), and its estimator in words."""
+    """Each number per prompt (P,), with the description of its estimator."""
     entropy, entries, grows = rows[:, 3], rows[:, 1], "of a prompt, grows with the number of tokens"
     return {
         "codebook/prompt_entropy_bits": (entropy, "Chao-Wang-Jost (2013) entropy of a prompt's tokens"),
@@ -184,17 +184,17 @@ def _information(entropy: Tensor, entropies: Tensor, prompts: PromptRows, totals
 
 
 def _estimate(value: float, replicates: Tensor, most: float, totals: list[int], method: str) -> Estimate:
-    """Value +- 1.96 standard deviations of the replicates, in [0, most]; replicates without a prompt are left out."""
+    """Value +- 1.96 standard deviations of the replicates, clamped to [0, most]; empty replicates are left out."""
     num_prompts, num_paths, num_samples = totals
     replicates = replicates[~replicates.isnan()]
     half = 1.96 * replicates.std().item() if num_prompts > 1 else math.nan
     method = f"{method}; +- 1.96 standard deviations of a Poisson bootstrap over prompts ({NUM_REPLICATES} replicates)"
-    # In this order a NaN stays one. The estimate itself may lie outside of [0, most].
+    # In this order NaN stays NaN. The estimate itself may be outside [0, most].
     low, high = min(max(value - half, 0.0), value), max(min(value + half, most), value)
     return Estimate(value, low, high, num_prompts, num_paths, num_samples, method)
 
 
 def _prompt_weights(index: int) -> Tensor:
-    """(R,) how often the prompt counts in each replicate."""
+    """(R,) Poisson(1) weight of the prompt in each replicate."""
     generator = torch.Generator().manual_seed(index)
     return torch.poisson(torch.ones(NUM_REPLICATES), generator=generator).long()

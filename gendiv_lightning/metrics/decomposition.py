@@ -25,17 +25,17 @@ class TokenEntropy(PromptMetric):
     - `h_exec/token`: given paraphrase and path.
     - `h_path/token`: their difference, and its parts `h_sampler_path/token` and `h_prompt_path/token`.
 
-    Each is corrected for the bias of small samples. `.../plugin` is not, and `.../counts` is estimated from the tokens
-    alone (`count_entropies`). `counts` agrees with the first where tokens are drawn once, as in autoregressive models.
-    A masked model keeps the surest of many draws, and mask-and-replace diffusion draws some tokens again: their final
-    tokens are surer than the distributions they came from. There `counts` is lower, and it is the right number for the
-    images.
+    Each is corrected for small-sample bias. `.../plugin` is uncorrected, and `.../counts` is estimated from the tokens
+    only (`count_entropies`). `counts` agrees with the first if tokens are drawn once, as in autoregressive models. A
+    masked model keeps the most confident of many draws, and mask-and-replace diffusion redraws some tokens: their final
+    tokens have less entropy than the distributions they were drawn from. For these families `counts` is lower, and it
+    is the correct number for the images.
 
-    `h_total/token/counts/unseen` is the probability that one more sample shows an entry that is new to its prompt and
-    position (Good-Turing). Where it is not small, there are too few samples for `counts`.
+    `h_total/token/counts/unseen` is the probability that one more sample contains an entry that is new to its prompt
+    and position (Good-Turing). If it is not small, there are too few samples for `counts`.
 
-    Path and execution can be separated only where samples share paths; otherwise the total is the only number.
-    Positions are treated one by one: a token that follows from its neighbours counts as free.
+    Path and execution can be separated only if samples share paths; otherwise only the total is defined. Positions are
+    treated separately: a token that is determined by its neighbours counts as free.
     """
 
     title = "entropy of the tokens and its parts"
@@ -60,14 +60,14 @@ class TokenEntropy(PromptMetric):
 
     @override
     def measure(self, samples: PromptSamples) -> list[float]:
-        """From the prompt's marginals and tokens; NaN where these are missing."""
-        nothing = [math.nan] * (len(NAMES) // 2)
+        """The numbers from the prompt's marginals and tokens; NaN if these are missing."""
+        undefined = [math.nan] * (len(NAMES) // 2)
         marginals = samples.per_prompt.get(TokenMarginals.name)
-        recorded = 2 * nothing if marginals is None else marginals.tolist()
-        wordings, paths = samples.groups.T
-        counts = nothing if samples.tokens is None else count_entropies(samples.tokens, wordings, paths).tolist()[:3]
-        one_wording = len(wordings.unique()) == 1
-        bits = [x for bits in (recorded[:3], recorded[3:], counts) for x in _parts(*bits, one_wording=one_wording)]
+        recorded = 2 * undefined if marginals is None else marginals.tolist()
+        numbers, paths = samples.groups.T
+        counts = undefined if samples.tokens is None else count_entropies(samples.tokens, numbers, paths).tolist()[:3]
+        one_text = len(numbers.unique()) == 1
+        bits = [x for bits in (recorded[:3], recorded[3:], counts) for x in _parts(*bits, one_text=one_text)]
         return [*bits, math.nan if samples.tokens is None else _unseen(samples.tokens)]
 
 
@@ -76,12 +76,12 @@ class SequenceEntropy(PromptMetric):
 
     - `h_exec/sequence`: mean over samples of the summed entropies of their tokens' last draws. By the chain rule it is
       H(C | paraphrase) of an autoregressive model, and H(C | path, paraphrase) of absorbing diffusion, unbiased for any
-      number of samples. Mask-and-replace diffusion draws some tokens again, which is not included. A masked model keeps
-      the surest of many draws, so its images are usually surer: read the number as an upper bound, which is not proven
-      (docs/explanation/theory.md, section 6).
-    - `h_prompt_path/sequence`: I(C; paraphrase), exact where the model has a likelihood (autoregressive): each image is
-      scored under every paraphrase of its prompt. NaN elsewhere.
-    - `h_total/sequence`: their sum, where both exist or the prompt has one text. It excludes the sampler path: an
+      number of samples. Mask-and-replace diffusion redraws some tokens, which is not included. A masked model keeps the
+      most confident of many draws, so its images usually have less entropy: read the number as an upper bound, which is
+      not proven (docs/explanation/theory.md, section 6).
+    - `h_prompt_path/sequence`: I(C; paraphrase), exact for models with a likelihood (autoregressive): each image is
+      scored under every paraphrase of its prompt. NaN for other models.
+    - `h_total/sequence`: their sum, if both are defined or the prompt has one text. It excludes the sampler path: an
       autoregressive model has none, and the other families have no likelihood from which to compute its share.
     """
 
@@ -107,25 +107,25 @@ class SequenceEntropy(PromptMetric):
             return [math.nan] * len(self.names)
         execution = samples.entropy.double().sum(1).mean().item()
         scores = samples.per_sample.get(ParaphraseLikelihood.name)
-        wordings, own = samples.groups[:, 0].unique(return_inverse=True)
-        if len(wordings) == 1:
+        paraphrases, own = samples.groups[:, 0].unique(return_inverse=True)
+        if len(paraphrases) == 1:
             return [execution, execution, math.nan]
         if scores is None:
             return [math.nan, execution, math.nan]
         scores = scores.double() * math.log(2)
-        mixture = scores.logsumexp(1) - math.log(len(wordings))
-        gained = scores.gather(1, own[:, None])[:, 0] - mixture
-        prompt_path = gained.mean().item() / math.log(2)
+        mixture = scores.logsumexp(1) - math.log(len(paraphrases))
+        information = scores.gather(1, own[:, None])[:, 0] - mixture
+        prompt_path = information.mean().item() / math.log(2)
         return [execution + prompt_path, execution, prompt_path]
 
 
 def _unseen(tokens: Tensor) -> float:
-    """Share of the tokens (N, L) that are the only ones of their kind at their position."""
-    alone = [(column.unique(return_counts=True)[1] == 1).sum().item() for column in tokens.T]
-    return sum(alone) / tokens.numel()
+    """Share of the tokens (N, L) that occur once at their position."""
+    singletons = [(column.unique(return_counts=True)[1] == 1).sum().item() for column in tokens.T]
+    return sum(singletons) / tokens.numel()
 
 
-def _parts(execution: float, wording: float, pool: float, *, one_wording: bool) -> list[float]:
+def _parts(execution: float, paraphrase: float, pool: float, *, one_text: bool) -> list[float]:
     """Total, execution, path, sampler path, prompt path."""
-    prompt_path = math.nan if one_wording else pool - wording
-    return [pool, execution, pool - execution, wording - execution, prompt_path]
+    prompt_path = math.nan if one_text else pool - paraphrase
+    return [pool, execution, pool - execution, paraphrase - execution, prompt_path]

@@ -1,7 +1,7 @@
 """Distances between the distribution of all samples of a run and that of real images.
 
-Each metric keeps the features of all samples (8 KB per sample for Inception), ordered by their prompts' indices, so
-that no number depends on batches or ranks.
+Each metric stores the features of all samples (8 KB per sample for Inception), ordered by prompt index, so that no
+number depends on batches or ranks.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ Interval = tuple[float, float, float]
 
 
 class DistributionMetric(RowMetric):
-    """Numbers of all samples of a run compared with a reference file.
+    """Base class of metrics that compare all samples of a run with a reference file.
 
-    Intervals are a jackknife over at most 20 blocks of prompts; the reference is taken as given. With features other
-    than Inception's of 2015-12-05 the names have the features' tag in brackets.
+    Intervals come from a jackknife over at most 20 blocks of prompts and do not include the sampling error of the
+    reference. With features other than Inception's of 2015-12-05, names contain the tag of the features in brackets.
 
     Args:
         reference: reference file of real images, see `metrics.reference`: a path, or OWNER/REPO:FILE on the Hub.
-        features: network; it must be the one that made the reference.
+        features: the feature network; it must be the one that made the reference.
     """
 
     features: ImageFeatures
     needs = ("images", "reference")
-    row_dtype = torch.float32  # a row of features per sample
-    needs_features: ClassVar[bool] = True  # of the reference
-    fewest_images: int = 2  # in the reference
+    row_dtype = torch.float32  # one row of features per sample
+    needs_features: ClassVar[bool] = True  # whether the reference must contain features
+    fewest_images: int = 2  # minimum number of images of the reference
 
     def __init__(self, reference: str, features: ImageFeatures) -> None:
         super().__init__()
@@ -60,16 +60,16 @@ class DistributionMetric(RowMetric):
     @property
     @abstractmethod
     def estimator(self) -> str:
-        """The estimator in words."""
+        """Description of the estimator."""
 
     @property
     @abstractmethod
     def fewest_samples(self) -> int:
-        """With fewer the numbers are not defined."""
+        """Minimum number of samples for which the numbers are defined."""
 
     @abstractmethod
     def measure(self, reference: Reference, features: Tensor, blocks: Tensor | None) -> list[Interval]:
-        """Value, low and high of each name, from features (N, D) and the number (N,) of each row's block."""
+        """Value, lower and upper end of each name, from features (N, D) and the block number (N,) of each row."""
 
     @property
     @override
@@ -88,7 +88,7 @@ class DistributionMetric(RowMetric):
 
     @override
     def load(self) -> None:
-        """Check the reference against the network, then load both; ValueError where they do not belong together."""
+        """Check the reference against the network, then load both; ValueError if they do not match."""
         if self.reference is None:
             path = resolve(self.reference_name, "reference")
             check_provenance(path, self.features, needs_features=self.needs_features, fewest=self.fewest_images)
@@ -126,7 +126,7 @@ class DistributionMetric(RowMetric):
         return {name: Estimate(*number, *sizes, method) for name, number in zip(self.names, numbers, strict=True)}
 
     def _gathered(self) -> tuple[Tensor, Tensor, tuple[int, int, int]]:
-        """Features (N, D) by the prompts' indices, each row's block (N,), and numbers of prompts, paths, samples."""
+        """Features (N, D) by prompt index, the block (N,) of each row, and numbers of prompts, paths and samples."""
         if not len(self.rows):
             return torch.zeros(0, 1), torch.zeros(0, dtype=torch.int64), (0, 0, 0)
         order, counts = dim_zero_cat(self.order), dim_zero_cat(self.sizes)
@@ -139,12 +139,12 @@ class DistributionMetric(RowMetric):
 
     def _loaded(self) -> Reference:
         self.load()
-        assert self.reference is not None, "load sets it"
+        assert self.reference is not None, "load sets the reference"
         return self.reference
 
     @property
     def _tag(self) -> str | None:
-        """For the brackets of names; None for Inception's official weights."""
+        """Tag in the brackets of names; None for Inception's official weights."""
         return None if self.features.tag == "inception" else self.features.tag
 
     @property
@@ -154,12 +154,11 @@ class DistributionMetric(RowMetric):
 
 
 class FrechetDistance(DistributionMetric):
-    """`quality/fd[...]`: Frechet distance of Gaussians fitted to the features; with Inception's it is `quality/fid`.
+    """`quality/fd[...]`: Frechet distance of Gaussians fitted to the features; `quality/fid` for Inception features.
 
-    It is too high for small samples, by about C / N, so it compares at equal N only. `.../infinity` has this bias
-    removed as far as it falls as 1 / N, which needs several samples per dimension; it may be negative. The bias from
-    the number of reference images stays in both. With the interval it takes 21 eigenvalue problems of min(N, D)
-    dimensions.
+    It is biased upwards by about C / N: compare it at equal N only. `.../infinity` removes the part of this bias that
+    is proportional to 1 / N, which needs several samples per dimension; it may be negative. The bias from the number of
+    reference images remains in both. The value and its interval take 21 eigenvalue problems of min(N, D) dimensions.
     """
 
     title = "Frechet distance to real images"
@@ -186,7 +185,7 @@ class FrechetDistance(DistributionMetric):
 
 
 class FID(FrechetDistance):
-    """`quality/fid`: the Frechet distance of Inception's features.
+    """`quality/fid`: the Frechet distance of Inception features.
 
     Args:
         reference: see `DistributionMetric`.
@@ -202,9 +201,9 @@ class FID(FrechetDistance):
 
 
 class KernelDistance(DistributionMetric):
-    """`quality/kd[...]`: squared maximum mean discrepancy, polynomial kernel; with Inception's features `quality/kid`.
+    """`quality/kd[...]`: squared maximum mean discrepancy, polynomial kernel; `quality/kid` for Inception features.
 
-    It is unbiased: it compares at different N, and is negative at times where the distributions are the same.
+    It is unbiased, so it can be compared at different N, and can be negative if the distributions are close.
     """
 
     title = "kernel distance to real images"
@@ -224,12 +223,12 @@ class KernelDistance(DistributionMetric):
 
     @override
     def measure(self, reference: Reference, features: Tensor, blocks: Tensor | None) -> list[Interval]:
-        assert reference.features is not None, "load checks it"
+        assert reference.features is not None, "load checks that there are features"
         return [jackknife(kernel_distances(reference.features, features, blocks))]
 
 
 class KID(KernelDistance):
-    """`quality/kid`: the kernel distance of Inception's features.
+    """`quality/kid`: the kernel distance of Inception features.
 
     Args:
         reference: see `DistributionMetric`.
@@ -253,7 +252,7 @@ class PrecisionRecall(DistributionMetric):
     Args:
         reference: see `DistributionMetric`.
         features: see `DistributionMetric`. Default: Inception's.
-        k: how many nearest neighbours a ball reaches to, for precision and recall.
+        k: number of nearest neighbours that define the radius of a ball, for precision and recall.
         k_density: the same for density and coverage.
     """
 
@@ -265,7 +264,7 @@ class PrecisionRecall(DistributionMetric):
     def __init__(self, reference: str, features: ImageFeatures | None = None, k: int = 3, k_density: int = 5) -> None:
         super().__init__(reference, InceptionFeatures() if features is None else features)
         if min(k, k_density) < 1:
-            raise ConfigValueError(f"k and k_density must be at least 1; got {k} and {k_density}")
+            raise ConfigValueError(f"k and k_density must be at least 1, got {k} and {k_density}")
         self.k, self.k_density = k, k_density
         self.fewest_images = max(k, k_density) + 1
 
@@ -286,12 +285,12 @@ class PrecisionRecall(DistributionMetric):
     @property
     @override
     def fewest_samples(self) -> int:
-        """One more than the neighbours of a sample."""
+        """One more than the number of neighbours."""
         return self.k + 1
 
     @override
     def measure(self, reference: Reference, features: Tensor, blocks: Tensor | None) -> list[Interval]:
-        assert reference.features is not None, "load checks it"
+        assert reference.features is not None, "load checks that there are features"
         first = precision_recall(reference.features, features, self.k, blocks)
         second = density_coverage(reference.features, features, self.k_density, blocks)
         most = (1, 1, math.inf, 1)
@@ -308,6 +307,6 @@ def _moved(reference: Reference, device: torch.device) -> Reference:
 
 
 def _clamp(interval: Interval, low: float, high: float) -> Interval:
-    """Value and ends, cut to the range that the value has anyway; NaN stays NaN."""
+    """Value and ends, clamped to the range of the value; NaN stays NaN."""
     value, *ends = (end if math.isnan(end) else min(max(end, low), high) for end in interval)
     return value, ends[0], ends[1]

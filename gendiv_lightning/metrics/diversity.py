@@ -1,4 +1,4 @@
-"""Spread among the samples of one prompt: in perception, in pixels, in structure. Paraphrases and paths are groups."""
+"""Diversity of the samples of one prompt as a mean distance of pairs, decomposed by paraphrase and path."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class DiversityMetric(PromptMetric):
 
     The numbers of a prompt, all unbiased in the number of samples:
 
-    - `<name>`: distance of two draws from the pool of paraphrases.
-    - `<name>/within`: of two samples of one paraphrase.
-    - `<name>/between`: of samples of different paraphrases. It is NaN where there is one text; then the first two are
-      the plain mean over pairs.
-    - `<name>/exec`: of two samples on one sampler path, where samples share paths (`Decompose`, `FreezePath`).
+    - `<name>`: two draws from the pool of paraphrases.
+    - `<name>/within`: two samples of one paraphrase.
+    - `<name>/between`: samples of different paraphrases; NaN if there is one text, in which case the first two are the
+      plain mean over pairs.
+    - `<name>/exec`: two samples on the same sampler path, if samples share paths (`Decompose`, `FreezePath`).
     - `<name>/path`: the total minus `exec`, the sum of `<name>/sampler_path` and `<name>/prompt_path`.
 
-    A prompt with one sample is NaN and left out.
+    A prompt with one sample is undefined (NaN) and left out.
     """
 
     def __init__(self, name: str) -> None:
@@ -52,7 +52,7 @@ class DiversityMetric(PromptMetric):
 
     @abstractmethod
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
-        """(P, P) mean distances of pairs of groups, from images (N, 3, H, W) uint8 and their groups' numbers (N,)."""
+        """(P, P) mean distances between groups, from images (N, 3, H, W) uint8 and their group numbers (N,)."""
 
     @override
     def measure(self, samples: PromptSamples) -> list[float]:
@@ -63,22 +63,24 @@ class DiversityMetric(PromptMetric):
         return [*split(self.mean_distances(images, samples.groups[:, 0])), *[math.nan] * 4]
 
     def matrix(self, samples: PromptSamples) -> Tensor:
-        """(N, N) distances of all pairs of a prompt's samples, for a picture; zeros on the diagonal.
+        """(N, N) distances of all pairs of a prompt's samples, with zeros on the diagonal.
 
-        Their mean off the diagonal is `<name>` of one text: single samples are groups here, and a group of one has no
-        spread. `functional.pairwise.extreme_pairs` finds the nearest and the farthest pair.
+        For one text, their off-diagonal mean is `<name>`. `functional.pairwise.extreme_pairs` finds the nearest and the
+        farthest pair.
         """
         check_images(samples.images)
         images = samples.images.to(self.device)
-        return self.mean_distances(images, torch.arange(len(images))).fill_diagonal_(0)
+        groups = torch.arange(len(images))  # every sample is its own group
+        return self.mean_distances(images, groups).fill_diagonal_(0)
 
 
 class LPIPS(DiversityMetric):
-    """`diversity/lpips`: learned perceptual distance, exact without pairs. Nets other than alex are named in brackets.
+    """`diversity/lpips`: learned perceptual distance, in closed form over all pairs; at least 0.
 
     Args:
-        net: "alex", "vgg" or "squeeze" as in the `lpips` package, or another one that is registered as `lpips-NET`.
-        weights: file of its weights to read instead of the default.
+        net: "alex", "vgg" or "squeeze" as in the `lpips` package, or another network that is registered as `lpips-NET`.
+            Networks other than alex appear in brackets in the name.
+        weights: weight file to read instead of the default.
     """
 
     features: PerceptualFeatures
@@ -97,7 +99,7 @@ class LPIPS(DiversityMetric):
 
     @override
     def identity(self) -> dict[str, object]:
-        """With the hash of a weight file; torchvision's backbones are known by their names."""
+        """Includes the hash of a weight file; torchvision's backbones are identified by name."""
         return {**super().identity(), "weights": self.features.weights_sha256}
 
     @override
@@ -121,15 +123,15 @@ class PixelCosine(DiversityMetric):
 
     @override
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
-        parts = split_images(images, _PIXELS_AT_ONCE)  # nothing is gained by many at once
+        parts = split_images(images, _PIXELS_AT_ONCE)  # larger chunks are not faster
         return _mean_squared_distances(map(pixel_features, parts), groups) / 2
 
 
 class FeatureCosine(DiversityMetric):
-    """`diversity/cosine[...]`: 1 - cosine of a network's features, in [0, 2]; with the network's tag in brackets.
+    """`diversity/cosine[...]`: 1 - cosine of a network's features, in [0, 2]; the brackets contain the network's tag.
 
     Args:
-        features: the network. Default: DINOv2 (`cosine[dinov2]`).
+        features: the feature network. Default: DINOv2 (`cosine[dinov2]`).
     """
 
     features: ImageFeatures
@@ -177,7 +179,7 @@ class SSIM(DiversityMetric):
 
 
 def _mean_squared_distances(parts: Iterable[Tensor], groups: Tensor) -> Tensor:
-    """(P, P) mean squared distances of features, which come a part of the images at a time."""
+    """(P, P) mean squared distances between groups, from features that arrive in chunks."""
     pairs = PairDistances()
     start = 0
     for features in parts:

@@ -1,4 +1,4 @@
-"""The reference file: what a distance between distributions needs to know of real images, and where they come from."""
+"""The reference file: feature statistics of real images for distances between distributions, with provenance."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Reference(NamedTuple):
     """Features of a set of real images, or their statistics.
 
     Attributes:
-        statistics: of the features of all images.
-        features: (N, D) float32, if they were kept.
-        provenance: the data set, its number of images, and the identity of the network that made the features, with its
-            resize rule; plain values.
+        statistics: statistics of the features of all images.
+        features: (N, D) float32, if they were stored.
+        provenance: the data set, its number of images, and the identity of the feature network with its resize rule, as
+            plain values.
     """
 
     statistics: Statistics
@@ -40,14 +40,14 @@ class Reference(NamedTuple):
 def reference_statistics(
     images: Iterable[Tensor], features: ImageFeatures, dataset: str, *, keep_features: bool = True
 ) -> Reference:
-    """Stream a set of images through a network.
+    """Compute a reference by streaming images through a feature network.
 
     Args:
-        images: batches (B, 3, H, W) uint8, of any sizes, on the device to work on.
-        features: the network.
-        dataset: name of the set, with all that can be chosen about it: version, split, crop, size.
-        keep_features: keep the features (8 KB per image for Inception). Kernel distance, precision and recall need
-            them; without them memory does not grow with the set.
+        images: batches (B, 3, H, W) uint8, of any sizes, on the device to use.
+        features: the feature network.
+        dataset: name of the data set, including version, split, crop and size.
+        keep_features: store the features (8 KB per image for Inception). Kernel distance, precision and recall require
+            them; without them memory does not grow with the data set.
 
     Raises:
         ValueError: there are fewer than two images, or a feature is not finite.
@@ -62,7 +62,7 @@ def reference_statistics(
             kept.append(rows.cpu())
     if total is None or total.num_rows < 2:
         raise TooLittleDataError(
-            f"a reference needs at least 2 images; {dataset!r} has {total.num_rows if total else 0}. Add images"
+            f"a reference requires at least 2 images, but {dataset!r} has {total.num_rows if total else 0}. Add images"
         )
     provenance = {"dataset": dataset, "num_images": total.num_rows, "features": features.identity()}
     return Reference(
@@ -71,34 +71,36 @@ def reference_statistics(
 
 
 def merge_references(parts: Sequence[Reference]) -> Reference:
-    """One reference of its parts, in any order: statistics and features are those of all images, in their order.
+    """Merge the parts of a reference, given in any order; the result covers all images, in their original order.
 
     Raises:
-        ValueError: they are not the parts of one whole, each once.
+        ValueError: a part is missing or repeated, or the parts do not belong together.
     """
     numbers = [reference.provenance.get("part", "") for reference in parts]
     expected = [f"{number + 1}/{len(parts)}" for number in range(len(parts))]
     if sorted(numbers) != sorted(expected):
         raise ReferenceFileError(
-            f"the parts of a reference must be {', '.join(expected)}; got {', '.join(map(repr, numbers))}. Name each"
+            f"the parts of a reference must be {', '.join(expected)}, got {', '.join(map(repr, numbers))}. Pass all"
         )
     ordered = [parts[numbers.index(number)] for number in expected]
     shared = [{k: v for k, v in part.provenance.items() if k not in _OF_A_PART} for part in ordered]
     if any(provenance != shared[0] for provenance in shared):
-        raise ReferenceFileError("the parts were made of different images, or by different features. Make them again")
+        raise ReferenceFileError(
+            "the parts were made from different images or with different features. Make them again"
+        )
     corrupt = [name for part in ordered for name in part.provenance.get("corrupt", ())]
     total = reduce(merge, (part.statistics for part in ordered))
     features = [part.features for part in ordered if part.features is not None]
     if features and len(features) < len(ordered):
         raise ReferenceFileError(
-            "some parts hold the features of their images, and some do not. Make all of them with --keep-features"
+            "some parts contain the features of their images and some do not. Make all of them with --keep-features"
         )
     provenance = {**shared[0], "num_images": total.num_rows, **({"corrupt": corrupt} if corrupt else {})}
     return Reference(total, torch.cat(features) if features else None, provenance)
 
 
 def write_reference(path: Path, reference: Reference) -> None:
-    """Write a reference as safetensors, with its provenance as JSON in the file's header; whole or not at all."""
+    """Write a reference atomically as safetensors, with its provenance as JSON in the file's header."""
     num_rows, mean, scatter = reference.statistics
     tensors = {"num_rows": torch.tensor(num_rows), "mean": mean, "scatter": scatter}
     if reference.features is not None:
@@ -111,7 +113,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
     """Provenance of a reference file; only its header is read.
 
     Raises:
-        ValueError: it is not a reference file.
+        ValueError: the file is not a reference file.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -127,21 +129,31 @@ def read_provenance(path: Path) -> dict[str, Any]:
     )
     if not is_known or not {"num_rows", "mean", "scatter"} <= names:
         raise ReferenceFileError(
-            f"{path} is not a reference file: it must hold statistics with provenance. `gendiv reference` makes one"
+            f"{path} is not a reference file: it has no statistics with provenance. `gendiv reference` makes one"
         )
     return {**provenance, "has_features": "features" in names}
 
 
 def check_provenance(path: Path, features: ImageFeatures, *, needs_features: bool, fewest: int = 2) -> None:
-    """Raise ValueError unless a reference file was made by this network and holds what is needed, by its header."""
+    """Check the header of a reference file.
+
+    Args:
+        path: the reference file.
+        features: the features of the metric.
+        needs_features: whether the file must contain features.
+        fewest: minimum number of images.
+
+    Raises:
+        ValueError: the file was made with other features, is only a part, or does not contain what is required.
+    """
     provenance = read_provenance(path)
-    theirs, mine = provenance["features"], json.loads(json.dumps(features.identity()))
-    differing = sorted(key for key in theirs.keys() | mine.keys() if theirs.get(key) != mine.get(key))
+    stored, current = provenance["features"], json.loads(json.dumps(features.identity()))
+    differing = sorted(key for key in stored.keys() | current.keys() if stored.get(key) != current.get(key))
     if differing:
-        lines = "; ".join(f"{key}: {theirs.get(key)!r} there, {mine.get(key)!r} here" for key in differing)
+        lines = "; ".join(f"{key}: {stored.get(key)!r} there, {current.get(key)!r} here" for key in differing)
         raise ReferenceFileError(
-            f"{path} was not made by the features that the metric uses ({lines}): their numbers are not "
-            "comparable. Choose the same features, or make the reference again with `gendiv reference`"
+            f"{path} was not made with the features of the metric ({lines}), so their numbers are not comparable. "
+            "Choose the same features, or make the reference again with `gendiv reference`"
         )
     if "part" in provenance:
         raise ReferenceFileError(
@@ -149,12 +161,12 @@ def check_provenance(path: Path, features: ImageFeatures, *, needs_features: boo
         )
     if needs_features and not provenance["has_features"]:
         raise ReferenceFileError(
-            f"{path} holds statistics only, and the metric needs the features of its images. Make it again with "
+            f"{path} contains only statistics, but the metric requires the features of its images. Make it again with "
             "`gendiv reference --keep-features`"
         )
     if provenance["num_images"] < fewest:
         raise ReferenceFileError(
-            f"{path} holds {provenance['num_images']} images; the metric needs {fewest} or more. Make a larger one"
+            f"{path} has {provenance['num_images']} images, but the metric needs at least {fewest}. Make a larger one"
         )
 
 
@@ -162,7 +174,7 @@ def read_reference(path: Path) -> Reference:
     """Read a reference file.
 
     Raises:
-        ValueError: it is not a reference file, or a number in it is not finite.
+        ValueError: the file is not a reference file, or a number in it is not finite.
     """
     provenance = read_provenance(path)
     has_features = provenance.pop("has_features")
@@ -174,6 +186,6 @@ def read_reference(path: Path) -> Reference:
     shapes += [] if features is None else [((int(num_rows.sum()), size), features)]
     if not all(shape == tensor.shape and tensor.isfinite().all() for shape, tensor in shapes) or num_rows < 2:
         raise ReferenceFileError(
-            f"{path} is damaged: its numbers must be finite, and those of two images or more. Make it again"
+            f"{path} is damaged: its numbers must be finite and come from at least two images. Make it again"
         )
     return Reference(Statistics(int(num_rows), mean.double(), scatter.double()), features, provenance)

@@ -1,11 +1,11 @@
 """Metrics by name, for configs and `gendiv measure`: `ssim`, `lpips[vgg]`, `vendi[inception,q=2]`, `fd[dinov2]`.
 
-Brackets hold the backbone, if it is not the default one, and options: the arguments of the metric's class and of its
-backbone's, as `name=value` in YAML. So a metric with options is one string, wherever metrics are listed.
+Brackets contain the backbone, if it is not the default, and options: constructor arguments of the metric and of its
+backbone, as `name=value` in YAML. A metric with options is therefore a single string.
 
-Names are entry points, of metrics in `gendiv.metrics` and of backbones in `gendiv.features`; a metric's class says by
-its constructor what it takes: `backbone` (a CLIP's name), `net` (a network of LPIPS), `features` (an `ImageFeatures`),
-`reference` (a reference file), `codebook_size` (of the generator); all other arguments are options.
+Names are entry points: of metrics in `gendiv.metrics`, of backbones in `gendiv.features`. Some constructor arguments of
+a metric have a special meaning: `backbone` (name of a CLIP), `net` (LPIPS network), `features` (an `ImageFeatures`),
+`reference` (a reference file), `codebook_size` (of the generator). All other arguments are options.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ _WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: 
 
 
 def make_metric(name: str, reference: str | None = None, codebook_size: int | None = None) -> SampleMetric:
-    """The metric of a name, with its backbone and options in brackets.
+    """Construct a metric from its name, with backbone and options in brackets.
 
     Args:
-        name: a registered name; without a backbone it is the one of the metric's papers (AlexNet, Inception, CLIP
-            ViT-L/14), for `cosine` DINOv2, for `vendi` pixels.
-        reference: reference file of the metrics that need one.
-        codebook_size: of the generator, for `codebook`.
+        name: a registered name. The default backbone is that of the metric's paper (AlexNet, Inception, CLIP ViT-L/14);
+            for `cosine` it is DINOv2, for `vendi` pixels.
+        reference: reference file, for metrics that require one.
+        codebook_size: codebook size of the generator, for `codebook`.
 
     Raises:
-        ValueError: there is no such metric, backbone or option, or what it needs is not given.
+        ValueError: the metric, backbone or option does not exist, or a required argument is missing.
     """
     what = f"metric {name!r}"
     metric_class, backbone, options = _parse(name)
@@ -57,29 +57,29 @@ def make_metric(name: str, reference: str | None = None, codebook_size: int | No
     if "reference" in takes:
         if reference is None:
             raise MetricInputError(
-                f"{what} compares with real images. Give a reference file; `gendiv reference` makes one"
+                f"{what} requires a reference of real images. Pass a file made by `gendiv reference`"
             )
         settings["reference"] = reference
     if "codebook_size" in takes:
         if codebook_size is None:
             raise MetricInputError(
-                f"{what} counts a generator's tokens. Measure a finished run's folder; a run itself measures it unasked"
+                f"{what} requires a generator's tokens. Measure the folder of a finished run, or read its metrics.json"
             )
         settings["codebook_size"] = codebook_size
     if "features" in takes:
         network = backbone or getattr(metric_class, "default_features", None)
         if network is None or (backbone is None and takes["features"].default is Parameter.empty):
             raise MetricInputError(
-                f"{what} needs a feature network in brackets, such as dinov2. `gendiv list features` shows all; "
-                "the distances of Inception are fid and kid"
+                f"{what} requires a feature network in brackets, such as dinov2. `gendiv list features` shows all; "
+                "for Inception use fid or kid"
             )
-        makes = features_of(network)
-        theirs = {key: options.pop(key) for key in [*options] if key in signature(makes).parameters}
-        settings["features"] = _call(makes, theirs, {}, what)
+        constructor = features_of(network)
+        network_options = {key: options.pop(key) for key in [*options] if key in signature(constructor).parameters}
+        settings["features"] = _call(constructor, network_options, {}, what)
     elif backbone:
         argument = next((name for name in ("backbone", "net") if name in takes), None)
         if argument is None:
-            raise ConfigValueError(f"{what} has no backbone; got {backbone!r}. Leave it out")
+            raise ConfigValueError(f"{what} takes no backbone, got {backbone!r}. Leave it out")
         settings[argument] = backbone
     return _call(metric_class, options, settings, what)
 
@@ -87,49 +87,49 @@ def make_metric(name: str, reference: str | None = None, codebook_size: int | No
 def make_metrics(
     names: Sequence[str | SampleMetric], reference: str | None = None, codebook_size: int | None = None
 ) -> list[SampleMetric]:
-    """The metrics of a list, by name or as they are.
+    """Construct the metrics of a list of names; metric objects are used as they are.
 
     Raises:
-        ValueError: as in `make_metric`; two give the same number; or a reference file is given and none needs it.
+        ValueError: see `make_metric`; or two metrics have a number in common, or no metric uses the reference file.
     """
     metrics = [make_metric(name, reference, codebook_size) if isinstance(name, str) else name for name in names]
     counts = Counter(number for metric in metrics for number in metric.names)
     number, times = max(counts.items(), key=lambda item: item[1], default=("", 0))
     if times > 1:
-        raise ConfigValueError(f"metrics must be named once each; {times} of them give {number}. Leave the others out")
+        raise ConfigValueError(f"metrics must not be repeated, but {times} of them compute {number}. Keep one of them")
     if reference is not None and not any(map(needs_reference, metrics)):
         raise OptionConflictError(
-            f"reference {reference!r} is used by none of the metrics, which do not compare with real images. Leave it "
-            "out, or add fid, kid, precision_recall, fd[...] or kd[...]"
+            f"none of the metrics uses the reference {reference!r}. Leave it out, or add fid, kid, precision_recall, "
+            "fd[...] or kd[...]"
         )
     return metrics
 
 
 def needs_reference(metric: str | SampleMetric) -> bool:
-    """Whether a metric, by name or as it is, compares with real images.
+    """Whether a metric, given by name or as an object, compares with real images.
 
     Raises:
-        ValueError: there is no metric of that name.
+        ValueError: there is no metric with that name.
     """
     return "reference" in (_parse(metric)[0] if isinstance(metric, str) else metric).needs
 
 
 def make_features(name: str) -> ImageFeatures:
-    """The network of a name, as in a metric's brackets: a registered one, or a CLIP by name or path.
+    """Construct a feature network from its name, as in the brackets of a metric: a registered name, or any CLIP.
 
     Raises:
-        ValueError: there is no such network or option.
+        ValueError: the network or option does not exist.
     """
     what = f"backbone {name!r}"
     backbone, options = _parse_brackets(name, what)
     if backbone is None:
         known = ", ".join(plugins.registered("features"))
-        raise UnknownNameError(f"{what} must begin with a network. Choose one of {known}, or a CLIP's name")
+        raise UnknownNameError(f"{what} must start with a network. Choose one of {known}, or the name of a CLIP")
     return _call(features_of(backbone), options, {}, what)
 
 
 def split_names(names: str) -> list[str]:
-    """Names separated by commas; a comma in brackets or braces separates nothing."""
+    """Split names at commas, except for commas in brackets or braces."""
     parts, depth = [""], 0
     for letter in names:
         depth += (letter in "[{") - (letter in "]}")
@@ -144,7 +144,7 @@ def _parse(name: str) -> tuple[type[SampleMetric], str | None, dict[str, str]]:
     """Class, backbone and options of a metric's name."""
     match = _NAME.fullmatch(name.strip())
     if match is None or match["metric"] not in plugins.registered("metrics"):
-        known = ", ".join(plugins.registered("metrics")) or "none: reinstall gendiv, its entry points are missing"
+        known = ", ".join(plugins.registered("metrics")) or "none (reinstall gendiv, its entry points are missing)"
         raise UnknownNameError(
             f"metric {name!r} is unknown. Choose one of {known}, with a backbone in brackets; see gendiv measure --help"
         )
@@ -162,33 +162,34 @@ def _parse_brackets(inside: str, what: str) -> tuple[str | None, dict[str, str]]
     for part in parts:
         option = _OPTION.fullmatch(part)
         if option is None:
-            raise ConfigValueError(f"{what}: the backbone comes first, then options as name=value; got {part!r}")
+            raise ConfigValueError(f"{what}: expected the backbone first, then options as name=value; got {part!r}")
         if option["key"] in options:
-            raise ConfigValueError(f"{what}: option {option['key']!r} must be given once; got it twice")
+            raise ConfigValueError(f"{what}: option {option['key']!r} must not be repeated. Keep one of them")
         options[option["key"]] = option["value"]
     return backbone, options
 
 
-def _call(makes: Callable[..., Any], options: dict[str, str], settings: dict[str, Any], what: str) -> Any:
-    """Call a class with settings, and with options brought to the types that it declares."""
-    known = [key for key in signature(makes).parameters if key not in _GIVEN]
+def _call(constructor: Callable[..., Any], options: dict[str, str], settings: dict[str, Any], what: str) -> Any:
+    """Call a constructor with settings, and with options converted to its declared types."""
+    known = [key for key in signature(constructor).parameters if key not in _GIVEN]
     unknown = [key for key in options if key not in known]
     if unknown:
         raise ConfigKeyError(f"{what} has no option {unknown[0]!r}. Its options: {', '.join(known) or 'none'}")
-    parameters = signature(makes).parameters.values()
+    parameters = signature(constructor).parameters.values()
     missing = [p.name for p in parameters if p.default is Parameter.empty and p.name not in {*options, *settings}]
     if missing:
-        raise ConfigKeyError(f"{what} needs the option {missing[0]!r}. Give it in brackets, as {missing[0]}=VALUE")
-    typed = {key: _convert(makes, key, value, what) for key, value in options.items()}
+        raise ConfigKeyError(f"{what} requires the option {missing[0]!r}. Pass it in brackets, as {missing[0]}=VALUE")
+    typed = {key: _convert(constructor, key, value, what) for key, value in options.items()}
     try:
-        return makes(**settings, **typed)
+        return constructor(**settings, **typed)
     except ValueError as error:
         raise restated(error, f"{what}: {error}") from error
 
 
-def _convert(makes: Any, key: str, value: str, what: str) -> Any:
-    """A value in YAML as the type that a class or function declares for an argument."""
-    function = makes.__init__ if isinstance(makes, type) else getattr(makes, "func", makes)  # type: ignore[misc]
+def _convert(constructor: Any, key: str, value: str, what: str) -> Any:
+    """Convert a YAML value to the type that a class or function declares for an argument."""
+    is_class = isinstance(constructor, type)
+    function = constructor.__init__ if is_class else getattr(constructor, "func", constructor)
     try:
         hint = get_type_hints(function)[key]
     except (NameError, KeyError) as error:
@@ -198,11 +199,11 @@ def _convert(makes: Any, key: str, value: str, what: str) -> Any:
     try:
         return parser.parse_args([f"--value={value}"]).value
     except ArgumentError as error:
-        raise ConfigValueError(f"{what}: {key} must be {_in_words(hint)}; got {value!r}") from error
+        raise ConfigValueError(f"{what}: {key} must be {_in_words(hint)}, got {value!r}") from error
 
 
 def _in_words(hint: Any) -> str:
-    """What a type accepts: "a number", "one of cut, chunks", "Sequence[str]"."""
+    """Description of a type: "a number", "one of cut, chunks", "Sequence[str]"."""
     choices = get_args(hint)
     if choices and all(isinstance(choice, str) for choice in choices):
         return f"one of {', '.join(choices)}"

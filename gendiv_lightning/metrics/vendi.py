@@ -1,4 +1,4 @@
-"""Vendi scores: effective numbers of different images, among the samples of a prompt or all samples of a run."""
+"""Vendi scores: effective number of different images among the samples of a prompt or of a run."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from gendiv_lightning.records import PromptSamples
 from gendiv_lightning.records.estimate import Estimate
 
 NUM_GROUPS = 16
-MAX_WITH_INTERVAL = 1024  # dimensions; 128 MiB of second moments
-MAX_DIMENSIONS = 4096  # the same, in one group
-_SCALE = 2.0**43  # room for 2^20 samples per group; a share moves by about 1e-13
+MAX_WITH_INTERVAL = 1024  # dimensions; 16 groups take 128 MiB of second moments
+MAX_DIMENSIONS = 4096  # dimensions; one group takes 128 MiB
+_SCALE = 2.0**43  # fixed point: allows 2^20 samples per group and changes a share by about 1e-13
 
 
 class Vendi(PromptMetric):
     """`diversity/vendi[...]`: effective number of different images among all N samples of a prompt.
 
-    It lies in [1, N], grows with N and is not corrected for it: compare at equal N only. `method` contains N. A prompt
+    It is in [1, N], grows with N and is not corrected for it: compare it at equal N only. `method` contains N. A prompt
     with one sample is left out. Similarity is the cosine of features, which are not centred. Pixels are never negative,
     so their cosines are high and their score stays close to 1.
 
     Args:
-        features: the network that images are compared by, its tag in brackets. Default: all pixels.
-        q: order of the score, in (0, inf]; an order other than 1 is in the brackets too.
+        features: the feature network, whose tag appears in the brackets. Default: all pixels.
+        q: order of the score, in (0, inf]; an order other than 1 also appears in the brackets.
     """
 
     features: ImageFeatures
@@ -56,7 +56,7 @@ class Vendi(PromptMetric):
     @property
     @override
     def method(self) -> str:
-        """Estimator, and the numbers of samples that it holds for."""
+        """The estimator, with the numbers of samples per prompt."""
         nums = dim_zero_cat(self.sizes)[:, 1] if len(self.sizes) else torch.zeros(0, dtype=torch.int64)
         measured = sorted({*nums[nums > 1].tolist()}) or [0]
         bound = f"N = {measured[0]}" if len(measured) == 1 else f"N = {measured[0]} to {measured[-1]}"
@@ -64,7 +64,7 @@ class Vendi(PromptMetric):
 
     @override
     def identity(self) -> dict[str, object]:
-        """Names, estimator and features; the N in the method is a result."""
+        """Names, estimator and features; without N, which is a result."""
         return {"names": list(self.names), "method": _estimator(self.q), "features": self.features.identity()}
 
     @override
@@ -75,12 +75,12 @@ class Vendi(PromptMetric):
 
 
 class MomentMetric(SampleMetric):
-    """Numbers of all samples of a run from the D x D second moments of their unit features.
+    """Base class of metrics of all samples of a run that use the D x D second moments of their unit features.
 
-    Samples are not kept. Moments are added up in fixed point, so the result does not depend on the order of prompts or
-    the number of ranks. Intervals are a jackknife over 16 groups of prompts, by a hash of their indices, since prompt
-    sets often alternate between kinds. They need five prompts and at most 1,024 dimensions; features of more than 4,096
-    dimensions are an error.
+    Samples are not stored. Moments are summed in fixed point, so the result does not depend on the order of prompts or
+    the number of ranks. Intervals come from a jackknife over 16 groups of prompts, assigned by a hash of their indices
+    because prompt sets often alternate between kinds. They need five prompts and at most 1,024 dimensions. Features
+    with more than 4,096 dimensions are an error.
 
     Args:
         features: see `Vendi`. Default: pixels averaged to 12 x 12, 432 dimensions.
@@ -98,7 +98,7 @@ class MomentMetric(SampleMetric):
         check_order(q)
         self.features = SmallPixels() if features is None else features
         self.q = q
-        # Groups x D x D, flat: a rank without prompts knows no D, and flat tensors of any length can be gathered.
+        # Groups x D x D, flattened: D is unknown on a rank without prompts, and flat tensors of any length gather.
         self.add_state("moments", default=[], dist_reduce_fx="cat")
         self.add_state("num_dimensions", torch.tensor(0), dist_reduce_fx="max")
         self.add_state("sizes", torch.zeros(NUM_GROUPS, 3, dtype=torch.int64), dist_reduce_fx="sum")
@@ -107,21 +107,21 @@ class MomentMetric(SampleMetric):
         """Add the moments of all samples of one prompt, and return their unit features (N, D), float64.
 
         Raises:
-            ValueError: the features have too many dimensions, or others than before.
+            ValueError: the features have too many dimensions, or a different number than before.
         """
         check_images(samples.images)
         features = unit_rows(self.features(samples.images.to(self.device)))
         num_dimensions = features.shape[1]
         if num_dimensions > MAX_DIMENSIONS:
             raise MetricInputError(
-                f"{type(self).__name__} keeps D x D second moments of features, D at most {MAX_DIMENSIONS}; "
-                f"{self.features.tag!r} has {num_dimensions}: give features of fewer dimensions (a network's pooled "
-                "ones, or SmallPixels), or measure prompt by prompt with Vendi"
+                f"{type(self).__name__} supports features of at most {MAX_DIMENSIONS} dimensions, but "
+                f"{self.features.tag!r} has {num_dimensions}. Use features of fewer dimensions (pooled ones, or "
+                "SmallPixels), or measure prompt by prompt with Vendi"
             )
         if num_dimensions != self.num_dimensions and self.num_dimensions:
             raise ImageSizeError(
-                f"features must have as many dimensions for every image; got {num_dimensions} after "
-                f"{int(self.num_dimensions)}: resize the images to one size, or give features that do not depend on it"
+                f"features must have the same dimensions for every image, got {num_dimensions} after "
+                f"{int(self.num_dimensions)}. Resize the images to one size, or use features that do not depend on it"
             )
         self.num_dimensions = torch.full_like(self.num_dimensions, num_dimensions)
         moments, group = self.grouped_moments(), _group(samples.place)
@@ -135,17 +135,17 @@ class MomentMetric(SampleMetric):
         return {"moments": torch.zeros(0, dtype=torch.int64)}
 
     def parts(self) -> tuple[list[Tensor], str]:
-        """Weights (16,) of the groups of prompts: all, then all but one each; and the interval in words."""
+        """Weights (16,) of the groups for all prompts, then with each group left out; and a description."""
         used = self.sizes[:, 0].nonzero()[:, 0].tolist()
         everything = torch.ones(NUM_GROUPS, dtype=torch.float64)
         if int(self.num_dimensions) > MAX_WITH_INTERVAL or len(used) < FEWEST_BLOCKS:
-            few = f"no interval: fewer than {FEWEST_BLOCKS} prompts, or more than {MAX_WITH_INTERVAL} dimensions"
-            return [everything], few
+            reason = f"no interval: fewer than {FEWEST_BLOCKS} prompts, or more than {MAX_WITH_INTERVAL} dimensions"
+            return [everything], reason
         left_out = [everything.index_fill(0, torch.tensor(group), 0) for group in used]
         return [everything, *left_out], f"jackknife over {len(used)} groups of prompts"
 
     def grouped_moments(self) -> Tensor:
-        """(NUM_GROUPS or 1, D, D) int64, all parts added up; a copy, as after a merge another metric holds them too."""
+        """(NUM_GROUPS or 1, D, D) int64 sum of all parts; a copy, because a merged metric may share the parts."""
         num_dimensions = int(self.num_dimensions)
         shape = (NUM_GROUPS if num_dimensions <= MAX_WITH_INTERVAL else 1, num_dimensions, num_dimensions)
         if not len(self.moments):
@@ -153,7 +153,7 @@ class MomentMetric(SampleMetric):
         return dim_zero_cat(self.moments).view(-1, *shape).sum(0)
 
     def log_scores(self, parts: list[Tensor]) -> Tensor:
-        """Logarithms of the Vendi score of all samples, without each group that a part leaves out."""
+        """Logarithm of the Vendi score of all samples, for each of the `parts`."""
         moments = self.grouped_moments().cpu()
         total, logs = moments.sum(0), []
         for part in parts:
@@ -165,8 +165,8 @@ class MomentMetric(SampleMetric):
 class VendiSet(MomentMetric):
     """`diversity/vendi_set[...]`: effective number of different images among all samples of all prompts.
 
-    Like that of `Vendi`, the score grows with the number of samples, up to D: compare at equal numbers only. The
-    interval is one of the logarithm of the score, about another set of as many prompts.
+    Like `Vendi`, the score grows with the number of samples, up to D: compare it at equal numbers only. The interval
+    is computed for the logarithm of the score and describes another set of equally many prompts.
 
     Args:
         features: see `MomentMetric`.
@@ -188,12 +188,12 @@ class VendiSet(MomentMetric):
 
     @override
     def update(self, samples: PromptSamples) -> None:
-        """Add all samples of one prompt; ValueError where the features have too many dimensions."""
+        """Add all samples of one prompt; ValueError if the features have too many dimensions."""
         self.add(samples)
 
     @override
     def compute(self) -> dict[str, Estimate]:
-        """The score of the set; NaN without samples, and no interval for few prompts or many dimensions."""
+        """The score of the set; NaN without samples, no interval for too few prompts or too many dimensions."""
         (name,) = self.names
         num_prompts, num_paths, num_samples = self.sizes.sum(0).tolist()
         method = f"{_estimator(self.q)}, of all N = {num_samples} samples: grows with N"
@@ -202,22 +202,22 @@ class VendiSet(MomentMetric):
         parts, interval = self.parts()
         value, low, high = (math.exp(end) for end in jackknife(self.log_scores(parts)))
         most = float(min(num_samples, int(self.num_dimensions)))
-        # In this order a NaN stays one. The score itself may exceed its bounds by rounding.
+        # In this order NaN stays NaN. Rounding may move the score itself beyond its bounds.
         low, high = min(max(low, 1.0), value), max(min(high, most), value)
         return {name: Estimate(value, low, high, num_prompts, num_paths, num_samples, f"{method}; {interval}")}
 
 
 class ConditionalVendi(MomentMetric):
-    """`diversity/conditional_vendi[...]`, `.../information_vendi[...]`: the Vendi score of all samples in two factors.
+    """`diversity/conditional_vendi[...]`, `.../information_vendi[...]`: two factors of the Vendi score of all samples.
 
     - `diversity/conditional_vendi[...]` = exp H(X | T): effective number of different images of a prompt.
     - `diversity/information_vendi[...]` = exp I(X; T), with I = H(X) - H(X | T): effective number of groups of images
-      that prompts tell apart.
+      that prompts distinguish.
 
-    Their product is exp H(X), the score of `VendiSet`. X are the images by the cosine of their features, T is the
-    prompt, each different from all others (the identity kernel). With q = 2 the first is Conditional-RKE. Both are
-    plug-in: they change with the number of samples per prompt, so compare at equal numbers. `KernelEntropy` has the
-    path as the condition, and order 2 without this bias.
+    Their product is exp H(X), the score of `VendiSet`. X are the images, compared by the cosine of their features; T is
+    the prompt, with the identity kernel. With q = 2 the first is Conditional-RKE. Both are plug-in estimates, which
+    change with the number of samples per prompt: compare them at equal numbers. `KernelEntropy` conditions on the path
+    and has no such bias at order 2.
 
     Source: Jalali, Ospanov, Gohari and Farnia, "Conditional Vendi Score" (2024).
 
@@ -251,9 +251,9 @@ class ConditionalVendi(MomentMetric):
 
     @override
     def update(self, samples: PromptSamples) -> None:
-        """Add all samples of one prompt; ValueError where the features have too many dimensions."""
+        """Add all samples of one prompt; ValueError if the features have too many dimensions."""
         features = self.add(samples)
-        weight = len(features) ** self.q  # of a prompt, by the eigenvalues of the prompts' kernel
+        weight = len(features) ** self.q  # weight of a prompt, from the eigenvalues of the prompt kernel
         entropy = math.log(vendi_score(features, self.q))
         term = entropy if self.q == 1 else math.exp(-entropy)
         added = torch.tensor([weight * term, weight], dtype=torch.float64)
@@ -261,7 +261,7 @@ class ConditionalVendi(MomentMetric):
 
     @override
     def compute(self) -> dict[str, Estimate]:
-        """Both numbers; NaN without samples, and no interval for few prompts or many dimensions."""
+        """Both numbers; NaN without samples, no interval for too few prompts or too many dimensions."""
         sizes = self.sizes.sum(0).tolist()
         num_samples = sizes[2]
         method = f"{_estimator(self.q)}, given the prompt, plug-in at N = {num_samples} samples"
@@ -278,9 +278,9 @@ class ConditionalVendi(MomentMetric):
         return estimates
 
 
-def _group(place: int) -> int:
-    """Of 0..15: fractional part of the place's multiple of the golden ratio, even and without a period."""
-    return (place * 0x9E3779B9 % 2**32) >> 28
+def _group(index: int) -> int:
+    """Group 0..15 of a prompt by golden-ratio hashing of its index: evenly filled and without a period."""
+    return (index * 0x9E3779B9 % 2**32) >> 28
 
 
 def _name(base: str, features: ImageFeatures, q: float) -> str:

@@ -1,4 +1,4 @@
-"""`Recorder`: keeps what only the sampling loop sees. A metric requests the recorders that it needs."""
+"""`Recorder`: records data that exist only during the sampling loop. Metrics request the recorders that they need."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gendiv_lightning.sampling.sampler import Observer, Sampler
 
 
 class Recordable(Protocol):
-    """What recorders use of a generator; see `generators.base.TokenGenerator`."""
+    """The part of a generator that recorders use; see `generators.base.TokenGenerator`."""
 
     codebook_size: int
     grid: tuple[int, int]
@@ -21,21 +21,21 @@ class Recordable(Protocol):
     has_likelihood: bool
 
     def encode_prompts(self, texts: Sequence[str]) -> Any:
-        """Conditions of one row per text."""
+        """Conditions with one row per text."""
 
     def score_tokens(self, conditions: Any, tokens: Tensor, sampler: Any) -> Tensor:
         """Log2-probability (B, L) of given tokens."""
 
 
 class Recorder(ABC):
-    """One batch of whole prompts while it is sampled, a few rows at a time.
+    """Records one batch of whole prompts while it is sampled in micro-batches.
 
-    `Generator.sample` makes one per batch for every requested class that `applies`, calls `begin` and `end` around the
-    loop of each micro-batch, and stores `results` with the samples. A recorder changes no sample.
+    `Generator.sample` creates one recorder per batch for every requested class that `applies`, calls `begin` and `end`
+    around the loop of each micro-batch, and stores `results` with the samples. A recorder never changes a sample.
 
     Attributes:
-        name: of the results in `PromptSamples.per_prompt` or `per_sample`, and of their stored column.
-        scope: whether `results` has one row per prompt, or one per sample.
+        name: name of the results in `PromptSamples.per_prompt` or `per_sample`, and of their stored column.
+        scope: whether `results` has one row per prompt or one per sample.
     """
 
     name: ClassVar[str]
@@ -43,14 +43,18 @@ class Recorder(ABC):
 
     @classmethod
     def applies(cls, generator: Recordable, batch: PromptBatch) -> bool:
-        """Whether there is anything to record of these prompts with this generator."""
+        """Whether there is anything to record for these prompts and this generator."""
         return True
 
     @abstractmethod
     def __init__(self, generator: Recordable, batch: PromptBatch) -> None: ...
 
     def begin(self, rows: Sequence[int], num_padded: int) -> Observer | None:
-        """The loop starts on these rows of the batch, and on so many more after them that only fill it up.
+        """Called before the loop of a micro-batch.
+
+        Args:
+            rows: rows of the batch to be sampled.
+            num_padded: number of padding rows after them.
 
         Returns:
             An observer of the loop's draws, or None.
@@ -59,8 +63,8 @@ class Recorder(ABC):
 
     @abstractmethod
     def end(self, drawn: Any, sampler: Sampler) -> None:
-        """The loop is done: what it returned for the rows and the padding, and the sampler that it asked."""
+        """Called after the loop, with its output for the rows and the padding and the sampler that it used."""
 
     @abstractmethod
     def results(self) -> Tensor:
-        """(P, ...) or (B, ...) by `scope`, on the CPU."""
+        """(P, ...) or (B, ...) depending on `scope`, on the CPU."""

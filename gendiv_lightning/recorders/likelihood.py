@@ -13,10 +13,10 @@ from gendiv_lightning.sampling.sampler import Sampler
 
 
 class ParaphraseLikelihood(Recorder):
-    """(B, Q) float32, bits: log2-probability of each row's tokens under its prompt's Q paraphrases, in their order.
+    """(B, Q) float32, bits: log2-probability of each row's tokens under the Q paraphrases of its prompt, in order.
 
-    Costs one more pass of the network per sample and paraphrase. It applies to generators with a likelihood
-    (`score_tokens`), where prompts are sampled with more than one paraphrase.
+    Costs one additional network pass per sample and paraphrase. Applies to generators with a likelihood
+    (`score_tokens`) whose prompts are sampled with more than one paraphrase.
     """
 
     name = "paraphrase_log2_prob"
@@ -24,7 +24,7 @@ class ParaphraseLikelihood(Recorder):
 
     @classmethod
     def applies(cls, generator: Recordable, batch: PromptBatch) -> bool:
-        """Whether there is a likelihood, and more than one paraphrase."""
+        """Whether the generator has a likelihood and a prompt has more than one paraphrase."""
         return generator.has_likelihood and any(len(numbers) > 1 for numbers in _paraphrases(batch))
 
     def __init__(self, generator: Recordable, batch: PromptBatch) -> None:
@@ -32,12 +32,12 @@ class ParaphraseLikelihood(Recorder):
         self._scores: list[Tensor] = []
 
     def begin(self, rows: Sequence[int], num_padded: int) -> None:
-        """Remember the rows, the last one repeated for the padding."""
+        """Store the rows, with the last one repeated for the padding."""
         self._num_rows = len(rows)
         self._rows = [*rows, *[rows[-1]] * num_padded]
 
     def end(self, drawn: TokenSamples, sampler: Sampler) -> None:
-        """Score the tokens under each paraphrase."""
+        """Score the drawn tokens under each paraphrase."""
         owners = [self.batch.rows[row] for row in self._rows]
         columns = []
         for number in range(len(self.paraphrases[0])):
@@ -47,10 +47,10 @@ class ParaphraseLikelihood(Recorder):
         self._scores.append(torch.stack(columns, 1)[: self._num_rows].cpu())
 
     def results(self) -> Tensor:
-        """(B, Q) bits."""
+        """(B, Q) log2-probabilities, bits."""
         return torch.cat(self._scores)
 
 
 def _paraphrases(batch: PromptBatch) -> list[list[int]]:
-    """Numbers of the paraphrases that each prompt is sampled with."""
+    """Paraphrase numbers that each prompt is sampled with."""
     return [sorted({key.paraphrase for key in batch.keys if key.prompt == prompt.id}) for prompt in batch.prompts]

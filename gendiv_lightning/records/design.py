@@ -1,4 +1,4 @@
-"""Which samples a prompt gets, what names their noise, and the batches that carry both to a generator."""
+"""The sampling design of a prompt, the keys of its noise, and the batches that carry both to a generator."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ from gendiv_lightning.records.prompts import Prompt
 
 
 class NoiseKey(NamedTuple):
-    """Name of one sample.
+    """Identity of one sample.
 
     Its path noise is keyed by (prompt, paraphrase, path), its execution noise by (prompt, paraphrase, sample).
+
+    Attributes:
+        prompt: id of the prompt.
+        paraphrase: number of the paraphrase, 0 for the original prompt.
+        path: number of the sampler path.
+        sample: number of the sample.
     """
 
     prompt: str
@@ -22,13 +28,14 @@ class NoiseKey(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleDesign:
-    """Which samples a prompt gets.
+    """Sampling design of one prompt.
 
     Attributes:
-        num_samples: images per prompt, over all of its wordings.
-        num_paraphrases: wordings to spread the samples over; 0 uses the base prompt alone.
-        length: length class of these paraphrases; "mixed" draws evenly from the three, "any" takes them in order.
-        num_paths: paths that the samples of a wording are spread over, evenly; 0: each sample has a path of its own.
+        num_samples: images per prompt, over all of its paraphrases.
+        num_paraphrases: number of paraphrases to spread the samples over; 0 uses the original prompt only.
+        length: length class of these paraphrases; "mixed" draws evenly from the three classes, "any" takes them in
+            order.
+        num_paths: number of sampler paths shared by the samples of one paraphrase; 0 gives every sample its own path.
     """
 
     num_samples: int = 8
@@ -38,14 +45,14 @@ class SampleDesign:
 
 
 class PromptBatch(NamedTuple):
-    """Whole prompts and all of their samples: a row is one image to make.
+    """Whole prompts with all of their samples. One row is one image to generate.
 
     Attributes:
         seed: root seed of every noise stream.
-        prompts: the prompts, whole.
-        indices: place of each prompt in the prompt set.
-        keys: one name a row.
-        rows: place in `prompts` of each row's prompt.
+        prompts: the P prompts.
+        indices: (P,) index of each prompt in the prompt set.
+        keys: (B,) noise key of each row.
+        rows: (B,) index in `prompts` of each row's prompt.
     """
 
     seed: int
@@ -56,5 +63,5 @@ class PromptBatch(NamedTuple):
 
     @property
     def texts(self) -> list[str]:
-        """The wording that each row is conditioned on."""
+        """The text that each row is conditioned on."""
         return [self.prompts[row].wording(key.paraphrase) for row, key in zip(self.rows, self.keys, strict=True)]

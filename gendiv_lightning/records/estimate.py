@@ -1,4 +1,4 @@
-"""`Estimate`: the only form in which a number leaves the project."""
+"""`Estimate`: a number with its interval and sample sizes, the form of every reported result."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 
 class Estimate(NamedTuple):
-    """A number with its interval and what it rests on.
+    """A number with its interval and the samples it is based on.
 
     Attributes:
-        value: the estimate; NaN when it cannot be made (`method` says why).
-        low: lower end of the 95 % interval; NaN when there is none.
-        high: upper end.
-        num_prompts: prompts that entered.
-        num_paths: distinct (prompt, wording, path) that entered.
-        num_samples: images that entered, over all prompts.
-        method: estimator and interval in words.
+        value: the estimate; NaN if it is undefined, in which case `method` gives the reason.
+        low: lower end of the 95 % interval; NaN if there is none.
+        high: upper end of that interval.
+        num_prompts: number of prompts used.
+        num_paths: number of distinct (prompt, paraphrase, path) used.
+        num_samples: number of images used, over all prompts.
+        method: description of the estimator and its interval.
     """
 
     value: float

@@ -1,6 +1,6 @@
-"""Samples: what a loop returns, what `predict_step` returns, and all samples of one prompt, the unit of metrics.
+"""Samples returned by a sampling loop and by `predict_step`, and `PromptSamples`, the input of metrics.
 
-Plain named tuples: Lightning can move them between devices.
+These are plain named tuples, which Lightning can move between devices.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from gendiv_lightning.records.design import PromptBatch
 
 
 class TokenSamples(NamedTuple):
-    """What a sampling loop over tokens returns, one row per image.
+    """Output of a sampling loop over tokens, one row per image.
 
     Attributes:
         tokens: (B, L) int64, in the tokenizer's raster order.
         entropy: (B, L) float32, bits: entropy of the distribution that each token was drawn from, after guidance,
-            subset, temperature, top-k and top-p; 0 with execution noise off, where a token is the mode for certain.
+            codebook subset, temperature, top-k and top-p; 0 with execution noise off, because the mode is certain.
         log_prob: (B, L) float32, bits (<= 0): log2-probability of the token under that distribution.
     """
 
@@ -30,11 +30,11 @@ class TokenSamples(NamedTuple):
 
 
 class LatentSamples(NamedTuple):
-    """What a sampling loop over continuous latents returns, one row per image.
+    """Output of a sampling loop over continuous latents, one row per image.
 
     Attributes:
-        latents: (B, ...) the final latents, of whatever shape the decoder takes.
-        images: (B, 3, H, W) uint8, which the loop's own pipeline decodes from them.
+        latents: (B, ...) the final latents, in the shape of the decoder's input.
+        images: (B, 3, H, W) uint8, decoded from the latents by the pipeline of the loop.
     """
 
     latents: Tensor
@@ -42,14 +42,14 @@ class LatentSamples(NamedTuple):
 
 
 class SampleBatch(NamedTuple):
-    """What `predict_step` returns: the rows of a `PromptBatch`, sampled and decoded.
+    """Output of `predict_step`: the rows of a `PromptBatch`, sampled and decoded.
 
     Attributes:
-        batch: the prompts and the names of the rows.
+        batch: the prompts and the noise keys of the rows.
         samples: tokens with the statistics of their draws, or latents; on the CPU.
         images: (B, 3, H, W) uint8, on the CPU.
-        per_prompt: what recorders kept of each prompt, (P, ...) by the recorder's name.
-        per_sample: what recorders kept of each row, (B, ...) by the recorder's name.
+        per_prompt: recorder results per prompt, (P, ...) by the recorder's name.
+        per_sample: recorder results per row, (B, ...) by the recorder's name.
     """
 
     batch: PromptBatch
@@ -60,20 +60,20 @@ class SampleBatch(NamedTuple):
 
 
 class PromptSamples(NamedTuple):
-    """All samples of one prompt: the unit that metrics measure. Only `images` is needed.
+    """All samples of one prompt, the input of metrics. Only `images` is required.
 
     Attributes:
         images: (N, 3, H, W) uint8.
-        tokens: (N, L) integer tokens, if the generator has any.
+        tokens: (N, L) integer tokens; None for a generator without tokens.
         prompt: text of the original prompt.
-        place: index of the prompt in its set, unique to each prompt; it orders the rows, whatever rank measured them.
-        paraphrase: (N,) number of each sample's paraphrase, 0 being the original prompt; None means one text for all.
+        place: index of the prompt in its set, unique per prompt; it orders the results of all ranks.
+        paraphrase: (N,) paraphrase number of each sample, 0 for the original prompt; None means one text for all.
         path: (N,) path number of each sample; None gives every sample its own path.
         entropy: (N, L) bits, see `TokenSamples`.
-        texts: the text that each sample was made from; empty where it is not known.
-        names: what each image is called, such as its file; empty where it has no name.
-        per_prompt: what recorders kept of this prompt, by the recorder's name.
-        per_sample: what recorders kept of each sample, (N, ...) by the recorder's name.
+        texts: the text that each sample was generated from; empty if unknown.
+        names: name of each image, such as its file; empty if it has none.
+        per_prompt: recorder results for this prompt, by the recorder's name.
+        per_sample: recorder results for each sample, (N, ...) by the recorder's name.
     """
 
     images: Tensor
@@ -90,7 +90,7 @@ class PromptSamples(NamedTuple):
 
     @property
     def groups(self) -> Tensor:
-        """(N, 2) numbers of the paraphrase and the path of each sample."""
+        """(N, 2) paraphrase number and path number of each sample."""
         num_samples = len(self.images)
         paraphrase = torch.zeros(num_samples, dtype=torch.int64) if self.paraphrase is None else self.paraphrase
         path = torch.arange(num_samples) if self.path is None else self.path
@@ -98,22 +98,22 @@ class PromptSamples(NamedTuple):
 
     @property
     def num_paths(self) -> int:
-        """Distinct (paraphrase, path) among the samples."""
+        """Number of distinct (paraphrase, path) among the samples."""
         return len(self.groups.unique(dim=0))
 
     def take(self, rows: Tensor) -> PromptSamples:
-        """Some of the samples, by number (n,); what was recorded of the whole prompt no longer holds and is dropped."""
+        """Select samples by index (n,). Results per prompt are dropped, because they cover all of the samples."""
 
-        def some(values: Tensor | None) -> Tensor | None:
+        def select(values: Tensor | None) -> Tensor | None:
             return None if values is None else values[rows]
 
         numbers = rows.tolist()
         return self._replace(
             images=self.images[rows],
-            tokens=some(self.tokens),
-            paraphrase=some(self.paraphrase),
-            path=some(self.path),
-            entropy=some(self.entropy),
+            tokens=select(self.tokens),
+            paraphrase=select(self.paraphrase),
+            path=select(self.path),
+            entropy=select(self.entropy),
             texts=tuple(self.texts[n] for n in numbers) if self.texts else (),
             names=tuple(self.names[n] for n in numbers) if self.names else (),
             per_prompt={},
@@ -122,22 +122,22 @@ class PromptSamples(NamedTuple):
 
 
 def split_by_prompt(sampled: SampleBatch) -> list[PromptSamples]:
-    """The rows of a batch, one `PromptSamples` per prompt."""
+    """Split the rows of a batch into one `PromptSamples` per prompt."""
     batch, samples = sampled.batch, sampled.samples
-    images = sampled.images.contiguous()  # the memory layout would show in a metric's last digits
+    images = sampled.images.contiguous()  # the memory layout would change the last digits of metrics
     owners = torch.tensor(batch.rows)
     paraphrase = torch.tensor([key.paraphrase for key in batch.keys])
     path = torch.tensor([key.path for key in batch.keys])
     tokens, entropy = (samples.tokens, samples.entropy) if isinstance(samples, TokenSamples) else (None, None)
     prompts = []
-    for number, (prompt, place) in enumerate(zip(batch.prompts, batch.indices, strict=True)):
+    for number, (prompt, index) in enumerate(zip(batch.prompts, batch.indices, strict=True)):
         rows = owners == number
         prompts.append(
             PromptSamples(
                 images=images[rows],
                 tokens=None if tokens is None else tokens[rows],
                 prompt=prompt.text,
-                place=place,
+                place=index,
                 paraphrase=paraphrase[rows],
                 path=path[rows],
                 entropy=None if entropy is None else entropy[rows],

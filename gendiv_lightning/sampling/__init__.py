@@ -1,4 +1,4 @@
-"""Everything that a sampling loop decides by chance, as a function of keyed noise."""
+"""Sampling loops and samplers: every random decision is a function of keyed noise."""
 
 from gendiv_lightning.sampling.latents import LatentSampler
 from gendiv_lightning.sampling.noise import Noise

@@ -1,4 +1,4 @@
-"""The autoregressive sampler: one token after another, in raster order. The order is no chance, so there is no path."""
+"""The autoregressive sampling loop: one token at a time in raster order. The order is fixed, so there is no path."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from gendiv_lightning.sampling.sampler import TokenGrid, TokenSampler
 def sample_autoregressive(
     predict: Callable[[Tensor, int], Tensor], sampler: TokenSampler, num_tokens: int
 ) -> TokenSamples:
-    """Sample B images, B being the sampler's rows.
+    """Sample B images, one per row of the sampler.
 
     Args:
-        predict: the network, which keeps what it has seen: tokens (B, 1) and a position to the logits (B, 1, K) of that
-            position, guided. The tokens are those of the position before; position 0 has none, and what is handed in
-            for them means nothing.
-        sampler: decides each token, step i being image token i.
-        num_tokens: L.
+        predict: the network with its cache: maps the tokens (B, 1) of the previous position and a position to the
+            guided logits (B, 1, K) of that position. The tokens passed for position 0 are meaningless.
+        sampler: draws each token; step i is image token i.
+        num_tokens: number of image tokens L.
     """
     grid = TokenGrid(sampler, num_tokens)
     num_rows, device = len(grid.tokens), grid.tokens.device

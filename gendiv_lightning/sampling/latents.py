@@ -1,9 +1,9 @@
-"""`LatentSampler`: the standard normals of a continuous sampler, from the same keyed noise that tokens are drawn with.
+"""`LatentSampler`: standard normals for continuous samplers, from the same keyed noise that token draws use.
 
-A continuous sampler leaves two things to chance: the initial noise (path), and what the scheduler adds at each step
-(execution). An ODE sampler adds nothing, so it has no execution noise by construction.
+A continuous sampler has two sources of randomness: the initial noise (path), and the noise that the scheduler adds at
+each step (execution). An ODE sampler adds none, so it has no execution noise by construction.
 
-Decisions are counted from 0: the initial noise is decision 0, the scheduler's step i is decision i + 1.
+Decisions are numbered from 0: the initial noise is decision 0, step i of the scheduler is decision i + 1.
 """
 
 from __future__ import annotations
@@ -26,62 +26,65 @@ from gendiv_lightning.sampling.sampler import Sampler
 class LatentSampler(Sampler):
     """Settings and noise of B rows of continuous latents.
 
-    The noise is keyed like that of tokens: the path by (prompt, paraphrase, path), execution by (prompt, paraphrase,
-    sample). With `exec` off, every transition takes its mean: the scheduler's noise is 0.
+    The noise is keyed as for tokens: the path by (prompt, paraphrase, path), execution by (prompt, paraphrase,
+    sample). With `exec` off, the scheduler's noise is 0 and every transition takes its mean.
     """
 
     def take(self, rows: Sequence[int]) -> LatentSampler:
-        """The sampler of some rows."""
+        """The sampler restricted to some rows."""
         return replace(self, path=self.path.take(rows), exec=self.exec.take(rows))
 
     def initial_noise(self, shape: Sequence[int], start: int = 0) -> Tensor:
-        """Standard normals (B, ...) float32 of decision 0; `start` is the number of values drawn before per row."""
+        """Standard normals (B, ...) float32 of decision 0; `start` is the number of values already drawn per row."""
         return draw_normals(self.path, 0, shape, start)
 
     def step_noise(self, step: int, shape: Sequence[int], start: int = 0) -> Tensor:
-        """Standard normals (B, ...) float32 of the scheduler's step 0, 1, ...; 0 everywhere with execution off."""
+        """Standard normals (B, ...) float32 of scheduler step 0, 1, ...; all 0 with execution off."""
         if self.exec.is_off:
             return torch.zeros(*shape)
         return draw_normals(self.exec, step + 1, shape, start)
 
 
 def draw_normals(noise: Noise, step: int, shape: Sequence[int], start: int = 0) -> Tensor:
-    """Standard normals from a row's own uniforms, by the inverse of the normal CDF in float64.
+    """Standard normals from the uniforms of each row, by the inverse normal CDF in float64.
 
     Args:
-        noise: of B rows, on the CPU.
-        step: of the loop.
+        noise: noise of B rows, on the CPU.
+        step: step of the loop.
         shape: (B, ...).
-        start: number of the first uniform of each row.
+        start: index of the first uniform of each row.
 
     Returns:
-        (B, ...) float32 on the CPU, where values do not depend on the device that a model runs on.
+        (B, ...) float32 on the CPU, so that values do not depend on the model's device.
+
+    Raises:
+        ValueError: the shape does not have one row per row of the noise.
     """
     num_rows, num_values = shape[0], math.prod(shape[1:])
     if num_rows != len(noise.keys):
         raise ValueError(f"noise of {len(noise.keys)} rows cannot fill the shape {tuple(shape)}: one row per image")
-    rows, places = torch.arange(num_rows)[:, None], torch.arange(start, start + num_values)
-    return torch.special.ndtri(noise.uniform(step, rows, places)).float().view(*shape)
+    rows, positions = torch.arange(num_rows)[:, None], torch.arange(start, start + num_values)
+    return torch.special.ndtri(noise.uniform(step, rows, positions)).float().view(*shape)
 
 
 class KeyedNormals(TorchFunctionMode):
-    """Inside this context `torch.randn` and `torch.randn_like` return normals that someone else draws.
+    """Context in which `torch.randn` and `torch.randn_like` return the normals of a given function.
 
-    Any other random function is an error: its numbers would depend on the batch and on the global seed.
+    Any other random function raises an error, because its numbers would depend on the batch and on the global seed.
 
     Args:
-        draw: a shape (B, ...) to normals float32 on the CPU; they are cast and moved as the caller of `randn` wants.
-        place: what runs inside, for the error.
+        draw: maps a shape (B, ...) to float32 normals on the CPU; they are cast and moved as the caller requests.
+        caller: name of the code that runs in the context, for error messages.
     """
 
-    def __init__(self, draw: Callable[[tuple[int, ...]], Tensor], place: str) -> None:
+    def __init__(self, draw: Callable[[tuple[int, ...]], Tensor], caller: str) -> None:
         super().__init__()
-        self.draw, self.place = draw, place
+        self.draw, self.caller = draw, caller
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Replace the functions that draw normals, pass on those that draw nothing."""
+        """Replace the functions that draw normals; call all non-random functions unchanged."""
         kwargs = dict(kwargs or {})
         if func is torch.randn:
             size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
@@ -93,7 +96,7 @@ class KeyedNormals(TorchFunctionMode):
             return normals.to(kwargs.get("device") or like.device, kwargs.get("dtype") or like.dtype)
         if func in _OTHER_RANDOMNESS:
             raise PipelineError(
-                f"{self.place} calls {getattr(func, '__name__', func)}, whose numbers cannot be keyed by sample: only "
+                f"{self.caller} calls {getattr(func, '__name__', func)}, whose numbers cannot be keyed by sample: only "
                 "torch.randn and torch.randn_like can. Choose another scheduler or pipeline"
             )
         return func(*args, **kwargs)

@@ -1,7 +1,7 @@
-"""The masked sampler (MaskGIT, Chang et al. 2022; aMUSEd, Patil et al. 2024): many tokens a step, the surest ones stay.
+"""The masked sampling loop (MaskGIT, Chang et al. 2022; aMUSEd, Patil et al. 2024).
 
-All unknown tokens are drawn at each step (execution). Which of them stay is decided by the confidence of what was
-drawn, plus Gumbel noise (path); the others are unknown again.
+All masked tokens are drawn at each step (execution). The most confident ones are kept, with Gumbel noise added to their
+confidences (path); the others are masked again.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from gendiv_lightning.sampling.sampler import TokenGrid, TokenSampler
 
 @dataclass(frozen=True)
 class MaskSchedule:
-    """How many tokens stay unknown after each step, and how much chance there is in which.
+    """Number of masked tokens after each step, and scale of the noise that decides which tokens are kept.
 
     Attributes:
-        num_steps: steps of the loop, at least 1.
-        kind: the share of unknown tokens after step i of n is cos(pi/2 (i+1)/n), or 1 - (i+1)/n.
+        num_steps: number of steps of the loop, at least 1.
+        kind: the share of masked tokens after step i of n is cos(pi/2 (i+1)/n) for "cosine", 1 - (i+1)/n for "linear".
         temperature: scale of the Gumbel noise on the confidences at the first and the last step, linear in between.
     """
 
@@ -37,21 +37,21 @@ class MaskSchedule:
         if self.num_steps < 1:
             raise ConfigValueError(f"num_steps must be at least 1, got {self.num_steps}")
         if self.kind not in ("cosine", "linear"):
-            raise ConfigValueError(f'the mask schedule is "cosine" or "linear", got {self.kind!r}')
+            raise ConfigValueError(f'the mask schedule must be "cosine" or "linear", got {self.kind!r}')
         if len(self.temperature) != 2 or not all(math.isfinite(t) and t >= 0 for t in self.temperature):
             raise ConfigValueError(f"mask_temperature must be two numbers of at least 0, got {self.temperature}")
 
     def num_unknown(self, num_tokens: int) -> list[int]:
-        """Unknown tokens of an image of `num_tokens` after each step: the last step decides all.
+        """Number of masked tokens after each step, for an image of `num_tokens`; 0 after the last step.
 
-        Every other one decides some, as long as more than one is left.
+        Every step keeps at least one token as long as more than one is masked.
         """
-        # In float32 and in this order, as the reference: one more rounding would move a count by one.
+        # In float32 and in the order of the reference: a different rounding could change a count by one.
         ratio = torch.arange(1, self.num_steps + 1) / self.num_steps
         share = torch.cos(ratio * math.pi / 2) if self.kind == "cosine" else 1 - ratio
         counts, left = [], num_tokens
-        for wanted in (num_tokens * share).floor().int().tolist()[:-1]:
-            left = max(1, min(left - 1, wanted))
+        for target in (num_tokens * share).floor().int().tolist()[:-1]:
+            left = max(1, min(left - 1, target))
             counts.append(left)
         return [*counts, 0]
 
@@ -63,14 +63,14 @@ class MaskSchedule:
 def sample_masked(
     predict: Callable[[Tensor], Tensor], sampler: TokenSampler, schedule: MaskSchedule, num_tokens: int, mask: int
 ) -> TokenSamples:
-    """Sample B images, B being the sampler's rows.
+    """Sample B images, one per row of the sampler.
 
     Args:
-        predict: the network: tokens (B, L), `mask` where unknown, to logits (B, L, K), guided.
-        sampler: decides tokens and places.
-        schedule: how many tokens each step decides.
-        num_tokens: L.
-        mask: the token that stands for "unknown".
+        predict: the network: maps tokens (B, L), equal to `mask` where masked, to guided logits (B, L, K).
+        sampler: draws tokens and chooses the positions that are kept.
+        schedule: number of masked tokens after each step.
+        num_tokens: number of image tokens L.
+        mask: the mask token.
     """
     grid = TokenGrid(sampler, num_tokens, blank=mask)
     known = torch.zeros_like(grid.tokens, dtype=torch.bool)
@@ -85,5 +85,5 @@ def sample_masked(
         stay = sampler.choose_positions(confidence, step, count=num_stay, noise_scale=noise_scale)
         grid.write(draw.take(stay[rows, positions]))
         known |= stay
-        del draw  # or its logits would stand beside those of the next step
+        del draw  # frees its logits before those of the next step are allocated
     return grid.samples()

@@ -1,7 +1,7 @@
-"""The next-scale sampler (VAR, Tian et al. 2024, arXiv 2404.02905): all tokens of a scale at once, scales in order.
+"""The next-scale sampling loop (VAR, Tian et al. 2024, arXiv 2404.02905): all tokens of a scale at once.
 
-An image is a pyramid of token grids, the coarsest first. Given the scales before, the tokens of a scale are drawn
-independently (execution); the order of the scales is no chance, so there is no path.
+An image is a pyramid of token grids, from coarse to fine. Given the previous scales, the tokens of a scale are drawn
+independently (execution). The order of the scales is fixed, so there is no path.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from gendiv_lightning.sampling.sampler import TokenGrid, TokenSampler
 def sample_next_scale(
     predict: Callable[[Tensor, int], Tensor], sampler: TokenSampler, scale_sizes: Sequence[int]
 ) -> TokenSamples:
-    """Sample B images, B being the sampler's rows.
+    """Sample B images, one per row of the sampler.
 
     Args:
-        predict: the network, which keeps what it has seen: the tokens (B, n') of the scale before and the number of a
-            scale to the logits (B, n, K) of its n positions, guided. Scale 0 has none before it, n' = 0.
-        sampler: decides each token; a scale is a step of the loop.
-        scale_sizes: tokens of each scale. Positions of an image count through all scales, L in all.
+        predict: the network with its cache: maps the tokens (B, n') of the previous scale and the number of a scale to
+            the guided logits (B, n, K) of its n positions. For scale 0, n' = 0.
+        sampler: draws each token; one scale is one step of the loop.
+        scale_sizes: number of tokens of each scale. Positions are numbered through all scales, L in total.
     """
     grid = TokenGrid(sampler, sum(scale_sizes))
     num_rows, device = len(grid.tokens), grid.tokens.device

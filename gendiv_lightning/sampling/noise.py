@@ -1,6 +1,6 @@
-"""`Noise`: uniforms that depend on (seed, role, key, step, position) and nothing else, whatever the batch or device.
+"""`Noise`: uniforms that depend only on (seed, role, key, step, position), not on the batch or the device.
 
-Each row's key is a hash of its name; numbers come from SplitMix64 (Steele, Lea & Flood 2014, OOPSLA) used as a
+Each row's key is a hash of its name. Numbers come from SplitMix64 (Steele, Lea & Flood 2014, OOPSLA) used as a
 counter-based generator: number c of a row is the finaliser applied to key + (c + 1) * gamma, all modulo 2^64.
 """
 
@@ -26,7 +26,7 @@ _MULTIPLY_2 = _signed(0x94D049BB133111EB)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift: torch shifts int64 arithmetically, so the copies of the sign bit are cut off."""
+    """Logical right shift: torch shifts int64 arithmetically, so the copies of the sign bit are masked out."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -49,10 +49,10 @@ class Noise:
         seed: root seed.
         role: name of the stream; different roles never share numbers.
         names: name of each row, such as (prompt, paraphrase, sample); equal names get equal numbers.
-        keys: (B,) int64, made from the above on the device where numbers are wanted.
-        is_off: whoever asks takes the mode instead of drawing.
-        trunk: (B,) int64, keys of the steps before `branch_step`; None where all steps have the same.
-        branch_step: first step of which the numbers are a row's own again.
+        keys: (B,) int64, derived from the above, on the device that draws the numbers.
+        is_off: decisions take their mode instead of drawing.
+        trunk: (B,) int64, keys of the steps before `branch_step`; None if all steps use `keys`.
+        branch_step: first step that uses `keys` again.
     """
 
     seed: int
@@ -65,21 +65,21 @@ class Noise:
 
     @classmethod
     def of(cls, seed: int, role: str, names: Sequence[Name], device: torch.device | str = "cpu") -> Noise:
-        """Noise of rows by their names."""
+        """Noise for rows with these names."""
         keys = torch.tensor([_key(seed, role, name) for name in names], dtype=torch.int64, device=device)
         return cls(seed, role, tuple(names), keys)
 
     def shared(self) -> Noise:
-        """The same noise for all rows whose names agree but for their last part, the number of the path or sample."""
+        """Noise shared by all rows whose names differ only in the last part, the number of the path or sample."""
         shared = Noise.of(self.seed, self.role, [name[:-1] for name in self.names], self.keys.device)
         return replace(shared, is_off=self.is_off)
 
     def branch(self, step: int) -> Noise:
-        """The noise of `shared` before a step, and the rows' own from that step on."""
+        """The noise of `shared` before a step, and each row's own noise from that step on."""
         return replace(self, trunk=self.shared().keys, branch_step=step)
 
     def take(self, rows: Sequence[int]) -> Noise:
-        """The noise of some rows."""
+        """The noise restricted to some rows."""
         trunk = None if self.trunk is None else self.trunk[list(rows)]
         return replace(self, names=tuple(self.names[row] for row in rows), keys=self.keys[list(rows)], trunk=trunk)
 
@@ -93,11 +93,11 @@ class Noise:
         return replace(self, is_off=True)
 
     def uniform(self, step: int, rows: Tensor, positions: Tensor) -> Tensor:
-        """Uniforms (N,) float64 in the open interval (0, 1) of N places, by row and position, for a step of a loop."""
+        """Uniforms (N,) float64 in the open interval (0, 1), by row and position, for one step of a loop."""
         return self._uniform(step, self._keys_of(step)[rows], positions)
 
     def uniform_grid(self, step: int, num_positions: int) -> Tensor:
-        """Those of all rows at the first `num_positions` positions: (B, num_positions)."""
+        """Uniforms (B, num_positions) of all rows at the first `num_positions` positions."""
         positions = torch.arange(num_positions, device=self.keys.device)
         return self._uniform(step, self._keys_of(step)[:, None], positions)
 
@@ -105,6 +105,6 @@ class Noise:
         return self.keys if self.trunk is None or step >= self.branch_step else self.trunk
 
     def _uniform(self, step: int, keys: Tensor, positions: Tensor) -> Tensor:
-        assert not self.is_off, f"the {self.role} noise is off, nothing may be drawn from it"
+        assert not self.is_off, f"the {self.role} noise is off, so nothing may be drawn from it"
         bits = _finalise(keys + (positions + 1 + (step << 32)) * _GAMMA)
         return (_shift(bits, 12).double() + 0.5) * 2.0**-52

@@ -1,14 +1,14 @@
-"""Exact parallel decoding of autoregressive models: many positions a pass, the tokens of the sequential loop.
+"""Exact parallel decoding of autoregressive models: many positions per pass, with the tokens of the sequential loop.
 
-Every position has a uniform of its own, so sequential sampling is a function of the condition, without chance. Its
-tokens are the only fixed point of an iteration (Wiggers & Hoogeboom 2020, arXiv 2002.09928; Song et al. 2021, arXiv
+Every position has its own uniform, so sequential sampling is a deterministic function of the condition and the noise.
+Its tokens are the only fixed point of an iteration (Wiggers & Hoogeboom 2020, arXiv 2002.09928; Song et al. 2021, arXiv
 2002.03629): guess the tokens of a window, predict all of its positions in one pass, draw each with its own uniform,
-and take the draws as the next guess. A draw is final once all guesses before it were right.
+and use the draws as the next guess. A draw is final once all guesses before it were correct.
 
-A pass over many positions rounds otherwise than one over a single position: logits differ in their last digits, and
-so may a token whose uniform lies on the very edge between two. Such draws are noticed, not trusted: `is_certain` asks
-whether logits that are off by `tolerance` could give another token. If so, the tokens since the last such place are fed
-one by one, in the shapes of the sequential loop, and the token is drawn from the sequential loop's own logits.
+A pass over many positions rounds differently from a pass over one: the logits differ in their last digits, and so can
+a token whose uniform is on the boundary between two tokens. Such draws are detected: `is_certain` checks whether logits
+that are off by `tolerance` could give another token. If so, all tokens since the last sequential one are fed one at a
+time, in the shapes of the sequential loop, and the token is drawn from the logits of the sequential loop.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import Tensor
 from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling.sampler import Draw, TokenGrid, TokenSampler
 
-# Of a row's largest logit. Passes of 4 to 63 positions moved none by more than 2.2e-6 of it (GPT-B, 12 layers, float32
-# on a CPU): five times that.
+# Relative to a row's largest logit. Passes of 4 to 63 positions moved no logit by more than 2.2e-6 of it (GPT-B, 12
+# layers, float32 on a CPU); the tolerance is about five times that.
 TOLERANCE = 1e-5
 
 
@@ -34,32 +34,32 @@ def sample_in_parallel(
     window: int,
     tolerance: float = TOLERANCE,
 ) -> TokenSamples:
-    """The tokens of `sample_autoregressive`, in fewer passes. Observers see each final draw once, in raster order.
+    """The tokens of `sample_autoregressive`, in fewer passes. Observers receive each final draw once, in raster order.
 
-    Entropies and log-probabilities are those of the sequential loop but for the last digits.
+    Entropies and log-probabilities equal those of the sequential loop up to the last digits.
 
     Args:
-        predict: the network, which keeps what it has seen: tokens (B, P) and a position to the logits (B, P, K) of P
-            positions from there on, guided. The tokens are those before each position. Position 0, which has none, is
-            asked for alone. A token that is handed in again takes the place of what was there.
-        sampler: decides each token, step i being image token i.
-        num_tokens: L.
-        window: positions that a pass predicts, at least 1.
-        tolerance: how far rounding may move a logit, as a share of the largest of its row, before guidance.
+        predict: the network with its cache: maps tokens (B, P) and a position to the guided logits (B, P, K) of the P
+            positions that start there. Each token is the one before its position. Position 0 has none and is always
+            predicted alone. Passing a token again overwrites the cached one.
+        sampler: draws each token; step i is image token i.
+        num_tokens: number of image tokens L.
+        window: number of positions per pass, at least 1.
+        tolerance: largest rounding error of a logit before guidance, relative to the largest logit of its row.
 
     Raises:
-        ArithmeticError: rounding moved a logit further than that.
+        ArithmeticError: rounding moved a logit by more than `tolerance`.
     """
     grid = TokenGrid(sampler, num_tokens)
     num_rows, device = len(grid.tokens), grid.tokens.device
     rows = torch.arange(num_rows, device=device)
-    # Column i is the token before position i: final up to `start`, guessed from there on. Column 0 means nothing.
+    # Column i is the token before position i: final up to `start`, guessed from there on. Column 0 is unused.
     before = torch.zeros(num_rows, num_tokens + 1, dtype=torch.int64, device=device)
 
     def draw_token(filtered: Tensor, position: int) -> Draw:
         return sampler.draw_filtered(filtered, position, rows, torch.full_like(rows, position))
 
-    start = alone = 0  # tokens that are final; tokens that were predicted one by one, as the sequential loop does
+    start = alone = 0  # number of final tokens; number of tokens predicted one at a time, as in the sequential loop
     while start < num_tokens:
         first, stop = start, min(num_tokens, start + window) if start else 1
         given = before[:, first:stop].clone()
@@ -80,18 +80,18 @@ def sample_in_parallel(
             grid.write(draw)
             start += 1
             if start < stop and not torch.equal(draw.tokens, given[:, start - first]):
-                break  # what comes after was predicted from a wrong guess
-        # Positions that no pass has seen are guessed from the last one that was, each with its own uniform.
+                break  # the following positions were predicted from a wrong guess
+        # Positions beyond the last pass are guessed from its last logits, each with its own uniform.
         for position in range(stop, min(num_tokens, start + window) - 1):
             before[:, position + 1] = draw_token(filtered[:, -1], position).tokens
     return grid.samples()
 
 
 def is_certain(sampler: TokenSampler, logits: Tensor, draw: Draw, tolerance: float = TOLERANCE) -> Tensor:
-    """Whether a draw from logits (N, K) stays the same, however rounding moves them within `tolerance`: (N,) bool.
+    """Whether draws from logits (N, K) are the same for any rounding within `tolerance`: (N,) bool.
 
-    The extremes of the cumulative distribution at both ends of the drawn token: entries that top-k and top-p may just
-    keep or just drop are counted where they do harm.
+    Compares the uniforms with the extreme values of the cumulative distribution at both ends of the drawn token.
+    Entries that top-k or top-p keep in one case and drop in another are counted as the worst case requires.
     """
     slack = _slack(sampler, logits, tolerance)
     values = replace(sampler, top_k=None, top_p=1.0).filter_logits(logits).double()
@@ -99,7 +99,7 @@ def is_certain(sampler: TokenSampler, logits: Tensor, draw: Draw, tolerance: flo
         best = values.topk(min(2, values.shape[-1])).values
         return best[:, 0] - best[:, -1] > 2 * slack if best.shape[-1] > 1 else torch.ones_like(slack, dtype=torch.bool)
     surely, maybe = _kept(sampler, values, slack)
-    # Relative to the drawn token, whose own weight is 1, all others are raised by 2 slack at worst.
+    # Relative to the drawn token, whose weight is 1, every other log-weight is off by at most 2 slack.
     here = draw.tokens[:, None]
     relative = values - values.gather(-1, here)
     least = torch.where(surely, relative.clamp(max=500).exp(), 0.0).scatter(-1, here, 0.0).cumsum(-1)
@@ -115,32 +115,32 @@ def is_certain(sampler: TokenSampler, logits: Tensor, draw: Draw, tolerance: flo
 
 
 def _slack(sampler: TokenSampler, logits: Tensor, tolerance: float) -> Tensor:
-    """How far rounding may move the guided logits (N, K) of a row after division by the temperature: (N,)."""
-    # u + s (c - u) adds up s errors of the conditional logits and s - 1 of the others. The second term is the
-    # rounding of the draw itself.
+    """Largest rounding error (N,) of guided logits (N, K) after division by the temperature."""
+    # u + s (c - u) adds s times the error of the conditional logits and s - 1 times that of the unconditional ones.
+    # The second term is the rounding error of the draw itself.
     amplified = 2 * sampler.guidance - 1 if sampler.is_guided else 1.0
     largest = logits.abs().amax(-1).double()
     return tolerance * (amplified * largest / max(sampler.temperature, 1e-5) + 1)
 
 
 def _kept(sampler: TokenSampler, values: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
-    """Entries (N, K) that top-k and top-p keep however rounding falls, and those that they may keep.
+    """Entries (N, K) that top-k and top-p keep for any rounding, and entries that they keep for some rounding.
 
-    An entry is kept if fewer than k are larger, and if they hold no more than the probability p. Between two entries
-    that are 2 slack apart, rounding cannot turn the order.
+    An entry is kept if fewer than k entries are larger and their total probability is at most p. Rounding cannot
+    swap two entries that are more than 2 slack apart.
     """
     possible = values > -torch.inf
     if not sampler.top_k and sampler.top_p >= 1:
         return possible, possible
     ordered, order = values.sort(dim=-1, descending=True)
     margin = 2 * slack[:, None]
-    fewest = torch.searchsorted(-ordered, -ordered - margin)  # larger ones for certain
-    most = torch.searchsorted(-ordered, -ordered + margin, right=True) - 1  # larger ones at most
+    fewest = torch.searchsorted(-ordered, -ordered - margin)  # smallest possible number of larger entries
+    most = torch.searchsorted(-ordered, -ordered + margin, right=True) - 1  # largest possible number
     num_kept = sampler.top_k or values.shape[-1]
     surely, maybe = most < num_kept, fewest < num_kept
     if sampler.top_p < 1:
         ranked, shrunk = (ordered - ordered[:, :1]).exp(), (-margin).exp()
-        mass = torch.nn.functional.pad(ranked.cumsum(-1), (1, 0))  # of the n largest, n from 0 on
+        mass = torch.nn.functional.pad(ranked.cumsum(-1), (1, 0))  # total of the n largest, n = 0, 1, ...
         surely = surely & (mass.gather(-1, most) <= sampler.top_p * (ranked * surely).sum(-1, True) * shrunk)
         maybe = maybe & (mass.gather(-1, fewest) * shrunk <= sampler.top_p * (ranked * maybe).sum(-1, True))
     surely, maybe = (torch.zeros_like(kept).scatter(-1, order, kept) for kept in (surely, maybe))
@@ -148,11 +148,11 @@ def _kept(sampler: TokenSampler, values: Tensor, slack: Tensor) -> tuple[Tensor,
 
 
 def _check_rounding(sampler: TokenSampler, logits: Tensor, exact: Tensor, tolerance: float) -> None:
-    """Raise if a pass moved logits (N, K) further from those of the sequential loop than `is_certain` allows for."""
+    """Raise ArithmeticError if logits (N, K) differ from those of the sequential loop by more than the tolerance."""
     allowed = _slack(sampler, exact, tolerance) * max(sampler.temperature, 1e-5)
     excess = ((logits - exact).abs().amax(-1) / allowed).max()
     if excess > 1:
         raise ArithmeticError(
-            f"parallel decoding moved a logit {float(excess):.3g} times as far as it allows for, so its tokens may not "
-            "be those of the sequential loop. Sample with decoding: sequential."
+            f"parallel decoding moved a logit by {float(excess):.3g} times its tolerance, so its tokens may differ "
+            "from those of the sequential loop. Sample with decoding: sequential."
         )

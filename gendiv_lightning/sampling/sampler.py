@@ -1,11 +1,13 @@
-"""`TokenSampler`: every decision a sampling loop leaves to chance, for autoregressive, masked and diffusion models.
+"""`TokenSampler`: every random decision of a sampling loop, for autoregressive, masked and diffusion models.
 
-B rows, L positions of an image, K codebook entries; N of the B x L places are asked about at a time. Loops ask; probes
-change the sampler before the loop; `TokenGrid` keeps what was decided and tells the observers.
+Probes change the sampler before the loop, the loop calls the sampler for each decision, and `TokenGrid` stores the
+drawn tokens and notifies the observers.
 - autoregressive: `draw_tokens` at each position, in raster order, so there is no path;
 - next-scale: `draw_tokens` at all positions of a scale, coarse scales first, so there is no path either;
-- masked: `draw_tokens` wherever a token is unknown, then `choose_positions(confidence, count=...)` for those that stay;
+- masked: `draw_tokens` at all masked positions, then `choose_positions(confidence, count=...)` for those to keep;
 - diffusion: `choose_positions(log p(change))`, then `draw_tokens` for the token given the change.
+
+Notation: B rows, L positions of an image, K codebook entries; N of the B x L positions are drawn at a time.
 """
 
 from __future__ import annotations
@@ -28,16 +30,16 @@ from gendiv_lightning.sampling.noise import Noise
 
 @dataclass(frozen=True)
 class Draw:
-    """Tokens of one decision, and what they were drawn from.
+    """Tokens drawn in one decision, with their distributions.
 
     Attributes:
         step: step of the loop.
-        rows: (N,) int64, images.
-        positions: (N,) int64, places in their images, in raster order.
+        rows: (N,) int64, row of each token.
+        positions: (N,) int64, position of each token in its image, in raster order.
         tokens: (N,) int64.
-        logits: (N, K) float32, unnormalised: after guidance, subset, temperature, top-k and top-p.
-        is_mode: the tokens are the mode for certain, execution noise being off.
-        num_broken: () how many of the N distributions were not finite, before some of the draws were taken; None for 0.
+        logits: (N, K) float32, unnormalised: after guidance, codebook subset, temperature, top-k and top-p.
+        is_mode: execution noise is off, so the tokens are the modes.
+        num_broken: () number of distributions that were not finite, before any `take`; None for 0.
     """
 
     step: int
@@ -48,22 +50,22 @@ class Draw:
     is_mode: bool = False
     num_broken: Tensor | None = None
 
-    def take(self, places: Tensor) -> Draw:
-        """Some of the N, by number or by a mask."""
-        rows, positions, tokens, logits = (x[places] for x in (self.rows, self.positions, self.tokens, self.logits))
+    def take(self, chosen: Tensor) -> Draw:
+        """Select some of the N tokens, by index or mask."""
+        rows, positions, tokens, logits = (x[chosen] for x in (self.rows, self.positions, self.tokens, self.logits))
         return Draw(self.step, rows, positions, tokens, logits, self.is_mode, self.num_broken)
 
     @cached_property
     def log_probs(self) -> Tensor:
-        """The network's distributions (N, K), nats."""
+        """Log-probabilities (N, K) of the network's distributions, nats."""
         return self.logits.log_softmax(-1)
 
     @cached_property
     def probs(self) -> Tensor:
-        """The distributions (N, K) that tokens were drawn from: the network's; with execution noise off, a point."""
+        """The distributions (N, K) that tokens were drawn from; one-hot with execution noise off."""
         if self.is_mode:
             return torch.zeros_like(self.logits).scatter_(-1, self.tokens[:, None], 1.0)
-        # Softmax of log-probabilities is their exp, and several times faster where top-k or a subset left many at -inf.
+        # Softmax of log-probabilities equals their exp, but is several times faster if many entries are -inf.
         return self.log_probs.softmax(-1)
 
     @property
@@ -73,34 +75,34 @@ class Draw:
 
     @property
     def log_prob(self) -> Tensor:
-        """Log2-probability of the drawn tokens (N,), bits: 0 for a mode that was certain."""
+        """Log2-probability of the drawn tokens (N,), bits; 0 with execution noise off."""
         if self.is_mode:
             return torch.zeros_like(self.logits[:, 0])
         return self.log_probs.gather(-1, self.tokens[:, None])[:, 0] / math.log(2)
 
     @property
     def entropy(self) -> Tensor:
-        """Entropy (N,) of the distributions that the tokens were drawn from, bits."""
+        """Entropy (N,) of the distributions that the tokens were drawn from, bits; 0 with execution noise off."""
         if self.is_mode:
             return torch.zeros_like(self.logits[:, 0])
         return torch.special.entr(self.probs).sum(-1) / math.log(2)
 
 
 class Observer(ABC):
-    """Watches which tokens a loop writes; changes nothing."""
+    """Receives the tokens that a loop writes, without changing them."""
 
     @abstractmethod
     def observe(self, draw: Draw) -> None:
-        """Called whenever tokens are written, in the order of the loop."""
+        """Receive a draw; called whenever tokens are written, in the order of the loop."""
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Settings and noise of B rows that every kind of sampling loop has. A probe replaces fields.
+    """Settings and noise of B rows, common to all kinds of sampling loops. Probes replace its fields.
 
     Attributes:
-        path: noise of the decisions that lay out an image; each kind of sampler says which these are.
-        exec: noise of the decisions that carry the layout out.
+        path: noise of the structural decisions; each kind of sampler defines which these are.
+        exec: noise of the decisions that fill in the structure.
         guidance: scale s of classifier-free guidance; guidance is on if s > 1.
         observers: called with every draw.
     """
@@ -112,22 +114,23 @@ class Sampler:
 
     @property
     def is_guided(self) -> bool:
-        """Whether unconditional predictions are needed at all."""
+        """Whether unconditional predictions are needed."""
         return self.guidance > 1.0
 
 
 @dataclass(frozen=True)
 class TokenSampler(Sampler):
-    """A sampler of tokens. The order of operations is in `filter_logits` alone.
+    """A sampler of tokens. `filter_logits` defines the order of all operations on logits.
 
     Attributes:
-        path: which positions change, when.
-        exec: which token a chosen position gets.
-        codebook_size: K.
+        path: noise that decides which positions change at which step.
+        exec: noise that decides the token of a chosen position.
+        codebook_size: number of codebook entries K.
         allowed: (K,) bool, codebook entries that may be drawn; None allows all.
         temperature: divides the logits; 0 acts as 1e-5, as in the reference implementation.
-        top_k: entries kept, ties with the k-th too; None or 0 keeps all.
-        top_p: an entry is dropped when the more probable ones already hold more than this probability; 1 keeps all.
+        top_k: number of most probable entries to keep, plus ties with the k-th; None or 0 keeps all.
+        top_p: nucleus threshold: keep the smallest set of most probable tokens whose total probability reaches
+            `top_p`; 1 keeps all.
     """
 
     codebook_size: int
@@ -142,9 +145,10 @@ class TokenSampler(Sampler):
         return unconditional + self.guidance * (conditional.float() - unconditional)
 
     def filter_logits(self, logits: Tensor) -> Tensor:
-        """Subset, temperature, top-k, top-p, in this order: (..., K) logits with -inf for what may not be drawn.
+        """Apply codebook subset, temperature, top-k and top-p, in this order, to logits (..., K).
 
-        At least one entry stays finite in any combination, since the most probable allowed one passes every filter.
+        Excluded entries become -inf. At least one entry stays finite, because the most probable allowed entry passes
+        every filter.
         """
         logits = logits.float()
         if self.allowed is not None:
@@ -162,11 +166,11 @@ class TokenSampler(Sampler):
         return logits
 
     def draw_tokens(self, logits: Tensor, step: int, rows: Tensor, positions: Tensor) -> Draw:
-        """Filter logits (N, K) and draw a token for each of N places, `rows` and `positions` (N,)."""
+        """Filter logits (N, K) and draw a token for each of N positions, given by `rows` and `positions` (N,)."""
         return self.draw_filtered(self.filter_logits(logits), step, rows, positions)
 
     def draw_filtered(self, logits: Tensor, step: int, rows: Tensor, positions: Tensor) -> Draw:
-        """Draw from logits as they are: one uniform a place, by inverse CDF; the mode when `exec` is off."""
+        """Draw from filtered logits (N, K) by inverse CDF, one uniform per position; take the mode if `exec` is off."""
         num_broken = broken_rows(logits)
         if self.exec.is_off:
             return Draw(step, rows, positions, logits.argmax(-1), logits, is_mode=True, num_broken=num_broken)
@@ -176,15 +180,18 @@ class TokenSampler(Sampler):
     def choose_positions(
         self, log_weights: Tensor, step: int, *, count: int | Tensor | None = None, noise_scale: float = 1.0
     ) -> Tensor:
-        """Choose positions by path noise: log_weights (B, P), nats, to (B, P) bool.
+        """Choose positions with path noise.
 
         Args:
-            log_weights: weight of each position; inf is chosen for certain, -inf is not.
+            log_weights: (B, P) nats, log-weight of each position; inf is always chosen, -inf never.
             step: step of the loop.
-            count: exactly so many a row, a number or (B,): the largest log-weights plus `noise_scale` times Gumbel
-                noise (without replacement, Gumbel-top-k; Kool et al. 2019). None: each on its own, with probability
-                exp(log_weights).
-            noise_scale: how much the Gumbel noise counts.
+            count: number of positions to choose per row, an int or (B,): those with the largest log-weight plus
+                `noise_scale` times Gumbel noise (Gumbel-top-k without replacement; Kool et al. 2019). None chooses
+                each position independently with probability exp(log_weights).
+            noise_scale: scale of the Gumbel noise.
+
+        Returns:
+            (B, P) bool.
         """
         if count is None:
             u = 0.5 if self.path.is_off else self.path.uniform_grid(step, log_weights.shape[1])
@@ -200,10 +207,10 @@ AnySampler = TypeVar("AnySampler", bound=Sampler)
 
 
 class TokenGrid:
-    """The tokens of B images while they are decided, with the statistics of each token's last draw.
+    """The tokens of B images during a loop, with the statistics of each token's last draw.
 
     Attributes:
-        tokens: (B, L) int64; `blank` where nothing is decided yet.
+        tokens: (B, L) int64; `blank` at positions that have not been drawn.
     """
 
     def __init__(self, sampler: TokenSampler, num_tokens: int, blank: int = -1) -> None:
@@ -215,12 +222,12 @@ class TokenGrid:
         self._broken: list[tuple[int, Tensor]] = []
 
     def write(self, draw: Draw) -> None:
-        """Put tokens in their places, and call the observers."""
+        """Write tokens to their positions and call the observers."""
         if draw.num_broken is not None:
             self._broken.append((draw.step, draw.num_broken))
-        places = draw.rows, draw.positions
-        self.tokens[places] = draw.tokens
-        self._entropy[places], self._log_prob[places] = draw.entropy, draw.log_prob
+        index = draw.rows, draw.positions
+        self.tokens[index] = draw.tokens
+        self._entropy[index], self._log_prob[index] = draw.entropy, draw.log_prob
         for observer in self.observers:
             observer.observe(draw)
 
@@ -228,13 +235,13 @@ class TokenGrid:
         """Tokens, entropies and log-probabilities (B, L).
 
         Raises:
-            NonFiniteError: the network's logits were not finite; at which step, and in how many draws.
+            NonFiniteError: the network's logits were not finite; the message names the step and the number of draws.
         """
         self._check_finite()
         return TokenSamples(self.tokens, self._entropy, self._log_prob)
 
     def _check_finite(self) -> None:
-        # Once, at the end: the loop need not wait for the device at each step.
+        # Checked once at the end, so that the loop does not synchronise with the device at each step.
         counts = torch.stack([count for _, count in self._broken]).tolist() if self._broken else []
         steps = [(step, count) for (step, _), count in zip(self._broken, counts, strict=True) if count]
         if steps:
@@ -248,37 +255,37 @@ class TokenGrid:
 def check_settings(
     *, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0, guidance: float = 1.0
 ) -> None:
-    """Raise ValueError for a number that no sampler can work with; where numbers are typed in, before a model loads."""
+    """Raise ValueError for an invalid setting; called by constructors, before a model loads."""
     if not (math.isfinite(temperature) and temperature >= 0):
-        raise ConfigValueError(f"temperature must be a number of at least 0, got {temperature}")
+        raise ConfigValueError(f"temperature must be a finite number of at least 0, got {temperature}")
     if top_k is not None and top_k < 0:
         raise ConfigValueError(f"top_k must be at least 1, or 0 for all, got {top_k}")
     if not 0 <= top_p <= 1:
-        raise ConfigValueError(f"top_p is a probability in [0, 1], got {top_p}")
+        raise ConfigValueError(f"top_p must be a probability in [0, 1], got {top_p}")
     if not math.isfinite(guidance):
-        raise ConfigValueError(f"guidance_scale must be a number, got {guidance}")
+        raise ConfigValueError(f"guidance_scale must be a finite number, got {guidance}")
 
 
 def invert_cdf(probs: Tensor, uniforms: Tensor) -> Tensor:
-    """The token at which the running sum of `probs` (..., K) first exceeds each of `uniforms` (...), in (0, 1).
+    """First token at which the cumulative sum of `probs` (..., K) exceeds `uniforms` (...), which are in (0, 1).
 
-    In float64; an entry of probability 0 is never drawn, whatever the rounding.
+    Computed in float64; an entry of probability 0 is never drawn, whatever the rounding.
     """
     cdf = probs.cumsum(-1, dtype=torch.float64)
     total = cdf[..., -1]
-    # Rounding may carry u * total up to the total itself, which no running sum exceeds.
+    # Rounding can make u * total equal to the total, which no cumulative sum exceeds.
     target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
-    # The clamp is for NaN alone, which has no place in the sum; `TokenGrid.samples` reports it.
+    # The clamp is needed for NaN only; `TokenGrid.samples` reports it.
     return torch.searchsorted(cdf, target[..., None], right=True)[..., 0].clamp(max=probs.shape[-1] - 1)
 
 
 class Description(NamedTuple):
-    """A setting of a run in words, for tables, captions and pictures.
+    """A setting of a run in words, for tables, captions and figures.
 
     Attributes:
-        label: "most frequent 25 %".
-        short: in a word or two, for a picture: "top 25 %".
-        isolates: what is left of the diversity under it, or what it adds.
+        label: description such as "most frequent 25 %".
+        short: one or two words for a figure, such as "top 25 %".
+        isolates: the part of the diversity that the setting leaves or adds.
     """
 
     label: str
@@ -287,23 +294,23 @@ class Description(NamedTuple):
 
 
 class Probe(ABC):
-    """A function from sampler to sampler. It never sees the loop, so it works in every family.
+    """A function from sampler to sampler. It does not depend on the loop, so it works in every family.
 
     Attributes:
-        sets: fields of the sampler that it may replace. A sampler that lacks one refuses the probe.
+        sets: fields of the sampler that the probe may replace. Applying it to a sampler without them is an error.
     """
 
     sets: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def apply(self, sampler: Any) -> Any:
-        """The sampler with this probe's fields replaced."""
+        """Return the sampler with this probe's fields replaced."""
 
     def check(self, codebook_size: int) -> None:  # noqa: B027 (optional: most probes work on any codebook)
         """Raise ValueError if the probe cannot work on a codebook of this size; called before weights are loaded."""
 
     def check_generator(self, identity: Mapping[str, object]) -> None:  # noqa: B027 (optional: most probes have no files)
-        """Raise ValueError if a file of the probe's belongs to another generator than the one of this identity."""
+        """Raise ValueError if a file of the probe belongs to a generator other than the one of this identity."""
 
     @abstractmethod
     def identity(self, codebook_size: int) -> dict[str, object]:
@@ -315,13 +322,13 @@ class Probe(ABC):
 
 
 def apply_probes(sampler: AnySampler, probes: Iterable[Probe]) -> AnySampler:
-    """Apply probes, in any order: each changes fields of its own; subsets are intersected.
+    """Apply probes; the result does not depend on their order. Codebook subsets are intersected.
 
     Raises:
-        ValueError: a probe sets a field that the sampler lacks, two probes set the same field, or subsets have nothing
-            in common.
+        ValueError: a probe sets a field that the sampler does not have, two probes set the same field, or two subsets
+            are disjoint.
     """
-    # Values that no probe can set: a field counts as set even if it is set to what it was.
+    # Values that no probe can set, so that a field counts as set even if it is set to its present value.
     numbers = {"temperature": math.nan, "top_k": 1 << 62, "top_p": math.nan, "guidance": math.nan}
     names = {f.name for f in fields(sampler)}
     untouched: AnySampler = replace(sampler, **{k: v for k, v in numbers.items() if k in names})  # type: ignore[arg-type]
@@ -331,8 +338,8 @@ def apply_probes(sampler: AnySampler, probes: Iterable[Probe]) -> AnySampler:
         name = type(probe).__name__
         if missing := [f for f in probe.sets if f not in names]:
             raise ProbeError(
-                f"{name} sets {', '.join(missing)}, which a {type(sampler).__name__} does not have: it works on "
-                f"generators that draw tokens. Remove {name} from the probes"
+                f"{name} sets {', '.join(missing)}, which a {type(sampler).__name__} does not have: it requires a "
+                f"generator that draws tokens. Remove {name} from the probes"
             )
         changed = probe.apply(untouched)
         for f in fields(sampler):
@@ -343,8 +350,10 @@ def apply_probes(sampler: AnySampler, probes: Iterable[Probe]) -> AnySampler:
             if f.name == "allowed" and "allowed" in changes:
                 value = value & changes["allowed"]
                 if not value.any():
-                    raise ProbeError(f"{owners['allowed']} and {name} allow no codebook entry in common")
+                    raise ProbeError(
+                        f"{owners['allowed']} and {name} allow no codebook entry in common. Widen one of the subsets"
+                    )
             elif f.name in changes:
-                raise ProbeError(f"{owners[f.name]} and {name} both set {f.name!r}: keep one of them")
+                raise ProbeError(f"{owners[f.name]} and {name} both set {f.name!r}. Keep one of them")
             changes[f.name], owners[f.name] = value, name
     return replace(sampler, **changes)  # type: ignore[arg-type]

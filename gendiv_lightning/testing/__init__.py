@@ -1,1 +1,1 @@
-"""What a plug-in can be checked with, by a command or in its own tests. It needs no test framework."""
+"""Checks for plug-ins, for use in a command or in their own tests; no test framework is needed."""

@@ -1,1 +1,1 @@
-"""Caption cleaning, T5 and CLIP text encoding, lengths in tokens."""
+"""Caption cleaning, T5 and CLIP text encoding, and caption lengths in tokens."""

@@ -1,14 +1,15 @@
-"""LlamaGen's caption cleaning, as its text encoder saw captions in training. It knows strings, no tokenizer or model.
+"""LlamaGen's caption cleaning, as applied to the captions of its training data. Works on strings only.
 
-One cleaning: undo URL quoting, lower-case; drop addresses; drop HTML; unify marks (`_MARKS`); open up compounds of
-many parts; repair the encoding; drop the remains of shop pages (`_SHOP_PAGES`); tidy the ends (`_ENDS`). Each rule sees
-what the rules above it left, so their order is part of the definition, and so are the oddities noted beside them.
+One pass: undo URL quoting and lower-case; remove addresses; remove HTML; normalise marks (`_MARKS`); split compounds of
+many parts; repair the encoding; remove remains of shop pages (`_SHOP_PAGES`); tidy the ends (`_ENDS`). Each rule is
+applied to the result of the previous ones, so their order is part of the definition, and so are the oddities noted
+beside them.
 
-Most captions are plain words, on which no rule can act (`_PLAIN`), and most rules need a character that is rare. Both
-are skipped to save time; the tests compare the result with that of all rules.
+Most captions are plain words that no rule changes (`_PLAIN`), and most rules need a rare character. Such captions and
+rules are skipped to save time; the tests compare the result with that of applying all rules.
 
-Every pattern takes linear time on any input: a run is entered at its beginning only. The HTML parser does not: on tags
-that never close it is quadratic in Pythons before the repairs of 2025 (0.2 s at 10 000 characters).
+Every pattern takes linear time on any input, because a match can only start at the beginning of a run. The HTML parser
+does not: on unclosed tags it is quadratic in Python versions before the fixes of 2025 (0.2 s at 10 000 characters).
 """
 
 from __future__ import annotations
@@ -32,33 +33,33 @@ _DASHES = (  # inside a character class
 
 
 def _rules(*rules: tuple[str, str] | tuple[str, str, str]) -> _Rules:
-    """Compile rules: pattern, replacement, and characters of which a text must have one for the rule to act."""
+    """Compile rules of pattern, replacement and characters, one of which a text must contain for the rule to apply."""
     return tuple((re.compile(rule[0]), rule[1], frozenset(rule[2] if len(rule) > 2 else "")) for rule in rules)
 
 
 def _web_address(scheme: str) -> str:
-    """Pattern of an address; its group 1 is a run that turned out to be none, to be put back whole."""
-    scheme = rf"\b{scheme}:(?:/{{1,3}}|[a-z0-9%])"  # a scheme is dropped without the host after it
+    """Pattern of an address; its group 1 is a run of characters that is not an address and is kept."""
+    scheme = rf"\b{scheme}:(?:/{{1,3}}|[a-z0-9%])"  # a scheme is removed without the host after it
     host = r"\b[a-z0-9.-]+\.(?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b/?(?!@)"
     return rf"{scheme}|{host}|\b((?:(?!{scheme})[a-z0-9.-])+)"
 
 
 _ADDRESSES = _rules(
     (_web_address("https?"), r"\1", ":."),
-    (_web_address("www"), r"\1", ":."),  # "www:" never occurs; a "www." address goes as a host
+    (_web_address("www"), r"\1", ":."),  # "www:" never occurs; a "www." address is matched as a host
 )
 
 _MARKS = _rules(
     (r"@\w+", "", "@"),  # nicknames
-    (r"[\u31c0-\u9fff]+", "", _NOT_ASCII),  # CJK strokes to ideographs; kana and hangul stay
+    (r"[\u31c0-\u9fff]+", "", _NOT_ASCII),  # CJK strokes to ideographs; kana and hangul are kept
     (rf"[{_DASHES}]+", "-", f"-{_NOT_ASCII}"),
     (r"[`´«»“”¨]", '"', f"`{_NOT_ASCII}"),
     (r"[‘’]", "'", _NOT_ASCII),
     (r"&quot;?", "", "&"),  # entities that were escaped twice
     (r"&amp", "", "&"),
     (r"\d{1,3}(?:\.\d{1,3}){3}", " ", "."),  # IP addresses
-    (r"\d:\d\d\s+$", "", ":"),  # article numbers; the text is stripped, so only where something behind them was dropped
-    (r"\\n", " ", "\\"),  # a line break written out
+    (r"\d:\d\d\s+$", "", ":"),  # article numbers; as the text is stripped, only if something after them was removed
+    (r"\\n", " ", "\\"),  # an escaped line break
     (r"#\d{1,3}\b", "", "#"),
     (r"#\d{5,}\b", "", "#"),
     (r"\b\d{6,}\b", ""),
@@ -76,7 +77,7 @@ _SHOP_PAGES = _rules(
     (r"(?:worldwide\s+)?(?:free\s+)?shipping", ""),  # "a shipping container" loses its word too
     (r"(?:free\s)?download(?:\sfree)?", ""),
     (r"\bclick\s(?:for|on)\s\w+", ""),
-    (rf"\b{_FILE_TYPES}(?:\simages?)?", ""),  # no word end is asked for: "epsilon" becomes "ilon"
+    (rf"\b{_FILE_TYPES}(?:\simages?)?", ""),  # does not require a word end: "epsilon" becomes "ilon"
     (r"\bpage\s+\d+\b", ""),
     (r"\b\d*[a-zA-Z]+\d+[a-zA-Z]+\d[a-zA-Z\d]*\b", " "),  # j2d1a2a
     (r"\b\d+(?:\.\d*)?[xх×]\d+(?:\.\d*)?\b", ""),  # sizes, with a Latin x, a Cyrillic one or a times sign
@@ -104,20 +105,20 @@ def _apply(rules: _Rules, text: str) -> str:
 
 
 def _drop_html(text: str) -> str:
-    """Text of a piece of HTML, tags dropped without a space, entities decoded."""
-    # Plain text parses to itself; asking saves time and the parser's warning about text that looks like a file name.
+    """Text of an HTML fragment: tags are removed without a space, entities are decoded."""
+    # Plain text parses to itself. Skipping it saves time and the parser's warning about text that looks like a file.
     if "<" not in text and "&" not in text:
         return text
     try:
         return BeautifulSoup(text, features="html.parser").get_text()
     except ParserRejectedMarkup as error:
         raise PromptError(
-            f"caption must be text or HTML that can be parsed, got {text!r}; take the '<![' out of it"
+            f"caption must be text or HTML that can be parsed, got {text!r}. Remove the '<![' from it"
         ) from error
 
 
 def _open_compounds(text: str) -> str:
-    """Hyphens and underscores become spaces where there are more than three: a slug, not a hyphenated word."""
+    """Replace hyphens and underscores by spaces if there are more than three: a slug, not a hyphenated word."""
     return re.sub("[-_]", " ", text) if text.count("-") + text.count("_") > 3 else text
 
 
@@ -128,12 +129,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f&]")
 
 
 def _is_clean(text: str) -> bool:
-    """Whether no rule can act: lower-case words and short numbers, one space apart, and none that a rule looks for."""
+    """Whether no rule applies: lower-case words and short numbers with single spaces, without words of the rules."""
     return _PLAIN.fullmatch(text) is not None and text.count("-") <= 3 and not _WORDS_OF_RULES.search(text)
 
 
 def clean_once(text: str) -> str:
-    """One application of the cleaning; models were trained on two, see `clean_caption`."""
+    """Apply the cleaning once; models were trained on two passes, see `clean_caption`."""
     lower = text.lower()
     if _is_clean(lower):
         return lower
@@ -145,17 +146,20 @@ def clean_once(text: str) -> str:
 
 
 def _fix_encoding(text: str) -> str:
-    """`ftfy.fix_text`, which leaves printable ASCII without entities as it is."""
+    """Apply `ftfy.fix_text`, which does not change printable ASCII without entities."""
     return text if text.isascii() and not _CONTROL.search(text) else ftfy.fix_text(text)
 
 
 def clean_caption(text: str) -> str:
-    """Clean a caption as LlamaGen did before T5, in training and in sampling: `clean_once`, twice.
+    """Clean a caption as LlamaGen does before T5, in training and sampling: `clean_once`, applied twice.
 
-    The result is lower case on one line and may be empty ("free download"). Ordinary prompts only change in case, outer
-    white space and typographic quotes, but what looks like rubbish of web pages vanishes: "shipping", "10x20", the "++"
-    of "C++". HTML that the parser rejects (a stray "<![", on some Pythons) is a ValueError.
+    The result is lower case on one line and may be empty ("free download"). In ordinary prompts only case, outer
+    whitespace and typographic quotes change. Anything that looks like web-page debris is removed: "shipping", "10x20",
+    the "++" of "C++".
 
-    Source: Sun et al., LlamaGen (arXiv:2406.06525); the cleaner came to it from DeepFloyd IF by way of PixArt-alpha.
+    Source: Sun et al., LlamaGen (arXiv:2406.06525), whose cleaner comes from DeepFloyd IF via PixArt-alpha.
+
+    Raises:
+        ValueError: the caption contains HTML that the parser rejects (a stray "<![", in some Python versions).
     """
     return clean_once(clean_once(text))

@@ -1,4 +1,4 @@
-"""Captions to the hidden states of a CLIP text encoder, padded to its context as in training."""
+"""Tokenization of captions for CLIP text encoders, padded to the context length as in training."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class ClipTokenizer:
-    """A CLIP tokenizer: every caption gets the context's length, the rest is cut off and the end token kept.
+    """A CLIP tokenizer that pads or truncates every caption to the context length and keeps the end token.
 
     Args:
         folder: tokenizer in the Hugging Face layout.
-        context: tokens that the text encoder reads, 77 in CLIP.
+        context: context length of the text encoder in tokens, 77 for CLIP.
     """
 
     def __init__(self, folder: Path, context: int) -> None:
@@ -30,14 +30,14 @@ class ClipTokenizer:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Loaded on first use; ValueError if the folder does not hold one."""
+        """The tokenizer, loaded on first use; ValueError if the folder does not contain one."""
         from transformers import AutoTokenizer
 
         try:
             return AutoTokenizer.from_pretrained(self.folder)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
-            raise WrongWeightsError(f"{self.folder} does not hold the tokenizer of captions: {reason}") from error
+            raise WrongWeightsError(f"{self.folder} does not contain the caption tokenizer: {reason}") from error
 
     def __call__(self, text: str) -> Tensor:
         """Token ids (1, context)."""
@@ -46,5 +46,5 @@ class ClipTokenizer:
         ).input_ids
 
     def lengths(self, texts: Sequence[str]) -> TextLengths:
-        """Tokens of each caption before anything is cut, start and end included."""
+        """Length of each caption in tokens before truncation, including the start and end tokens."""
         return TextLengths(texts, self._counter.count(texts), self.context)

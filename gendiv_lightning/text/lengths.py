@@ -1,4 +1,4 @@
-"""How long captions are in a text encoder's tokens, and how many of them it cuts off. It counts, and loads no model."""
+"""Caption lengths in tokens of a text encoder, and how many captions it truncates. Loads the tokenizer only."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from gendiv_lightning.storage.atomic import cache_folder, write_atomically
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-WORTH_KEEPING = 1000  # texts; fewer are counted faster than they are looked up
+WORTH_KEEPING = 1000  # number of texts; smaller sets are counted faster than they are read from disk
 _DIGEST = hashlib.sha256().digest_size
-# Of a tokenizer's folder: what decides its tokens.
+# The files of a tokenizer folder that determine its tokens.
 _TOKENIZER_FILES = ("*token*.json", "vocab.*", "merges.txt", "*.model")
 
 
 class TextLengths(NamedTuple):
-    """Captions and their lengths.
+    """Captions with their lengths.
 
     Attributes:
         texts: the captions.
-        lengths: tokens of each before anything is cut, start and end tokens included.
-        limit: tokens that the text encoder reads.
+        lengths: number of tokens of each before truncation, including start and end tokens.
+        limit: context length of the text encoder in tokens.
     """
 
     texts: Sequence[str]
@@ -37,29 +37,29 @@ class TextLengths(NamedTuple):
 
     @property
     def cut(self) -> list[str]:
-        """The captions that are cut."""
+        """The captions that are truncated."""
         return [text for text, length in zip(self.texts, self.lengths, strict=True) if length > self.limit]
 
     def facts(self) -> dict[str, Any]:
-        """How many there are, how many of them are cut, and the longest, for cards."""
+        """Number of captions, number of truncated ones, and the longest length, for metadata files."""
         return {"texts": len(self.texts), "cut": len(self.cut), "longest": max(self.lengths, default=0)}
 
     def warnings(self) -> list[str]:
-        """One line about captions that are cut, if there are any."""
-        what = f"{len(self.cut)} of {len(self.texts)} wordings are longer than {self.limit} tokens and are cut"
+        """A one-line warning if captions are truncated, else nothing."""
+        what = f"{len(self.cut)} of {len(self.texts)} texts are longer than {self.limit} tokens and are truncated"
         return [f"{what}; the first: {self.cut[0]!r}"] if self.cut else []
 
 
 class CaptionCounter:
-    """Tokens of captions, start and end included, before anything is cut.
+    """Counts the tokens of captions before truncation, including start and end tokens.
 
-    Each caption is counted once per process. The counts of a large set are kept on disk under a hash of the tokenizer
-    and the captions, with a checksum, so that a resumed run does not count at all.
+    Each caption is counted once per process. The counts of a large set are stored on disk under a hash of the
+    tokenizer and the captions, with a checksum, so that a resumed run does not count again.
 
     Args:
         folder: the tokenizer, in the Hugging Face layout.
-        tokenizer: loads it.
-        clean: what is done to a caption before it is split into tokens.
+        tokenizer: function that loads the tokenizer.
+        clean: function applied to a caption before it is tokenized.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class CaptionCounter:
         self._known: dict[str, int] = {}
 
     def count(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each caption."""
+        """Number of tokens of each caption."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         counts = self._look_up(new) if len(new) >= WORTH_KEEPING else self._count(new)
         self._known.update(zip(new, counts, strict=True))
@@ -86,10 +86,10 @@ class CaptionCounter:
             return counts.tolist()
         if kept:
             warnings.warn(f"{path} is damaged: the captions are counted again", stacklevel=2)
-        found = self._count(texts)
-        data = np.array(found, "<u4").tobytes()
+        new_counts = self._count(texts)
+        data = np.array(new_counts, "<u4").tobytes()
         write_atomically(path, lambda unfinished: unfinished.write_bytes(hashlib.sha256(data).digest() + data))
-        return found
+        return new_counts
 
     def _count(self, texts: Sequence[str]) -> list[int]:
         if not texts:

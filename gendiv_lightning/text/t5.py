@@ -1,4 +1,4 @@
-"""Captions to T5 features, each encoded once and kept on disk. It knows encoder and tokenizer, not the transformer."""
+"""T5 features of captions, each encoded once and cached on disk."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 class CaptionFeatures:
     """Last hidden states of a T5 encoder for cleaned captions, cached on disk by (encoder, dtype, caption).
 
-    Captions are encoded one by one: features then do not depend on which captions came together, and nothing is padded.
-    The encoder itself is loaded when the first caption is not in the cache.
+    Captions are encoded one at a time and without padding, so that features do not depend on the batch. The encoder is
+    loaded only when a caption is not in the cache.
 
     Args:
         folder: encoder and tokenizer in the Hugging Face layout.
-        max_tokens: longest caption, in tokens, `</s>` included; the rest is cut off.
-        dtype: of the encoder and the features.
+        max_tokens: maximum caption length in tokens, including `</s>`; longer captions are truncated.
+        dtype: dtype of the encoder and the features.
     """
 
     def __init__(self, folder: Path, max_tokens: int, dtype: torch.dtype) -> None:
@@ -41,11 +41,11 @@ class CaptionFeatures:
         self._cache = FeatureCache("caption_features", f"{sha256(folder)} {dtype} {max_tokens}")
 
     def lengths(self, texts: Sequence[str]) -> TextLengths:
-        """Tokens of each caption after cleaning, `</s>` included, before anything is cut."""
+        """Length of each caption in tokens after cleaning and before truncation, including `</s>`."""
         return TextLengths(texts, self._counter.count(texts), self.max_tokens)
 
     def encode(self, texts: Sequence[str], device: torch.device) -> list[Tensor]:
-        """Features (n, D) of each caption, n its number of tokens.
+        """Features (n, D) of each caption, where n is its number of tokens.
 
         Raises:
             NonFiniteError: the encoder returned NaN or infinity.
@@ -55,7 +55,7 @@ class CaptionFeatures:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Loaded on first use."""
+        """The tokenizer, loaded on first use."""
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 

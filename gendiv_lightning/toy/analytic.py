@@ -1,12 +1,12 @@
-"""Generators without a network, whose entropies are known exactly: what the decomposition is held against.
+"""Generators without a network, whose entropies are known exactly, for calibrating the decomposition.
 
-An image is a Markov chain of L tokens, over classes of codebook entries: the next token depends on the class of this
-one, and its entry within its class on nothing. Tokens are drawn from the chain's exact conditionals in any order, so
-that autoregression (raster order) and absorbing diffusion (a random order, which is the path) make the same images. A
-path, or a wording, may also choose the chain: then it tells something.
+An image is a Markov chain of L tokens over classes of codebook entries: the class of a token depends on the class of
+the previous token, and its entry is independent given its class. Tokens are drawn from the exact conditionals of the
+chain in any order, so that autoregression (raster order) and absorbing diffusion (a random order, which is the path)
+generate the same distribution. A path or a paraphrase may also select the chain, and then it carries information.
 
-Letters: P prompts, Q wordings, M kinds of paths, C = P Q M chains, S classes, E entries of a chain, L tokens; K entries
-of the codebook, of which U occur with a prompt: these alone are held, a token is one of U columns.
+Notation: P prompts, Q paraphrases, M kinds of paths, C = P Q M chains, S classes, E entries of a chain, L tokens; K
+codebook entries, of which U occur for a prompt. Only these are stored, so a token is one of U columns.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ NUM_ENTRIES = 128
 
 
 class Family(NamedTuple):
-    """What the generators of a family have in common.
+    """Settings of a family of analytic generators.
 
     Attributes:
-        dependence: share of a token's class that the class of its neighbour decides; 0: tokens are independent.
-        num_kinds: M; a path is of one of so many kinds, all equally likely. 1: it means nothing.
-        wording: what wordings have of their own: "same" chain for all, the "start" of the chain, or the whole "chain".
-        path: what kinds of paths have of their own, "start" or "chain".
-        random_order: tokens are drawn in the order of the path; else in raster order.
+        dependence: probability that the class of a token is determined by its neighbour's; 0 means independent tokens.
+        num_kinds: number M of equally likely kinds of paths; with 1, a path carries no information.
+        paraphrase: what differs between paraphrases: nothing ("same"), the "start" of the chain, or the whole "chain".
+        path: what differs between kinds of paths, "start" or "chain".
+        random_order: draw tokens in the order of the path instead of raster order.
     """
 
     dependence: float = 0.0
     num_kinds: int = 1
-    wording: str = "same"
+    paraphrase: str = "same"
     path: str = "chain"
     random_order: bool = False
 
@@ -51,9 +51,9 @@ FAMILIES = {
     "autoregressive": Family(0.5),
     "absorbing diffusion": Family(0.5, random_order=True),
     "mixture over paths": Family(num_kinds=4),
-    "wordings that start apart": Family(0.5, wording="start"),
-    "wordings apart": Family(0.5, wording="chain"),
-    "paths x wordings": Family(num_kinds=2, wording="chain"),
+    "paraphrases that start apart": Family(0.5, paraphrase="start"),
+    "paraphrases apart": Family(0.5, paraphrase="chain"),
+    "paths x paraphrases": Family(num_kinds=2, paraphrase="chain"),
     "sharp autoregressive": Family(0.95),
     "sharp diffusion": Family(0.95, random_order=True),
     "paths that start apart": Family(0.5, num_kinds=4, path="start"),
@@ -62,14 +62,14 @@ FAMILIES = {
 
 
 class AnalyticGenerator(TokenGenerator[Tensor]):
-    """P prompts of a family with Q wordings each; how open a prompt is, and its chains, are drawn by the seed.
+    """P prompts of a family with Q paraphrases each; the chains and the entropy of a prompt are drawn by the seed.
 
     Args:
-        family: of `FAMILIES`.
-        codebook_size: K.
-        num_prompts: P.
-        num_wordings: Q.
-        seed: of the chains; the samples have the noise of their batch.
+        family: one of `FAMILIES`.
+        codebook_size: number of codebook entries K.
+        num_prompts: number of prompts P.
+        num_paraphrases: number of paraphrases Q per prompt.
+        seed: seed of the chains; samples use the noise of their batch.
 
     Attributes:
         prompts: P prompts with Q paraphrases each.
@@ -79,18 +79,18 @@ class AnalyticGenerator(TokenGenerator[Tensor]):
     chance = Chance(path="the kind of chain, and the order of drawing", execution="which token each position gets")
 
     def __init__(
-        self, family: Family, codebook_size: int, num_prompts: int, num_wordings: int = 4, seed: int = 0
+        self, family: Family, codebook_size: int, num_prompts: int, num_paraphrases: int = 4, seed: int = 0
     ) -> None:
         super().__init__(grid=(1, NUM_TOKENS), batch_size=4096)
         self.process, self.has_likelihood = family, family.num_kinds == 1 and not family.random_order
         self.prompts = tuple(
-            Prompt(str(p), f"{p} 0", tuple(Paraphrase(f"{p} {q}", "short") for q in range(num_wordings)))
+            Prompt(str(p), f"{p} 0", tuple(Paraphrase(f"{p} {q}", "short") for q in range(num_paraphrases)))
             for p in range(num_prompts)
         )
         random = torch.Generator().manual_seed(seed)
-        shape = num_prompts, num_wordings, family.num_kinds
+        shape = num_prompts, num_paraphrases, family.num_kinds
         own_kinds = family.num_kinds if family.path == "chain" else 1
-        own = num_prompts, num_wordings if family.wording == "chain" else 1, own_kinds
+        own = num_prompts, num_paraphrases if family.paraphrase == "chain" else 1, own_kinds
         classes, entries = min(codebook_size, NUM_CLASSES), min(codebook_size, NUM_ENTRIES)
         peaks = 0.5 + 1.5 * torch.rand(num_prompts, 1, 1, 1, generator=random, dtype=torch.float64)
 
@@ -99,8 +99,8 @@ class AnalyticGenerator(TokenGenerator[Tensor]):
             weights = weights ** peaks.view(-1, *(1 for _ in size[1:]))
             return weights / weights.sum(-1, keepdim=True)
 
-        start_wordings = 1 if family.wording == "same" else num_wordings
-        starts = distributions(num_prompts, start_wordings, family.num_kinds, classes)
+        num_starts = 1 if family.paraphrase == "same" else num_paraphrases
+        starts = distributions(num_prompts, num_starts, family.num_kinds, classes)
         follows = torch.rand(*own, classes, generator=random).argsort(-1)
         rows = torch.nn.functional.one_hot(follows, classes).double()
         free = distributions(*own, classes)
@@ -110,7 +110,7 @@ class AnalyticGenerator(TokenGenerator[Tensor]):
         self.start = (starts if family.dependence else free).expand(*shape, classes).flatten(0, 2)
         self.step = step.expand(*shape, classes, classes).flatten(0, 2)
         self.within = within.expand(*shape, classes, entries // classes).flatten(0, 2)
-        columns = torch.stack([mine.unique(return_inverse=True)[1] for mine in shown])
+        columns = torch.stack([entries_of_prompt.unique(return_inverse=True)[1] for entries_of_prompt in shown])
         self.codebook_size = int(columns.max()) + 1
         self.columns = columns.expand(*shape, entries).flatten(0, 2)
         self.class_of = torch.full((len(self.columns), self.codebook_size), -1)
@@ -119,38 +119,38 @@ class AnalyticGenerator(TokenGenerator[Tensor]):
         self.powers = torch.stack([torch.linalg.matrix_power(self.step, n) for n in range(NUM_TOKENS)], 1)
         self.marginals = (self.start[:, None, None] @ self.powers)[:, :, 0]  # (C, L, S)
 
-    def truth(self) -> dict[str, Tensor]:
-        """(P,) exact values by the names of `TokenEntropy` and `SequenceEntropy`, NaN where there is no closed form.
+    def ground_truth(self) -> dict[str, Tensor]:
+        """Exact values (P,) by the names of `TokenEntropy` and `SequenceEntropy`; NaN if there is no closed form.
 
-        All by adding up classes, nothing is sampled.
+        Everything is computed by summation over classes, without sampling.
         """
-        shape, wording = self.chains.shape, self.process.wording
+        shape, paraphrase = self.chains.shape, self.process.paraphrase
         inside = _bits(self.within)  # (C, S)
         kinds = self._spread(self.marginals).view(*shape, NUM_TOKENS, -1)
         execution, one, pool = (_bits(x).flatten(1).mean(1) for x in (kinds, kinds.mean(2), kinds.mean((1, 2))))
         steps = (self.marginals[:, :-1] * _bits(self.step)[:, None]).sum((1, 2))
         sequence = (_bits(self.start) + steps + (self.marginals * inside[:, None]).sum((1, 2))).view(*shape)
         starts = self.start.view(*shape, -1)[:, :, 0]
-        start_tells = _bits(starts.mean(1)) - _bits(starts).mean(1)
-        told = {"same": 0.0 * pool, "start": start_tells}.get(wording, math.nan * pool)
-        given = sequence.flatten(1).mean(1)
+        start_information = _bits(starts.mean(1)) - _bits(starts).mean(1)
+        information = {"same": 0.0 * pool, "start": start_information}.get(paraphrase, math.nan * pool)
+        conditional = sequence.flatten(1).mean(1)
         return {
             "h_total/token": pool,
             "h_exec/token": execution,
             "h_path/token": pool - execution,
             "h_sampler_path/token": one - execution,
             "h_prompt_path/token": pool - one,
-            "h_total/sequence": given + told if self.has_likelihood else math.nan * pool,
-            "h_exec/sequence": given,
-            "h_prompt_path/sequence": told if self.has_likelihood else math.nan * pool,
+            "h_total/sequence": conditional + information if self.has_likelihood else math.nan * pool,
+            "h_exec/sequence": conditional,
+            "h_prompt_path/sequence": information if self.has_likelihood else math.nan * pool,
         }
 
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
-        """(B, 2) numbers of prompt and wording."""
+        """Prompt number and paraphrase number (B, 2)."""
         return torch.tensor([[int(number) for number in text.split()] for text in texts])
 
     def sample_tokens(self, conditions: Tensor, sampler: TokenSampler) -> TokenSamples:
-        """One token at a time, in the order of the path."""
+        """Draw one token at a time, in raster order or in the order of the path."""
         rows = torch.arange(len(conditions))
         kinds = (sampler.path.uniform_grid(0, 1)[:, 0] * self.process.num_kinds).long()
         chains = self.chains[conditions[:, 0], conditions[:, 1], kinds]
@@ -167,45 +167,44 @@ class AnalyticGenerator(TokenGenerator[Tensor]):
         return grid.samples()
 
     def score_tokens(self, conditions: Tensor, tokens: Tensor, sampler: TokenSampler) -> Tensor:
-        """Log2-probabilities in raster order; -inf from a token that the wording never shows."""
+        """Log2-probabilities in raster order; -inf for a token that never occurs for the paraphrase."""
         chains = self.chains[conditions[:, 0], conditions[:, 1], 0]
         classes = self.class_of[chains[:, None], tokens]
         probs = [self.start[chains], *(self.step[chains, left.clamp(min=0)] for left in classes.T[:-1])]
-        there = self._spread(torch.stack(probs, 1), chains).gather(2, tokens[:, :, None])[:, :, 0]
-        return there.log2()
+        return self._spread(torch.stack(probs, 1), chains).gather(2, tokens[:, :, None])[:, :, 0].log2()
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """Images of no pixels."""
+        """Images without pixels."""
         return torch.zeros(len(tokens), 3, 0, 0, dtype=torch.uint8)
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """There is nothing to encode."""
+        """Not implemented, because there is no tokenizer."""
         raise NotImplementedError("an analytic generator has no tokenizer")
 
     def locate(self) -> None:
-        """There are no weights."""
+        """Do nothing, because there are no weights."""
 
     def load(self) -> None:
-        """There are no weights."""
+        """Do nothing, because there are no weights."""
 
     def identity(self) -> dict[str, object]:
-        """The family."""
+        """The settings of the family."""
         return self.process._asdict()
 
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
-        """Prompts are its own."""
+        """No warnings, because the prompts are generated."""
         return []
 
     def text_lengths(self, texts: Sequence[str]) -> None:
-        """Wordings are numbers."""
+        """None, because prompts are numbers."""
 
     def _predict(self, chains: Tensor, positions: Tensor, classes: Tensor) -> Tensor:
-        """Classes (N, S) of a position of each row, given the nearest known ones on both sides of it; -1: unknown."""
-        places, now = torch.arange(NUM_TOKENS), positions[:, None]
-        left = torch.where((classes >= 0) & (places < now), places, -1).amax(1)
-        right = torch.where((classes >= 0) & (places > now), places, NUM_TOKENS).amin(1)
+        """Class probabilities (N, S) at one position per row, given the nearest known classes; -1 means unknown."""
+        indices, current = torch.arange(NUM_TOKENS), positions[:, None]
+        left = torch.where((classes >= 0) & (indices < current), indices, -1).amax(1)
+        right = torch.where((classes >= 0) & (indices > current), indices, NUM_TOKENS).amin(1)
         start, end = left.clamp(min=0), right.clamp(max=NUM_TOKENS - 1)
-        before, after = (classes.gather(1, place[:, None])[:, 0].clamp(min=0) for place in (start, end))
+        before, after = (classes.gather(1, index[:, None])[:, 0].clamp(min=0) for index in (start, end))
         from_left = self.powers[chains, (positions - start).clamp(min=0), before]
         probs = torch.where(left[:, None] < 0, self.marginals[chains, positions], from_left)
         to_right = self.powers[chains, (end - positions).clamp(min=0), :, after]
@@ -213,7 +212,7 @@ class AnalyticGenerator(TokenGenerator[Tensor]):
         return probs / probs.sum(-1, keepdim=True)
 
     def _spread(self, classes: Tensor, chains: Tensor | None = None) -> Tensor:
-        """Distributions over classes (N, L, S) of chains (N,), by default of each, to those over columns (N, L, U)."""
+        """Distributions over columns (N, L, U) from those over classes (N, L, S) of chains (N,), by default all."""
         chains = torch.arange(len(self.start)) if chains is None else chains
         entries = (classes[..., None] * self.within[chains][:, None]).flatten(2)
         columns = self.columns[chains][:, None].expand_as(entries)

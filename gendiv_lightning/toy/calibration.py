@@ -1,4 +1,4 @@
-"""The decomposition of analytic generators, sampled and measured as a run does: what is held against their truth."""
+"""Samples analytic generators and measures their decomposition as a run does, for comparison with the ground truth."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gendiv_lightning.toy.analytic import AnalyticGenerator
 
 
 def sample_crossed(generator: AnalyticGenerator, probe: Decompose, seed: int = 0) -> list[PromptSamples]:
-    """The samples of all prompts that `Decompose` plans, by the project's own loop, noise and recorder."""
+    """Sample all prompts in the design of `Decompose`, with the sampling loop, noise and recorders of runs."""
     batch = make_batch(seed, generator.prompts, probe.design(SampleDesign()))
     return split_by_prompt(generator.sample(batch, recorders=(TokenMarginals, ParaphraseLikelihood)))
 
 
 def measure(prompts: list[PromptSamples], *, counts: bool = False) -> dict[str, Tensor]:
-    """Estimates (P,) by name, of `TokenEntropy` and `SequenceEntropy`; counting tokens takes most of the time."""
-    found: dict[str, Tensor] = {}
+    """Estimates (P,) of `TokenEntropy` and `SequenceEntropy` by name; `counts` includes the slow token counts."""
+    estimates: dict[str, Tensor] = {}
     for metric in (TokenEntropy(), SequenceEntropy()):
         rows = [metric.measure(samples if counts else samples._replace(tokens=None)) for samples in prompts]
-        found |= dict(zip(metric.names, torch.tensor(rows, dtype=torch.float64).T, strict=True))
-    return found
+        estimates |= dict(zip(metric.names, torch.tensor(rows, dtype=torch.float64).T, strict=True))
+    return estimates

@@ -1,7 +1,7 @@
-"""The grammar of postcards: a meaning (groups stated) to wordings, and a wording back to its meaning.
+"""The grammar of postcard captions: writes captions for a meaning (the stated groups), and parses captions.
 
-A wording is a list of phrases, joined by commas or "and"; each phrase states one group, or is filler and states none.
-Its length class is that of its words (short <= 12 < medium <= 40 < long), so one meaning has wordings of every length.
+A caption is a list of phrases, joined by commas or "and"; each phrase states one group, or is a filler and states none.
+Its length class is that of its words (short <= 12 < medium <= 40 < long), so one meaning has captions of every length.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from gendiv_lightning.errors import PromptError
 from gendiv_lightning.records import Paraphrase, Prompt, length_class, prompt_id
-from gendiv_lightning.toy.world import GROUPS, NUM_IMAGES, values_of
+from gendiv_lightning.toy.postcards import GROUPS, NUM_IMAGES, values_of
 
 PROMPT_SET = "postcards"
 NUM_HELD_OUT = 1024
@@ -31,7 +31,7 @@ _FILLERS = (
 
 
 def _phrases(group: str, value: tuple[str, ...]) -> tuple[str, ...]:
-    """The ways to say one value of one group; the first is the tersest."""
+    """All phrases for one value of one group; the first is the shortest."""
     if group == "sky":
         return (f"{value[0]} sky", f"the {value[0]} sky", f"a sky in {value[0]}")
     if group == "ground":
@@ -68,13 +68,13 @@ def _meaning_of_phrase() -> dict[str, tuple[str, int]]:
     }
 
 
-def wording(stated: dict[str, int], length: str, rng: random.Random) -> str:
-    """One wording of a meaning, in the length class asked for; `rng` draws phrases, their order, openers and fillers.
+def make_caption(stated: dict[str, int], length: str, rng: random.Random) -> str:
+    """Write a caption for a meaning in a length class; phrases, their order, openers and fillers are random.
 
     Args:
-        stated: number of the value (see `world.GROUPS`) of each group that the caption states; at least one.
+        stated: number of the value (see `postcards.GROUPS`) of each stated group; at least one group.
         length: "short", "medium" or "long".
-        rng: source of the choices.
+        rng: source of randomness.
     """
     groups = rng.sample(list(stated), len(stated))
     options = [_phrases(group, GROUPS[group][stated[group]]) for group in groups]
@@ -92,17 +92,17 @@ def wording(stated: dict[str, int], length: str, rng: random.Random) -> str:
     return text
 
 
-def fresh_wording(stated: dict[str, int], length: str, rng: random.Random, known: Collection[str]) -> str | None:
-    """A wording of a meaning that is not among those known; None where there is none left.
+def new_caption(stated: dict[str, int], length: str, rng: random.Random, known: Collection[str]) -> str | None:
+    """A caption for a meaning that is not in `known`; None if none is found.
 
-    A short wording of one group has three forms only.
+    A short caption of one group has only three forms.
     """
-    candidates = (wording(stated, length, rng) for _ in range(100))
+    candidates = (make_caption(stated, length, rng) for _ in range(100))
     return next((candidate for candidate in candidates if candidate not in known), None)
 
 
 def parse(caption: str) -> dict[str, int]:
-    """The meaning of a wording: number of the value of each group that it states.
+    """Parse a caption into its meaning: the number of the value of each stated group.
 
     Raises:
         ValueError: a phrase is not in the grammar.
@@ -128,28 +128,28 @@ def vocabulary() -> list[str]:
 
 
 def held_out() -> torch.Tensor:
-    """The 1,024 images that no generator is trained on; captions are scored on those."""
+    """The 1,024 images that no generator is trained on, which are used for evaluation."""
     return torch.randperm(NUM_IMAGES, generator=torch.Generator().manual_seed(2512_01831))[:NUM_HELD_OUT]
 
 
 def meaning(image: int, num_stated: int, rng: random.Random) -> dict[str, int]:
-    """A meaning that holds for an image: `num_stated` of its five groups, drawn by `rng`."""
+    """A meaning that is true of an image: `num_stated` of its five groups, chosen by `rng`."""
     values = dict(zip(GROUPS, values_of(torch.tensor([image]))[0].tolist(), strict=True))
     return {group: values[group] for group in sorted(rng.sample(list(GROUPS), num_stated))}
 
 
 def prompts(num_prompts: int, paraphrases_per_length: int = 3, seed: int = 0) -> list[Prompt]:
-    """Prompts on held-out images: 1, 2, 3 and 5 groups stated in turn, with paraphrases of each length class."""
+    """Prompts for held-out images, stating 1, 2, 3 and 5 groups in turn, with paraphrases of each length class."""
     rng = random.Random(seed)
-    made: list[Prompt] = []
+    result: list[Prompt] = []
     for image in held_out()[:num_prompts].tolist():
-        stated = meaning(image, (1, 2, 3, 5)[len(made) % 4], rng)
-        text = wording(stated, "medium", rng)
-        others: dict[str, Paraphrase] = {}
-        for place in range(3 * paraphrases_per_length):
-            length = ("short", "medium", "long")[place // paraphrases_per_length]
-            fresh = fresh_wording(stated, length, rng, {text, *others})
-            if fresh is not None:
-                others[fresh] = Paraphrase(fresh, length)
-        made.append(Prompt(prompt_id(text, PROMPT_SET), text, tuple(others.values()), PROMPT_SET))
-    return made
+        stated = meaning(image, (1, 2, 3, 5)[len(result) % 4], rng)
+        text = make_caption(stated, "medium", rng)
+        paraphrases: dict[str, Paraphrase] = {}
+        for number in range(3 * paraphrases_per_length):
+            length = ("short", "medium", "long")[number // paraphrases_per_length]
+            caption = new_caption(stated, length, rng, {text, *paraphrases})
+            if caption is not None:
+                paraphrases[caption] = Paraphrase(caption, length)
+        result.append(Prompt(prompt_id(text, PROMPT_SET), text, tuple(paraphrases.values()), PROMPT_SET))
+    return result

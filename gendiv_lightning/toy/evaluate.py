@@ -1,4 +1,4 @@
-"""The gates of an embedded generator: held-out captions, default sampling settings, read by the exact oracle."""
+"""Quality gates of the toy models: held-out captions and default sampling settings, read by an exact classifier."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tqdm import tqdm
 from gendiv_lightning.functional.entropy import chao_wang_jost_entropy
 from gendiv_lightning.generators.base import Generator
 from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch, prompt_id, split_by_prompt
-from gendiv_lightning.toy import captions, presets, world
+from gendiv_lightning.toy import captions, postcards, presets
 from gendiv_lightning.toy.metric import stated_right
 
 STATED = {"short": (1, 2), "medium": (3,), "long": (5,)}
 
 
 class Gate(NamedTuple):
-    """One figure against the bar that committed weights are held to."""
+    """A figure and the threshold that committed weights must reach."""
 
     name: str
     value: float
@@ -29,12 +29,12 @@ class Gate(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether the figure reaches the bar."""
+        """Whether the figure reaches the threshold."""
         return self.value >= self.bar
 
 
 class Row(NamedTuple):
-    """A caption's samples: kind by stated groups, meaning, images (N,) as the oracle reads them, distances (N,)."""
+    """Samples of a caption: its kind by number of stated groups, its meaning, the images read (N,), distances (N,)."""
 
     kind: str
     stated: dict[str, int]
@@ -43,42 +43,42 @@ class Row(NamedTuple):
 
 
 def sample_held_out(generator: Generator, num_prompts: int, num_samples: int, seed: int = 0) -> list[Row]:
-    """Caption each held-out image (a third state 1 or 2 groups, a third 3, a third all 5), sample, read."""
+    """Write a caption for each held-out image (in turn 1 or 2, 3, and all 5 groups), sample it, and read the images."""
     rng, kinds, meanings, prompts = random.Random(seed), [], [], []
-    for place, image in enumerate(captions.held_out()[:num_prompts].tolist()):
-        kinds.append(list(STATED)[place % 3])
+    for index, image in enumerate(captions.held_out()[:num_prompts].tolist()):
+        kinds.append(list(STATED)[index % 3])
         meanings.append(captions.meaning(image, rng.choice(STATED[kinds[-1]]), rng))
-        text = captions.wording(meanings[-1], rng.choice(("short", "medium", "long")), rng)
-        prompts.append(Prompt(prompt_id(text, f"held-out {place}"), text))
+        text = captions.make_caption(meanings[-1], rng.choice(("short", "medium", "long")), rng)
+        prompts.append(Prompt(prompt_id(text, f"held-out {index}"), text))
     rows = []
-    for places in tqdm(torch.arange(num_prompts).split(16), desc="captions", unit="16 captions", leave=False):
-        batch = _batch([prompts[place] for place in places], places.tolist(), num_samples, seed)
+    for indices in tqdm(torch.arange(num_prompts).split(16), desc="captions", unit="16 captions", leave=False):
+        batch = _batch([prompts[index] for index in indices], indices.tolist(), num_samples, seed)
         for samples in split_by_prompt(generator.sample(batch)):
-            rows.append(Row(kinds[samples.place], meanings[samples.place], *world.read(samples.images)))
+            rows.append(Row(kinds[samples.place], meanings[samples.place], *postcards.read(samples.images)))
     return rows
 
 
-def _batch(prompts: list[Prompt], places: list[int], num_samples: int, seed: int) -> PromptBatch:
+def _batch(prompts: list[Prompt], indices: list[int], num_samples: int, seed: int) -> PromptBatch:
     keys = tuple(NoiseKey(prompt.id, 0, s, s) for prompt in prompts for s in range(num_samples))
     rows = tuple(row for row in range(len(prompts)) for _ in range(num_samples))
-    return PromptBatch(seed, tuple(prompts), tuple(places), keys, rows)
+    return PromptBatch(seed, tuple(prompts), tuple(indices), keys, rows)
 
 
 def gates(rows: list[Row], coherence_bar: float) -> list[Gate]:
-    """The gates: stated factors right .95, all of them .92, each free factor's entropy .9 of the truth, coherence."""
+    """The gates: stated factors right 0.95, all of them 0.92, entropy of free factors 0.9 of the truth, coherence."""
     right = [stated_right(row.images, row.stated) for row in rows]
-    found = [Gate("stated factors right", _mean(lambda r: r.float().mean().item(), right), 0.95)]
-    found.append(Gate("all stated right", _mean(lambda r: r.all(1).float().mean().item(), right), 0.92))
-    for factor, (group, _) in world.FACTORS.items():
-        free = [world.factors_of(row.images)[factor] for row in rows if group not in row.stated]
+    result = [Gate("stated factors right", _mean(lambda r: r.float().mean().item(), right), 0.95)]
+    result.append(Gate("all stated right", _mean(lambda r: r.all(1).float().mean().item(), right), 0.92))
+    for factor, (group, _) in postcards.FACTORS.items():
+        free = [postcards.factors_of(row.images)[factor] for row in rows if group not in row.stated]
         entropy = _mean(lambda values: float(chao_wang_jost_entropy(values.bincount())), free)
-        found.append(Gate(f"free entropy, {factor}", entropy / world.factor_entropy(factor), 0.90))
-    coherent = [(row.distances < world.COHERENT_RMS).float().mean().item() for row in rows]
-    return [*found, Gate("coherence", _mean(float, coherent), coherence_bar)]
+        result.append(Gate(f"free entropy, {factor}", entropy / postcards.factor_entropy(factor), 0.90))
+    coherent = [(row.distances < postcards.COHERENT_RMS).float().mean().item() for row in rows]
+    return [*result, Gate("coherence", _mean(float, coherent), coherence_bar)]
 
 
 def all_right_by_kind(rows: list[Row]) -> dict[str, float]:
-    """Share of images that show all that the caption states, by how much it states."""
+    """Share of images that show everything that the caption states, by kind of caption."""
     return {
         kind: _mean(
             lambda row: stated_right(row.images, row.stated).all(1).float().mean().item(),
@@ -93,18 +93,18 @@ def _mean(number: Callable, items: list) -> float:
 
 
 class Family(NamedTuple):
-    """An embedded generator at its default sampling settings, and the coherence that its family is held to.
+    """A toy model at its default sampling settings, and the coherence gate of its family.
 
     Attributes:
-        preset: makes it.
-        coherence_bar: least share of images that show what the caption states.
+        preset: constructor of the generator.
+        coherence_bar: minimum share of images that are valid postcards.
     """
 
     preset: Callable[..., Generator]
     coherence_bar: float
 
     def load(self, batch_size: int = 64) -> Generator:
-        """The generator, its weights loaded."""
+        """The generator with its weights loaded."""
         generator = self.preset(batch_size=batch_size)
         generator.load()
         return generator

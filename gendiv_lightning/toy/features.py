@@ -1,4 +1,4 @@
-"""The toy's feature networks, trained on postcards: they know nothing else, and need no download."""
+"""The toy's feature networks, which are trained on postcards only and need no download."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WEIGHTS = FILES / "perceptual.safetensors"
 
 
 class TinyPerceptualNet(nn.Module):
-    """Four stages of 3 x 3 convolution, GroupNorm and ReLU, for postcards of 48 x 48 pixels; any size works."""
+    """Four stages of 3 x 3 convolution, GroupNorm and ReLU, for postcards of 48 x 48 pixels; accepts any size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class TinyPerceptualNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Images (N, 3, H, W) in [-1, 1] to activations of 16, 32, 64, 64 channels and 1, 1/2, 1/4, 1/8 of the size."""
+        """Activations of images (N, 3, H, W) in [-1, 1]: 16, 32, 64, 64 channels at 1, 1/2, 1/4, 1/8 of the size."""
         activations = []
         for stage in self.stages:
             images = stage(images)
@@ -44,10 +44,10 @@ class TinyPerceptualNet(nn.Module):
 
 
 class TinyPerceptual(PerceptualFeatures):
-    """The toy's LPIPS, `lpips[tiny]`: stages and channels of a `TinyPerceptualNet`, weighted alike.
+    """The toy's LPIPS, `lpips[tiny]`: stages and channels of a `TinyPerceptualNet`, equally weighted.
 
     Args:
-        weights: safetensors of a `TinyPerceptualNet` to read instead of the default.
+        weights: safetensors file of a `TinyPerceptualNet` to read instead of the default.
     """
 
     net = "tiny"
@@ -57,7 +57,7 @@ class TinyPerceptual(PerceptualFeatures):
 
     @override
     def read(self) -> nn.Module:
-        assert self.file is not None, "there is a default"
+        assert self.file is not None, "there is a default file"
         return _read_network(self.file)
 
     @override
@@ -68,10 +68,10 @@ class TinyPerceptual(PerceptualFeatures):
 
 
 class TinyFeatures(ImageFeatures):
-    """Mean over pixels of each of the 176 channels of a `TinyPerceptualNet`.
+    """Spatial mean of each of the 176 channels of a `TinyPerceptualNet`.
 
     Args:
-        weights: as in `TinyPerceptual`.
+        weights: see `TinyPerceptual`.
     """
 
     tag = "tiny"

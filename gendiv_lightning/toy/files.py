@@ -1,4 +1,4 @@
-"""Where the embedded models' files are, and their sizes. Weights are fp16 safetensors with the real models' names."""
+"""Files and sizes of the toy models. Weights are fp16 safetensors with the parameter names of the real models."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TINY_T5: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 
-# Image and text tower of open_clip's CLIP, and how its images are normalised.
+# Image and text encoder of open_clip's CLIP, and its image normalisation.
 TINY_CLIP: dict[str, Any] = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": 48, "patch_size": 8, "width": 96, "layers": 3, "head_width": 32},
@@ -57,7 +57,7 @@ TINY_CLIP: dict[str, Any] = {
 TINY_CLIP_PREPROCESSING = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "size": 48}
 
 
-# diffusers' classes at toy size, on the same codebook as LlamaGen.
+# Toy sizes of diffusers' classes, with the same codebook as LlamaGen.
 TINY_AMUSED: dict[str, Any] = {
     "hidden_size": 128,
     "cond_embed_dim": 64,
@@ -68,7 +68,7 @@ TINY_AMUSED: dict[str, Any] = {
     "codebook_size": 256,
     "in_channels": 128,
     "block_out_channels": 128,
-    "num_res_blocks": 2,  # their convolutions are all that tells positions apart
+    "num_res_blocks": 2,  # their convolutions are the only source of position information
     "block_num_heads": 4,
     "num_hidden_layers": 1,
     "num_attention_heads": 4,
@@ -88,7 +88,7 @@ TINY_VQ_DIFFUSION: dict[str, Any] = {
     "num_embeds_ada_norm": 100,
     "norm_type": "ada_norm",
 }
-# The noise of the paper's section 4.1: in the end 9 of 10 tokens are masked and 1 of 10 is any.
+# The noise of the paper's section 4.1: at the end 9 of 10 tokens are masked and 1 of 10 is uniformly random.
 TINY_VQ_DIFFUSION_SCHEDULE: dict[str, Any] = {
     "num_vec_classes": 257,
     "num_train_timesteps": 100,
@@ -98,7 +98,7 @@ TINY_VQ_DIFFUSION_SCHEDULE: dict[str, Any] = {
     "gamma_cum_end": 0.9,
 }
 
-# A Stable Diffusion of toy size: the shared tokenizer's autoencoder with 8 continuous channels, and one level of UNet.
+# Stable Diffusion at toy size: the shared tokenizer's autoencoder with 8 continuous channels, and a one-level UNet.
 TINY_KL: dict[str, Any] = {
     "down_block_types": ["DownEncoderBlock2D"] * 3 + ["AttnDownEncoderBlock2D"],
     "up_block_types": ["AttnUpDecoderBlock2D"] + ["UpDecoderBlock2D"] * 3,
@@ -120,7 +120,7 @@ TINY_UNET: dict[str, Any] = {
     "cross_attention_dim": 64,
     "attention_head_dim": 3,  # diffusers' name for the number of heads
 }
-# The cosine schedule ends in pure noise, as a sampler's first step supposes.
+# The cosine schedule ends in pure noise, which samplers assume at their first step.
 TINY_UNET_SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_schedule": "squaredcos_cap_v2",
@@ -133,7 +133,7 @@ TINY_UNET_SCHEDULE: dict[str, Any] = {
 
 
 def save_half(tensors: dict[str, Tensor], path: Path, **metadata: str) -> None:
-    """Write tensors as fp16 safetensors (integers as they are)."""
+    """Write tensors as fp16 safetensors; integers keep their type."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in tensors.items()}
     save_file(half, path, metadata=metadata)
@@ -146,10 +146,10 @@ def load_float(module: nn.Module, path: Path) -> None:
 
 
 def write_tokenizer(folder: Path, kind: Literal["t5", "clip"] = "t5") -> None:
-    """A word-level tokenizer of the grammar in the Hugging Face layout, with the special tokens of T5 or CLIP.
+    """Write a word-level tokenizer of the grammar in the Hugging Face layout, with the special tokens of T5 or CLIP.
 
     T5: pad 0, </s> 1 (always appended), <unk> 2, then the words. CLIP: pad 0, <unk> 1, the words, then <start> and
-    <end> around every text; <end> has the highest number, by which CLIP implementations find it.
+    <end> around every text; <end> has the highest id, by which CLIP implementations find it.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
@@ -173,10 +173,10 @@ def write_tokenizer(folder: Path, kind: Literal["t5", "clip"] = "t5") -> None:
 
 
 def num_words() -> int:
-    """Vocabulary of the embedded text encoder, special tokens included."""
+    """Vocabulary size of the toy text encoder, including special tokens."""
     return len(vocabulary()) + 3
 
 
 def seeded(seed: int, step: int) -> torch.Generator:
-    """Randomness of a training step: a function of the step, so that a resumed training sees the same data."""
+    """Random generator of a training step, so that a resumed training sees the same data."""
     return torch.Generator().manual_seed(seed * 1_000_003 + step)

@@ -1,4 +1,4 @@
-"""`Grammar`: the embedded world's own paraphraser, which knows what a caption means."""
+"""`Grammar`: the paraphraser of the toy dataset, which preserves the meaning of a caption exactly."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import random
 
 from gendiv_lightning import __version__
 from gendiv_lightning.prompts.paraphrase.request import Paraphraser, Request
-from gendiv_lightning.toy.captions import fresh_wording, parse
+from gendiv_lightning.toy.captions import new_caption, parse
 
 
 class Grammar(Paraphraser):
-    """Wordings of a postcard's caption that state the same, drawn by the request's seed; there may be fewer than asked.
+    """Paraphrases of a postcard caption with the same meaning, drawn with the request's seed.
 
-    ValueError for a prompt that is not in the grammar.
+    There may be fewer than requested. A prompt that is not in the grammar raises ValueError.
     """
 
     name = "postcards"
     similarity = "tiny-clip"
 
     def identity(self) -> dict[str, object]:
-        """The grammar is part of the package."""
+        """Name and package version, because the grammar is part of the package."""
         return {"model": self.name, "gendiv": __version__}
 
     async def answer(self, request: Request) -> str:
-        """See `Paraphraser`."""
+        """The paraphrases as JSON; see `Paraphraser`."""
         rng = random.Random(f"{request.seed} {request.length} {request.prompt}")
-        stated, made = parse(request.prompt), list[str]()
+        stated, texts = parse(request.prompt), list[str]()
         for _ in range(request.number):
-            text = fresh_wording(stated, request.length, rng, {request.prompt, *request.avoid, *made})
+            text = new_caption(stated, request.length, rng, {request.prompt, *request.avoid, *texts})
             if text is not None:
-                made.append(text)
-        return json.dumps({"paraphrases": made})
+                texts.append(text)
+        return json.dumps({"paraphrases": texts})

@@ -1,6 +1,6 @@
-"""`PerfectPostcards`: the embedded world itself as an autoregressive generator, the truth that estimators must find.
+"""`PerfectPostcards`: an autoregressive generator with exactly the distribution of the toy dataset.
 
-Letters: B rows, N images that a caption fits, L tokens of an image, K codebook entries.
+Notation: B rows, N images that a caption fits, L tokens of an image, K codebook entries.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling import TokenGrid, TokenSampler
 from gendiv_lightning.toy.captions import parse
 from gendiv_lightning.toy.files import WEIGHTS
-from gendiv_lightning.toy.world import GROUPS, NUM_IMAGES, values_of
+from gendiv_lightning.toy.postcards import GROUPS, NUM_IMAGES, values_of
 from gendiv_lightning.weights.hash import sha256
 from gendiv_lightning.weights.load import load_strictly, read_checkpoint
 
 GRIDS = WEIGHTS / "postcards_tokens.npz"
-# For tokens that no image continues with: a probe such as a codebook subset may leave nothing else.
-_NOTHING = 1e-12
+# Weight of tokens that no image continues with, because a codebook subset may exclude all others.
+_NEGLIGIBLE = 1e-12
 
 
 class PerfectPostcards(LlamaGen):
-    """Draws each token with its share among the images that a caption fits and that begin as the tokens so far do.
+    """Draws each token with its frequency among the images that the caption fits and that start with the same tokens.
 
-    By the chain rule an image then is each of the N with probability 1 / N: H(C | X) = log2 N, no wording and no path
-    tells anything, and what a lens says else is the lens's error. Tokens are those of the embedded LlamaGen, whose
-    tokenizer it shares; there is no transformer.
+    By the chain rule each of the N images has probability 1 / N. So H(C | X) = log2 N, paraphrases and paths carry no
+    information, and any other measurement is an error of the estimator. Tokens are those of the toy LlamaGen, whose
+    tokenizer is shared; there is no transformer.
 
     Args:
-        batch_size: images sampled together.
+        batch_size: number of images sampled together.
     """
 
     family, title = "postcards", "Perfect postcards"
@@ -56,16 +56,16 @@ class PerfectPostcards(LlamaGen):
         )
 
     def locate(self) -> None:
-        """Both files are in the package."""
+        """Set the two files, which are part of the package."""
         self._files = {"vq_checkpoint": WEIGHTS / "llamagen_vq.safetensors", "grids": GRIDS}
 
     def identity(self) -> dict[str, object]:
-        """Hashes of tokenizer and grids, and the sampling settings."""
+        """Hashes of tokenizer and token grids, and the sampling settings."""
         files = {key: sha256(path) for key, path in self._files.items()}
         return {"generator": self.family, "embedded": True, **self.settings(), **files}
 
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
-        """Captions that are not of the postcard grammar have no truth: ValueError."""
+        """Raise ValueError for captions outside the grammar of postcards."""
         for text in texts:
             parse(text)
         return []
@@ -80,13 +80,13 @@ class PerfectPostcards(LlamaGen):
         self.vq = vq
 
     def encode_prompts(self, texts: Sequence[str]) -> Conditions:
-        """Grids (N, L) of each distinct text."""
+        """Token grids (N, L) of each distinct text."""
         distinct = list(dict.fromkeys(texts))
         rows = torch.tensor([distinct.index(text) for text in texts])
         return Conditions([fitting_grids(parse(text)) for text in distinct], rows)
 
     def sample_tokens(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
-        """Token by token, in raster order."""
+        """Sample one token at a time, in raster order."""
         grid, grids = TokenGrid(sampler, math.prod(self.grid)), _Fitting(conditions, self.codebook_size)
         rows = torch.arange(len(conditions.rows))
         for step in range(grid.tokens.shape[1]):
@@ -106,7 +106,7 @@ class PerfectPostcards(LlamaGen):
 
 
 class _Fitting:
-    """Which of a caption's images still begin as each row does."""
+    """The images of a caption that agree with the tokens of each row so far."""
 
     def __init__(self, conditions: Conditions, codebook_size: int) -> None:
         self.codebook_size, self.grids = codebook_size, conditions.features
@@ -114,31 +114,30 @@ class _Fitting:
         self.fits = [torch.ones(len(rows), len(grid)) for rows, grid in zip(self.rows, self.grids, strict=True)]
 
     def log_shares(self, step: int) -> Tensor:
-        """Logits (B, K) of the tokens of a step: counts of the images that fit, not normalised."""
-        counts = torch.full((sum(map(len, self.rows)), self.codebook_size), _NOTHING)
+        """Unnormalised logits (B, K) of the tokens of a step, from the counts of the images that fit."""
+        counts = torch.full((sum(map(len, self.rows)), self.codebook_size), _NEGLIGIBLE)
         for rows, fits, grid in zip(self.rows, self.fits, self.grids, strict=True):
-            found = torch.zeros(len(rows), self.codebook_size).index_add_(1, grid[:, step], fits)
-            counts[rows] += found
+            counts[rows] += torch.zeros(len(rows), self.codebook_size).index_add_(1, grid[:, step], fits)
         return counts.log()
 
     def keep(self, step: int, tokens: Tensor) -> None:
-        """Drop the images whose token of this step is not the row's, tokens (B,)."""
+        """Drop the images whose token at this step differs from the row's token (B,)."""
         for rows, fits, grid in zip(self.rows, self.fits, self.grids, strict=True):
             fits *= grid[:, step] == tokens[rows][:, None]
 
 
 def fitting_grids(stated: dict[str, int]) -> Tensor:
-    """Tokens (N, L) int64 of all images that a meaning fits (group: value; {} fits all), by the embedded tokenizer."""
+    """Tokens (N, L) int64 of all images that a meaning (group: value) fits, from the toy tokenizer; {} fits all."""
     values = values_of(torch.arange(NUM_IMAGES))
     fits = torch.ones(NUM_IMAGES, dtype=torch.bool)
-    for place, group in enumerate(GROUPS):
+    for column, group in enumerate(GROUPS):
         if group in stated:
-            fits &= values[:, place] == stated[group]
+            fits &= values[:, column] == stated[group]
     return _all_grids()[fits].long()
 
 
 @lru_cache
 def _all_grids() -> Tensor:
-    """(52500, L) uint8."""
+    """Tokens (52500, L) uint8 of all postcards."""
     with np.load(GRIDS, allow_pickle=False) as file:
         return torch.from_numpy(file["tokens"])

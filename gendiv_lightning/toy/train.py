@@ -1,6 +1,6 @@
-"""`gendiv toy train NAME`: a recipe, run as a Lightning fit that can be stopped and resumed.
+"""`gendiv toy train NAME`: runs a recipe as a Lightning fit that can be interrupted and resumed.
 
-The data of a step is a function of (seed, step), so a resumed training is the training it would have been.
+The data of a step is a function of (seed, step), so a resumed training gives the same result as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ RECIPES: dict[str, tuple[Callable[..., Recipe], int]] = {
 def train(
     name: str, *, num_steps: int | None, seed: int, work: Path, export: Path, precision: str | None = None
 ) -> None:
-    """Train one embedded model, or go on where the last call stopped, and export its weights and its log.
+    """Train one toy model, or resume its training, and export its weights and its log.
 
     Args:
         name: a key of `RECIPES`.
-        num_steps: optimiser steps; None takes the recipe's.
-        seed: root of all randomness.
-        work: folder of checkpoints and logs.
-        export: folder that gets the weights.
-        precision: Lightning's precision of the training; None takes bfloat16 where the machine is fast at it. Weights
-            are exported as fp16 in any case.
+        num_steps: number of optimiser steps; None uses the recipe's default.
+        seed: root seed.
+        work: folder for checkpoints and logs.
+        export: folder for the exported weights.
+        precision: Lightning's training precision; None uses bfloat16 on machines with fast bfloat16. Weights are always
+            exported as fp16.
     """
     recipe_class, default_steps = RECIPES[name]
     torch.manual_seed(seed)
-    # A model that another one is trained on is the newly trained one, or else the package's.
+    # Models that this one builds on are newly trained ones if there are any, else those of the package.
     weights = export if (export / "llamagen_vq.safetensors").exists() else WEIGHTS
     recipe = recipe_class(num_steps or default_steps, seed, work, weights)
     every = max(1, min(200, recipe.num_steps // 10))
@@ -64,7 +64,7 @@ def train(
         max_steps=recipe.num_steps,
         max_epochs=-1,  # the steps end it; a finished training can be prolonged
         precision=precision or ("bf16-mixed" if _has_fast_bfloat16() else "32-true"),  # type: ignore[arg-type]
-        logger=CSVLogger(work, name=name),  # a version each time it is started: nothing of the log is lost
+        logger=CSVLogger(work, name=name),  # a new version for each start keeps the complete log
         callbacks=[checkpoint],
         log_every_n_steps=20,
         gradient_clip_val=1.0,
@@ -77,13 +77,13 @@ def train(
 
 
 def _has_fast_bfloat16() -> bool:
-    # Emulated on an older CPU, it is twenty times slower than float32.
-    cpu = Path("/proc/cpuinfo")  # where there is none, float32 is safe
+    # Emulated bfloat16 on an older CPU is twenty times slower than float32.
+    cpu = Path("/proc/cpuinfo")  # without it, float32 is the safe choice
     return torch.cuda.is_available() or (cpu.exists() and "amx_bf16" in cpu.read_text())
 
 
 def _export_log(versions: Path, path: Path) -> None:
-    """Join the logs of all starts into one; where a resumed training repeated steps, both lines stand."""
+    """Join the logs of all starts; steps that a resumed training repeated appear twice."""
     path.parent.mkdir(parents=True, exist_ok=True)
     order = sorted(versions.glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.removeprefix("version_")))
     lines = [line for file in order for line in file.read_text().splitlines()]

@@ -1,6 +1,6 @@
-"""A diffusers pipeline as a folder of parts, each a folder with a configuration and weights, loaded part by part.
+"""A diffusers pipeline as a folder of parts, each with a configuration and weights, loaded part by part.
 
-The pipelines of aMUSEd and VQ-Diffusion are deprecated in diffusers, their model classes are not: those are used.
+The pipelines of aMUSEd and VQ-Diffusion are deprecated in diffusers. Their model classes are not, and are used here.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class PipelineFolder:
 
     Args:
         name: a folder, `OWNER/REPO` on the Hub, or `toy:FOLDER`.
-        parts: the folders that it must have.
-        key: the configuration key that holds the name, for errors.
-        advice: what else the user can do, for errors.
+        parts: the subfolders that it must have.
+        key: the configuration key of the name, for errors.
+        advice: alternatives for the user, for errors.
 
     Raises:
-        MissingWeightsError: it could not be found or downloaded, or a part is missing.
+        MissingWeightsError: the folder could not be found or downloaded, or a part is missing.
     """
 
     def __init__(self, name: str, parts: Sequence[str], key: str, advice: str = "") -> None:
@@ -37,45 +37,46 @@ class PipelineFolder:
         missing = [part for part in parts if not (self.path / part).is_dir()]
         if missing:
             raise MissingWeightsError(
-                f"{key}: {self.path} must hold the folders {', '.join(parts)}; missing: {', '.join(missing)}.\n{advice}"
+                f"{key}: {self.path} must contain the folders {', '.join(parts)}; missing: {', '.join(missing)}.\n"
+                f"{advice}"
             )
 
     @property
     def is_toy(self) -> bool:
-        """Whether `gendiv.json` beside the parts says that these are a toy's weights."""
+        """Whether `gendiv.json` beside the parts marks these as the weights of a toy model."""
         path = self.path / "gendiv.json"
         return path.exists() and bool(json.loads(path.read_text()).get("toy"))
 
     def config(self, part: str) -> dict[str, Any]:
-        """The configuration of a part (of a scheduler too)."""
+        """The configuration of a part, including schedulers."""
         path = self.path / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
         try:
             config = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise WrongWeightsError(f"{path} cannot be read as a part's configuration: {error}") from error
+            raise WrongWeightsError(f"{path} cannot be read as the configuration of a part: {error}") from error
         if not isinstance(config, dict):
             raise WrongWeightsError(
-                f"{path} cannot be read as a part's configuration: it holds a {type(config).__name__}"
+                f"{path} cannot be read as the configuration of a part: it is a {type(config).__name__}"
             )
         return config
 
     def setting(self, part: str, name: str) -> Any:
-        """One setting of a part's configuration; ValueError if it does not say."""
+        """One setting of a part's configuration; ValueError if it is missing."""
         config = self.config(part)
         if name not in config:
             raise WrongWeightsError(
-                f"{self.path / part} is not a part of such a model: its configuration must have {name!r}"
+                f"{self.path / part} does not belong to this model: its configuration has no {name!r}"
             )
         return config[name]
 
-    def check(self, part: str, wanted: dict[str, Any], key: str) -> None:
-        """Raise ValueError if the part's configuration says otherwise; before any weights are loaded."""
+    def check(self, part: str, expected: dict[str, Any], key: str) -> None:
+        """Raise ValueError if the part's configuration differs from `expected`; called before weights are loaded."""
         given = self.config(part)
-        wrong = [f"{name} {given.get(name)}, not {value}" for name, value in wanted.items() if given.get(name) != value]
+        wrong = [
+            f"{name} {given.get(name)}, not {value}" for name, value in expected.items() if given.get(name) != value
+        ]
         if wrong:
-            raise WrongWeightsError(
-                f"{key}: {self.path / part} is another model than the settings say: {'; '.join(wrong)}"
-            )
+            raise WrongWeightsError(f"{key}: {self.path / part} does not match the settings: {'; '.join(wrong)}")
 
     def identity(self) -> dict[str, object]:
         """SHA-256 of each part."""
@@ -86,16 +87,16 @@ class PipelineFolder:
             return sha256(folder)
 
     def load(self, model_class: Any, part: str, dtype: torch.dtype, **defaults: object) -> Any:
-        """A part's model, of a class of diffusers or transformers, whole or not at all, frozen.
+        """Load the model of a part, frozen; all weights must be present.
 
         Args:
-            model_class: the class.
-            part: the folder.
-            dtype: of the parameters.
-            defaults: settings that the class needs and that configurations written before it do not have.
+            model_class: a model class of diffusers or transformers.
+            part: the subfolder.
+            dtype: dtype of the parameters.
+            defaults: settings that the class requires but old configurations do not have.
 
         Raises:
-            ValueError: weights are missing, of another shape, or cannot be read.
+            ValueError: weights are missing, have another shape, or cannot be read.
         """
         config = self.config(part)
         with whole(self.path / part) as folder:
@@ -108,7 +109,7 @@ class PipelineFolder:
 
 
 def weight_file(folder: Path) -> Path:
-    """The file of weights in a part's folder, or its list of pieces; safetensors before others.
+    """The weight file in a part's folder, or the index of its shards; safetensors is preferred.
 
     Raises:
         ValueError: there is none.
@@ -116,5 +117,5 @@ def weight_file(folder: Path) -> Path:
     endings = ["*.safetensors", f"*.safetensors{SUFFIX}", "*.bin"]
     files = [file for ending in endings for file in sorted(folder.glob(ending))]
     if not files:
-        raise WrongWeightsError(f"{folder} holds no file of weights (.safetensors or .bin)")
+        raise WrongWeightsError(f"{folder} contains no weight file (.safetensors or .bin)")
     return files[0]

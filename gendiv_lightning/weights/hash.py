@@ -1,4 +1,4 @@
-"""SHA-256 of weight files and folders, by which runs know their networks."""
+"""SHA-256 of weight files and folders, which identifies the networks of a run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from gendiv_lightning.storage.atomic import cache_folder, write_atomically
 from gendiv_lightning.storage.hashing import sha256_of
 
 _HASHED_SUFFIXES = (".safetensors", ".bin", ".json", ".model")
-_REMEMBERED_BYTES = 1 << 26  # smaller files are hashed faster than they are looked up
+_REMEMBERED_BYTES = 1 << 26  # smaller files are faster to hash than to look up
 
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file, or of the names and hashes of a folder's weight, configuration and tokenizer files.
 
-    The hash of a large file is remembered in the cache folder by path, size and times of change, so that gigabytes are
-    hashed once. A file that changes is hashed again, in the same process too.
+    The hash of a large file is cached on disk by path, size and modification times, so that gigabytes are hashed once.
+    A changed file is hashed again, also within one process.
     """
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix in _HASHED_SUFFIXES)
@@ -32,7 +32,7 @@ def sha256(path: Path) -> str:
 
 @lru_cache(maxsize=1024)
 def _digest(path: Path, size: int, *stamp: int) -> str:
-    """Hash of a file of this size; the stamp is other for every change of the file."""
+    """Hash of a file of this size; the stamp differs after every change of the file."""
     if size < _REMEMBERED_BYTES:
         return sha256_of(path)
     key = hashlib.sha256(f"{path} {size} {stamp}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Weights into a module, whole or not at all: from a checkpoint file, or a model of transformers or diffusers."""
+"""Strict loading of weights: from a checkpoint file, or as a model of transformers or diffusers."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from gendiv_lightning.errors import MissingWeightsError, WrongWeightsError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _WRAPPERS = ("model", "module", "state_dict")
 _PREFIX = re.compile(r"^(?:_orig_mod\.|module\.)+")
-# Left behind by training or by generation; no parameters.
+# Buffers left over from training or generation, which are not parameters.
 _EXTRAS = re.compile(r"freqs_cis$|causal_mask$|kv_cache\.[kv]_cache$")
 _BLOCKED_CLASS = re.compile(r"GLOBAL (\S+)")  # in the message of torch's safe unpickler
-# What an unpickler raises on bytes that are not a pickle, or not a whole one.
+# Errors that an unpickler raises on bytes that are not a complete pickle.
 _DAMAGED = (
     *(pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, LookupError, ValueError, TypeError),
     *(AttributeError, ArithmeticError, AssertionError, struct.error),
@@ -33,19 +33,19 @@ _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, EOFError, pickle.Unp
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or PyTorch file, zip or legacy, by their official names.
+    """Read the tensors of a .safetensors or PyTorch file (zip or legacy format), by their official names.
 
-    The wrappers `model`, `module` and `state_dict` are opened, in this order, and the prefixes of torch.compile and DDP
-    are stripped.
+    The wrappers `model`, `module` and `state_dict` are unwrapped, in this order of preference, and the prefixes of
+    torch.compile and DDP are removed.
 
     Raises:
-        ValueError: it is not a file of weights, is damaged, holds objects that could run code, or holds no tensors
-            where a model's are expected; then the message names what it holds.
+        ValueError: the file is not a weight file, is damaged, contains objects that could run code, or contains no
+            tensors of a model; in the last case the message lists its content.
     """
     content = _read(path)
     if not isinstance(content, Mapping):
         raise WrongWeightsError(
-            f"{path} must hold a dictionary of tensors; got a {type(content).__name__}. Save a module's state_dict()"
+            f"{path} must contain a dictionary of tensors, got a {type(content).__name__}. Save a module's state_dict()"
         )
     wrapper = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
     state = content[wrapper] if wrapper else content
@@ -57,10 +57,10 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
-    """Put a checkpoint's tensors into a module (meta device allowed), cast to `dtype`; every key must match.
+    """Load a checkpoint's tensors into a module (meta device allowed), cast to `dtype`; every key must match.
 
     Raises:
-        ValueError: keys or shapes differ; they are listed. The module is unchanged.
+        ValueError: keys or shapes differ; the message lists them, and the module is unchanged.
     """
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in state.items()}
@@ -69,8 +69,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path, dt
         for key in sorted(expected)
         if given.get(key, expected[key]) != expected[key]
     ]
-    _require_whole(
-        f"{path} does not hold this model's weights",
+    _require_complete(
+        f"{path} does not contain the weights of this model",
         missing=expected.keys() - given.keys(),
         unexpected=given.keys() - expected.keys(),
         of_another_shape=reshaped,
@@ -86,37 +86,37 @@ def load_pretrained(
     dtype: torch.dtype | Literal["auto"] = torch.float32,
     optional: Sequence[str] = (),
 ) -> Any:
-    """A model of a class of transformers or diffusers, frozen and for evaluation.
+    """Load a transformers or diffusers model strictly, frozen and in evaluation mode.
 
-    The libraries initialise missing tensors at random without an error; here they are one. Tensors that the class does
-    not use (a decoder beside an encoder) are ignored, and named where others are missing.
+    The libraries initialise missing tensors randomly without an error; this function raises one. Tensors that the
+    class does not use (such as a decoder beside an encoder) are ignored, but listed if others are missing.
 
     Args:
-        model_class: the class, or an Auto class of transformers.
+        model_class: a model class of diffusers or transformers, or an Auto class of transformers.
         source: a folder, or `OWNER/REPO` on the Hub.
-        dtype: of the parameters; "auto" keeps that of the files (transformers only).
-        optional: parts of names of tensors that nobody asks for; these may be missing.
+        dtype: dtype of the parameters; "auto" keeps that of the files (transformers only).
+        optional: substrings of the names of tensors that are not used and may be missing.
 
     Raises:
-        ValueError: weights are missing, of another shape, or (in a folder) cannot be read.
-        OSError: the Hub's repository can neither be found in the local cache nor downloaded.
+        ValueError: weights are missing, have another shape, or (in a folder) cannot be read.
+        OSError: the Hub repository is not in the local cache and could not be downloaded.
     """
-    # A tensor of another shape is to be reported like a missing one, by its name.
+    # Tensors of another shape are reported by name, like missing ones.
     options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if model_class.__module__.startswith("transformers."):
         options |= {"dtype": dtype}
     else:
         options |= {"torch_dtype": dtype, "low_cpu_mem_usage": False}
     try:
-        with torch.random.fork_rng(devices=[]):  # parameters are drawn before they are read
+        with torch.random.fork_rng(devices=[]):  # parameters are initialised randomly before they are read
             model, report = model_class.from_pretrained(source, **options)
     except _UNREADABLE as error:
         if isinstance(error, OSError) and not Path(source).is_dir():
             raise
-        raise WrongWeightsError(f"{source} does not hold a {model_class.__name__}: {first_line(error)}") from error
+        raise WrongWeightsError(f"{source} does not contain a {model_class.__name__}: {first_line(error)}") from error
     missing = [key for key in report["missing_keys"] if not any(part in key for part in optional)]
-    _require_whole(
-        f"{source} does not hold a whole {model_class.__name__}",
+    _require_complete(
+        f"{source} does not contain a complete {model_class.__name__}",
         missing=missing,
         of_another_shape=[name for name, *_ in report["mismatched_keys"]],
         unused=report["unexpected_keys"],
@@ -126,11 +126,16 @@ def load_pretrained(
 
 @contextmanager
 def reading(what: str, name: str, advice: str) -> Iterator[None]:
-    """Turn whatever goes wrong while a network is read into one line.
+    """Context that turns any error of loading a network into a one-line error.
+
+    Args:
+        what: kind of network, for the message.
+        name: name of the network.
+        advice: what the user can do, for the message.
 
     Raises:
-        FileNotFoundError: it is neither here nor could it be downloaded; `advice` says what to do.
-        ValueError: the files are not those of such a network.
+        FileNotFoundError: the network is not on this machine and could not be downloaded.
+        ValueError: the files do not belong to such a network.
     """
     from huggingface_hub.errors import HTTPError  # an OSError in some versions only
 
@@ -139,7 +144,7 @@ def reading(what: str, name: str, advice: str) -> Iterator[None]:
     except (OSError, HTTPError) as error:
         raise MissingWeightsError(f"the {what} {name!r} could not be loaded: {first_line(error)}. {advice}") from error
     except _UNREADABLE as error:
-        raise WrongWeightsError(f"{name!r} cannot be used as {what}: {first_line(error)}") from error
+        raise WrongWeightsError(f"{name!r} cannot be used as a {what}: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:
@@ -152,7 +157,7 @@ def _read(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # Official training checkpoints hold their command-line arguments too.
+        # Official training checkpoints also contain their command-line arguments.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except _DAMAGED as error:
@@ -160,7 +165,7 @@ def _read(path: Path) -> object:
 
 
 def _is_zip(path: Path) -> bool:
-    """Whether torch.save wrote it in the format of today; legacy files, such as torchvision's, cannot be mapped."""
+    """Whether the file has torch.save's zip format; legacy files, such as torchvision's, cannot be memory-mapped."""
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
@@ -169,37 +174,40 @@ def _reason(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         start = file.read(32)
     if start.startswith(b"version https://git-lfs"):
-        return "it is a pointer of Git LFS. Run `git lfs pull` where it comes from"
+        return "it is a Git LFS pointer. Run `git lfs pull` in its repository"
     if blocked := _BLOCKED_CLASS.search(str(error)):
         return (
-            f"it holds {blocked[1]} besides tensors, and loading it could run code. Save its tensors alone, as "
+            f"it contains {blocked[1]} besides tensors, and loading it could run code. Save only its tensors, as "
             "safetensors or with torch.save(model.state_dict(), FILE)"
         )
-    return f"it is damaged, or another kind of file ({first_line(error)}). Download or save it again"
+    return f"it is damaged or of another type ({first_line(error)}). Download or save it again"
 
 
 def _no_parameters(path: Path, content: Mapping[Any, object]) -> str:
-    """What is wrong with a checkpoint without a model's tensors, such as one with EMA weights only."""
+    """Error message for a checkpoint without model tensors, such as one that contains EMA weights only."""
     if not content:
-        return f"{path} must hold a model's tensors; it holds an empty dictionary. Choose another file"
+        return f"{path} must contain the tensors of a model, got an empty dictionary. Choose another file"
     sizes = {
         str(key): sum(isinstance(tensor, Tensor) for tensor in value.values()) if isinstance(value, Mapping) else 0
         for key, value in content.items()
     }
-    found = _listed([f"{key} ({num} tensors)" if num else key for key, num in sizes.items()])
+    entries = _listed([f"{key} ({num} tensors)" if num else key for key, num in sizes.items()])
     most = max(sizes, key=lambda key: sizes[key])
     save = f"To use {most!r}: torch.save(torch.load(FILE)[{most!r}], NEW_FILE)" if sizes[most] else "Choose another"
-    return f"{path} must hold a model's tensors, at its top or under {', '.join(_WRAPPERS)}; it holds {found}. {save}"
+    return (
+        f"{path} must contain the tensors of a model, at the top level or under {', '.join(_WRAPPERS)}; it contains "
+        f"{entries}. {save}"
+    )
 
 
-def _require_whole(message: str, *, unused: Iterable[str] = (), **problems: Iterable[str]) -> None:
-    """Raise ValueError where a kind of problem has keys; `unused` ones alone are allowed, but point to the cause."""
+def _require_complete(message: str, *, unused: Iterable[str] = (), **problems: Iterable[str]) -> None:
+    """Raise ValueError if any kind of problem has keys. `unused` keys alone are allowed, but are listed as a hint."""
     kinds = {kind.replace("_", " "): sorted(map(str, keys)) for kind, keys in problems.items()}
     if not any(kinds.values()):
         return
     kinds["not used"] = sorted(map(str, unused))
     lists = "; ".join(f"{kind} ({len(keys)}): {_listed(keys)}" for kind, keys in kinds.items() if keys)
-    raise WrongWeightsError(f"{message}: {lists}. Choose the weights that belong to the model's settings")
+    raise WrongWeightsError(f"{message}: {lists}. Choose weights that match the model's settings")
 
 
 def _listed(keys: Sequence[str], most: int = 8) -> str:

@@ -1,4 +1,4 @@
-"""From a name of weights to a file or folder on this machine, downloaded where it is on the Hub only."""
+"""Resolves the name of weights to a local file or folder, downloading from the Hub if necessary."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from gendiv_lightning.storage.named_files import expand
 
 _HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?::(?P<file>[\w./-]+))?")
 _WEIGHT_FILE = re.compile(r"\.(?:pt|pth|ckpt|bin|safetensors)$")
-# By which transformers finds a model, in the order of its preference.
+# The files in which transformers looks for a model, in its order of preference.
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-# Copies of the same weights that are not loaded.
+# Alternative copies of the same weights, which are not downloaded.
 _VARIANTS = ["*.fp16.*", "*.non_ema.*", "*flax*", "*onnx*", "*safety_checker*"]
 
 
 def resolve(name: str, key: str, *, advice: str = "", parts: Sequence[str] = (), folder: bool | None = None) -> Path:
-    """The local file or folder of a name of weights; from the Hub it is downloaded unless it is in the cache.
+    """Local file or folder for the name of weights; Hub repositories are downloaded unless they are in the cache.
 
     Args:
-        name: a path, `PREFIX:FILE` (of a registered folder, such as `toy:t5`), `OWNER/REPO:FILE` (one file on the
-            Hugging Face Hub) or `OWNER/REPO` (all of a repository but alternative weight formats).
-        key: the configuration key that holds the name, for the error.
-        advice: what else the user can do, for the error.
-        parts: the folders of a repository that is a pipeline; tokenizer and scheduler have no weights.
-        folder: whether it must be a folder, or a file; None takes both.
+        name: a path, `PREFIX:FILE` (in a registered folder, such as `toy:t5`), `OWNER/REPO:FILE` (one file on the
+            Hugging Face Hub) or `OWNER/REPO` (a repository without its alternative weight formats).
+        key: the configuration key of the name, for the error.
+        advice: alternatives for the user, for the error.
+        parts: the subfolders of a repository that is a pipeline; tokenizer and scheduler have no weights.
+        folder: True requires a folder, False a file; None accepts both.
 
     Raises:
-        MissingWeightsError: it cannot be found.
-        ValueError: the name is empty, or it is a folder instead of a file, or the other way round.
+        MissingWeightsError: the weights cannot be found.
+        ValueError: the name is empty, or it is a folder instead of a file or vice versa.
     """
     if not name.strip():
         raise ConfigValueError(f"{key} must not be empty. Give a path, or OWNER/REPO on the Hub")
@@ -83,7 +83,7 @@ def _from_hub(repo: str, file: str | None, parts: Sequence[str]) -> Path:
     except LocalEntryNotFoundError:
         pass
     try:
-        model_info(repo, timeout=5)  # without a network this fails in seconds, a download in minutes
+        model_info(repo, timeout=5)  # without a network this fails within seconds, a download only after minutes
         path = fetch(local_files_only=False)
         if file or _is_whole(path, parts):
             return path
@@ -93,7 +93,7 @@ def _from_hub(repo: str, file: str | None, parts: Sequence[str]) -> Path:
 
 
 def _is_whole(folder: Path, parts: Sequence[str]) -> bool:
-    """Whether all weights of a Hub repository are there; an interrupted download leaves a part of them."""
+    """Whether all weights of a Hub repository are present; an interrupted download leaves only some of them."""
     if parts:
         models = [folder / part for part in parts if part not in ("tokenizer", "scheduler")]
         return all(any(part.glob("*.safetensors")) or any(part.glob("*.bin")) for part in models)
@@ -106,15 +106,15 @@ def fetch_one_of(repo: str, files: Sequence[str]) -> None:
     """Download the first of these files that a Hub repository has, unless one is in the local cache.
 
     Raises:
-        OSError: the Hub cannot be reached, after seconds; a download alone would try for minutes.
+        OSError: the Hub cannot be reached; raised within seconds, where a download would retry for minutes.
         ValueError: the repository has none of them.
     """
     from huggingface_hub import hf_hub_download, model_info, try_to_load_from_cache
 
     if any(isinstance(try_to_load_from_cache(repo, file), str) for file in files):
         return
-    there = {sibling.rfilename for sibling in model_info(repo, timeout=5).siblings or ()}
-    file = next((file for file in files if file in there), None)
+    available = {sibling.rfilename for sibling in model_info(repo, timeout=5).siblings or ()}
+    file = next((file for file in files if file in available), None)
     if file is None:
-        raise WrongWeightsError(f"the Hub repository {repo} holds none of {', '.join(files)}")
+        raise WrongWeightsError(f"the Hub repository {repo} contains none of {', '.join(files)}")
     hf_hub_download(repo, file)

@@ -17,7 +17,7 @@ from gendiv_lightning.records import PromptBatch, SampleBatch, TokenSamples
 from gendiv_lightning.runs.folder import RunFolder
 from gendiv_lightning.storage.codebook_counts import read_usage
 
-DEVICE = "--device {}: torch cannot use it here: leave it out, or use cpu"
+DEVICE = "--device {} is not available to torch here. Leave it out, or use cpu"
 METRICS = "pixel_cosine,ssim,vendi[pixels],lpips[tiny],postcard_truth,token_entropy"
 
 
@@ -55,7 +55,7 @@ def test_the_images_alone_give_the_same(run, tmp_path):
     [
         (["--metrics", "fancy"], "unknown"),
         (["--metrics", "fid"], "gendiv reference"),
-        (["--metrics", "ssim", "--reference", "x"], "is used by none of the metrics"),
+        (["--metrics", "ssim", "--reference", "x"], "none of the metrics uses the reference"),
         (["--memory-limit", "nan"], "memory_limit must be a positive number of GiB"),
         (["--out", __file__], "is a file, and a folder is needed"),
         (["--resize", "0"], "--resize"),

@@ -12,7 +12,7 @@ from PIL import Image
 from gendiv_lightning.datamodules import ImageData
 from gendiv_lightning.datamodules.images import crop_center
 from gendiv_lightning.toy.images import PostcardImages
-from gendiv_lightning.toy.world import render
+from gendiv_lightning.toy.postcards import render
 
 
 def on_rank(data, rank, world_size, *, use_distributed_sampler=False):

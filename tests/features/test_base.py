@@ -73,7 +73,7 @@ def test_features_larger_than_their_images_are_not_kept():
 
 def test_images_that_are_too_small_are_an_error_before_anything_is_read():
     features = Means()
-    with pytest.raises(ValueError, match="at least 2 pixels a side for 'means'"):
+    with pytest.raises(ValueError, match="at least 2 pixels high and wide for 'means'"):
         features(torch.zeros(1, 3, 1, 4, dtype=torch.uint8))
     with pytest.raises(ValueError, match="uint8"):
         features(images().float())

@@ -224,7 +224,7 @@ def test_a_text_has_one_feature_wherever_it_stands(features):
 
 def test_one_string_and_no_texts_are_errors(features):
     for texts in ("red hills", []):
-        with pytest.raises(ValueError, match="list of one caption or more"):
+        with pytest.raises(ValueError, match="non-empty list of captions"):
             features.texts(texts)
 
 
@@ -309,7 +309,7 @@ def test_a_folder_that_went_away_is_an_error_that_names_it(tmp_path):
     features = ClipFeatures(write_open_clip(tmp_path / "gone"))
     shutil.rmtree(tmp_path / "gone")
     for ask in (features.load, features.identity):
-        with pytest.raises(FileNotFoundError, match="gone is not there"):
+        with pytest.raises(FileNotFoundError, match="gone does not exist"):
             ask()
 
 
@@ -346,7 +346,7 @@ def test_unknown_weights_of_open_clip_are_an_error_that_lists_the_known_ones():
 
 
 def test_weights_of_another_activation_function_are_refused():
-    with pytest.raises(ValueError, match="write ViT-B-32-quickgelu/openai"):
+    with pytest.raises(ValueError, match="Write ViT-B-32-quickgelu/openai"):
         ClipFeatures("ViT-B-32/openai").load()
 
 
@@ -366,7 +366,7 @@ def spoil(path):
 def test_weights_that_lack_or_are_damaged_are_an_error(write, harm, tmp_path):
     features = ClipFeatures(write(tmp_path))
     harm(tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=f"{tmp_path.name}.*cannot be used as CLIP backbone"):
+    with pytest.raises(ValueError, match=f"{tmp_path.name}.*cannot be used as a CLIP backbone"):
         features.load()
 
 
@@ -378,7 +378,7 @@ def test_a_folder_without_tokenizer_or_image_processor_is_an_error(file, names, 
         ClipFeatures(str(tmp_path / "copy")).load()
 
 
-@pytest.mark.parametrize(("end", "message"), [(2, None), (7, f"looks for the end token 7, .*with {NUM_WORDS - 1}")])
+@pytest.mark.parametrize(("end", "message"), [(2, None), (7, f"looks for the end token 7, but .*with {NUM_WORDS - 1}")])
 def test_a_text_tower_that_looks_for_another_end_token_is_an_error(end, message, names, tmp_path):
     """But 2, as in the configurations of old, stands for the highest number."""
     shutil.copytree(names["transformers"], tmp_path / "copy")

@@ -90,7 +90,7 @@ def test_what_rounding_leaves_is_no_kind_of_its_own():
 def test_what_has_no_score_is_an_error():
     rows = features()
     for q in (0, -1, math.nan):
-        with pytest.raises(ValueError, match="q must lie"):
+        with pytest.raises(ValueError, match="q must be in"):
             vendi_score(rows, q)
     zero, unknown = rows.clone(), rows.clone()
     zero[2], unknown[2, 2] = 0, math.nan

@@ -186,9 +186,9 @@ BAD_INPUT = [
     (["--model.num_steps", "0"], "num_steps must be at least 1, got 0"),
     (["--model.mask_schedule", "square"], "square"),
     (["--model.mask_temperature", "[2,-1]"], "mask_temperature must be two numbers of at least 0, got (2.0, -1.0)"),
-    (["--model.guidance_scale", ".inf"], "guidance_scale must be a number, got inf"),
-    (["--model.top_p", "1.2"], "top_p is a probability in [0, 1], got 1.2"),
-    (["--model.size", "amused-512"], "another model than the settings say: num_vq_embeddings 256, not 8192"),
+    (["--model.guidance_scale", ".inf"], "guidance_scale must be a finite number, got inf"),
+    (["--model.top_p", "1.2"], "top_p must be a probability in [0, 1], got 1.2"),
+    (["--model.size", "amused-512"], "does not match the settings: num_vq_embeddings 256, not 8192"),
 ]
 
 
@@ -208,7 +208,7 @@ def test_a_wrong_folder_is_one_clear_line(pipelines, folder, tmp_path):
     def error(checkpoint):
         return error_of_config("amused", checkpoint, tmp_path / "run")
 
-    assert "transformer is another model than the settings say: codebook_size None" in error(pipelines / "vq_diffusion")
+    assert "transformer does not match the settings: codebook_size None" in error(pipelines / "vq_diffusion")
     assert "missing: vqvae" in error(shutil.copytree(folder, tmp_path / "cut", ignore=shutil.ignore_patterns("vqvae")))
     assert "missing: text_encoder, tokenizer, transformer, scheduler, vqvae" in error(tmp_path)
     assert "/nowhere" in error("/nowhere")
@@ -218,11 +218,11 @@ def test_a_wrong_folder_is_one_clear_line(pipelines, folder, tmp_path):
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        ("text_encoder/model.safetensors", "text_encoder holds no file of weights"),
-        ("transformer/diffusion_pytorch_model.safetensors", "transformer holds no file of weights"),
-        ("tokenizer/tokenizer.json", "tokenizer does not hold the tokenizer of captions"),
+        ("text_encoder/model.safetensors", "text_encoder contains no weight file"),
+        ("transformer/diffusion_pytorch_model.safetensors", "transformer contains no weight file"),
+        ("tokenizer/tokenizer.json", "tokenizer does not contain the caption tokenizer"),
         ("text_encoder/config.json", "config.json cannot be read"),
-        ("scheduler/scheduler_config.json", "must have 'mask_token_id'"),
+        ("scheduler/scheduler_config.json", "has no 'mask_token_id'"),
     ],
 )
 def test_a_file_that_lacks_is_one_clear_line(folder, tmp_path, file, words):

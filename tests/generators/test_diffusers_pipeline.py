@@ -273,7 +273,7 @@ def test_the_guidance_probe_sets_the_scale_and_is_refused_where_there_is_none(ma
     batch = make_batch(TEXTS[0], num_samples=2)
     probed = make().sample(batch, [Guidance(5.0)]).samples.latents
     assert torch.equal(probed, make(guidance_scale=5.0).sample(batch).samples.latents)
-    with pytest.raises(ValueError, match="Guidance probe needs a pipeline with guidance"):
+    with pytest.raises(ValueError, match="Guidance probe requires a pipeline with guidance"):
         make(guidance_scale=None).sample(batch, [Guidance(5.0)])
 
 
@@ -361,6 +361,6 @@ def test_guidance_of_a_model_that_was_distilled_without_it_is_refused(tmp_path) 
     folder = tiny_pipelines.build("FluxPipeline", tmp_path)
     path = folder / "transformer" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "guidance_embeds": False}))
-    with pytest.raises(ValueError, match="was distilled without guidance"):
+    with pytest.raises(ValueError, match="has no guidance input"):
         DiffusersPipeline(str(folder), guidance_scale=3.0, image_size=32).locate()
     DiffusersPipeline(str(folder), image_size=32).locate()

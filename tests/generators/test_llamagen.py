@@ -191,7 +191,7 @@ def test_captions_that_will_be_cut_are_reported_and_no_weights_are_loaded(make_t
     long = "a red circle " * 30
     assert generator.check_prompts(["a circle", "a"]) == []
     (warning,) = generator.check_prompts(["a circle", long])
-    assert warning.startswith("1 of 2 wordings are longer than 64 tokens and are cut; the first: 'a red circle")
+    assert warning.startswith("1 of 2 texts are longer than 64 tokens and are truncated; the first: 'a red circle")
     assert not hasattr(generator, "gpt")
 
 
@@ -253,17 +253,17 @@ def test_images_are_decoded_the_same_one_by_one(generator):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_size": 50}, "image_size must be a multiple of 8, got 50"),
-        ({"image_size": 0}, "image_size must be a multiple"),
+        ({"image_size": 50}, "image_size must be a positive multiple of 8, got 50"),
+        ({"image_size": 0}, "image_size must be a positive multiple"),
         ({"image_size": 56}, "gpt: .* is t2i at 48 pixels, .* image_size is 56"),
         ({"model_type": "c2i"}, "gpt: .* is t2i .* model_type is c2i"),
-        ({"vq": "VQ-16", "image_size": 96}, "must share a codebook"),
-        ({"gpt": "GPT-B"}, "must share a codebook"),
-        ({"temperature": -1.0}, "temperature must be a number of at least 0"),
+        ({"vq": "VQ-16", "image_size": 96}, "must have the same codebook size"),
+        ({"gpt": "GPT-B"}, "must have the same codebook size"),
+        ({"temperature": -1.0}, "temperature must be a finite number of at least 0"),
         ({"temperature": float("nan")}, "temperature"),
         ({"guidance_scale": float("inf")}, "guidance_scale"),
         ({"top_k": -1}, "top_k must be at least 1, or 0"),
-        ({"top_p": 1.5}, r"top_p is a probability in \[0, 1\]"),
+        ({"top_p": 1.5}, r"top_p must be a probability in \[0, 1\]"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
     ],
 )
@@ -311,7 +311,7 @@ def test_in_bfloat16_a_sample_does_not_depend_on_its_batch_either(make_t2i, make
 
 def test_wordings_that_are_empty_once_cleaned_are_reported(generator):
     assert generator.check_prompts(["a", "free download"]) == [
-        "1 of 2 wordings are empty after the official cleaning; the first: 'free download'"
+        "1 of 2 texts are empty after the official cleaning; the first: 'free download'"
     ]
 
 

@@ -220,13 +220,13 @@ def test_posterior_argmax_is_the_pipeline_without_its_noise_and_argmax_is_not(ma
 
 BAD_INPUT = [
     (["--model.num_steps", "0"], "num_steps must be at least 1, got 0"),
-    (["--model.num_steps", "101"], "num_steps must be in 1..100, the network's times, got 101"),
+    (["--model.num_steps", "101"], "num_steps must be in 1..100, the times of the network, got 101"),
     (["--model.spacing", "odd"], "odd"),
     (["--model.truncation_rate", "1.01"], "[0, 1], got 1.01"),
     (["--model.truncation_rate", "-0.1"], "[0, 1], got -0.1"),
-    (["--model.guidance_scale", ".inf"], "guidance_scale must be a number, got inf"),
-    (["--model.temperature", "-1"], "temperature must be a number of at least 0, got -1.0"),
-    (["--model.size", "ithq"], "another model than the settings say: num_vq_embeddings 256, not 4096"),
+    (["--model.guidance_scale", ".inf"], "guidance_scale must be a finite number, got inf"),
+    (["--model.temperature", "-1"], "temperature must be a finite number of at least 0, got -1.0"),
+    (["--model.size", "ithq"], "does not match the settings: num_vq_embeddings 256, not 4096"),
 ]
 
 
@@ -251,5 +251,5 @@ def test_a_wrong_folder_is_one_clear_line(pipelines, tmp_path):
     cut = shutil.copytree(pipelines / "vq_diffusion", tmp_path / "cut", ignore=without)
     assert "missing: scheduler" in error(cut)
     shutil.copytree(pipelines / "amused" / "scheduler", cut / "scheduler")
-    assert "scheduler is another model than the settings say: num_vec_classes None, not 257" in error(cut)
+    assert "scheduler does not match the settings: num_vec_classes None, not 257" in error(cut)
     assert "/nowhere" in error("/nowhere")

@@ -305,9 +305,9 @@ def test_wrong_settings_are_errors_at_once():
         CLIPIQA(pairs={"quality": ("a", "b")})
     with pytest.raises(ValueError, match="two texts"):
         CLIPIQA(pairs={"mine": ("a", "b", "c")})
-    with pytest.raises(ValueError, match="prompts must name a pair"):
+    with pytest.raises(ValueError, match="prompts or pairs must contain"):
         CLIPIQA(prompts=())
-    with pytest.raises(ValueError, match="pairs must hold a pair"):
+    with pytest.raises(ValueError, match="pairs must contain a pair"):
         CLIPIQA(pairs={})
     with pytest.raises(ValueError, match=r"prompts .*'happy'"):
         CLIPIQA(prompts=["happy", "quality", "happy"])

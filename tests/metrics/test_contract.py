@@ -15,7 +15,7 @@ from gendiv_lightning.metrics.reference import reference_statistics, write_refer
 from gendiv_lightning.metrics.registry import make_metric
 from gendiv_lightning.recorders import ParaphraseLikelihood, TokenMarginals
 from gendiv_lightning.records import PromptSamples
-from gendiv_lightning.toy import world
+from gendiv_lightning.toy import postcards
 from gendiv_lightning.toy.features import TinyClip
 
 DISTANCES = (
@@ -47,7 +47,7 @@ K = 16
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("contract")
     write_dinov2(folder / "toy")
-    reference = reference_statistics([world.render(torch.arange(0, 4000, 150))], TinyClip(), "postcards")
+    reference = reference_statistics([postcards.render(torch.arange(0, 4000, 150))], TinyClip(), "postcards")
     write_reference(folder / "reference.safetensors", reference)
     return folder
 
@@ -58,7 +58,7 @@ def make(name, folder):
 
 def prompt(place, num=6):
     generator = torch.Generator().manual_seed(place)
-    images = world.render(torch.randint(world.NUM_IMAGES, (num,), generator=generator))
+    images = postcards.render(torch.randint(postcards.NUM_IMAGES, (num,), generator=generator))
     tokens = torch.randint(K, (num, 36), generator=generator)
     recorded = torch.rand(6, generator=generator, dtype=torch.float64) if num > 1 else torch.full((6,), math.nan)
     return PromptSamples(

@@ -73,24 +73,24 @@ def test_every_metric_can_be_had():
         ("fancy", "unknown"),
         ("lpips[resnet]", "alex, squeeze, tiny, vgg"),
         ("lpips[", "unknown"),
-        ("ssim[tiny]", "has no backbone"),
+        ("ssim[tiny]", "takes no backbone"),
         ("fid", "reference"),
         ("fd", "reference"),
         ("vendi[order=2]", r"metric 'vendi.order=2.' has no option 'order'\. Its options: q"),
-        ("vendi[q=many]", "metric 'vendi.q=many.': q must be a number; got 'many'"),
-        ("vendi[q=null]", "q must be a number; got 'null'"),
-        ("vendi[q=2,q=3]", "option 'q' must be given once"),
-        ("clip_iqa[pairs={}]", "pairs must hold a pair"),
-        ("clip_iqa[prompts=happy,prompts=warm]", "option 'prompts' must be given once"),
-        ("clip_score[long_captions=split]", "long_captions must be one of cut, chunks; got 'split'"),
+        ("vendi[q=many]", "metric 'vendi.q=many.': q must be a number, got 'many'"),
+        ("vendi[q=null]", "q must be a number, got 'null'"),
+        ("vendi[q=2,q=3]", "option 'q' must not be repeated"),
+        ("clip_iqa[pairs={}]", "pairs must contain a pair"),
+        ("clip_iqa[prompts=happy,prompts=warm]", "option 'prompts' must not be repeated"),
+        ("clip_score[long_captions=split]", "long_captions must be one of cut, chunks, got 'split'"),
         ("clip_score[inception]", "backbone must be a CLIP.*got 'inception'"),
         ("vendi[inceptoin]", "backbone must be .*gendiv list features.*'inceptoin'"),
-        ("vendi[q=0]", "q must lie in"),
+        ("vendi[q=0]", "q must be in"),
         ("vendi[tiny,inception]", "options as name=value; got 'inception'"),
         ("ssim[q=2]", r"has no option 'q'\. Its options: none"),
-        ("lpips[weights=nowhere.pth]", "weights must be a file; got 'nowhere.pth'"),
+        ("lpips[weights=nowhere.pth]", "weights must be a file, got 'nowhere.pth'"),
         ("clip_iqa[pairs={crisp: [Crisp photo.]}]", "pairs must be .*got '{crisp"),
-        ("codebook", "Measure a finished run's folder"),
+        ("codebook", "Measure the folder of a finished run"),
     ],
 )
 def test_what_is_no_metric_is_refused(name, words):
@@ -98,7 +98,7 @@ def test_what_is_no_metric_is_refused(name, words):
         make_metric(name)
 
 
-@pytest.mark.parametrize(("name", "words"), [("fd", "fid and kid"), ("fid[tiny-clip]", "no backbone; got 'tiny-clip'")])
+@pytest.mark.parametrize(("name", "words"), [("fd", "fid or kid"), ("fid[tiny-clip]", "no backbone, got 'tiny-clip'")])
 def test_only_inceptions_distance_is_called_fid(name, words):
     with pytest.raises(ValueError, match=words):
         make_metric(name, "there.safetensors")
@@ -114,12 +114,12 @@ def test_networks_by_name():
 
 @pytest.mark.parametrize("names", [["ssim", "ssim"], ["lpips", "lpips[alex]"], ["ssim", SSIM()]])
 def test_a_metric_given_twice_is_an_error(names):
-    with pytest.raises(ValueError, match=r"named once each; 2 of them give diversity/\w+"):
+    with pytest.raises(ValueError, match=r"must not be repeated, but 2 of them compute diversity/\w+"):
         make_metrics(names)
 
 
 def test_a_reference_that_no_metric_needs_is_an_error():
-    with pytest.raises(ValueError, match=r"'there\.safetensors' is used by none"):
+    with pytest.raises(ValueError, match=r"uses the reference 'there\.safetensors'"):
         make_metrics(["ssim"], "there.safetensors")
     assert len(make_metrics(["ssim", "kid"], "there.safetensors")) == 2
     assert make_metrics([]) == []

@@ -82,7 +82,7 @@ def test_captions_that_are_cut_are_counted(pair):
     found = ours.lengths(["sky", LONG, FULL, f"red {FULL}"])
     assert found.facts() == {"texts": 4, "cut": 2, "longest": 82}
     (line,) = found.warnings()
-    assert line == f"2 of 4 wordings are longer than 77 tokens and are cut; the first: {LONG!r}"
+    assert line == f"2 of 4 texts are longer than 77 tokens and are truncated; the first: {LONG!r}"
 
 
 def test_nothing_is_loaded_before_it_is_used(tmp_path):

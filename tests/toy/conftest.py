@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gendiv_lightning.generators.llamagen.tokenizer import VQModel
-from gendiv_lightning.toy import world
+from gendiv_lightning.toy import postcards
 from gendiv_lightning.toy.files import TINY_VQ, save_half
 from gendiv_lightning.toy.recipes import amused, base
 from gendiv_lightning.toy.recipes.base import Recipe
@@ -42,7 +42,7 @@ def toy_weights(tmp_path_factory) -> Path:
 @pytest.fixture
 def random_grids(monkeypatch) -> torch.Tensor:
     """Random tokens in the place of the 52,500 token grids, which take minutes to encode."""
-    grids = torch.randint(TINY_VQ.codebook_size, (world.NUM_IMAGES, 36), generator=torch.Generator().manual_seed(0))
+    grids = torch.randint(TINY_VQ.codebook_size, (postcards.NUM_IMAGES, 36), generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(base, "token_grids", lambda path, weights: grids)
     return grids
 

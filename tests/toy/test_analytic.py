@@ -9,7 +9,7 @@ from gendiv_lightning.callbacks import Decompose
 from gendiv_lightning.toy.analytic import FAMILIES, NUM_TOKENS, AnalyticGenerator
 from gendiv_lightning.toy.calibration import sample_crossed
 
-SCORED = ["independent", "autoregressive", "wordings that start apart", "wordings apart"]
+SCORED = ["independent", "autoregressive", "paraphrases that start apart", "paraphrases apart"]
 
 
 def bits(probs, *dims):
@@ -18,9 +18,9 @@ def bits(probs, *dims):
 
 @pytest.mark.parametrize("family", SCORED)
 def test_closed_forms_are_those_of_all_images_added_up(family):
-    generator = AnalyticGenerator(FAMILIES[family], 8, num_prompts=2, num_wordings=3, seed=5)
+    generator = AnalyticGenerator(FAMILIES[family], 8, num_prompts=2, num_paraphrases=3, seed=5)
     images = torch.cartesian_prod(*[torch.arange(8)] * NUM_TOKENS)
-    truth = generator.truth()
+    truth = generator.ground_truth()
     for prompt in range(2):
         conditions = [torch.tensor([[prompt, wording]]).expand(len(images), 2) for wording in range(3)]
         probs = torch.stack([generator.score_tokens(c, images, None).sum(1).exp2() for c in conditions])
@@ -39,7 +39,7 @@ def test_closed_forms_are_those_of_all_images_added_up(family):
         for name, value in expected.items():
             if not truth[name].isnan().any():
                 assert truth[name][prompt].item() == pytest.approx(value.item(), abs=1e-9), name
-    assert family == "wordings apart" or not truth["h_prompt_path/sequence"].isnan().any()
+    assert family == "paraphrases apart" or not truth["h_prompt_path/sequence"].isnan().any()
 
 
 def test_images_have_the_same_probability_in_whatever_order_they_were_drawn():
@@ -51,17 +51,17 @@ def test_images_have_the_same_probability_in_whatever_order_they_were_drawn():
         assert other.isfinite().all()
         entropies = samples.entropy.sum(1)
         assert entropies.std() > 0.1, "orders that differ know different things"
-        drawn = shuffled.truth()["h_exec/sequence"][prompt].item()
+        drawn = shuffled.ground_truth()["h_exec/sequence"][prompt].item()
         assert entropies.mean().item() == pytest.approx(drawn, abs=4 * entropies.std().item() / 8)
         assert -other.mean().item() == pytest.approx(drawn, abs=4 * other.std().item() / 8)
 
 
 def test_paths_and_wordings_choose_where_the_family_says_so():
-    truth = {name: AnalyticGenerator(family, 64, 4).truth() for name, family in FAMILIES.items()}
+    truth = {name: AnalyticGenerator(family, 64, 4).ground_truth() for name, family in FAMILIES.items()}
     chosen = {
         part: {name for name, values in truth.items() if (values[f"h_{part}_path/token"] > 1e-9).all()}
         for part in ("sampler", "prompt")
     }
     starts = {"paths that start apart", "sharp diffusion that starts apart"}
-    assert chosen["sampler"] == {"mixture over paths", "paths x wordings", *starts}
-    assert chosen["prompt"] == {"wordings that start apart", "wordings apart", "paths x wordings"}
+    assert chosen["sampler"] == {"mixture over paths", "paths x paraphrases", *starts}
+    assert chosen["prompt"] == {"paraphrases that start apart", "paraphrases apart", "paths x paraphrases"}

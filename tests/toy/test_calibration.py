@@ -13,7 +13,7 @@ from gendiv_lightning.toy.calibration import measure, sample_crossed
 
 PROMPTS = 16
 PARTS = ("total", "exec", "path", "sampler_path", "prompt_path")
-EASY = ["independent", "autoregressive", "mixture over paths", "wordings that start apart", "wordings apart"]
+EASY = ["independent", "autoregressive", "mixture over paths", "paraphrases that start apart", "paraphrases apart"]
 ORDERS = ["absorbing diffusion", "sharp diffusion"]
 
 
@@ -22,7 +22,7 @@ def repeat(family, size, repetitions):
     runs = []
     for seed in range(repetitions):
         generator = AnalyticGenerator(FAMILIES[family], size, PROMPTS, seed=seed)
-        runs.append((measure(sample_crossed(generator, Decompose(4, 4), seed)), generator.truth()))
+        runs.append((measure(sample_crossed(generator, Decompose(4, 4), seed)), generator.ground_truth()))
     found = {name: torch.stack([run[0][name] for run in runs]) for name in runs[0][0]}
     return found, {name: torch.stack([run[1][name] for run in runs]) for name in runs[0][1]}
 
@@ -66,7 +66,7 @@ def test_parts_add_up_prompt_by_prompt(runs):
 
 
 def test_intervals_cover_the_truth_nineteen_times_of_twenty(runs):
-    told = {"autoregressive": PARTS, "wordings apart": PARTS, "mixture over paths": PARTS, "independent": PARTS[:2]}
+    told = {"autoregressive": PARTS, "paraphrases apart": PARTS, "mixture over paths": PARTS, "independent": PARTS[:2]}
     held = []
     for (family, _), (found, truth) in runs.items():
         names = [f"h_{part}/token" for part in told.get(family, ())]
@@ -84,13 +84,13 @@ def test_whole_sequences_have_the_entropy_of_the_chain_rule(runs):
                 continue
             chance = 3 * error.std() / math.sqrt(error.numel()) + 1e-4
             assert abs(error.mean()) < chance, (family, size, part)
-    assert runs["wordings that start apart", 8][1]["h_prompt_path/sequence"].mean() > 0.2
+    assert runs["paraphrases that start apart", 8][1]["h_prompt_path/sequence"].mean() > 0.2
 
 
 def test_counting_needs_far_more_samples_than_averaging_distributions():
-    generator = AnalyticGenerator(FAMILIES["autoregressive"], 4096, PROMPTS, num_wordings=1)
+    generator = AnalyticGenerator(FAMILIES["autoregressive"], 4096, PROMPTS, num_paraphrases=1)
     prompts = sample_crossed(generator, Decompose(6))
-    truth = generator.truth()["h_total/token"].mean().item()
+    truth = generator.ground_truth()["h_total/token"].mean().item()
     recorded = measure(prompts)["h_total/token"].mean().item()
     counts = torch.stack(
         [torch.stack([column.bincount(minlength=generator.codebook_size) for column in p.tokens.T]) for p in prompts]
@@ -107,7 +107,7 @@ def test_an_order_of_drawing_is_no_path(family, kind):
     """Tokens that are drawn late are surer than those drawn early, and yet their order tells nothing of them."""
     generator = AnalyticGenerator(FAMILIES[family], 64, 4 * PROMPTS)
     numbers = measure(sample_crossed(generator, Decompose(4, 4)), counts=True)
-    path, total = numbers[f"h_sampler_path/token{kind}"], generator.truth()["h_total/token"].mean()
+    path, total = numbers[f"h_sampler_path/token{kind}"], generator.ground_truth()["h_total/token"].mean()
     assert abs(path.mean()) < 3 * path.std() / math.sqrt(len(path))
     assert path.std() / math.sqrt(len(path)) < 0.01 * total, "too few prompts to see it"
 

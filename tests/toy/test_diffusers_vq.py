@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gendiv_lightning.generators.vqgan import from_uint8
-from gendiv_lightning.toy import world
+from gendiv_lightning.toy import postcards
 from gendiv_lightning.toy.recipes.base import load_tokenizer
 from gendiv_lightning.toy.recipes.diffusers_vq import diffusers_vq, in_unit_range
 
@@ -34,8 +34,8 @@ def theirs(ours):
 @pytest.fixture(scope="module")
 def images():
     """64 postcards in [-1, 1]."""
-    numbers = torch.randperm(world.NUM_IMAGES, generator=torch.Generator().manual_seed(0))[:64]
-    return from_uint8(world.render(numbers))
+    numbers = torch.randperm(postcards.NUM_IMAGES, generator=torch.Generator().manual_seed(0))[:64]
+    return from_uint8(postcards.render(numbers))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from gendiv_lightning.generators.vqgan import from_uint8
-from gendiv_lightning.toy import captions, world
+from gendiv_lightning.toy import captions, postcards
 from gendiv_lightning.toy.recipes import latent_diffusion
 from gendiv_lightning.toy.recipes.base import load_tokenizer
 from gendiv_lightning.toy.recipes.diffusers_vq import diffusers_vq
@@ -25,7 +25,7 @@ def weights(toy_weights, tmp_path):
 
 @pytest.fixture
 def recipe(weights, tmp_path, monkeypatch):
-    latents = torch.randn(world.NUM_IMAGES, 8, 6, 6, generator=torch.Generator().manual_seed(0)).half()
+    latents = torch.randn(postcards.NUM_IMAGES, 8, 6, 6, generator=torch.Generator().manual_seed(0)).half()
     monkeypatch.setattr(latent_diffusion, "_all_latents", lambda path, folder: latents)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -38,7 +38,7 @@ def recipe(weights, tmp_path, monkeypatch):
 def test_the_autoencoder_starts_as_the_shared_tokenizer_without_its_codebook(toy_weights, tmp_path):
     model = latent_diffusion.LatentAutoencoderRecipe(1, 0, tmp_path, toy_weights).model.eval()
     tokenizer = load_tokenizer(toy_weights)
-    images = from_uint8(world.render(torch.arange(3)))
+    images = from_uint8(postcards.render(torch.arange(3)))
     with torch.no_grad():
         mean = model.encode(images).latent_dist.mean
         torch.testing.assert_close(mean, tokenizer.latents(images), rtol=1e-3, atol=1e-4)

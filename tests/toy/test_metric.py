@@ -6,28 +6,28 @@ import torch
 
 from gendiv_lightning.functional.entropy import chao_wang_jost_entropy
 from gendiv_lightning.records import PromptSamples
-from gendiv_lightning.toy import captions, world
+from gendiv_lightning.toy import captions, postcards
 from gendiv_lightning.toy.metric import PostcardTruth
 
-RECALL = {factor: f"postcards/recall/{factor.replace(' ', '_')}" for factor in world.FACTORS}
+RECALL = {factor: f"postcards/recall/{factor.replace(' ', '_')}" for factor in postcards.FACTORS}
 
 
-def postcards(stated, num, *, seed=0, fixed=()):
+def draw_postcards(stated, num, *, seed=0, fixed=()):
     """Samples of a perfect generator, but that the groups named in `fixed` always show their first value."""
     generator = torch.Generator().manual_seed(seed)
     columns = [
         torch.full((num,), stated.get(group, 0))
         if group in stated or group in fixed
         else torch.randint(len(values), (num,), generator=generator)
-        for group, values in world.GROUPS.items()
+        for group, values in postcards.GROUPS.items()
     ]
-    return world.render(world.index_of(torch.stack(columns, 1)))
+    return postcards.render(postcards.index_of(torch.stack(columns, 1)))
 
 
 def prompt(stated, num, place=0, **how):
     # The caption of a meaning: its words are not what is tested here.
-    text = captions.wording(stated, "medium", random.Random(0))
-    return PromptSamples(postcards(stated, num, **how), prompt=text, place=place)
+    text = captions.make_caption(stated, "medium", random.Random(0))
+    return PromptSamples(draw_postcards(stated, num, **how), prompt=text, place=place)
 
 
 def measured(*prompts):
@@ -44,14 +44,14 @@ def perfect():
 
 def test_a_perfect_generator_is_right_coherent_and_as_diverse_as_the_caption_allows(perfect):
     assert perfect["postcards/all_stated_right"].value == perfect["postcards/coherence"].value == 1
-    free = [factor for factor, (group, _) in world.FACTORS.items() if group not in ("sky", "light")]
-    truth = sum(world.factor_entropy(factor) for factor in free)
+    free = [factor for factor, (group, _) in postcards.FACTORS.items() if group not in ("sky", "light")]
+    truth = sum(postcards.factor_entropy(factor) for factor in free)
     assert perfect["postcards/free_entropy_true_bits"].value == pytest.approx(truth, rel=1e-12)
     assert perfect["postcards/free_entropy_share"].value == pytest.approx(1, abs=0.02)
 
 
 def test_the_recall_of_a_perfect_generator_is_one_for_every_free_factor(perfect):
-    for factor, (group, _) in world.FACTORS.items():
+    for factor, (group, _) in postcards.FACTORS.items():
         recall = perfect[RECALL[factor]]
         if group in ("sky", "light"):
             assert math.isnan(recall.value)  # stated: nothing to recall
@@ -62,30 +62,30 @@ def test_the_recall_of_a_perfect_generator_is_one_for_every_free_factor(perfect)
 
 def test_the_recall_of_a_factor_is_its_entropy_over_the_truth():
     samples = prompt({"ground": 1}, 12)
-    values = world.factors_of(world.read(samples.images)[0])["object colour"]
-    truth = chao_wang_jost_entropy(values.bincount()).item() / world.factor_entropy("object colour")
+    values = postcards.factors_of(postcards.read(samples.images)[0])["object colour"]
+    truth = chao_wang_jost_entropy(values.bincount()).item() / postcards.factor_entropy("object colour")
     assert measured(samples)["postcards/recall/object_colour"].value == pytest.approx(truth, rel=1e-12)
 
 
 def test_a_factor_that_never_varies_is_found_by_its_recall_alone():
     estimates = measured(prompt({"ground": 1}, 64, fixed=("sky",)))
     assert estimates["postcards/recall/sky"].value == 0
-    others = [factor for factor in world.FACTORS if factor not in ("sky", "ground")]
+    others = [factor for factor in postcards.FACTORS if factor not in ("sky", "ground")]
     assert all(estimates[RECALL[factor]].value > 0.9 for factor in others)
     assert estimates["postcards/all_stated_right"].value == 1
 
 
 def test_recall_may_exceed_one_and_is_not_capped():
     samples = prompt({"ground": 1}, 6)
-    skies = postcards({"ground": 1}, 6, fixed=world.GROUPS)
+    skies = draw_postcards({"ground": 1}, 6, fixed=postcards.GROUPS)
     images = torch.stack([torch.tensor([sky, 1, 0, 0, 0]) for sky in range(6)])
-    images = world.render(world.index_of(images))  # six samples, six skies: as if there were many more
+    images = postcards.render(postcards.index_of(images))  # six samples, six skies: as if there were many more
     assert measured(samples._replace(images=images))["postcards/recall/sky"].value > 1.1
     assert measured(samples._replace(images=skies))["postcards/recall/sky"].value == 0
 
 
 def test_prompts_count_where_their_captions_leave_the_factor_free():
-    everything = {group: 1 for group in world.GROUPS}
+    everything = {group: 1 for group in postcards.GROUPS}
     first, second = prompt({"sky": 2}, 8), prompt({"ground": 3}, 8, 1, seed=1)
     estimates = measured(first, second, prompt(everything, 8, 2), prompt({"ground": 3}, 1, 3))
     alone = measured(second)["postcards/recall/sky"]

@@ -7,7 +7,7 @@ import torch
 
 from gendiv_lightning.callbacks import CodebookSubset
 from gendiv_lightning.records import NoiseKey
-from gendiv_lightning.toy import world
+from gendiv_lightning.toy import postcards
 from gendiv_lightning.toy.captions import parse
 from gendiv_lightning.toy.metric import stated_right
 from gendiv_lightning.toy.perfect import PerfectPostcards, fitting_grids
@@ -34,9 +34,9 @@ def sample(generator, num, probes=()):
 
 @torch.inference_mode()
 def test_grids_are_those_of_the_tokenizer_and_all_different(generator):
-    grids, indices = fitting_grids({}), torch.arange(0, world.NUM_IMAGES, 5021)
-    assert torch.equal(generator.encode_images(world.render(indices)), grids[indices])
-    assert len(grids) == len(grids.unique(dim=0)) == world.NUM_IMAGES
+    grids, indices = fitting_grids({}), torch.arange(0, postcards.NUM_IMAGES, 5021)
+    assert torch.equal(generator.encode_images(postcards.render(indices)), grids[indices])
+    assert len(grids) == len(grids.unique(dim=0)) == postcards.NUM_IMAGES
 
 
 def test_every_image_that_the_caption_fits_is_equally_likely_and_no_other_is(generator):
@@ -55,7 +55,7 @@ def test_every_image_that_the_caption_fits_is_equally_likely_and_no_other_is(gen
 def test_samples_show_what_is_stated_and_their_draws_have_the_entropy_of_the_world(generator):
     samples = sample(generator, 256)
     with torch.inference_mode():
-        images, distances = world.read(generator.decode_tokens(samples.tokens[:16]))
+        images, distances = postcards.read(generator.decode_tokens(samples.tokens[:16]))
     assert stated_right(images, parse(CAPTION)).all()
     assert (distances < 0.05).all(), "what the tokenizer loses, and nothing else"
     bits = samples.entropy.double().sum(1)

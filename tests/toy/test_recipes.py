@@ -11,7 +11,7 @@ from torch import nn
 
 from gendiv_lightning.generators import Amused, VQDiffusion
 from gendiv_lightning.records import length_class
-from gendiv_lightning.toy import captions, world
+from gendiv_lightning.toy import captions, postcards
 from gendiv_lightning.toy.files import TINY_VQ_DIFFUSION_SCHEDULE, seeded
 from gendiv_lightning.toy.recipes import amused, base, clip, llamagen, vq_diffusion
 from gendiv_lightning.toy.recipes.base import captioned, token_grids, training_images
@@ -73,7 +73,7 @@ def test_no_model_of_captions_sees_a_held_out_image(make_recipe, monkeypatch, mo
     with torch.no_grad():
         make_recipe(name_of(module)).loss(0)
     (pool,) = pools
-    assert len(pool.unique()) == len(pool) == world.NUM_IMAGES - captions.NUM_HELD_OUT
+    assert len(pool.unique()) == len(pool) == postcards.NUM_IMAGES - captions.NUM_HELD_OUT
     assert not torch.isin(captions.held_out(), pool).any()
 
 
@@ -82,9 +82,9 @@ def test_captioned_images_come_from_the_pool_and_captions_hold_for_them():
     for step in range(6):
         images, texts = captioned(pool, 32, 0, step)
         assert torch.isin(images, pool).all()
-        values = world.values_of(images)
+        values = postcards.values_of(images)
         for text, image in zip(texts, values.tolist(), strict=True):
-            assert captions.parse(text).items() <= dict(zip(world.GROUPS, image, strict=True)).items()
+            assert captions.parse(text).items() <= dict(zip(postcards.GROUPS, image, strict=True)).items()
         assert len({length_class(text) for text in texts}) == 1
 
 
@@ -108,9 +108,9 @@ def test_another_step_or_training_has_other_images_and_other_wordings_of_the_sam
 
 
 def test_token_grids_are_the_tokenizers_and_are_made_once(tmp_path, monkeypatch, toy_weights):
-    monkeypatch.setattr(world, "NUM_IMAGES", 5)
+    monkeypatch.setattr(postcards, "NUM_IMAGES", 5)
     grids = token_grids(tmp_path / "grids.safetensors", toy_weights)
-    images = base.from_uint8(world.render(torch.arange(5)))
+    images = base.from_uint8(postcards.render(torch.arange(5)))
     with torch.no_grad():
         assert grids.equal(base.load_tokenizer(toy_weights).encode(images))
     monkeypatch.setattr(base, "load_tokenizer", lambda weights: pytest.fail("encoded again"))

@@ -11,7 +11,7 @@ from torchvision.transforms.functional import to_pil_image
 from transformers import PreTrainedTokenizerFast
 
 from gendiv_lightning.generators.vqgan import from_uint8
-from gendiv_lightning.toy import captions, world
+from gendiv_lightning.toy import captions, postcards
 from gendiv_lightning.toy.files import TINY_CLIP
 from gendiv_lightning.toy.recipes.clip import ClipRecipe
 from gendiv_lightning.toy.recipes.text_tower import text_tower
@@ -55,7 +55,7 @@ def ids(folder):
 
 def worded(length):
     rng = random.Random(0)
-    return [captions.wording(captions.meaning(image, 3, rng), length, rng) for image in (0, 20_000, 50_000)]
+    return [captions.make_caption(captions.meaning(image, 3, rng), length, rng) for image in (0, 20_000, 50_000)]
 
 
 def test_captions_of_all_lengths_are_asked_for(ids):
@@ -113,7 +113,7 @@ def test_open_clip_reads_the_exported_tokenizer(recipe, name):
 @pytest.mark.parametrize("create", [open_clip.create_model_from_pretrained, open_clip.create_model_and_transforms])
 def test_open_clip_reads_the_exported_model(recipe, name, create):
     read, preprocess = (create(name)[i] for i in (0, -1))
-    pixels = world.render(torch.tensor([0, 20_000, 50_000]))
+    pixels = postcards.render(torch.tensor([0, 20_000, 50_000]))
     inputs = from_uint8(pixels)
     torch.testing.assert_close(
         torch.stack([preprocess(to_pil_image(image)) for image in pixels]), inputs, atol=1e-6, rtol=0

@@ -190,7 +190,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 def test_a_part_that_lacks_is_named(folder, part):
     shutil.rmtree(folder / part)
     with pytest.raises(
-        MissingWeightsError, match=rf"checkpoint: .*must hold the folders .*; missing: {part}\.\nTake another"
+        MissingWeightsError, match=rf"checkpoint: .*must contain the folders .*; missing: {part}\.\nTake another"
     ):
         open_folder(folder)
 
@@ -206,7 +206,7 @@ def test_a_configuration_that_cannot_be_read_is_named(folder, part, file, conten
 
 def test_another_model_is_refused_with_what_is_wrong(folder):
     wanted = {"num_vector_embeds": 4097, "sample_size": 6, "nothing": 1}
-    with pytest.raises(ValueError, match=r"checkpoint: .*transformer is another model") as error:
+    with pytest.raises(ValueError, match=r"checkpoint: .*transformer does not match the settings") as error:
         open_folder(folder).check("transformer", wanted, "checkpoint")
     assert str(error.value).endswith("num_vector_embeds 257, not 4097; nothing None, not 1")
 

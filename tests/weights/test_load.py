@@ -101,7 +101,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
 
 
 def test_a_good_file_with_other_objects_is_not_called_damaged(tmp_path):
-    with pytest.raises(ValueError, match=r"holds posix\.mkdir besides tensors") as error:
+    with pytest.raises(ValueError, match=r"contains posix\.mkdir besides tensors") as error:
         read_checkpoint(saved({"model": STATE, "args": Bomb(str(tmp_path / "boom"))}, tmp_path))
     assert "damaged" not in str(error.value)
     assert "again" not in str(error.value)
@@ -133,7 +133,7 @@ def test_a_file_with_ema_weights_only_names_what_it_holds(tmp_path):
 
 @pytest.mark.parametrize("content", [{}, {"steps": 7}, {"model": {}}])
 def test_a_file_without_tensors_is_refused(tmp_path, content):
-    with pytest.raises(ValueError, match=r"weights\.pt must hold a model's tensors"):
+    with pytest.raises(ValueError, match=r"weights\.pt must contain the tensors of a model"):
         read_checkpoint(saved(content, tmp_path))
 
 
@@ -159,7 +159,7 @@ def test_a_damaged_file_is_named(tmp_path, name):
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="must hold a dictionary of tensors; got a list"):
+    with pytest.raises(ValueError, match="must contain a dictionary of tensors, got a list"):
         read_checkpoint(saved([torch.ones(1)], tmp_path))
 
 
@@ -197,7 +197,7 @@ def test_every_missing_unexpected_and_misshapen_key_is_listed(tmp_path):
     state = make_state()
     del state["0.bias"], state["1.weight"]
     state |= {"extra.one": torch.ones(1), "extra.two": torch.ones(1), "0.weight": torch.ones(3, 2)}
-    with pytest.raises(ValueError, match="does not hold this model's weights") as error:
+    with pytest.raises(ValueError, match="does not contain the weights of this model") as error:
         load_strictly(make_module(), state, tmp_path / "file.pt", torch.float32)
     message = str(error.value)
     assert "file.pt" in message
@@ -280,7 +280,7 @@ def test_tensors_that_nobody_asks_for_are_no_obstacle(spoil):
 
 def test_a_folder_without_weights_is_an_error_that_names_it(encoder, tmp_path):
     folder = shutil.copytree(encoder, tmp_path / "empty", ignore=shutil.ignore_patterns("*.safetensors"))
-    with pytest.raises(ValueError, match=r"empty does not hold a T5EncoderModel"):
+    with pytest.raises(ValueError, match=r"empty does not contain a T5EncoderModel"):
         load_encoder(folder)
 
 

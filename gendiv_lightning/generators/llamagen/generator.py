@@ -1,6 +1,6 @@
-"""LlamaGen (Sun et al. 2024, arXiv 2406.06525): captions or class labels to raster-order tokens to images.
+"""LlamaGen (Sun et al. 2024, arXiv 2406.06525): raster-order tokens from captions or class labels.
 
-The sampling loop is `sample_autoregressive`; `TokenPredictor` is what it asks. The networks are in `transformer.py` and
+The sampling loop is `sample_autoregressive`, which calls a `TokenPredictor`. The networks are in `transformer.py` and
 `tokenizer.py`.
 """
 
@@ -41,7 +41,7 @@ from gendiv_lightning.weights.hash import sha256
 from gendiv_lightning.weights.load import DTYPES, load_strictly, read_checkpoint
 from gendiv_lightning.weights.resolve import resolve
 
-# What an official file is cannot be read from its shapes: (kind, transformer, image sizes).
+# Properties of official files that their shapes do not show: (kind, transformer, image sizes).
 OFFICIAL_FILES: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "t2i_XL_stage1_256.pt": ("t2i", "GPT-XL", (256,)),
     "t2i_XL_stage2_512.pt": ("t2i", "GPT-XL", (512,)),
@@ -56,15 +56,15 @@ OFFICIAL_FILES: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "vq_ds16_c2i.pt": ("c2i", "VQ-16", (256, 384, 512)),
     "vq_ds8_c2i.pt": ("c2i", "VQ-8", (256, 384, 512)),
 }
-ADVICE = "  or, to run now on the embedded model:   gendiv fit-free predict --config configs/tiny/llamagen_argmax.yaml"
+ADVICE = "  or, to run the toy model now:   gendiv fit-free predict --config configs/tiny/llamagen_argmax.yaml"
 
 
 class Conditions(NamedTuple):
     """Conditions of B rows.
 
     Attributes:
-        features: caption features (n, caption_dim) of each distinct text, or its class label as a tensor of one number.
-        rows: (B,) place in `features` of each row.
+        features: caption features (n, caption_dim) of each distinct text, or its class label as a scalar tensor.
+        rows: (B,) index in `features` of each row.
     """
 
     features: list[Tensor]
@@ -72,7 +72,7 @@ class Conditions(NamedTuple):
 
 
 def pack_left(features: Sequence[Tensor], num_positions: int | None = None) -> tuple[Tensor, Tensor]:
-    """Features (n_i, D), each at the right end of its row of (R, T, D), and the mask (R, T) of what is valid.
+    """Left-pad features (n_i, D) to (R, T, D), and return them with the mask (R, T) of valid positions.
 
     T is `num_positions`, by default the largest n_i.
     """
@@ -86,15 +86,16 @@ def pack_left(features: Sequence[Tensor], num_positions: int | None = None) -> t
 
 
 class TokenPredictor:
-    """The transformer with its cache, as a loop asks it: the guided logits of image tokens, given those before.
+    """The transformer with its cache, for a sampling loop: guided logits of image tokens given the previous ones.
 
     Args:
         gpt: the transformer.
-        prefill: the conditions' B rows; under guidance followed by their B null rows.
-        sampler: knows the guidance.
-        cfg_interval: guidance, and with it the null rows, stops after token cfg_interval + 1; -1 guides all tokens.
-        decode: `gpt.decode`, or a compiled form of it.
-        slots_at_a_time: attended cache slots grow by so many; more than 1 keeps the shapes of a compiled `decode` few.
+        prefill: B rows of conditions, followed by B null rows under guidance.
+        sampler: sampler with the guidance scale.
+        cfg_interval: guidance stops after token cfg_interval + 1; -1 guides all tokens.
+        decode: `gpt.decode`, or a compiled version of it.
+        slots_at_a_time: increment of the number of attended cache slots; values above 1 limit the number of shapes of
+            a compiled `decode`.
     """
 
     def __init__(
@@ -117,7 +118,7 @@ class TokenPredictor:
         self.positions = torch.arange(self.num_tokens, device=prefill.logits.device)
 
     def __call__(self, previous: Tensor, start: int) -> Tensor:
-        """Logits (B, P, K) from position `start` on, given the tokens (B, P) before each; position 0 reads none."""
+        """Logits (B, P, K) from position `start` on, given the token (B, P) before each; ignored for position 0."""
         logits = self._decode(previous, start - 1) if start else self.first_logits[:, None]
         num_guided = min(self.num_guided - start, previous.shape[1])
         if num_guided <= 0:
@@ -126,7 +127,7 @@ class TokenPredictor:
         return torch.cat([guided, logits[: self.num_rows, num_guided:]], 1)
 
     def _decode(self, tokens: Tensor, start: int) -> Tensor:
-        """Logits (R, P, K) after the tokens (B, P) from `start` on; the null rows go as far as guidance does."""
+        """Logits (R, P, K) after the tokens (B, P) from `start` on; null rows are included while guidance is on."""
         stop = start + tokens.shape[1]
         tokens = tokens.repeat(2, 1) if start < self.num_guided else tokens
         length = min(self.num_tokens, -(-(stop + 1) // self.slots_at_a_time) * self.slots_at_a_time)
@@ -134,33 +135,35 @@ class TokenPredictor:
 
 
 class LlamaGen(TokenGenerator[Conditions]):
-    """LlamaGen under probes: text-to-image (GPT-XL, 256 and 512 px) or class-to-image (GPT-B to GPT-3B).
+    """LlamaGen: text-to-image (GPT-XL, 256 and 512 pixels) or class-to-image (GPT-B to GPT-3B).
 
-    Prompts of a class-to-image model are class numbers, "207".
+    Prompts of a class-to-image model are class numbers, such as "207".
 
     Args:
         gpt_checkpoint: transformer weights: a path, `OWNER/REPO:FILE` on the Hub, or `toy:FILE`. Official files load
             unchanged.
-        vq_checkpoint: tokenizer weights, likewise.
-        text_encoder: T5 encoder of a text-to-image model: a folder, `OWNER/REPO`, or `toy:FOLDER`. Unused by
-            class-to-image.
+        vq_checkpoint: tokenizer weights, in the same forms.
+        text_encoder: T5 encoder of a text-to-image model: a folder, `OWNER/REPO`, or `toy:FOLDER`. Not used by
+            class-to-image models.
         gpt: size of the transformer: "GPT-B", "GPT-L", "GPT-XL", "GPT-XXL" or "GPT-3B"; or a JSON file with the fields
             of `GPTConfig`, such as `toy:llamagen_gpt.json`.
         vq: size of the tokenizer: "VQ-16" or "VQ-8"; or a JSON file with the fields of `VQConfig`.
         model_type: "t2i" is conditioned on captions, "c2i" on class labels.
-        image_size: pixels per side, 256, 384 or 512 (48 for the toy). No checkpoint contains it: it must be right.
-        dtype: of the transformer and the text encoder; the tokenizer is always float32.
-        guidance_scale: classifier-free guidance; 1 and below is off. (Official text-to-image: 7.5.)
+        image_size: pixels per side, 256, 384 or 512 (48 for the toy). Checkpoints do not contain it, so it cannot be
+            verified.
+        dtype: dtype of transformer and text encoder; the image tokenizer always runs in float32.
+        guidance_scale: scale of classifier-free guidance; values of at most 1 turn it off (official text-to-image:
+            7.5).
         cfg_interval: guidance stops after token cfg_interval + 1; -1 guides all tokens.
         temperature: divides the logits.
-        top_k: tokens kept (official: 1000); 0 keeps all.
-        top_p: probability mass kept; 1 keeps all.
-        decoding: "sequential" predicts one token a pass; "parallel" predicts a window of them, keeps those that it can
-            prove to be final, and gives the same tokens in fewer passes. float32 only.
-        window: tokens that a parallel pass predicts.
-        compile: compile the decoding step with torch.compile; the first image waits for the compiler.
-        batch_size: images sampled together. In float32 it changes speed and memory, not samples; in half precision it
-            is part of the run's fingerprint, since a row's logits can depend on the number of rows.
+        top_k: number of most probable tokens to keep (official: 1000); 0 keeps all.
+        top_p: nucleus threshold; 1 keeps all.
+        decoding: "sequential" predicts one token per pass; "parallel" predicts a window of tokens, keeps those that are
+            provably final, and gives the same tokens in fewer passes. float32 only.
+        window: number of tokens per parallel pass.
+        compile: compile the decoding step with torch.compile, which delays the first image.
+        batch_size: number of images sampled together. In float32 it affects speed and memory but not samples; in half
+            precision it is part of the run's fingerprint, because logits can depend on the number of rows.
     """
 
     family, title = "llamagen", "LlamaGen"
@@ -190,7 +193,10 @@ class LlamaGen(TokenGenerator[Conditions]):
         self.vq_config = VQ_SIZES[vq] if vq in VQ_SIZES else read_sizes(vq, "vq", VQConfig, VQ_SIZES)[0]
         side, rest = divmod(image_size, self.vq_config.downsample)
         if rest or side < 1:
-            raise ConfigValueError(f"image_size must be a multiple of {self.vq_config.downsample}, got {image_size}")
+            raise ConfigValueError(
+                f"image_size must be a positive multiple of {self.vq_config.downsample}, got {image_size}. Use the "
+                "size that the model was trained on"
+            )
         if gpt in GPT_SIZES:
             num_positions = 120 if model_type == "t2i" else 1
             self.gpt_config = GPTConfig(
@@ -204,12 +210,12 @@ class LlamaGen(TokenGenerator[Conditions]):
             if trained != (model_type, image_size):
                 raise OptionConflictError(
                     f"gpt: {gpt} is {trained[0]} at {trained[1]} pixels, but model_type is {model_type} and image_size "
-                    f"is {image_size}. Set them to what the file says"
+                    f"is {image_size}. Set them to the values in the file"
                 )
         if self.gpt_config.vocab_size != self.vq_config.codebook_size:
             raise OptionConflictError(
-                f"gpt and vq must share a codebook, got {gpt} ({self.gpt_config.vocab_size} tokens) and {vq} "
-                f"({self.vq_config.codebook_size})"
+                f"gpt and vq must have the same codebook size, got {gpt} ({self.gpt_config.vocab_size}) and {vq} "
+                f"({self.vq_config.codebook_size}). Choose a matching pair"
             )
         if cfg_interval < -1:
             raise ConfigValueError(f"cfg_interval must be at least -1, got {cfg_interval}")
@@ -237,7 +243,7 @@ class LlamaGen(TokenGenerator[Conditions]):
     # --- before anything is loaded ---
 
     def locate(self) -> None:
-        """Find the files, download what is on the Hub only."""
+        """Find the weight files, downloading them from the Hub if necessary."""
         names = {"gpt_checkpoint": self.gpt_checkpoint, "vq_checkpoint": self.vq_checkpoint}
         if self.gpt_config.model_type == "t2i":
             names["text_encoder"] = self.text_encoder
@@ -249,7 +255,7 @@ class LlamaGen(TokenGenerator[Conditions]):
             self.captions = CaptionFeatures(self._files["text_encoder"], num_positions, DTYPES[self.dtype_name])
 
     def identity(self) -> dict[str, object]:
-        """Hashes of the weights, sizes and sampling settings."""
+        """Weight hashes, sizes and sampling settings."""
         weights = {key: sha256(path) for key, path in self._files.items()}
         return {
             "generator": self.family,
@@ -265,39 +271,39 @@ class LlamaGen(TokenGenerator[Conditions]):
         }
 
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
-        """Captions longer than the encoder reads, or empty once cleaned; labels that are no class."""
-        found = self.text_lengths(texts)
-        if found is None:
+        """Warn about captions that are truncated or empty after cleaning; ValueError for an invalid class label."""
+        lengths = self.text_lengths(texts)
+        if lengths is None:
             for text in texts:
                 read_label(text, self.gpt_config.num_classes)
             return []
-        empty = [text for text, length in zip(texts, found.lengths, strict=True) if length == 1]  # </s> alone
-        what = f"{len(empty)} of {len(texts)} wordings are empty after the official cleaning"
-        return [*found.warnings(), *([f"{what}; the first: {empty[0]!r}"] if empty else [])]
+        empty = [text for text, length in zip(texts, lengths.lengths, strict=True) if length == 1]  # only </s>
+        what = f"{len(empty)} of {len(texts)} texts are empty after the official cleaning"
+        return [*lengths.warnings(), *([f"{what}; the first: {empty[0]!r}"] if empty else [])]
 
     def text_lengths(self, texts: Sequence[str]) -> TextLengths | None:
-        """By T5's tokenizer, after the official cleaning; class labels are no captions."""
+        """Lengths in T5 tokens after the official cleaning; None for class labels."""
         return None if self.captions is None else self.captions.lengths(texts)
 
     def size_name(self) -> str:
-        """Size of the transformer; the toy has one."""
+        """Size of the transformer; empty for the toy, which has a single size."""
         return "" if self.is_toy else self.size
 
     # --- weights ---
 
     def load(self) -> None:
-        """Load transformer and tokenizer; the text encoder is loaded when a caption is new to the cache."""
+        """Load transformer and tokenizer; the text encoder is loaded when a caption is not in the cache."""
         if not self._files:
             self.locate()
         with torch.device("meta"):
             gpt, vq = GPT(self.gpt_config), VQModel(self.vq_config)
         path = self._files["gpt_checkpoint"]
         load_strictly(gpt, read_checkpoint(path), path, DTYPES[self.dtype_name])
-        # Not part of a checkpoint, and float32 whatever the weights are.
+        # Not part of a checkpoint, and always float32.
         gpt.rotary = rotary_table(self.grid[0], self.gpt_config.head_dim, self.gpt_config.rope_base)
         path = self._files["vq_checkpoint"]
         load_strictly(vq, read_checkpoint(path), path, torch.float32)
-        # Not before both are whole: Lightning moves what it finds here when it closes after an error.
+        # Assigned only when both are loaded, because Lightning moves all attributes when it closes after an error.
         self.gpt, self.vq = gpt, vq
         self._null_prefills.clear()
         self._decode = torch.compile(self.gpt.decode, dynamic=False) if self.compile_decode else self.gpt.decode
@@ -305,7 +311,7 @@ class LlamaGen(TokenGenerator[Conditions]):
     # --- prompts to images ---
 
     def encode_prompts(self, texts: Sequence[str]) -> Conditions:
-        """Each distinct text is encoded once."""
+        """Encode each distinct text once."""
         distinct = list(dict.fromkeys(texts))
         rows = torch.tensor([distinct.index(text) for text in texts], device=self.device)
         if self.captions is None:
@@ -316,14 +322,14 @@ class LlamaGen(TokenGenerator[Conditions]):
         return Conditions(self.captions.encode(distinct, self.device), rows)
 
     def sample_tokens(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
-        """The loop of `sample_autoregressive`, or of `sample_in_parallel`, which gives the same tokens."""
+        """Sample with `sample_autoregressive`, or with `sample_in_parallel`, which gives the same tokens."""
         predict = TokenPredictor(
             self.gpt,
             self.prefill(conditions, sampler.is_guided),
             sampler,
             cfg_interval=self.cfg_interval,
             decode=self._decode,
-            # Four shapes to compile an image, whatever its size: the compiler keeps eight.
+            # At most four compiled shapes per image size; the compiler caches eight.
             slots_at_a_time=max(64, -(-self.gpt_config.block_size // 4)) if self.compile_decode else 1,
         )
         if self.decoding == "parallel":
@@ -331,7 +337,7 @@ class LlamaGen(TokenGenerator[Conditions]):
         return sample_autoregressive(predict, sampler, self.gpt_config.block_size)
 
     def score_tokens(self, conditions: Conditions, tokens: Tensor, sampler: TokenSampler) -> Tensor:
-        """By one pass over all tokens (teacher forcing): the distributions that the loop would draw from."""
+        """Log2-probability (B, L) in one pass over all tokens (teacher forcing), under the loop's distributions."""
         num_rows, num_tokens = tokens.shape
         packed = self._condition_positions(conditions)
         logits = self.gpt(*packed, tokens)
@@ -358,7 +364,7 @@ class LlamaGen(TokenGenerator[Conditions]):
         return self.gpt.cls_embedding(packed), mask
 
     def _null_positions(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Those of "no caption" or "no label", for conditions of a mask (B, T)."""
+        """Embedded null condition positions ("no caption" or "no label") for conditions with a mask (B, T)."""
         if self.captions is None:
             return self.gpt.cls_embedding(
                 torch.full_like(mask[:, 0], self.gpt_config.num_classes, dtype=torch.int64)
@@ -367,9 +373,10 @@ class LlamaGen(TokenGenerator[Conditions]):
         return self.gpt.cls_embedding(features[:, -mask.shape[1] :]), null_mask[:, -mask.shape[1] :]
 
     def prefill(self, conditions: Conditions, guided: bool) -> Prefill:
-        """Run each distinct condition once, alone, and spread it over its rows.
+        """Run each distinct condition once and expand it to its rows.
 
-        Alone, so that it does not depend on its batch. Null conditions depend on the length alone and are kept.
+        Conditions are run one at a time, so that they do not depend on the batch. Null conditions depend on the length
+        only and are cached.
         """
         if self.captions is None:
             both = self.gpt.prefill_labels(torch.stack(conditions.features))
@@ -390,7 +397,7 @@ class LlamaGen(TokenGenerator[Conditions]):
         return self._null_prefills[num_valid]
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """By the tokenizer's decoder, one by one: the last digits, and so some pixels, would tell an image's batch."""
+        """Decode tokens one image at a time, so that pixels do not depend on the batch size."""
         return torch.cat(
             [to_uint8(check_finite(self.vq.decode(image, *self.grid), PIXELS)) for image in tokens.split(1)]
         )
@@ -401,10 +408,11 @@ class LlamaGen(TokenGenerator[Conditions]):
         return self.image_size
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """By the tokenizer's encoder, one by one, for the same reason: counts are exact on any number of ranks."""
+        """Encode images one at a time, so that codebook counts are exact on any number of ranks."""
         if tuple(images.shape[2:]) != (self.image_size, self.image_size):
             raise ImageSizeError(
-                f"images must be {self.image_size} pixels a side, as image_size says, got {tuple(images.shape)}"
+                f"images must be {self.image_size} x {self.image_size} pixels (image_size), got {tuple(images.shape)}. "
+                "Resize them first"
             )
         return torch.cat([self.vq.encode(from_uint8(image.to(self.device))) for image in images.split(1)])
 
@@ -414,24 +422,23 @@ def _check_official(checkpoint: str, key: str, size: str, vq: str, model_type: s
     if file not in OFFICIAL_FILES:
         return
     kind, name, image_sizes = OFFICIAL_FILES[file]
-    is_other_grid = key == "gpt_checkpoint" and vq != "VQ-16"  # on which all transformers were trained
+    is_other_grid = key == "gpt_checkpoint" and vq != "VQ-16"  # all transformers were trained on VQ-16
     if kind != model_type or name != size or image_size not in image_sizes or is_other_grid:
         raise WrongWeightsError(
-            f"{key}: {file} is {kind}, {name}, for images of {' or '.join(map(str, image_sizes))} pixels; the settings "
-            f"say {model_type}, {size}, {vq}, {image_size} pixels, which would load without an error and sample garbage"
+            f"{key}: {file} is {kind}, {name}, for images of {' or '.join(map(str, image_sizes))} pixels, but the "
+            f"settings are {model_type}, {size}, {vq}, {image_size} pixels, with which it would sample garbage. "
+            "Correct the settings"
         )
 
 
 def _check_decoding(decoding: str, window: int, dtype: str, compiles: bool) -> None:
     if decoding not in ("sequential", "parallel"):
-        raise ConfigValueError(f'decoding must be "sequential" or "parallel", got {decoding!r}. Choose one of the two.')
+        raise ConfigValueError(f'decoding must be "sequential" or "parallel", got {decoding!r}. Choose one of the two')
     if window < 1:
-        raise ConfigValueError(
-            f"window must be at least 1, got {window}. Give the number of tokens that a pass predicts."
-        )
+        raise ConfigValueError(f"window must be at least 1, got {window}. Set the number of tokens per pass")
     if decoding == "parallel" and (dtype != "float32" or compiles):
         raise OptionConflictError(
-            f"decoding: parallel needs dtype: float32 and compile: false, got {dtype} and {compiles}: in half "
-            "precision passes of different widths give different tokens, and the compiler makes a program for each "
-            "width. Change these settings, or use decoding: sequential."
+            f"decoding: parallel requires dtype: float32 and compile: false, got {dtype} and {compiles} (in half "
+            "precision passes of different widths give different tokens, and each width would be compiled separately). "
+            "Change these settings, or use decoding: sequential"
         )

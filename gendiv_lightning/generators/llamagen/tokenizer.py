@@ -1,4 +1,4 @@
-"""LlamaGen's image tokenizer (a VQGAN with unit-norm codes), official state-dict names. Always run in float32."""
+"""LlamaGen's image tokenizer, a VQGAN with unit-norm codes and official state-dict names. Always runs in float32."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from gendiv_lightning.generators.vqgan import Downsample, ResnetBlock, Upsample,
 
 @dataclass(frozen=True)
 class VQConfig:
-    """Sizes of a tokenizer; defaults are VQ-16's.
+    """Sizes of a tokenizer; the defaults are those of VQ-16.
 
-    `ch_mult` multiplies `base_channels` level by level; the size halves between levels.
+    `ch_mult` multiplies `base_channels` at each level; the resolution is halved between levels.
     """
 
     base_channels: int = 128
@@ -29,7 +29,7 @@ class VQConfig:
 
     @property
     def downsample(self) -> int:
-        """Pixels a token side."""
+        """Pixels per side of a token."""
         return 2 ** (len(self.ch_mult) - 1)
 
 
@@ -45,7 +45,7 @@ class AttnBlock(nn.Module):
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same."""
+        """Map (B, C, H, W) to the same shape."""
         h = self.norm(x)
         q, k, v = (project(h).flatten(2).transpose(1, 2)[:, None] for project in (self.q, self.k, self.v))
         h = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2).reshape_as(x)
@@ -53,7 +53,7 @@ class AttnBlock(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks of one resolution, each followed by attention if wanted, then a change of size if any."""
+    """Residual blocks of one resolution, each optionally followed by attention, then an optional resize."""
 
     def __init__(self, in_channels: int, out_channels: int, num_blocks: int, attention: bool) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Level(nn.Module):
         self.attn = nn.ModuleList(AttnBlock(out_channels) for _ in range(num_blocks if attention else 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Blocks, without the change of size."""
+        """Apply the blocks, without the resize."""
         for i, block in enumerate(self.res):
             x = block(x)
             x = self.attn[i](x) if len(self.attn) else x
@@ -74,7 +74,7 @@ def _middle(channels: int) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """Images to latents, 2^(levels - 1) times smaller; attention at the lowest resolution."""
+    """Encode images into latents, 2^(levels - 1) times smaller; attention at the lowest resolution."""
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] to (B, z_channels, h, w)."""
+        """Map (B, 3, H, W) in [-1, 1] to (B, z_channels, h, w)."""
         x = self.conv_in(x)
         for level in self.conv_blocks:
             x = level(x)
@@ -101,7 +101,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to images; one residual block a level more than the encoder, numbered in the order of execution."""
+    """Decode latents into images; one residual block per level more than the encoder, in execution order."""
 
     def __init__(self, config: VQConfig) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, z_channels, h, w) to (B, 3, H, W), about [-1, 1] but not clamped."""
+        """Map (B, z_channels, h, w) to (B, 3, H, W), approximately in [-1, 1], not clamped."""
         z = self.mid(self.conv_in(z))
         for level in self.conv_blocks:
             z = level(z)
@@ -127,7 +127,7 @@ class Decoder(nn.Module):
 
 
 class Quantizer(nn.Module):
-    """A codebook of unit vectors: rows are stored as trained and normalised at every use."""
+    """A codebook of unit vectors, which are stored as trained and normalised at every use."""
 
     codebook_used: Tensor
 
@@ -143,14 +143,14 @@ class Quantizer(nn.Module):
         return F.normalize(self.embedding.weight, dim=-1)
 
     def nearest(self, latents: Tensor) -> Tensor:
-        """Latents (B, D, h, w) to the tokens (B, h * w) of their nearest codes."""
+        """Tokens (B, h * w) of the codes nearest to latents (B, D, h, w)."""
         z = F.normalize(latents, dim=1).flatten(2).transpose(1, 2)
         codes = self.codes()
         distance = z.square().sum(-1, keepdim=True) + codes.square().sum(-1) - 2 * z @ codes.T
         return distance.argmin(-1)
 
     def lookup(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """Tokens (B, h * w) in raster order to unit-norm codes (B, D, h, w)."""
+        """Unit-norm codes (B, D, h, w) of tokens (B, h * w) in raster order."""
         return F.embedding(tokens, self.codes()).transpose(1, 2).unflatten(2, (height, width))
 
 
@@ -167,22 +167,22 @@ class VQModel(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.codebook_embed_dim, config.z_channels, 1)
 
     def latents(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] to latents (B, D, h, w) before quantisation."""
+        """Latents (B, D, h, w) of images (B, 3, H, W) in [-1, 1], before quantisation."""
         return self.quant_conv(self.encoder(images))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] to tokens (B, h * w) in raster order."""
+        """Tokens (B, h * w), in raster order, of images (B, 3, H, W) in [-1, 1]."""
         return self.quantize.nearest(self.latents(images))
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """Codes (B, D, h, w) to images (B, 3, H, W), about [-1, 1], not clamped."""
+        """Images (B, 3, H, W) from codes (B, D, h, w), approximately in [-1, 1], not clamped."""
         return self.decoder(self.post_quant_conv(codes))
 
     def decode(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """Tokens (B, height * width) in raster order to images (B, 3, H, W), about [-1, 1], not clamped."""
+        """Images (B, 3, H, W) from tokens (B, height * width) in raster order, approximately in [-1, 1]."""
         return self.decode_codes(self.quantize.lookup(tokens, height, width))
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images in [-1, 1] to uint8, as the official sampling scripts round them: floor(clamp(127.5 x + 128, 0, 255))."""
+    """Convert images in [-1, 1] to uint8 as the official scripts do: floor(clamp(127.5 x + 128, 0, 255))."""
     return (127.5 * images + 128).clamp(0, 255).to(torch.uint8)

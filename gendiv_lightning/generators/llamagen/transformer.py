@@ -1,15 +1,14 @@
 """LlamaGen's transformer (Sun et al. 2024, arXiv 2406.06525), with the official state-dict names.
 
-It knows no text, no chance and no file.
-
-R rows, T condition positions, n of them valid (left-padded), N image tokens, H heads, d head size, K codebook entries.
+Notation: R rows, T condition positions, n of them valid (left-padded), N image tokens, H heads, d head size, K codebook
+entries.
 
 The rotary table of the official model is zero, not the identity, on condition positions. So their queries and keys
 vanish, and
-1. a condition position attends evenly: its attention output is the running mean of the values before it;
-2. to an image token the n valid condition positions are one key with score log(n) and their mean value as value.
-The condition is therefore run once, without attention, and costs one cache slot a layer and head, however long the
-caption is.
+1. a condition position attends evenly: its attention output is the running mean of the values up to it;
+2. for an image token the n valid condition positions act as one key with score log(n) and their mean value as value.
+The condition is therefore run once, without attention, and takes one cache slot per layer and head, whatever the length
+of the caption.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ Store = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Sizes of a LlamaGen transformer, under their official names; defaults are those of the released models.
+    """Sizes of a LlamaGen transformer, with their official names; the defaults are those of the released models.
 
     Attributes:
-        cls_token_num: condition positions T (1 for a class label, 120 for a caption).
-        block_size: image tokens N, a perfect square.
+        cls_token_num: number of condition positions T (1 for a class label, 120 for a caption).
+        block_size: number of image tokens N, a perfect square.
         model_type: "t2i" is conditioned on caption features (T, caption_dim), "c2i" on a class label.
     """
 
@@ -56,7 +55,9 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         if math.isqrt(self.block_size) ** 2 != self.block_size:
-            raise ConfigValueError(f"block_size is the number of image tokens of a square grid, got {self.block_size}")
+            raise ConfigValueError(
+                f"block_size must be a perfect square, the tokens of a square grid, got {self.block_size}"
+            )
         if self.dim % self.n_head or self.head_dim % 4:
             raise ConfigValueError(f"dim / n_head must be a multiple of 4, got dim {self.dim} and n_head {self.n_head}")
 
@@ -67,7 +68,7 @@ class GPTConfig:
 
     @property
     def num_kv_heads(self) -> int:
-        """Key and value heads; fewer than H is grouped-query attention."""
+        """Number of key and value heads; fewer than H means grouped-query attention."""
         return self.n_kv_head or self.n_head
 
     @property
@@ -94,7 +95,7 @@ GPT_SIZES: dict[str, dict[str, int]] = {
 def rotary_table(grid: int, head_dim: int, base: float = 10000.0) -> Tensor:
     """Angles of the 2-D rotary embedding as (cos, sin), (grid * grid, head_dim / 2, 2) float32.
 
-    The first half of a cell's angles turns with its row, the second half with its column.
+    The first half of a cell's angles depends on its row, the second half on its column.
     """
     half = head_dim // 2
     frequencies = 1.0 / base ** (torch.arange(0, half, 2)[: half // 2].float() / half)
@@ -105,11 +106,11 @@ def rotary_table(grid: int, head_dim: int, base: float = 10000.0) -> Tensor:
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn each pair (x[2j], x[2j+1]) by angle j. x (..., positions, heads, d), table (positions, d / 2, 2)."""
-    # One complex product: on a CPU several times faster than strided real ones.
+    """Rotate each pair (x[2j], x[2j+1]) by angle j. x (..., positions, heads, d), table (positions, d / 2, 2)."""
+    # On a CPU one complex product is several times faster than strided real ones.
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    turned = torch.view_as_real(pairs * torch.view_as_complex(table)[:, None])
-    return turned.flatten(-2).to(x.dtype)
+    rotated = torch.view_as_real(pairs * torch.view_as_complex(table)[:, None])
+    return rotated.flatten(-2).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -121,7 +122,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) to (..., dim)."""
+        """Map (..., dim) to (..., dim)."""
         return F.rms_norm(x.float(), (x.shape[-1],), eps=self.eps).to(self.weight.dtype) * self.weight
 
 
@@ -137,8 +138,8 @@ class Attention(nn.Module):
     def project(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries, rotated keys and values: x (R, P, dim) to (R, heads, P, d) each."""
         heads = self.wqkv(x).unflatten(-1, (-1, self.head_dim))
-        turned, v = heads.split([self.num_heads + self.num_kv_heads, self.num_kv_heads], dim=-2)
-        q, k = rotate(turned, table).transpose(1, 2).split([self.num_heads, self.num_kv_heads], dim=1)
+        q_and_k, v = heads.split([self.num_heads + self.num_kv_heads, self.num_kv_heads], dim=-2)
+        q, k = rotate(q_and_k, table).transpose(1, 2).split([self.num_heads, self.num_kv_heads], dim=1)
         return q, k, v.transpose(1, 2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -147,7 +148,7 @@ class Attention(nn.Module):
         return self.wo(out.transpose(1, 2).flatten(-2))
 
     def running_mean(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """What condition positions attend to: their own output (R, T, dim) and the mean value (R, kv heads, d)."""
+        """Attention output (R, T, dim) of condition positions, and their mean value (R, kv heads, d)."""
         values = F.linear(x, self.wqkv.weight[-self.num_kv_heads * self.head_dim :]).float() * mask[..., None]
         means = values.cumsum(1) / mask.cumsum(1).clamp(min=1)[..., None]
         means = means.to(x.dtype).unflatten(-1, (-1, self.head_dim))
@@ -170,7 +171,7 @@ class FeedForward(nn.Module):
         self.w2 = nn.Linear(config.ffn_hidden, config.dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) to (..., dim)."""
+        """Map (..., dim) to (..., dim)."""
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
 
 
@@ -185,20 +186,20 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
     def condition(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Condition positions (R, T, dim): their next states and the mean value that image tokens will see."""
+        """Next states of condition positions (R, T, dim), and the mean value that image tokens attend to."""
         out, mean_value = self.attention.running_mean(self.attention_norm(x), mask)
         x = x + out
         return x + self.feed_forward(self.ffn_norm(x)), mean_value
 
     def image(self, x: Tensor, table: Tensor, store: Store, bias: Tensor) -> Tensor:
-        """Image positions (R, P, dim): `store` takes their keys and values and gives all that they attend to."""
+        """Next states of image positions (R, P, dim); `store` takes their keys and values, returns all attended."""
         q, k, v = self.attention.project(self.attention_norm(x), table)
         x = x + self.attention.attend(q, *store(k, v), bias)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
 class CaptionEmbedder(nn.Module):
-    """Caption features to condition positions; the fixed features of "no caption" are a buffer, never trained."""
+    """Embeds caption features as condition positions; the features of "no caption" are a fixed buffer."""
 
     uncond_embedding: Tensor
 
@@ -210,33 +211,33 @@ class CaptionEmbedder(nn.Module):
                 "fc2": nn.Linear(config.dim, config.dim, bias=False),
             }
         )
-        # Its values come from a checkpoint: the official random draw was saved nowhere else, none can be made up here.
+        # The values must come from a checkpoint, because the official random draw was not saved anywhere else.
         self.register_buffer("uncond_embedding", torch.zeros(config.cls_token_num, config.caption_dim))
 
     def forward(self, features: Tensor) -> Tensor:
-        """(R, T, caption_dim) to (R, T, dim)."""
+        """Map (R, T, caption_dim) to (R, T, dim)."""
         return self.cap_proj["fc2"](F.gelu(self.cap_proj["fc1"](features), approximate="tanh"))
 
 
 class LabelEmbedder(nn.Module):
-    """Class labels to one condition position; the last row stands for "no label"."""
+    """Embeds a class label as one condition position; the last row of the table is "no label"."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.embedding_table = nn.Embedding(config.num_classes + (config.class_dropout_prob > 0), config.dim)
 
     def forward(self, labels: Tensor) -> Tensor:
-        """(R,) labels to (R, 1, dim)."""
+        """Map labels (R,) to (R, 1, dim)."""
         return self.embedding_table(labels)[:, None]
 
 
 class Prefill(NamedTuple):
-    """What a condition leaves behind: all that sampling needs of it.
+    """Result of running the conditions, which is all that sampling needs.
 
     Attributes:
         values: (R, layers, kv heads, d), mean value of the valid condition positions in each layer.
-        log_count: (R,) float32, log of their number n: the score of the one key that stands for them.
-        logits: (R, K) float32, of image token 0.
+        log_count: (R,) float32, log of their number n, which is the score of their common key.
+        logits: (R, K) float32, logits of image token 0.
     """
 
     values: Tensor
@@ -244,24 +245,24 @@ class Prefill(NamedTuple):
     logits: Tensor
 
     def take(self, rows: Tensor) -> Prefill:
-        """The rows asked for, with repetition if wanted."""
+        """Select rows, possibly repeated."""
         return Prefill(self.values[rows], self.log_count[rows], self.logits[rows])
 
 
 def join_prefills(parts: Sequence[Prefill]) -> Prefill:
-    """Rows of several prefills, one after another."""
+    """Concatenate the rows of several prefills."""
     return Prefill(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
 class Cache:
-    """Static key and value cache of all layers, with room for S = N slots a row.
+    """Static key and value cache of all layers, with S = N slots per row.
 
-    Slot 0 is the condition, slot i + 1 image token i. A token that is fed again takes the place of what was there.
+    Slot 0 is the condition, slot i + 1 is image token i. Feeding a token again overwrites its slot.
 
     Attributes:
-        keys: (layers, R, kv heads, S, d), stored rotated; zero in slot 0, whose score is `bias` alone.
-        values: the same.
-        bias: (R, 1, 1, S) what is added to the scores of a slot: log(n) in slot 0, 0 elsewhere.
+        keys: (layers, R, kv heads, S, d), rotated; zero in slot 0, whose score is `bias` only.
+        values: (layers, R, kv heads, S, d).
+        bias: (R, 1, 1, S) added to the scores of a slot: log(n) in slot 0, 0 elsewhere.
     """
 
     def __init__(self, prefill: Prefill, num_slots: int) -> None:
@@ -274,7 +275,7 @@ class Cache:
 
 
 class GPT(nn.Module):
-    """The transformer. `prefill` runs conditions, `decode` some image tokens, `forward` all image tokens at once."""
+    """The transformer: `prefill_*` runs conditions, `decode` some image tokens, `forward` all image tokens at once."""
 
     layers: Sequence[Block]
     rotary: Tensor
@@ -284,7 +285,7 @@ class GPT(nn.Module):
         self.config = config
         self.cls_embedding = CaptionEmbedder(config) if config.model_type == "t2i" else LabelEmbedder(config)
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
-        # For its type a ModuleList's members are any modules.
+        # The members of a ModuleList are typed as plain modules.
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))  # type: ignore[assignment]
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
@@ -292,7 +293,7 @@ class GPT(nn.Module):
         self.register_buffer("rotary", table, persistent=False)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Last states (..., dim) to logits (..., K), float32."""
+        """Logits (..., K) float32 of last states (..., dim)."""
         return self.output(self.norm(x)).float()
 
     def condition(self, positions: Tensor, mask: Tensor) -> tuple[Prefill, Tensor]:
@@ -304,21 +305,21 @@ class GPT(nn.Module):
         return Prefill(torch.stack(values, 1), mask.sum(1).float().log(), self.logits(x[:, -1])), x
 
     def prefill_labels(self, labels: Tensor) -> Prefill:
-        """Class labels (R,), each with its null condition: R conditional rows, then R null rows."""
+        """Prefill of class labels (R,) with their null conditions: R conditional rows, then R null rows."""
         labels = torch.cat([labels, torch.full_like(labels, self.config.num_classes)])
         return self.condition(
             self.cls_embedding(labels), torch.ones(len(labels), 1, dtype=torch.bool, device=labels.device)
         )[0]
 
     def prefill_captions(self, features: Tensor, mask: Tensor) -> Prefill:
-        """Caption features (R, T, caption_dim), left-padded with mask (R, T) bool."""
+        """Prefill of caption features (R, T, caption_dim), left-padded with mask (R, T) bool."""
         return self.condition(self.cls_embedding(features), mask)[0]
 
     def null_features(self, num_valid: Tensor) -> tuple[Tensor, Tensor]:
         """Features and mask of "no caption" for captions of `num_valid` (R,) tokens.
 
-        The null condition has the caption's own mask: it is the last n of the T fixed rows, so it depends on the
-        caption's length.
+        The null condition has the same mask as the caption: it is the last n of the T fixed rows and therefore depends
+        on the caption's length.
         """
         assert isinstance(self.cls_embedding, CaptionEmbedder), "only caption models have null features"
         num_positions = self.config.cls_token_num
@@ -326,10 +327,10 @@ class GPT(nn.Module):
         return self.cls_embedding.uncond_embedding.expand(len(num_valid), -1, -1), mask
 
     def decode(self, tokens: Tensor, positions: Tensor, length: int, cache: Cache) -> Tensor:
-        """Feed image tokens (R, P) at `positions` (P,), which follow each other: logits (R, P, K) of each next token.
+        """Feed image tokens (R, P) at consecutive `positions` (P,) and return the logits (R, P, K) of the next tokens.
 
-        Every token attends to the condition and to what was fed up to its own place. Only the first `length` cache
-        slots are attended, at least two more than the last position; and only the first R rows of the cache.
+        Every token attends to the condition and to all tokens up to its own position. Only the first `length` cache
+        slots are used, which must be at least two more than the last position, and only the first R rows of the cache.
         """
         slots, num_rows = positions + 1, len(tokens)
         is_later = torch.arange(length, device=slots.device) > slots[:, None]

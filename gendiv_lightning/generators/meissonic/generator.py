@@ -1,7 +1,7 @@
 """Meissonic (Bai et al. 2024, arXiv 2410.08261): a masked image model at 1024 pixels, 4,096 tokens.
 
-The sampling loop is `sampling/masked.py`, the network is in `transformer.py`; text encoder and tokenizer of images are
-transformers' and diffusers' own.
+The sampling loop is in `sampling/masked.py`, the network in `transformer.py`. Text encoder and image tokenizer are
+those of transformers and diffusers.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ SIZES = {"meissonic-1024": Size(8192, 64)}
 
 
 class MeissonicPredictor:
-    """The network as the loop asks it, once a step: guided logits, given tokens. It knows how many steps are left.
+    """The network for the sampling loop, called once per step; it counts the remaining steps.
 
     Args:
         transformer: the network.
-        conditions: features (R, T, C), vectors (R, D) and micro-conditions (R, 5) of B rows, under guidance after
-            those of B null rows.
-        sampler: knows the guidance.
-        num_steps: of the loop.
+        conditions: features (R, T, C), vectors (R, D) and micro-conditions (R, 5) of B rows, preceded by those of B
+            null rows under guidance.
+        sampler: sampler with the guidance scale.
+        num_steps: number of steps of the loop.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class MeissonicPredictor:
         self.transformer, self.conditions, self.sampler, self.left = transformer, conditions, sampler, num_steps
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Logits (B, L, K) of tokens (B, L)."""
+        """Guided logits (B, L, K) of tokens (B, L)."""
         self.left -= 1
         side, num_rows = math.isqrt(tokens.shape[1]), len(self.conditions[0])
         grids = tokens.unflatten(1, (side, side)).repeat(num_rows // len(tokens), 1, 1)
@@ -59,33 +59,33 @@ class MeissonicPredictor:
 
 
 class Meissonic(PipelineGenerator):
-    """Meissonic under probes, text-to-image.
+    """Meissonic, text-to-image.
 
-    Path is which tokens stay at each step, execution is which token each unknown position gets.
+    The path is which tokens are kept at each step; execution is which token each masked position gets.
 
     Args:
-        checkpoint: `MeissonFlow/Meissonic`, or a folder of the same layout.
-        size: which of the released models it is, to check the checkpoint against; None reads the checkpoint's own.
-        image_size: pixels per side (official: 1024). No checkpoint contains it: it must be right.
-        negative_prompt: the text of guidance's other half (the official pipeline's default: empty).
-        dtype: of transformer and text encoder; the tokenizer of images is always float32.
-        num_steps: steps of the loop (official: 64).
-        mask_temperature: scale of the Gumbel noise on the confidences at the first and the last step: the path noise
-            (official: 2 to 0).
-        guidance_scale: classifier-free guidance; 1 and below is off (official: 9).
-        temperature: divides the logits of tokens (official: 1).
-        top_k: tokens kept; 0 keeps all.
-        top_p: probability mass kept; 1 keeps all.
+        checkpoint: `MeissonFlow/Meissonic`, or a folder with the same layout.
+        size: released model that the checkpoint must be; None reads the size from the checkpoint.
+        image_size: pixels per side (official: 1024). Checkpoints do not contain it, so it cannot be verified.
+        negative_prompt: text of the null condition of guidance (the official pipeline's default: empty).
+        dtype: dtype of transformer and text encoder; the image tokenizer always runs in float32.
+        num_steps: number of sampling steps (official: 64).
+        mask_temperature: scale of the Gumbel noise on the confidences at the first and the last step; this is the path
+            noise (official: 2 to 0).
+        guidance_scale: scale of classifier-free guidance; values of at most 1 turn it off (official: 9).
+        temperature: divides the logits (official: 1).
+        top_k: number of most probable tokens to keep; 0 keeps all.
+        top_p: nucleus threshold; 1 keeps all.
         aesthetic_score: micro-condition (official: 6).
         crop: micro-condition, top-left corner (official: 0, 0).
-        batch_size: images sampled together. In float32 it changes speed and memory, not samples; in half precision it
-            is part of the run's fingerprint, since a row's logits can depend on the number of rows.
+        batch_size: number of images sampled together. In float32 it affects speed and memory but not samples; in half
+            precision it is part of the run's fingerprint, because logits can depend on the number of rows.
     """
 
     family, title = "meissonic", "Meissonic"
     chance = Chance(path="which drawn tokens stay at each step", execution="which token each unknown position gets")
     pixel_range = (0.0, 1.0)
-    advice = "  or, to run now on the embedded model:   gendiv fit-free predict --config configs/tiny/amused.yaml"
+    advice = "  or, to run a toy model now:   gendiv fit-free predict --config configs/tiny/amused.yaml"
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Meissonic(PipelineGenerator):
     ) -> None:
         if image_size < 1 or image_size % (2 * PIXELS_PER_TOKEN):
             raise ConfigValueError(
-                f"image_size must be a multiple of {2 * PIXELS_PER_TOKEN}, got {image_size}. The released model's is "
+                f"image_size must be a multiple of {2 * PIXELS_PER_TOKEN}, got {image_size}. The released model uses "
                 "1024"
             )
         if size and image_size != SIZES[size].side * PIXELS_PER_TOKEN:
@@ -129,7 +129,7 @@ class Meissonic(PipelineGenerator):
         self.micro_conditions = (*[float(image_size)] * 2, *map(float, crop), float(aesthetic_score))
 
     def check_folder(self, folder: PipelineFolder) -> None:
-        """Codebook and sizes of the transformer, the mask token, and how tokens get fewer."""
+        """Check the transformer's codebook, and read its sizes, the mask token and the mask schedule."""
         folder.check("transformer", {"codebook_size": self.codebook_size}, "checkpoint")
         self.config = MeissonicConfig.of(folder.config("transformer"))
         self.mask = int(folder.setting("scheduler", "mask_token_id"))
@@ -138,12 +138,12 @@ class Meissonic(PipelineGenerator):
         )
         if not self.codebook_size <= self.mask < self.config.vocab_size:
             raise WrongWeightsError(
-                f"checkpoint: {folder.path} has the mask token {self.mask}, which must be at least the codebook's "
-                f"{self.codebook_size} and below vocab_size {self.config.vocab_size}. Its parts are of two models"
+                f"checkpoint: {folder.path} has the mask token {self.mask}, which must be at least the codebook size "
+                f"{self.codebook_size} and below vocab_size {self.config.vocab_size}. Its parts belong to two models"
             )
 
     def identity(self) -> dict[str, object]:
-        """Hashes of the parts and sampling settings."""
+        """Weight hashes and sampling settings."""
         return {
             **super().identity(),
             "image_size": self.image_size,
@@ -167,16 +167,16 @@ class Meissonic(PipelineGenerator):
         return transformer
 
     def encode_text(self, text: str) -> tuple[Tensor, Tensor]:
-        """The last hidden states but one (1, context, C), and the projected state of the end token (1, D)."""
+        """The second-to-last hidden states (1, context, C) and the projected state of the end token (1, D)."""
         outputs = self.text_encoder(self.tokenizer(text).to(self.device), output_hidden_states=True)
         return outputs.hidden_states[-2], outputs.text_embeds
 
     def encode_null(self) -> tuple[Tensor, Tensor]:
-        """The negative prompt."""
+        """Encode the negative prompt."""
         return self.encode_text(self.negative_prompt)
 
     def sample_tokens(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
-        """The loop of `sample_masked`."""
+        """Sample with `sample_masked`."""
         states, pooled = self.condition_rows(conditions, sampler)
         micro = torch.tensor([self.micro_conditions], device=self.device).expand(len(states), -1)
         predict = MeissonicPredictor(self.transformer, (states, pooled, micro), sampler, self.schedule.num_steps)

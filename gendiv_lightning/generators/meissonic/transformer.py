@@ -1,11 +1,10 @@
 """Meissonic's transformer (Bai et al. 2024, arXiv 2410.08261), with the official state-dict names.
 
-It knows no chance and no file: tokens, some of them masked, and a caption's features go in, logits of all tokens come
-out. Caption and image are joined in attention: first in blocks with weights for each, then in blocks with weights for
-both.
+It maps partly masked tokens and caption features to logits of all tokens. Caption and image attend to each other: first
+in blocks with separate weights, then in blocks with shared weights.
 
-R rows, T caption positions, (h, w) grid of tokens, P = h w positions (a quarter, where the network halves the grid),
-D hidden size, H heads, d head size, K codebook entries.
+Notation: R rows, T caption positions, (h, w) token grid, P = h w positions (a quarter of them if the network halves the
+grid), D hidden size, H heads, d head size, K codebook entries.
 """
 
 from __future__ import annotations
@@ -21,27 +20,27 @@ from torch.nn import functional as F
 
 from gendiv_lightning.errors import ConfigValueError, WrongWeightsError
 
-_NUM_SINUSOIDS = 256  # of each number that is embedded: the time, and each micro-condition
+_NUM_SINUSOIDS = 256  # per embedded number, that is, the time and each micro-condition
 _NUM_MICRO_CONDITIONS = 5
 _EPS = 1e-6
 
 
 @dataclass(frozen=True)
 class MeissonicConfig:
-    """Sizes, under their names in the official `config.json`.
+    """Sizes, with their names in the official `config.json`.
 
     Attributes:
-        num_layers: blocks with weights of their own for caption and image.
-        num_single_layers: blocks with weights for both.
-        attention_head_dim: d.
-        num_attention_heads: H.
-        joint_attention_dim: size of the caption's features.
-        pooled_projection_dim: size of the caption's one vector; it must be D.
-        axes_dims_rope: parts of a head that turn with nothing, with the row and with the column.
-        vocab_size: tokens that can go in, the mask among them.
-        codebook_size: K.
-        downsample: the grid is halved before the blocks.
-        upsample: and doubled after them.
+        num_layers: number of blocks with separate weights for caption and image.
+        num_single_layers: number of blocks with shared weights.
+        attention_head_dim: head size d.
+        num_attention_heads: number of heads H.
+        joint_attention_dim: size of the caption features.
+        pooled_projection_dim: size of the pooled caption vector, equal to D.
+        axes_dims_rope: parts of a head that are not rotated, rotated with the row, and rotated with the column.
+        vocab_size: number of input tokens, including the mask.
+        codebook_size: number of codebook entries K.
+        downsample: halve the grid before the blocks.
+        upsample: double the grid after the blocks.
     """
 
     num_layers: int
@@ -59,20 +58,22 @@ class MeissonicConfig:
     def __post_init__(self) -> None:
         if self.pooled_projection_dim != self.dim or sum(self.axes_dims_rope) != self.attention_head_dim:
             raise ConfigValueError(
-                f"pooled_projection_dim must be {self.dim}, heads times their size, and axes_dims_rope must sum to "
+                f"pooled_projection_dim must be {self.dim} (heads times head size) and axes_dims_rope must sum to "
                 f"{self.attention_head_dim}, got {self.pooled_projection_dim} and {self.axes_dims_rope}"
             )
         if self.downsample != self.upsample:
             raise ConfigValueError(
-                f"downsample and upsample go together, got {self.downsample} and {self.upsample}: logits would be of "
-                "another grid than the tokens"
+                f"downsample and upsample must be equal, got {self.downsample} and {self.upsample}. Otherwise the "
+                "grids of logits and tokens differ"
             )
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> MeissonicConfig:
-        """From an official `config.json`, which holds more than that; ValueError if a size is missing or wrong."""
+        """Read an official `config.json`, ignoring other entries; ValueError if a size is missing or invalid."""
         if values.get("guidance_embeds"):
-            raise ConfigValueError("guidance_embeds is for distilled models, which have other weights; got true")
+            raise ConfigValueError(
+                "guidance_embeds: true is not supported, because distilled models have other weights"
+            )
         try:
             return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
         except TypeError as error:
@@ -80,12 +81,12 @@ class MeissonicConfig:
 
     @property
     def dim(self) -> int:
-        """D."""
+        """Hidden size D."""
         return self.num_attention_heads * self.attention_head_dim
 
 
 def sinusoids(x: Tensor) -> Tensor:
-    """Numbers (...) to cosines and sines (..., 256) of falling frequencies."""
+    """Embed numbers (...) as cosines and sines (..., 256) of decreasing frequencies."""
     half = _NUM_SINUSOIDS // 2
     frequencies = (-math.log(10000) * torch.arange(half, dtype=torch.float32, device=x.device) / half).exp()
     angles = x.float()[..., None] * frequencies
@@ -93,11 +94,11 @@ def sinusoids(x: Tensor) -> Tensor:
 
 
 def rotary_table(side: int, num_captions: int, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (T + side^2, d) of the rotary embedding; captions are not turned."""
+    """Cosines and sines (T + side^2, d) of the rotary embedding; caption positions are not rotated."""
     cells = torch.cartesian_prod(torch.arange(side), torch.arange(side)).double()
-    places = torch.cat([torch.zeros(num_captions, 3), F.pad(cells, (1, 0))])
+    positions = torch.cat([torch.zeros(num_captions, 3), F.pad(cells, (1, 0))])
     angles = [
-        torch.outer(places[:, axis], 1.0 / 10000.0 ** (torch.arange(0, size, 2, dtype=torch.float64) / size))
+        torch.outer(positions[:, axis], 1.0 / 10000.0 ** (torch.arange(0, size, 2, dtype=torch.float64) / size))
         for axis, size in enumerate(axes)
     ]
     joined = torch.cat(angles, 1).repeat_interleave(2, 1)
@@ -105,10 +106,10 @@ def rotary_table(side: int, num_captions: int, axes: Sequence[int]) -> tuple[Ten
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (x[2j], x[2j + 1]) by angle j: x (R, H, P, d), tables (P, d)."""
+    """Rotate each pair (x[2j], x[2j + 1]) by angle j: x (R, H, P, d), tables (P, d)."""
     cos, sin = table
-    turned = torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2)
-    return (x.float() * cos + turned.float() * sin).to(x.dtype)
+    perpendicular = torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2)
+    return (x.float() * cos + perpendicular.float() * sin).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -119,51 +120,51 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) to the same."""
+        """Map (..., dim) to the same shape."""
         return F.rms_norm(x.float(), x.shape[-1:], eps=_EPS).to(self.weight.dtype) * self.weight
 
 
 class PlaneNorm(RMSNorm):
-    """The same over the channels of a plane."""
+    """Root-mean-square norm over the channels of a plane."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, D, h, w) to the same."""
+        """Map (R, D, h, w) to the same shape."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class TwoLayers(nn.Module):
-    """Two linear layers with a SiLU between."""
+    """Two linear layers with a SiLU in between."""
 
     def __init__(self, in_dim: int, dim: int, bias: bool = True) -> None:
         super().__init__()
         self.linear_1, self.linear_2 = nn.Linear(in_dim, dim, bias), nn.Linear(dim, dim, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, in) to (R, D)."""
+        """Map (R, in) to (R, D)."""
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
 class TimeAndText(nn.Module):
-    """The step of the loop and the caption's one vector to what sets scale, shift and gate of all blocks."""
+    """Embeds the time and the pooled caption vector as the condition of all modulations."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.timestep_embedder, self.text_embedder = TwoLayers(_NUM_SINUSOIDS, dim), TwoLayers(dim, dim)
 
     def forward(self, time: Tensor, pooled: Tensor) -> Tensor:
-        """Times (R,) and vectors (R, D) to (R, D)."""
+        """Map times (R,) and vectors (R, D) to (R, D)."""
         return self.timestep_embedder(sinusoids(time).to(pooled.dtype)) + self.text_embedder(pooled)
 
 
 class Modulation(nn.Module):
-    """`num` vectors (R, 1, D) of scales, shifts and gates."""
+    """Computes `num` vectors of scales, shifts and gates."""
 
     def __init__(self, dim: int, num: int) -> None:
         super().__init__()
         self.num, self.linear = num, nn.Linear(dim, num * dim)
 
     def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
-        """(R, D) to `num` times (R, 1, D)."""
+        """Map (R, D) to `num` tensors (R, 1, D)."""
         return self.linear(F.silu(condition))[:, None].chunk(self.num, -1)
 
 
@@ -172,7 +173,7 @@ def _modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Attention over image positions, or over caption and image with a projection for each; q and k are normalised."""
+    """Attention with normalised queries and keys, over all positions or with separate projections for the caption."""
 
     def __init__(self, config: MeissonicConfig, joint: bool) -> None:
         super().__init__()
@@ -182,7 +183,7 @@ class Attention(nn.Module):
         if joint:
             self.norm_added_q, self.norm_added_k = (RMSNorm(config.attention_head_dim) for _ in range(2))
             self.add_q_proj, self.add_k_proj, self.add_v_proj = (nn.Linear(dim, dim) for _ in range(3))
-            self.to_out = nn.ModuleList([nn.Linear(dim, dim)])  # officially followed by a dropout
+            self.to_out = nn.ModuleList([nn.Linear(dim, dim)])  # followed by a dropout in the official code
             self.to_add_out = nn.Linear(dim, dim)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -191,12 +192,12 @@ class Attention(nn.Module):
         return self.norm_q(q), self.norm_k(k), v
 
     def project_caption(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Those of the caption, (R, H, T, d)."""
+        """Queries, keys and values (R, H, T, d) of the caption."""
         q, k, v = (self._heads(layer(x)) for layer in (self.add_q_proj, self.add_k_proj, self.add_v_proj))
         return self.norm_added_q(q), self.norm_added_k(k), v
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-        """All to all: (R, P, D)."""
+        """Full attention with rotated queries and keys: (R, P, D)."""
         return F.scaled_dot_product_attention(rotate(q, table), rotate(k, table), v).transpose(1, 2).flatten(2)
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -204,7 +205,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two layers with a tanh-approximated GELU between, under diffusers' names."""
+    """Two linear layers with a tanh-approximated GELU in between, with diffusers' names."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -212,13 +213,13 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([first, nn.Identity(), nn.Linear(4 * dim, dim)])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) to the same."""
+        """Map (..., D) to the same shape."""
         first, _, last = self.net
         return last(F.gelu(first.get_submodule("proj")(x), approximate="tanh"))
 
 
 class JointBlock(nn.Module):
-    """Attention over caption and image, with weights of its own for each."""
+    """Attention over caption and image, with separate weights."""
 
     def __init__(self, config: MeissonicConfig) -> None:
         super().__init__()
@@ -229,7 +230,7 @@ class JointBlock(nn.Module):
     def forward(
         self, image: Tensor, caption: Tensor, condition: Tensor, table: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Image (R, P, D) and caption (R, T, D) to the same."""
+        """Map image (R, P, D) and caption (R, T, D) to the same shapes."""
         shift, scale, *own = self.norm1(condition)
         caption_shift, caption_scale, *caption_own = self.norm1_context(condition)
         projected = zip(
@@ -251,7 +252,7 @@ class JointBlock(nn.Module):
 
 
 class SingleBlock(nn.Module):
-    """Attention and feed-forward side by side, with the same weights for caption and image."""
+    """Parallel attention and feed-forward layer, with shared weights for caption and image."""
 
     def __init__(self, config: MeissonicConfig) -> None:
         super().__init__()
@@ -260,7 +261,7 @@ class SingleBlock(nn.Module):
         self.proj_mlp, self.proj_out = nn.Linear(dim, 4 * dim), nn.Linear(5 * dim, dim)
 
     def forward(self, x: Tensor, condition: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-        """(R, T + P, D) to the same."""
+        """Map (R, T + P, D) to the same shape."""
         shift, scale, gate = self.norm(condition)
         h = _modulate(x, scale, shift)
         attended = self.attn.attend(*self.attn.project(h), table)
@@ -268,7 +269,7 @@ class SingleBlock(nn.Module):
 
 
 class TokenEmbedding(nn.Module):
-    """Tokens (R, h, w) to a plane (R, D, h, w)."""
+    """Embeds tokens (R, h, w) as a plane (R, D, h, w)."""
 
     def __init__(self, config: MeissonicConfig) -> None:
         super().__init__()
@@ -276,12 +277,12 @@ class TokenEmbedding(nn.Module):
         self.layer_norm, self.conv = RMSNorm(config.dim), nn.Conv2d(config.dim, config.dim, 1, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The plane."""
+        """Map (R, h, w) to (R, D, h, w)."""
         return self.conv(self.layer_norm(self.embeddings(tokens)).movedim(-1, 1))
 
 
 class TokenHead(nn.Module):
-    """A plane (R, D, h, w) to logits (R, K, h, w)."""
+    """Computes logits (R, K, h, w) from a plane (R, D, h, w)."""
 
     def __init__(self, config: MeissonicConfig) -> None:
         super().__init__()
@@ -289,24 +290,24 @@ class TokenHead(nn.Module):
         self.conv2 = nn.Conv2d(config.dim, config.codebook_size, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The logits."""
+        """Map (R, D, h, w) to (R, K, h, w)."""
         return self.conv2(self.layer_norm(self.conv1(x)))
 
 
 class Resize(nn.Module):
-    """Half or double size of a plane, by a convolution after a norm."""
+    """Halves or doubles the resolution of a plane, by a norm and a strided convolution."""
 
     def __init__(self, dim: int, convolution: type[nn.Conv2d] | type[nn.ConvTranspose2d]) -> None:
         super().__init__()
         self.norm, self.conv = PlaneNorm(dim), convolution(dim, dim, 2, stride=2, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, D, h, w) to (R, D, h', w')."""
+        """Map (R, D, h, w) to (R, D, h', w')."""
         return self.conv(self.norm(x))
 
 
 class MeissonicTransformer(nn.Module):
-    """The network."""
+    """Meissonic's transformer."""
 
     def __init__(self, config: MeissonicConfig) -> None:
         super().__init__()
@@ -327,11 +328,11 @@ class MeissonicTransformer(nn.Module):
         """Logits (R, K, h, w) of tokens (R, h, w).
 
         Args:
-            tokens: K and above where unknown, as the checkpoint's scheduler says.
-            time: steps of the loop that are left after this one.
-            states: (R, T, joint_attention_dim), features of the caption.
-            pooled: (R, D), its one vector.
-            micro: (R, 5), width, height, crop and aesthetic score.
+            tokens: (R, h, w); the mask token of the checkpoint's scheduler where masked.
+            time: number of steps left after this one.
+            states: (R, T, joint_attention_dim) caption features.
+            pooled: (R, D) pooled caption vector.
+            micro: (R, 5) width, height, crop and aesthetic score.
         """
         condition = torch.cat([pooled, sinusoids(micro).flatten(1).to(pooled.dtype)], 1)
         times = torch.full((len(tokens),), 1000.0 * time, device=tokens.device)

@@ -1,6 +1,6 @@
-"""VAR (Tian et al. 2024, arXiv 2404.02905): class labels to a pyramid of token grids, scale by scale, to images.
+"""VAR (Tian et al. 2024, arXiv 2404.02905): a pyramid of token grids from class labels, scale by scale.
 
-The sampling loop is `sample_next_scale`; `ScalePredictor` is what it asks. The networks are in `transformer.py` and
+The sampling loop is `sample_next_scale`, which calls a `ScalePredictor`. The networks are in `transformer.py` and
 `tokenizer.py`.
 """
 
@@ -34,22 +34,22 @@ from gendiv_lightning.weights.resolve import resolve
 
 SIZES = {f"d{depth}": VARConfig.of_depth(depth) for depth in (16, 20, 24, 30)}
 TOKENIZERS = {"ch160v4096z32": VAEConfig()}
-ADVICE = "  or, to run now on the toy model:   gendiv fit-free predict --config configs/tiny/llamagen_argmax.yaml"
+ADVICE = "  or, to run a toy model now:   gendiv fit-free predict --config configs/tiny/llamagen_argmax.yaml"
 
 
 def guidance_at(scale: int, num_scales: int, guidance: float) -> float:
-    """Guidance of a scale: from 1, which is none, at the first one in a straight line to `guidance` at the last."""
+    """Guidance of a scale: linear from 1 (no guidance) at the first scale to `guidance` at the last."""
     return 1 + (guidance - 1) * scale / (num_scales - 1)
 
 
 class ScalePredictor:
-    """The transformer with its cache, as the loop asks it: the guided logits of each scale in turn.
+    """The transformer with its cache, for the sampling loop: guided logits of one scale after another.
 
     Args:
         var: the transformer.
-        quantizer: knows what the tokens of a scale add to the image.
+        quantizer: computes the contribution of a scale's tokens to the image.
         labels: (B,) class numbers.
-        sampler: knows the guidance.
+        sampler: sampler with the guidance scale.
     """
 
     def __init__(self, var: VARTransformer, quantizer: Quantizer, labels: Tensor, sampler: TokenSampler) -> None:
@@ -59,7 +59,7 @@ class ScalePredictor:
         self.total: Tensor | None = None
 
     def __call__(self, before: Tensor, scale: int) -> Tensor:
-        """Logits (B, n, K) of a scale, from the tokens (B, n') of the one before; scale 0 reads none."""
+        """Logits (B, n, K) of a scale, from the tokens (B, n') of the previous scale; ignored for scale 0."""
         logits = self.var.predict(self._inputs(before, scale), self.cache)
         if not self.sampler.is_guided:
             return logits
@@ -76,23 +76,24 @@ class ScalePredictor:
 
 
 class VAR(TokenGenerator[Tensor]):
-    """VAR under probes: class-to-image at 256 pixels, 680 tokens on 10 scales. Prompts are class numbers, "207".
+    """VAR: class-to-image at 256 pixels, 680 tokens on 10 scales. Prompts are class numbers, such as "207".
 
-    The official sampler's cfg is `guidance_scale` - 1 here: its guidance rises from none at the first scale to
-    u + (1 + cfg) (c - u) at the last one, and so does this one.
+    As in the official sampler, guidance rises from none at the first scale to u + (1 + cfg) (c - u) at the last one;
+    the official `cfg` is `guidance_scale` - 1.
 
     Args:
         var_checkpoint: transformer weights: a path, or `OWNER/REPO:FILE` on the Hub. Official files load unchanged.
-        vq_checkpoint: tokenizer weights, likewise.
-        size: of the transformer: "d16", "d20", "d24" or "d30"; or a JSON file with the fields of `VARConfig`.
+        vq_checkpoint: tokenizer weights, in the same forms.
+        size: size of the transformer: "d16", "d20", "d24" or "d30"; or a JSON file with the fields of `VARConfig`.
         vq: size of the tokenizer: "ch160v4096z32"; or a JSON file with the fields of `VAEConfig`.
-        dtype: of the transformer; the tokenizer is always float32.
-        guidance_scale: guidance of the last scale; 1 and below is off. (Official for FID: cfg 1.5, which is 2.5.)
+        dtype: dtype of the transformer; the image tokenizer always runs in float32.
+        guidance_scale: guidance of the last scale; values of at most 1 turn it off (official for FID: cfg 1.5, that is
+            2.5).
         temperature: divides the logits.
-        top_k: tokens kept (official: 900); 0 keeps all.
-        top_p: probability mass kept (official: 0.96); 1 keeps all.
-        batch_size: images sampled together. In float32 it changes speed and memory, not samples; in half precision it
-            is part of the run's fingerprint, since a row's logits can depend on the number of rows.
+        top_k: number of most probable tokens to keep (official: 900); 0 keeps all.
+        top_p: nucleus threshold (official: 0.96); 1 keeps all.
+        batch_size: number of images sampled together. In float32 it affects speed and memory but not samples; in half
+            precision it is part of the run's fingerprint, because logits can depend on the number of rows.
     """
 
     family, title = "var", "VAR"
@@ -115,11 +116,12 @@ class VAR(TokenGenerator[Tensor]):
         self.var_config, facts = (SIZES[size], {}) if size in SIZES else read_sizes(size, "size", VARConfig, SIZES)
         self.vq_config = TOKENIZERS[vq] if vq in TOKENIZERS else read_sizes(vq, "vq", VAEConfig, TOKENIZERS)[0]
         for name in ("codebook_size", "code_dim", "sides"):
-            mine, theirs = (json.dumps(getattr(config, name)) for config in (self.var_config, self.vq_config))
-            if mine != theirs:
+            configs = (self.var_config, self.vq_config)
+            of_transformer, of_tokenizer = (json.dumps(getattr(config, name)) for config in configs)
+            if of_transformer != of_tokenizer:
                 raise OptionConflictError(
-                    f"size and vq must agree on {name}, got {mine} of {size} and {theirs} of {vq}. Choose a "
-                    "transformer that was trained on this tokenizer"
+                    f"size and vq must agree on {name}, got {of_transformer} of {size} and {of_tokenizer} of {vq}. "
+                    "Choose a transformer that was trained on this tokenizer"
                 )
         official = re.search(r"var_(d\d+)\.pth$", var_checkpoint)
         if official and official[1] != size:
@@ -128,7 +130,7 @@ class VAR(TokenGenerator[Tensor]):
             )
         super().__init__(
             codebook_size=self.var_config.codebook_size,
-            grid=(1, self.var_config.starts[-1]),  # a pyramid has no grid of its own: all its tokens in a row
+            grid=(1, self.var_config.starts[-1]),  # a pyramid has no single grid, so its tokens form one row
             guidance_scale=guidance_scale,
             temperature=temperature,
             top_k=top_k,
@@ -143,12 +145,12 @@ class VAR(TokenGenerator[Tensor]):
     # --- before anything is loaded ---
 
     def locate(self) -> None:
-        """Find the files, download what is on the Hub only."""
+        """Find the weight files, downloading them from the Hub if necessary."""
         names = {"var_checkpoint": self.var_checkpoint, "vq_checkpoint": self.vq_checkpoint}
         self._files = {key: resolve(name, key, advice=ADVICE, folder=False) for key, name in names.items()}
 
     def identity(self) -> dict[str, object]:
-        """Hashes of the weights, sizes and sampling settings."""
+        """Weight hashes, sizes and sampling settings."""
         return {
             "generator": self.family,
             "embedded": self.is_toy,
@@ -160,17 +162,17 @@ class VAR(TokenGenerator[Tensor]):
         }
 
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
-        """Labels that are no class are an error; there is nothing to warn of."""
+        """Raise ValueError for an invalid class label; there are no warnings."""
         for text in texts:
             read_label(text, self.var_config.num_classes)
         return []
 
     def text_lengths(self, texts: Sequence[str]) -> TextLengths | None:
-        """Class labels are no captions."""
+        """None, because prompts are class labels."""
         return None
 
     def size_name(self) -> str:
-        """Depth of the transformer, "d16"."""
+        """Depth of the transformer, such as "d16"."""
         return self.size
 
     # --- weights ---
@@ -185,7 +187,7 @@ class VAR(TokenGenerator[Tensor]):
         load_strictly(var, read_checkpoint(path), path, DTYPES[self.dtype_name])
         path = self._files["vq_checkpoint"]
         load_strictly(vq, read_checkpoint(path), path, torch.float32)
-        # Not before both are whole: Lightning moves what it finds here when it closes after an error.
+        # Assigned only when both are loaded, because Lightning moves all attributes when it closes after an error.
         self.var, self.vq = var, vq
 
     # --- prompts to images ---
@@ -195,12 +197,12 @@ class VAR(TokenGenerator[Tensor]):
         return torch.tensor([read_label(text, self.var_config.num_classes) for text in texts], device=self.device)
 
     def sample_tokens(self, conditions: Tensor, sampler: TokenSampler) -> TokenSamples:
-        """The loop of `sample_next_scale`."""
+        """Sample with `sample_next_scale`."""
         predict = ScalePredictor(self.var, self.vq.quantize, conditions, sampler)
         return sample_next_scale(predict, sampler, self.var_config.sizes)
 
     def score_tokens(self, conditions: Tensor, tokens: Tensor, sampler: TokenSampler) -> Tensor:
-        """By one pass over all scales (teacher forcing): the distributions that the loop would draw from."""
+        """Log2-probability (B, L) in one pass over all scales (teacher forcing), under the loop's distributions."""
         totals = self.vq.quantize.totals(tokens)
         codes = [self.vq.quantize.at_scale(total, scale) for scale, total in enumerate(totals[:-1], 1)]
         logits = self.var(conditions, codes)
@@ -214,7 +216,7 @@ class VAR(TokenGenerator[Tensor]):
         return score_given_tokens(sampler, logits, tokens)
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """By the tokenizer's decoder, one by one: the last digits, and so some pixels, would tell an image's batch."""
+        """Decode tokens one image at a time, so that pixels do not depend on the batch size."""
         return torch.cat([to_uint8(self.vq.decode(image)) for image in tokens.split(1)])
 
     @property
@@ -223,10 +225,10 @@ class VAR(TokenGenerator[Tensor]):
         return self.vq_config.image_size
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """By the tokenizer's encoder, one by one, for the same reason: counts are exact on any number of ranks."""
+        """Encode images one at a time, so that codebook counts are exact on any number of ranks."""
         side = self.vq_config.image_size
         if tuple(images.shape[2:]) != (side, side):
-            raise ImageSizeError(f"images must be {side} pixels a side, as the tokenizer's, got {tuple(images.shape)}")
+            raise ImageSizeError(f"images must be {side} x {side} pixels for this tokenizer, got {tuple(images.shape)}")
         if not len(images):
             return torch.zeros(0, self.var_config.starts[-1], dtype=torch.int64, device=self.device)
         return torch.cat([self.vq.encode(from_uint8(image.to(self.device))) for image in images.split(1)])

@@ -1,8 +1,9 @@
-"""VAR's image tokenizer: a VQGAN whose tokens are a pyramid, official state-dict names. Always run in float32.
+"""VAR's image tokenizer, a VQGAN whose tokens form a pyramid, with official state-dict names. Always runs in float32.
 
-An image is the sum of what each scale adds: its codes, enlarged to the finest grid and smoothed by a convolution.
+An image is the sum of the contributions of all scales: the codes of a scale are upsampled to the finest grid and
+smoothed by a convolution.
 
-B images, C size of a code, S scales, n tokens of one scale, L of all, K codebook entries.
+Notation: B images, C code size, S scales, n tokens of one scale, L tokens of all scales, K codebook entries.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from torch.nn import functional as F
 
 from gendiv_lightning.generators.vqgan import Downsample, ResnetBlock, Upsample, group_norm
 
-NUM_SMOOTHINGS = 4  # convolutions that the scales share
+NUM_SMOOTHINGS = 4  # number of convolutions shared by the scales
 
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """Sizes of a tokenizer; defaults are those of `vae_ch160v4096z32.pth`.
+    """Sizes of a tokenizer; the defaults are those of `vae_ch160v4096z32.pth`.
 
-    `ch_mult` multiplies `base_channels` level by level; the size halves between levels. `sides` are those of the
-    scales, the coarsest first.
+    `ch_mult` multiplies `base_channels` at each level; the resolution is halved between levels. `sides` are the sides
+    of the scales, from coarse to fine.
     """
 
     base_channels: int = 160
@@ -38,12 +39,12 @@ class VAEConfig:
 
     @property
     def image_size(self) -> int:
-        """Pixels a side."""
+        """Pixels per side."""
         return self.sides[-1] * 2 ** (len(self.ch_mult) - 1)
 
 
 class AttnBlock(nn.Module):
-    """Single-head self-attention over all positions; queries, keys and values by one projection."""
+    """Single-head self-attention over all positions, with one projection for queries, keys and values."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -52,14 +53,14 @@ class AttnBlock(nn.Module):
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same."""
+        """Map (B, C, H, W) to the same shape."""
         q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)[:, None].chunk(3, -1)
         h = F.scaled_dot_product_attention(q, k, v)[:, 0].transpose(1, 2).reshape_as(x)
         return x + self.proj_out(h)
 
 
 class Level(nn.Module):
-    """Residual blocks of one resolution, each followed by attention if wanted, then a change of size if any."""
+    """Residual blocks of one resolution, each optionally followed by attention, then an optional resize."""
 
     def __init__(self, in_channels: int, out_channels: int, num_blocks: int, attention: bool) -> None:
         super().__init__()
@@ -69,7 +70,7 @@ class Level(nn.Module):
         self.attn = nn.ModuleList(AttnBlock(out_channels) for _ in range(num_blocks if attention else 0))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) to (B, out, H', W')."""
+        """Map (B, in, H, W) to (B, out, H', W')."""
         for i, block in enumerate(self.block):
             x = block(x)
             x = self.attn[i](x) if len(self.attn) else x
@@ -87,12 +88,12 @@ class Middle(nn.Module):
         self.block_2 = ResnetBlock(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same."""
+        """Map (B, C, H, W) to the same shape."""
         return self.block_2(self.attn_1(self.block_1(x)))
 
 
 class Encoder(nn.Module):
-    """Images to latents, 2^(levels - 1) times smaller; attention at the lowest resolution."""
+    """Encode images into latents, 2^(levels - 1) times smaller; attention at the lowest resolution."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.code_dim, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] to (B, C, h, w)."""
+        """Map (B, 3, H, W) in [-1, 1] to (B, C, h, w)."""
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
@@ -118,7 +119,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents to images; one residual block a level more than the encoder, levels numbered from the finest."""
+    """Decode latents into images; one residual block per level more than the encoder, levels from fine to coarse."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -135,7 +136,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, 3, H, W), about [-1, 1] but not clamped."""
+        """Map (B, C, h, w) to (B, 3, H, W), approximately in [-1, 1], not clamped."""
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
@@ -143,18 +144,18 @@ class Decoder(nn.Module):
 
 
 class Smoothing(nn.Conv2d):
-    """Half of what comes in, half of its convolution."""
+    """The mean of the input and its convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same."""
+        """Map (B, C, H, W) to the same shape."""
         return 0.5 * x + 0.5 * super().forward(x)
 
 
 class Smoothings(nn.Module):
-    """The convolutions that the scales share."""
+    """The convolutions shared by the scales."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -162,7 +163,7 @@ class Smoothings(nn.Module):
 
 
 class Quantizer(nn.Module):
-    """A codebook, and the sum over scales that stands for an image."""
+    """A codebook, and the sum over scales that represents an image."""
 
     ema_vocab_hit_SV: Tensor
 
@@ -171,19 +172,19 @@ class Quantizer(nn.Module):
         self.sides = config.sides
         self.embedding = nn.Embedding(config.codebook_size, config.code_dim)
         self.quant_resi = Smoothings(config.code_dim)
-        # An official training statistic, kept to load strictly.
+        # An official training statistic, needed for strict loading.
         self.register_buffer("ema_vocab_hit_SV", torch.zeros(len(config.sides), config.codebook_size))
 
     def smoothing(self, scale: int) -> int:
-        """Which convolution a scale uses: the one whose place in [0, 1] is nearest to the scale's own.
+        """Index of the convolution of a scale: the one whose position in [0, 1] is nearest to that of the scale.
 
-        Two places may be equally near: which of them wins is decided by the rounding of these very expressions.
+        Two positions can be equally near, so the result depends on the rounding of exactly these expressions.
         """
-        places = np.linspace(1 / 3 / NUM_SMOOTHINGS, 1 - 1 / 3 / NUM_SMOOTHINGS, NUM_SMOOTHINGS)
-        return int(np.argmin(np.abs(places - scale / (len(self.sides) - 1))))
+        positions = np.linspace(1 / 3 / NUM_SMOOTHINGS, 1 - 1 / 3 / NUM_SMOOTHINGS, NUM_SMOOTHINGS)
+        return int(np.argmin(np.abs(positions - scale / (len(self.sides) - 1))))
 
     def added(self, tokens: Tensor, scale: int) -> Tensor:
-        """What the tokens (B, n) of a scale add to the image: (B, C, h, w) of the finest grid."""
+        """Contribution (B, C, h, w) of a scale's tokens (B, n) to the image, on the finest grid."""
         side, finest = self.sides[scale], self.sides[-1]
         codes = self.embedding(tokens).transpose(1, 2).unflatten(2, (side, side))
         if side != finest:
@@ -191,26 +192,26 @@ class Quantizer(nn.Module):
         return self.quant_resi.qresi_ls[self.smoothing(scale)](codes)
 
     def at_scale(self, total: Tensor, scale: int) -> Tensor:
-        """A sum (B, C, h, w) at the size of a scale, in raster order: (B, n, C)."""
+        """A sum (B, C, h, w) resized to a scale, in raster order: (B, n, C)."""
         side = self.sides[scale]
         return F.interpolate(total, size=(side, side), mode="area").flatten(2).transpose(1, 2)
 
     def by_scale(self, tokens: Tensor) -> list[Tensor]:
-        """Tokens (B, L) as a list of (B, n)."""
+        """Split tokens (B, L) into a list of (B, n)."""
         return list(tokens.split([side**2 for side in self.sides], dim=1))
 
     def totals(self, tokens: Tensor) -> list[Tensor]:
-        """The sums (B, C, h, w) after each scale, of tokens (B, L); the last one is the image."""
+        """The sums (B, C, h, w) of tokens (B, L) up to each scale; the last one is the image."""
         return list(accumulate(self.added(part, scale) for scale, part in enumerate(self.by_scale(tokens))))
 
     def nearest(self, codes: Tensor) -> Tensor:
-        """Codes (B, n, C) to the tokens (B, n) of the nearest ones in the codebook."""
+        """Tokens (B, n) of the codebook entries nearest to codes (B, n, C)."""
         book = self.embedding.weight
         distance = codes.square().sum(-1, keepdim=True) + book.square().sum(-1) - 2 * codes @ book.T
         return distance.argmin(-1)
 
     def encode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) to tokens (B, L): each scale takes what those before it have left."""
+        """Tokens (B, L) of latents (B, C, h, w); each scale encodes the residual of the previous scales."""
         rest, tokens = latents, []
         for scale in range(len(self.sides)):
             tokens.append(self.nearest(self.at_scale(rest, scale)))
@@ -231,22 +232,22 @@ class VQVAE(nn.Module):
         )
 
     def latents(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] to latents (B, C, h, w) before quantisation."""
+        """Latents (B, C, h, w) of images (B, 3, H, W) in [-1, 1], before quantisation."""
         return self.quant_conv(self.encoder(images))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] to tokens (B, L), the coarsest scale first."""
+        """Tokens (B, L), from coarse to fine, of images (B, 3, H, W) in [-1, 1]."""
         return self.quantize.encode(self.latents(images))
 
     def decode(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, L) to images (B, 3, H, W), clamped to [-1, 1]."""
+        """Images (B, 3, H, W) from tokens (B, L), clamped to [-1, 1]."""
         return self.decode_codes(self.quantize.totals(tokens)[-1])
 
     def decode_codes(self, total: Tensor) -> Tensor:
-        """A sum of codes (B, C, h, w) to images (B, 3, H, W), clamped to [-1, 1]."""
+        """Images (B, 3, H, W) from a sum of codes (B, C, h, w), clamped to [-1, 1]."""
         return self.decoder(self.post_quant_conv(total)).clamp(-1, 1)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images in [-1, 1] to uint8, as the official sampling script rounds them: down."""
+    """Convert images in [-1, 1] to uint8, rounding down as the official sampling script does."""
     return (255 * (0.5 * (images + 1))).to(torch.uint8)

@@ -1,8 +1,9 @@
 """VAR's transformer (Tian et al. 2024, arXiv 2404.02905), with the official state-dict names.
 
-It knows no chance, no file and no image: it is fed the sums of the codes so far, and predicts the tokens of a scale.
+It takes the sum of the codes so far and predicts the tokens of the next scale.
 
-R rows, S scales, n positions of one scale, L positions of all, D hidden size, H heads, d head size, K codebook entries.
+Notation: R rows, S scales, n positions of one scale, L positions of all scales, D hidden size, H heads, d head size, K
+codebook entries.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from torch.nn import functional as F
 
 Store = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
-_LARGEST_SCALE = math.log(100)  # of the learned factor on unit queries
+_LARGEST_SCALE = math.log(100)  # upper bound of the learned log-factor on unit queries
 
 
 @dataclass(frozen=True)
 class VARConfig:
-    """Sizes of a VAR transformer; a released one is told by its depth, see `of_depth`.
+    """Sizes of a VAR transformer; the depth determines a released model, see `of_depth`.
 
     Attributes:
-        depth: blocks.
-        dim: D.
-        num_heads: H.
-        num_classes: labels; one more stands for "no label".
-        codebook_size: K.
+        depth: number of blocks.
+        dim: hidden size D.
+        num_heads: number of heads H.
+        num_classes: number of labels; one additional label is "no label".
+        codebook_size: number of codebook entries K.
         code_dim: size of a code.
-        sides: positions a side of each scale, the coarsest first.
+        sides: positions per side of each scale, from coarse to fine.
     """
 
     depth: int
@@ -45,22 +46,22 @@ class VARConfig:
 
     @classmethod
     def of_depth(cls, depth: int) -> VARConfig:
-        """A released model's sizes: `var_d16.pth` has depth 16."""
+        """Sizes of a released model; `var_d16.pth` has depth 16."""
         return cls(depth, 64 * depth, depth)
 
     @property
     def sizes(self) -> list[int]:
-        """Positions n of each scale."""
+        """Number of positions n of each scale."""
         return [side**2 for side in self.sides]
 
     @property
     def starts(self) -> list[int]:
-        """The first position of each scale, and at the end L."""
+        """The first position of each scale, followed by L."""
         return [0, *accumulate(self.sizes)]
 
 
 class Attention(nn.Module):
-    """Self-attention of unit queries and keys; each head has a learned factor on its queries."""
+    """Self-attention with unit queries and keys; each head has a learned factor on its queries."""
 
     zero_k_bias: Tensor
 
@@ -70,11 +71,11 @@ class Attention(nn.Module):
         self.scale_mul_1H11 = nn.Parameter(torch.full((1, config.num_heads, 1, 1), math.log(4.0)))
         self.mat_qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
         self.q_bias, self.v_bias = (nn.Parameter(torch.zeros(config.dim)) for _ in range(2))
-        self.register_buffer("zero_k_bias", torch.zeros(config.dim))  # keys have none; official files hold it
+        self.register_buffer("zero_k_bias", torch.zeros(config.dim))  # zero, but contained in official files
         self.proj = nn.Linear(config.dim, config.dim)
 
     def forward(self, x: Tensor, store: Store, bias: Tensor | None) -> Tensor:
-        """(R, n, D) to the same: `store` takes keys and values (R, H, n, d) and gives all that are attended to."""
+        """Map (R, n, D) to the same shape; `store` takes keys and values (R, H, n, d) and returns all attended ones."""
         qkv = F.linear(x, self.mat_qkv.weight, torch.cat([self.q_bias, self.zero_k_bias, self.v_bias]))
         q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         q = F.normalize(q, dim=-1) * self.scale_mul_1H11.clamp(max=_LARGEST_SCALE).exp()
@@ -83,14 +84,14 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two layers with a tanh-approximated GELU between."""
+    """Two linear layers with a tanh-approximated GELU in between."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D) to the same."""
+        """Map (..., D) to the same shape."""
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
@@ -108,11 +109,11 @@ class Block(nn.Module):
         self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, 6 * config.dim))
 
     def modulation(self, label: Tensor) -> Tensor:
-        """Of embedded labels (R, D): gates, scales and shifts of attention and feed-forward, (6, R, 1, D)."""
+        """Gates, scales and shifts (6, R, 1, D) of attention and feed-forward layer, from embedded labels (R, D)."""
         return self.ada_lin(label).unflatten(-1, (6, 1, -1)).movedim(1, 0)
 
     def forward(self, x: Tensor, modulation: Tensor, store: Store, bias: Tensor | None = None) -> Tensor:
-        """(R, n, D) to the same."""
+        """Map (R, n, D) to the same shape."""
         gate, ffn_gate, scale, ffn_scale, shift, ffn_shift = modulation
         x = x + self.attn(_modulate(x, scale, shift), store, bias) * gate
         return x + self.ffn(_modulate(x, ffn_scale, ffn_shift)) * ffn_gate
@@ -126,19 +127,19 @@ class Head(nn.Module):
         self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
-        """Last states (R, n, D) and embedded labels (R, D) to (R, n, D)."""
+        """Map last states (R, n, D) and embedded labels (R, D) to (R, n, D)."""
         return _modulate(x, *self.ada_lin(label).unflatten(-1, (2, 1, -1)).unbind(1))
 
 
 class Cache:
-    """What the scales so far leave behind, and what a label sets in all blocks: all that the next scale needs.
+    """Keys and values of the scales so far, and the modulations of all blocks.
 
     Attributes:
         label: (R, D) embedded labels.
-        modulations: of each block.
+        modulations: modulation of each block.
         keys: (blocks, R, H, L, d).
-        values: the same.
-        length: positions that are filled.
+        values: (blocks, R, H, L, d).
+        length: number of filled positions.
     """
 
     def __init__(self, var: VARTransformer, labels: Tensor) -> None:
@@ -151,7 +152,7 @@ class Cache:
 
 
 class VARTransformer(nn.Module):
-    """The transformer: `predict` gives the logits of one scale after another, `forward` those of all at once."""
+    """The transformer: `predict` returns the logits of one scale after another, `forward` those of all at once."""
 
     blocks: Sequence[Block]
     lvl_1L: Tensor
@@ -166,7 +167,7 @@ class VARTransformer(nn.Module):
         self.pos_start = nn.Parameter(torch.zeros(1, config.sizes[0], config.dim))
         self.pos_1LC = nn.Parameter(torch.zeros(1, num_positions, config.dim))
         self.lvl_embed = nn.Embedding(len(config.sides), config.dim)
-        # For its type a ModuleList's members are any modules.
+        # The members of a ModuleList are typed as plain modules.
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))  # type: ignore[assignment]
         scale = torch.arange(len(sizes), device="cpu").repeat_interleave(sizes)
         self.register_buffer("lvl_1L", scale[None])
@@ -176,11 +177,11 @@ class VARTransformer(nn.Module):
         self.head = nn.Linear(config.dim, config.codebook_size)
 
     def first_inputs(self, label: Tensor) -> Tensor:
-        """Inputs (R, n, D) of scale 0, of embedded labels (R, D)."""
+        """Inputs (R, n, D) of scale 0, from embedded labels (R, D)."""
         return label[:, None] + self.pos_start + self._positions(0, self.config.sizes[0])
 
     def inputs(self, codes: Tensor, scale: int) -> Tensor:
-        """Inputs (R, n, D) of a later scale: the sum of the codes so far, (R, n, code_dim) at its size."""
+        """Inputs (R, n, D) of a later scale, from the sum of the codes so far, resized to (R, n, code_dim)."""
         start, stop = self.config.starts[scale : scale + 2]
         return self.word_embed(codes.to(self.word_embed.weight.dtype)) + self._positions(start, stop)
 
@@ -188,7 +189,7 @@ class VARTransformer(nn.Module):
         return self.lvl_embed(self.lvl_1L[:, start:stop]) + self.pos_1LC[:, start:stop]
 
     def predict(self, x: Tensor, cache: Cache) -> Tensor:
-        """Logits (R, n, K), float32, of the scale with inputs (R, n, D); the scales before it are in the cache."""
+        """Logits (R, n, K) float32 of the scale with inputs (R, n, D); the previous scales are in the cache."""
         start, stop = cache.length, cache.length + x.shape[1]
         for block, modulation, keys, values in zip(
             self.blocks, cache.modulations, cache.keys, cache.values, strict=True
@@ -203,11 +204,11 @@ class VARTransformer(nn.Module):
         return self.logits(x, cache.label)
 
     def logits(self, x: Tensor, label: Tensor) -> Tensor:
-        """Last states (R, n, D) and embedded labels (R, D) to logits (R, n, K), float32."""
+        """Logits (R, n, K) float32 from last states (R, n, D) and embedded labels (R, D)."""
         return self.head(self.head_nm(x, label)).float()
 
     def forward(self, labels: Tensor, codes: Sequence[Tensor]) -> Tensor:
-        """Logits (R, L, K) of all scales at once, given labels (R,) and the inputs' codes of scales 1 to S - 1."""
+        """Logits (R, L, K) of all scales at once, from labels (R,) and the input codes of scales 1 to S - 1."""
         label = self.class_emb(labels)
         x = torch.cat([self.first_inputs(label), *(self.inputs(c, i) for i, c in enumerate(codes, 1))], 1)
         for block in self.blocks:

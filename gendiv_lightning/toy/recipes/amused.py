@@ -1,4 +1,4 @@
-"""The recipe of the embedded aMUSEd."""
+"""The recipe of the toy aMUSEd."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gendiv_lightning.errors import MissingWeightsError
-from gendiv_lightning.toy import world
+from gendiv_lightning.toy import postcards
 from gendiv_lightning.toy.files import TINY_AMUSED, TINY_AMUSED_SCHEDULE, WEIGHTS, seeded
 from gendiv_lightning.toy.recipes.base import GeneratorRecipe, Recipe, captioned, load_tokenizer
 from gendiv_lightning.toy.recipes.diffusers_vq import diffusers_vq, in_unit_range
@@ -21,10 +21,10 @@ from gendiv_lightning.weights.pieces import whole
 
 
 class AmusedRecipe(GeneratorRecipe):
-    """Cross-entropy of masked tokens, their share by the cosine schedule (Chang et al. 2022).
+    """Cross-entropy of masked tokens, whose share follows the cosine schedule (Chang et al. 2022).
 
-    The text encoder starts as CLIP's and learns on: contrast among a hundred images teaches it too little of them.
-    With `refines` all starts from the exported aMUSEd, at a third of the learning rate and on other data.
+    The text encoder starts from CLIP's and is trained further, because contrasting a hundred images is not enough.
+    With `refines` everything starts from the exported aMUSEd, with a third of the learning rate and other data.
     """
 
     sources: ClassVar[dict[str, str]] = {**GeneratorRecipe.sources, "clip": "clip"}
@@ -43,7 +43,7 @@ class AmusedRecipe(GeneratorRecipe):
             folder = weights / "amused"
             if not (folder / "transformer").is_dir():
                 raise MissingWeightsError(
-                    f"there is no amused/transformer in {weights}: train it first, gendiv toy train amused"
+                    f"there is no amused/transformer in {weights}. Train it first: gendiv toy train amused"
                 )
             self.learning_rate /= 3
             self.text_encoder = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder").float().train()
@@ -53,11 +53,11 @@ class AmusedRecipe(GeneratorRecipe):
             self.model = UVit2DModel(**TINY_AMUSED)
         if not (weights / "amused" / "vqvae").is_dir():
             raise MissingWeightsError(
-                f"there is no amused/vqvae in {weights}: train it first, gendiv toy train amused-tokenizer"
+                f"there is no amused/vqvae in {weights}. Train it first: gendiv toy train amused-tokenizer"
             )
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """Masks at random places, at least one; a tenth of the captions is empty, for guidance."""
+        """The loss; at least one random position is masked, and 10 % of the captions are empty, for guidance."""
         images, texts = captioned(self.images, self.batch_size, self.seed, step)
         generator = seeded(self.seed, step + 500_000_000)
         dropped = torch.rand(len(texts), generator=generator) < 0.1
@@ -76,7 +76,7 @@ class AmusedRecipe(GeneratorRecipe):
         return {"loss": F.cross_entropy(picked.float(), tokens[masked].to(self.device))}
 
     def export(self, folder: Path) -> None:
-        """The layout of the official repositories; the tokenizer is `AmusedTokenizerRecipe`'s."""
+        """Write the layout of the official repositories, with the tokenizer of `AmusedTokenizerRecipe`."""
         from diffusers import VQModel
 
         with whole(self.weights / "amused" / "vqvae") as tokenizer:
@@ -91,9 +91,9 @@ class AmusedRecipe(GeneratorRecipe):
 
 
 class AmusedTokenizerRecipe(Recipe):
-    """The shared tokenizer's encoder for images in [0, 1], aMUSEd's range: only its outermost pixels must adapt.
+    """Adapts the shared tokenizer's encoder to aMUSEd's range [0, 1], which only affects the outermost pixels.
 
-    Codebook and decoder stay as they are; the latents of the encoder for [-1, 1] are the target.
+    Codebook and decoder are unchanged; the target is the latents of the encoder for [-1, 1].
     """
 
     batch_size = 32
@@ -107,9 +107,9 @@ class AmusedTokenizerRecipe(Recipe):
         self.model.encoder.requires_grad_(True)
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """Squared distance of directions, which the codes are compared with."""
-        images = torch.randint(world.NUM_IMAGES, (self.batch_size,), generator=seeded(self.seed, step))
-        unit = world.render(images).to(self.device) / 255
+        """Squared distance between directions, because codes are compared by direction."""
+        images = torch.randint(postcards.NUM_IMAGES, (self.batch_size,), generator=seeded(self.seed, step))
+        unit = postcards.render(images).to(self.device) / 255
         with torch.no_grad():
             target = self.teacher.latents(2 * unit - 1)
         latents = self.model.encode(unit).latents
@@ -118,6 +118,6 @@ class AmusedTokenizerRecipe(Recipe):
         return {"loss": distance, "agree": agree.float().mean()}
 
     def export(self, folder: Path) -> None:
-        """The tokenizer, for `AmusedRecipe` to put beside its transformer."""
+        """Write the tokenizer, which `AmusedRecipe` exports together with its transformer."""
         self.model.half().save_pretrained(folder / "amused" / "vqvae")
         self.model.float()

@@ -1,4 +1,4 @@
-"""The recipe of the embedded CLIP, in open_clip's architecture; the other generators take their text tower from it."""
+"""The recipe of the toy CLIP, in open_clip's architecture; other toy models start from its text encoder."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gendiv_lightning.generators.vqgan import from_uint8
-from gendiv_lightning.toy import world
+from gendiv_lightning.toy import postcards
 from gendiv_lightning.toy.files import TINY_CLIP, TINY_CLIP_PREPROCESSING, WEIGHTS, save_half, seeded, write_tokenizer
 from gendiv_lightning.toy.recipes.base import Recipe, captioned, training_images
 
 
 class ClipRecipe(Recipe):
-    """Image and text tower, contrastively (Radford et al. 2021), on images with noise, shifts and other brightness."""
+    """Contrastive training of image and text encoder (Radford et al. 2021), on noisy, shifted and rescaled images."""
 
     batch_size = 128
     learning_rate = 1.5e-3
@@ -33,10 +33,10 @@ class ClipRecipe(Recipe):
         self.images = training_images()
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """Which caption belongs to which image, both ways; a short caption holds for other images of its batch too."""
+        """The contrastive loss in both directions; a short caption can also fit other images of its batch."""
         images, texts = captioned(self.images, self.batch_size, self.seed, step)
         generator = seeded(self.seed, step + 500_000_000)
-        pixels = world.render(images)
+        pixels = postcards.render(images)
         pixels = pixels.roll(torch.randint(-1, 2, (2,), generator=generator).tolist(), dims=(2, 3))
         inputs = from_uint8(pixels) * (0.95 + 0.1 * torch.rand(len(pixels), 1, 1, 1, generator=generator))
         sigma = 0.1 * torch.rand(len(pixels), 1, 1, 1, generator=generator)
@@ -48,22 +48,22 @@ class ClipRecipe(Recipe):
         logits = scale * image @ text.T
         labels = torch.arange(len(logits), device=self.device)
         loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
-        found = (logits.argmax(1) == labels).float().mean()
-        return {"loss": loss, "retrieval": found, "scale": scale.detach()}
+        retrieval = (logits.argmax(1) == labels).float().mean()
+        return {"loss": loss, "retrieval": retrieval, "scale": scale.detach()}
 
     def _encode_text(self, ids: Tensor) -> Tensor:
-        """As the model does, without the padding: the tower looks back only, so it changes nothing."""
+        """Encode as the model does, but without padding, which a causal encoder ignores."""
         model, length = self.model, ids.shape[1]
         states = model.token_embedding(ids) + model.positional_embedding[:length]
         states = model.ln_final(model.transformer(states, attn_mask=model.attn_mask[:length, :length]))
         return states[torch.arange(len(ids)), ids.argmax(1)] @ model.text_projection
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """The inverse temperature stays below 100, as in the paper."""
+        """Clamp the inverse temperature to at most 100, as in the paper."""
         self.model.logit_scale.data.clamp_(0, 4.6052)
 
     def export(self, folder: Path) -> None:
-        """The layout that open_clip reads as `local-dir:FOLDER`."""
+        """Write the layout that open_clip reads as `local-dir:FOLDER`."""
         write_tokenizer(folder / "clip", kind="clip")
         save_half(self.model.state_dict(), folder / "clip" / "open_clip_model.safetensors")
         config = {"model_cfg": TINY_CLIP, "preprocess_cfg": TINY_CLIP_PREPROCESSING}

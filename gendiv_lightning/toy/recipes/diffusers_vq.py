@@ -1,4 +1,4 @@
-"""The embedded tokenizer in diffusers' `VQModel`: all families share one codebook, so that they can be compared."""
+"""The toy tokenizer as diffusers' `VQModel`: all families share one codebook, so that they can be compared."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj
 
 
 def diffusers_vq(model: VQModel) -> diffusers.VQModel:
-    """LlamaGen's tokenizer in diffusers' class, exactly: same tokens, same images, both in [-1, 1].
+    """Convert LlamaGen's tokenizer to diffusers' class, with identical tokens and images, both in [-1, 1].
 
-    LlamaGen compares unit vectors. With unit codes the nearest one is the same for a latent of any length, so it is
-    enough to normalise the codebook.
+    LlamaGen compares unit vectors. With unit codes the nearest code does not depend on the length of the latent, so it
+    suffices to normalise the codebook.
     """
     from diffusers import VQModel as DiffusersVQ
 
@@ -43,19 +43,19 @@ def diffusers_vq(model: VQModel) -> diffusers.VQModel:
     )
     named = {_name(name): tensor for name, tensor in model.state_dict().items() if "codebook_used" not in name}
     named["quantize.embedding.weight"] = F.normalize(named["quantize.embedding.weight"], dim=-1)
-    wanted = target.state_dict()
-    target.load_state_dict({name: tensor.reshape(wanted[name].shape) for name, tensor in named.items()})
+    expected = target.state_dict()
+    target.load_state_dict({name: tensor.reshape(expected[name].shape) for name, tensor in named.items()})
     return target.requires_grad_(False).eval()
 
 
 def in_unit_range(model: diffusers.VQModel) -> diffusers.VQModel:
-    """The same for images in [0, 1], aMUSEd's range, by the first and last convolutions, in place.
+    """Change the image range to aMUSEd's [0, 1] in place, by the first and last convolutions.
 
-    Exact but for the encoder's outermost pixels, where zero padding is now black instead of grey.
+    Exact except for the outermost pixels of the encoder, where zero padding is now black instead of grey.
     """
     first, last = model.encoder.conv_in, model.decoder.conv_out
-    assert first.bias is not None, "it has one"
-    assert last.bias is not None, "it has one"
+    assert first.bias is not None, "the first convolution has a bias"
+    assert last.bias is not None, "the last convolution has a bias"
     first.bias.data -= first.weight.data.sum((1, 2, 3))
     first.weight.data *= 2
     last.weight.data /= 2
@@ -64,7 +64,7 @@ def in_unit_range(model: diffusers.VQModel) -> diffusers.VQModel:
 
 
 def _name(name: str) -> str:
-    """LlamaGen's name of a tensor to diffusers'."""
+    """The name of a tensor in diffusers, from its name in LlamaGen."""
     side, *rest = name.split(".")
     if side not in ("encoder", "decoder"):
         return name

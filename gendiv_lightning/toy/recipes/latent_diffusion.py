@@ -1,4 +1,4 @@
-"""The recipes of the embedded latent diffusion model: an autoencoder, and a UNet with its text encoder."""
+"""The recipes of the toy latent diffusion model: an autoencoder, and a UNet with its text encoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from gendiv_lightning.errors import MissingWeightsError
 from gendiv_lightning.generators.vqgan import from_uint8
 from gendiv_lightning.storage.atomic import write_atomically
-from gendiv_lightning.toy import world
+from gendiv_lightning.toy import postcards
 from gendiv_lightning.toy.files import (
     TINY_KL,
     TINY_UNET,
@@ -37,10 +37,10 @@ _EXPORTED = torch.bfloat16  # a wheel compresses it better than float16
 
 
 class LatentAutoencoderRecipe(Recipe):
-    """A continuous autoencoder (Rombach et al. 2022) that starts from the tokenizer which the token models share.
+    """A continuous autoencoder (Rombach et al. 2022), initialised from the shared tokenizer of the token models.
 
-    The latents stay close to the tokenizer's directions, which depend on what is near a cell alone. Without that term
-    attention and group norm would spread every detail over the whole grid.
+    A loss term keeps the latents close to the tokenizer's directions, which depend only on the surroundings of a cell.
+    Without it, attention and group norm would spread every detail over the whole grid.
     """
 
     batch_size = 48
@@ -53,9 +53,9 @@ class LatentAutoencoderRecipe(Recipe):
         self.model = _continuous(weights)
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """Reconstruction from a draw of the posterior, distance from the tokenizer's directions, divergence."""
-        indices = torch.randint(world.NUM_IMAGES, (self.batch_size,), generator=seeded(self.seed, step))
-        images = from_uint8(world.render(indices)).to(self.device)
+        """Reconstruction from a posterior sample, distance from the tokenizer's directions, and KL divergence."""
+        indices = torch.randint(postcards.NUM_IMAGES, (self.batch_size,), generator=seeded(self.seed, step))
+        images = from_uint8(postcards.render(indices)).to(self.device)
         with torch.no_grad():
             target = F.normalize(self.teacher.latents(images).float(), dim=1)
         posterior = self.model.encode(images).latent_dist
@@ -70,8 +70,8 @@ class LatentAutoencoderRecipe(Recipe):
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
-        """The autoencoder, with the factor that gives its latents unit variance."""
-        images = torch.randint(world.NUM_IMAGES, (2048,), generator=seeded(self.seed, -1))
+        """Write the autoencoder, with the factor that scales its latents to unit variance."""
+        images = torch.randint(postcards.NUM_IMAGES, (2048,), generator=seeded(self.seed, -1))
         latents = torch.cat([_latents(self.model.eval(), part) for part in images.split(256)])
         self.model.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
         self.model.to(_EXPORTED).save_pretrained(folder / _VAE)
@@ -79,7 +79,7 @@ class LatentAutoencoderRecipe(Recipe):
 
 
 class LatentDiffusionRecipe(Recipe):
-    """Squared error of the velocity (Salimans and Ho 2022) under a cosine schedule; the text encoder learns too."""
+    """Squared error of the velocity (Salimans and Ho 2022) under a cosine schedule; also trains the text encoder."""
 
     sources: ClassVar[dict[str, str]] = {
         "vae": f"{_VAE}/diffusion_pytorch_model.safetensors",
@@ -95,7 +95,7 @@ class LatentDiffusionRecipe(Recipe):
 
         if not (weights / _VAE).is_dir():
             raise MissingWeightsError(
-                f"there is no {_VAE} in {weights}: train it first, gendiv toy train latent-autoencoder"
+                f"there is no {_VAE} in {weights}. Train it first: gendiv toy train latent-autoencoder"
             )
         self.text_encoder = text_tower(weights / "clip", projects=False).requires_grad_(True)
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(weights / "clip")
@@ -108,11 +108,11 @@ class LatentDiffusionRecipe(Recipe):
         return {"seed": self.seed, **{name: sha256(self.weights / file)[:8] for name, file in self.sources.items()}}
 
     def setup(self, stage: str) -> None:
-        """Latents of all images, encoded once and kept beside the checkpoints."""
+        """Encode the latents of all images once, and store them beside the checkpoints."""
         self.latents = _all_latents(self.work / f"latents-{self.identity()['vae']}.safetensors", self.weights)
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """Times are spread over the batch, late ones denser; a tenth of the captions is empty, for guidance."""
+        """The loss; times are spread over the batch, with more late ones, and 10 % of the captions are empty."""
         images, texts = captioned(self.images, self.batch_size, self.seed, step)
         generator = seeded(self.seed, step + 500_000_000)
         dropped = torch.rand(len(texts), generator=generator) < 0.1
@@ -122,13 +122,13 @@ class LatentDiffusionRecipe(Recipe):
         clean = self.latents[images].float().to(self.device)
         noise = torch.randn(clean.shape, generator=generator).to(self.device)
         shares = (torch.arange(len(clean)) + torch.rand(len(clean), generator=generator)) / len(clean)
-        # Density proportional to the time: what a caption states is decided at high noise.
+        # The density is proportional to the time, because the content of a caption is decided at high noise.
         times = (shares.sqrt() * self.schedule.config.num_train_timesteps).long().to(self.device)
         noised, velocity = self.schedule.add_noise(clean, noise, times), self.schedule.get_velocity(clean, noise, times)
         return {"loss": F.mse_loss(self.model(noised, times, context).sample, velocity)}
 
     def export(self, folder: Path) -> None:
-        """The layout of a Stable Diffusion repository; the autoencoder is `LatentAutoencoderRecipe`'s."""
+        """Write the layout of a Stable Diffusion repository, with the autoencoder of `LatentAutoencoderRecipe`."""
         export_pipeline(
             folder / "latent_diffusion",
             {"_class_name": "DDIMScheduler", **TINY_UNET_SCHEDULE},
@@ -152,7 +152,7 @@ class LatentDiffusionRecipe(Recipe):
 
 
 def _continuous(weights: Path) -> AutoencoderKL:
-    """The shared tokenizer without its codebook, the 1 x 1 convolutions around it folded into their neighbours."""
+    """The shared tokenizer without its codebook, whose 1 x 1 convolutions are folded into their neighbours."""
     from diffusers import AutoencoderKL
 
     source = diffusers_vq(load_tokenizer(weights))
@@ -179,15 +179,15 @@ def _load_autoencoder(weights: Path) -> AutoencoderKL:
 
 
 def _latents(model: AutoencoderKL, indices: Tensor) -> Tensor:
-    return model.encode(from_uint8(world.render(indices))).latent_dist.mean
+    return model.encode(from_uint8(postcards.render(indices))).latent_dist.mean
 
 
 @torch.no_grad()
 def _all_latents(path: Path, weights: Path) -> Tensor:
-    """Scaled latents (52500, C, 6, 6) of all images, float16, read from `path` or made and written there."""
+    """Scaled latents (52500, C, 6, 6) float16 of all images, read from `path`, or computed and written there."""
     if not path.exists():
         model = _load_autoencoder(weights)
-        chunks = tqdm(torch.arange(world.NUM_IMAGES).split(25), desc="Encoding all postcards", unit="25 images")
+        chunks = tqdm(torch.arange(postcards.NUM_IMAGES).split(25), desc="Encoding all postcards", unit="25 images")
         latents = torch.cat([(model.config.scaling_factor * _latents(model, chunk)).half() for chunk in chunks])
         write_atomically(path, lambda p: save_file({"latents": latents.contiguous()}, p))
     return load_file(path)["latents"]

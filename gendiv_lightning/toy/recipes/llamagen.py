@@ -1,4 +1,4 @@
-"""The recipe of the embedded LlamaGen."""
+"""The recipe of the toy LlamaGen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gendiv_lightning.toy.recipes.base import GeneratorRecipe, captioned
 
 
 class LlamaGenRecipe(GeneratorRecipe):
-    """The transformer and its text encoder, end to end: next-token cross-entropy, a tenth of the captions dropped."""
+    """Trains transformer and text encoder end to end: next-token cross-entropy, with 10 % of the captions dropped."""
 
     batch_size = 128
     learning_rate = 1.5e-3
@@ -30,7 +30,7 @@ class LlamaGenRecipe(GeneratorRecipe):
         self.gpt = GPT(TINY_GPT)
         self.apply(self._initialise)
         embedder = self.gpt.cls_embedding
-        assert isinstance(embedder, CaptionEmbedder), "the embedded model is conditioned on captions"
+        assert isinstance(embedder, CaptionEmbedder), "the toy model is conditioned on captions"
         null = torch.randn(embedder.uncond_embedding.shape, generator=seeded(seed, -1))
         embedder.uncond_embedding.copy_(null / TINY_GPT.caption_dim**0.5)
 
@@ -54,7 +54,7 @@ class LlamaGenRecipe(GeneratorRecipe):
         return {"loss": F.cross_entropy(logits.flatten(0, 1), tokens.flatten())}
 
     def export(self, folder: Path) -> None:
-        """The transformer under official names, the encoder in the Hugging Face layout."""
+        """Write the transformer with official names, and the encoder in the Hugging Face layout."""
         save_half(self.gpt.state_dict(), folder / "llamagen_gpt.safetensors")
         write_tokenizer(folder / "t5")
         self.text_encoder.half().save_pretrained(folder / "t5")

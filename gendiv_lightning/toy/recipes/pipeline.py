@@ -1,4 +1,4 @@
-"""Embedded pipelines as folders in the layout of the official repositories, with weights of 16 bits."""
+"""Writes the toy diffusers models as folders in the layout of the official repositories, with 16-bit weights."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def export_pipeline(
     dtype: torch.dtype = torch.float16,
     **models: Any,
 ) -> None:
-    """Write a pipeline's parts.
+    """Write the parts of a pipeline.
 
     Args:
-        folder: of the pipeline.
+        folder: folder of the pipeline.
         scheduler: configuration of the scheduler.
         unconditional: VQ-Diffusion's learned embedding (context, D).
-        dtype: of the exported weights.
-        models: such as transformer, text_encoder and vqvae, each with a `save_pretrained` of its own.
+        dtype: dtype of the exported weights.
+        models: models by part, such as transformer, text_encoder and vqvae, each with a `save_pretrained` method.
     """
     for part, model in models.items():
         model.to(dtype).save_pretrained(folder / part)
         model.float()
         config = folder / part / "config.json"
-        # Where a part was loaded from is no business of who gets it.
+        # Remove the local path from which the part was loaded.
         _write_json(config, {k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"})
     write_tokenizer(folder / "tokenizer", kind="clip")
     _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)

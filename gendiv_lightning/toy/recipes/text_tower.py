@@ -1,4 +1,4 @@
-"""The embedded CLIP's text tower as the text encoder that aMUSEd and VQ-Diffusion read captions with."""
+"""The text encoder of the toy CLIP in transformers' classes, for aMUSEd and VQ-Diffusion."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def text_tower(clip: Path, *, projects: bool) -> CLIPTextModel | CLIPTextModelWithProjection:
-    """The text tower of an open_clip folder in transformers' class, float32, frozen unless the caller lets it learn.
+    """Convert the text encoder of an open_clip folder to transformers' class, float32 and frozen.
 
     Args:
         clip: folder with `open_clip_model.safetensors`.
-        projects: with the projection into the space shared with images (aMUSEd), or without (VQ-Diffusion).
+        projects: include the projection into the joint space with images (aMUSEd) or not (VQ-Diffusion).
     """
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     if not (clip / "open_clip_model.safetensors").exists():
-        raise MissingWeightsError(f"there is no CLIP at {clip}: train it first, gendiv toy train clip")
+        raise MissingWeightsError(f"there is no CLIP at {clip}. Train it first: gendiv toy train clip")
 
     sizes = TINY_CLIP["text_cfg"]
     config = CLIPTextConfig(
@@ -43,10 +43,10 @@ def text_tower(clip: Path, *, projects: bool) -> CLIPTextModel | CLIPTextModelWi
     )
     model = (CLIPTextModelWithProjection if projects else CLIPTextModel)(config)
     tensors = {name: tensor.float() for name, tensor in load_file(clip / "open_clip_model.safetensors").items()}
-    wanted = _transformers_names(tensors)
-    # transformers 5 left out the `text_model.` before the names of the plain text model.
+    converted = _transformers_names(tensors)
+    # transformers 5 dropped the prefix `text_model.` of the plain text model.
     prefix = "text_model." if any(name.startswith("text_model.") for name in model.state_dict()) else ""
-    named = {name if name.startswith("text_projection") else prefix + name: t for name, t in wanted.items()}
+    named = {name if name.startswith("text_projection") else prefix + name: t for name, t in converted.items()}
     if not projects:
         del named["text_projection.weight"]
     model.load_state_dict({**{k: v for k, v in model.state_dict().items() if k.endswith("position_ids")}, **named})
@@ -71,8 +71,8 @@ def _transformers_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     for layer in range(TINY_CLIP["text_cfg"]["layers"]):
         source, target = f"transformer.resblocks.{layer}", f"encoder.layers.{layer}"
         for kind in ("weight", "bias"):
-            for ours, theirs in parts.items():
-                named[f"{target}.{theirs}.{kind}"] = tensors[f"{source}.{ours}.{kind}"]
+            for open_clip_part, part in parts.items():
+                named[f"{target}.{part}.{kind}"] = tensors[f"{source}.{open_clip_part}.{kind}"]
             for name, part in zip("qkv", tensors[f"{source}.attn.in_proj_{kind}"].chunk(3), strict=True):
                 named[f"{target}.self_attn.{name}_proj.{kind}"] = part.contiguous()
     return named

@@ -1,4 +1,4 @@
-"""The recipe of the tokenizer that the embedded generators share."""
+"""The recipe of the tokenizer shared by the toy models."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from gendiv_lightning.generators.llamagen.tokenizer import VQModel
 from gendiv_lightning.generators.vqgan import from_uint8
-from gendiv_lightning.toy import world
+from gendiv_lightning.toy import postcards
 from gendiv_lightning.toy.files import TINY_VQ, WEIGHTS, save_half, seeded
 from gendiv_lightning.toy.recipes.base import Recipe, load_tokenizer
 
@@ -19,9 +19,9 @@ class TokenizerRecipe(Recipe):
     """The tokenizer: reconstruction, codebook and commitment losses; dead codes restart from latents of the batch.
 
     Args:
-        local: go on from the exported tokenizer, with one loss more: where two images look the same, their latents must
-            be the same. Attention and group norm see the whole image, and without it a token may flip with something
-            far away.
+        local: continue from the exported tokenizer with an additional loss: cells that look the same in two images must
+            have the same latents. Attention and group norm cover the whole image, so without this loss a token can
+            change with something far away.
     """
 
     batch_size = 64
@@ -39,10 +39,10 @@ class TokenizerRecipe(Recipe):
         self.register_buffer("last_used", torch.zeros(TINY_VQ.codebook_size))
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """Images drawn uniformly from the world, in pairs that differ in one group."""
+        """Losses on uniformly drawn postcards, in pairs that differ in one group."""
         generator = seeded(self.seed, step)
-        indices = torch.randint(world.NUM_IMAGES, (self.batch_size // 2,), generator=generator)
-        pixels = world.render(torch.cat([indices, _change_one_group(indices, generator)]))
+        indices = torch.randint(postcards.NUM_IMAGES, (self.batch_size // 2,), generator=generator)
+        pixels = postcards.render(torch.cat([indices, _change_one_group(indices, generator)]))
         images = from_uint8(pixels).to(self.device)
         latents = F.normalize(self.model.latents(images).float(), dim=1)
         tokens = self.model.quantize.nearest(latents)
@@ -74,19 +74,19 @@ class TokenizerRecipe(Recipe):
             self.last_used[dead] = step
 
     def export(self, folder: Path) -> None:
-        """Official key names, without the training statistic's 65536 zeros made larger than they are."""
+        """Write the weights with the official key names, including the training statistic's 65,536 zeros as fp16."""
         save_half(self.model.state_dict(), folder / "llamagen_vq.safetensors")
 
 
 def _change_one_group(indices: Tensor, generator: torch.Generator) -> Tensor:
-    values = world.values_of(indices)
-    group = torch.randint(len(world.GROUPS), (len(indices), 1), generator=generator)
-    size = world.GROUP_SIZES[group]
+    values = postcards.values_of(indices)
+    group = torch.randint(len(postcards.GROUPS), (len(indices), 1), generator=generator)
+    size = postcards.GROUP_SIZES[group]
     step = 1 + (torch.rand(group.shape, generator=generator) * (size - 1)).long()
-    return world.index_of(values.scatter(1, group, (values.gather(1, group) + step) % size))
+    return postcards.index_of(values.scatter(1, group, (values.gather(1, group) + step) % size))
 
 
 def _same_cells(one: Tensor, other: Tensor) -> Tensor:
-    """Which cells of 8 x 8 pixels, and 4 pixels around them, are the same in two images: (B, 6, 6)."""
+    """Which cells of 8 x 8 pixels, with a margin of 4 pixels, are the same in two images: (B, 6, 6)."""
     differs = ((one.int() - other.int()).abs().amax(1) > 1).float()[:, None]
     return F.max_pool2d(differs, 16, stride=8, padding=4)[:, 0] == 0

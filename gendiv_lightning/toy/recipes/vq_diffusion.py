@@ -1,4 +1,4 @@
-"""The recipe of the embedded VQ-Diffusion."""
+"""The recipe of the toy VQ-Diffusion."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from gendiv_lightning.toy.recipes.text_tower import text_tower
 
 
 class VQDiffusionRecipe(GeneratorRecipe):
-    """Cross-entropy of the clean tokens, at every position; text encoder (from CLIP) and null embedding learn too.
+    """Cross-entropy of the clean tokens at every position; also trains the text encoder (from CLIP) and null embedding.
 
-    Noise is the paper's (Gu et al. 2022, section 4.1): tokens are kept, replaced by any other, or masked.
+    The noise is that of the paper (Gu et al. 2022, section 4.1): tokens are kept, replaced by any other, or masked.
     """
 
     sources: ClassVar[dict[str, str]] = {**GeneratorRecipe.sources, "clip": "clip"}
@@ -35,7 +35,7 @@ class VQDiffusionRecipe(GeneratorRecipe):
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(weights / "clip")
         self.model = Transformer2DModel(**TINY_VQ_DIFFUSION)
         for block in self.model.transformer_blocks:
-            # What they read has length 1, not the usual square root of the width.
+            # Their inputs have length 1 instead of the usual square root of the width.
             for projection in (block.attn2.to_k, block.attn2.to_v):
                 projection.weight.data *= TINY_VQ_DIFFUSION["cross_attention_dim"] ** 0.5
         sizes = TINY_CLIP["text_cfg"]
@@ -45,7 +45,7 @@ class VQDiffusionRecipe(GeneratorRecipe):
         self.keep, self.mask = schedule.log_cumprod_at.exp()[:times], schedule.log_cumprod_ct.exp()[:times]
 
     def loss(self, step: int) -> dict[str, Tensor]:
-        """A tenth of the captions gives way to the unconditional embedding, for guidance."""
+        """The loss; for guidance, 10 % of the captions are replaced by the unconditional embedding."""
         images, texts = captioned(self.images, self.batch_size, self.seed, step)
         generator = seeded(self.seed, step + 500_000_000)
         ids = self.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids.to(self.device)
@@ -53,7 +53,7 @@ class VQDiffusionRecipe(GeneratorRecipe):
         dropped = (torch.rand(len(texts), generator=generator) < 0.1).to(self.device)
         features = torch.where(dropped[:, None, None], self.unconditional, features)
         tokens = self.grids[images]
-        # diffusers' adaptive norm takes one time a call: four calls, each a time in its own quarter.
+        # diffusers' adaptive norm takes one time per call, so there are four calls with times from the four quarters.
         losses = []
         for quarter, part in enumerate(torch.arange(len(tokens)).chunk(4)):
             time = (quarter + torch.rand(1, generator=generator)) / 4 * len(self.keep)
@@ -70,7 +70,7 @@ class VQDiffusionRecipe(GeneratorRecipe):
         return noised.masked_fill(chance > 1 - self.mask[time], mask)
 
     def export(self, folder: Path) -> None:
-        """The layout of the official repository."""
+        """Write the weights in the layout of the official repository."""
         export_pipeline(
             folder / "vq_diffusion",
             {"_class_name": "VQDiffusionScheduler", **TINY_VQ_DIFFUSION_SCHEDULE},

@@ -167,6 +167,6 @@ def test_a_set_that_is_there_is_judged_by_the_same_rules():
 def test_duplicates_are_found_without_case_and_punctuation():
     rng = random.Random(0)
     for _ in range(50):
-        text = captions.wording({"sky": 1, "light": 2}, "medium", rng)
+        text = captions.make_caption({"sky": 1, "light": 2}, "medium", rng)
         assert rewording.normalise(text) == rewording.normalise(f" {text.upper().replace(',', ' ;')}!")
     assert Counter(map(rewording.normalise, ["a b", "ab", "A-B"])) == {"a b": 2, "ab": 1}

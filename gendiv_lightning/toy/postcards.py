@@ -1,7 +1,8 @@
-"""The postcard world: a renderer, 52,500 images, an exact oracle, exact entropies. It knows no words (see `captions`).
+"""Postcards, the toy dataset: a renderer of 52,500 images, an exact classifier and exact entropies.
 
 An image is one value of each of five groups; images are uniform and independent over groups:
-sky (6) x ground (5) x land (10) x light (7) x object (25) = 52,500. A group is one or more factors (nine in all).
+sky (6) x ground (5) x land (10) x light (7) x object (25) = 52,500. A group consists of one or more of nine factors.
+Captions are in `captions.py`.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ _PLACE = {"left": 9.0, "centre": 24.0, "right": 39.0}
 
 
 def values_of(indices: Tensor) -> Tensor:
-    """Images (B,) to the values (B, 5) of their groups, in the order of `GROUPS`."""
+    """Values (B, 5) of the groups of images (B,), in the order of `GROUPS`."""
     values = []
     for size in reversed(GROUP_SIZES.tolist()):
         values.append(indices % size)
@@ -85,45 +86,45 @@ def values_of(indices: Tensor) -> Tensor:
 
 
 def index_of(values: Tensor) -> Tensor:
-    """The values (B, 5) of the groups to images (B,)."""
+    """Images (B,) with the given values (B, 5) of their groups."""
     index = torch.zeros_like(values[..., 0])
-    for place, size in enumerate(GROUP_SIZES.tolist()):
-        index = index * size + values[..., place]
+    for group, size in enumerate(GROUP_SIZES.tolist()):
+        index = index * size + values[..., group]
     return index
 
 
 def factor_names(factor: str) -> tuple[str, ...]:
-    """The values that a factor can take, in order of first appearance; "none" and "flat" are values too."""
-    group, place = FACTORS[factor]
-    return tuple(dict.fromkeys(value[place] for value in GROUPS[group]))
+    """The values of a factor, in order of first appearance, including "none" and "flat"."""
+    group, position = FACTORS[factor]
+    return tuple(dict.fromkeys(value[position] for value in GROUPS[group]))
 
 
 @lru_cache
 def _factor_table(factor: str) -> tuple[int, Tensor]:
-    group, place = FACTORS[factor]
+    group, position = FACTORS[factor]
     names = factor_names(factor)
-    return list(GROUPS).index(group), torch.tensor([names.index(value[place]) for value in GROUPS[group]])
+    return list(GROUPS).index(group), torch.tensor([names.index(value[position]) for value in GROUPS[group]])
 
 
 def factors_of(indices: Tensor) -> dict[str, Tensor]:
-    """Images (B,) to the value (B,) of each factor, numbered as in `factor_names`."""
+    """Value (B,) of each factor of images (B,), numbered as in `factor_names`."""
     values = values_of(indices)
     return {factor: table[values[:, group]] for factor in FACTORS for group, table in [_factor_table(factor)]}
 
 
 def factor_entropy(factor: str) -> float:
-    """Entropy in bits of a factor whose group is left free: exact, as the group's values are uniform."""
+    """Exact entropy in bits of a factor whose group is not stated; the values of a group are uniform."""
     _, table = _factor_table(factor)
     shares = table.bincount().double() / len(table)
     return float(-(shares * shares.log2()).sum())
 
 
 def conditional_entropy(stated: dict[str, int]) -> float:
-    """H(image | caption) in bits: log2 of the number of images that agree with the stated groups (group: value)."""
+    """H(image | caption) in bits: log2 of the number of images with the stated values (group: value)."""
     return sum(math.log2(len(values)) for group, values in GROUPS.items() if group not in stated)
 
 
-# --- drawing: coverage masks in [0, 1], anti-aliased over one pixel ---
+# --- rendering: coverage masks in [0, 1], anti-aliased over one pixel ---
 
 
 def _pixels() -> tuple[Tensor, Tensor]:
@@ -181,7 +182,7 @@ def _object_mask(kind: str, place: str) -> Tensor:
 
 @lru_cache
 def _layers() -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """The skies (6, 3, S, S); in painting order colours (V, 3), masks (V, 1, S, S) of the other groups' values."""
+    """Skies (6, 3, S, S), and colours (V, 3) and masks (V, 1, S, S) of the other groups' values in painting order."""
     rows, _ = _pixels()
     shading = 1.06 - 0.12 * rows / SIZE
     skies = torch.stack([torch.tensor(_RGB["sky"][name])[:, None, None] * shading for name in SKY]).clamp(0, 1)
@@ -201,7 +202,7 @@ def _layers() -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
 
 
 def render(indices: Tensor) -> Tensor:
-    """Images (B,) to pixels (B, 3, 48, 48) uint8."""
+    """Render images (B,) as pixels (B, 3, 48, 48) uint8."""
     sky, ground, land, light, thing = values_of(indices.cpu()).unbind(-1)
     skies, layers = _layers()
     image = skies[sky]
@@ -210,7 +211,7 @@ def render(indices: Tensor) -> Tensor:
     return (255 * image).round().to(torch.uint8)
 
 
-# --- the oracle ---
+# --- the exact classifier ---
 
 
 def _reduce(images: Tensor) -> Tensor:
@@ -219,9 +220,9 @@ def _reduce(images: Tensor) -> Tensor:
 
 @lru_cache
 def _templates() -> tuple[Tensor, Tensor]:
-    """All images at 12 x 12, (52500, 432), and their squared norms.
+    """All images at 12 x 12 pixels, (52500, 432), and their squared norms.
 
-    The object, the last group, is put over 2,100 backgrounds.
+    The objects, the last group, are pasted onto 2,100 backgrounds.
     """
     backgrounds = (
         torch.cat([render(chunk) for chunk in torch.arange(0, NUM_IMAGES, len(OBJECT)).split(256)]).float() / 255
@@ -239,17 +240,23 @@ def _templates() -> tuple[Tensor, Tensor]:
 
 
 def read(images: Tensor) -> tuple[Tensor, Tensor]:
-    """The oracle: which of the 52,500 images is nearest at 12 x 12 pixels, and how far it is.
+    """Classify images exactly: find the nearest of the 52,500 postcards at 12 x 12 pixels.
 
     Args:
         images: (B, 3, 48, 48) uint8.
 
     Returns:
-        The images' indices (B,), and the root mean square difference (B,) in [0, 1] from that image at 12 x 12 pixels;
-        below `COHERENT_RMS` a sample counts as a coherent postcard.
+        Index (B,) of the nearest postcard, and the root mean square difference (B,) in [0, 1] from it at 12 x 12
+        pixels; below `COHERENT_RMS` a sample counts as a coherent postcard.
+
+    Raises:
+        ValueError: the images have another shape or dtype.
     """
     if images.shape[1:] != (3, SIZE, SIZE) or images.dtype != torch.uint8:
-        raise ValueError(f"postcards are (B, 3, {SIZE}, {SIZE}) uint8, got {tuple(images.shape)} {images.dtype}")
+        raise ValueError(
+            f"postcards must be (B, 3, {SIZE}, {SIZE}) uint8, got {tuple(images.shape)} {images.dtype}. Resize them to "
+            f"{SIZE} x {SIZE} pixels"
+        )
     templates, norms = _templates()
     indices, distances = [], []
     for chunk in images.cpu().split(256):

@@ -9,29 +9,29 @@ from torch.nn import functional as F
 
 from gendiv_lightning.records import length_class
 from gendiv_lightning.text.cleaning import clean_caption
-from gendiv_lightning.toy import captions, world
+from gendiv_lightning.toy import captions, postcards
 
 
 @pytest.fixture(scope="module")
 def images():
-    return torch.randperm(world.NUM_IMAGES, generator=torch.Generator().manual_seed(0))[:512]
+    return torch.randperm(postcards.NUM_IMAGES, generator=torch.Generator().manual_seed(0))[:512]
 
 
 def test_there_are_52500_images_and_numbers_and_values_are_one_to_one():
-    everything = torch.arange(world.NUM_IMAGES)
-    assert world.NUM_IMAGES == 6 * 5 * 10 * 7 * 25
-    assert len(world.FACTORS) == 9
-    assert world.index_of(world.values_of(everything)).equal(everything)
+    everything = torch.arange(postcards.NUM_IMAGES)
+    assert postcards.NUM_IMAGES == 6 * 5 * 10 * 7 * 25
+    assert len(postcards.FACTORS) == 9
+    assert postcards.index_of(postcards.values_of(everything)).equal(everything)
 
 
 @pytest.mark.parametrize("damage", ["none", "noise", "blur"])
 def test_the_oracle_reads_every_image(images, damage):
-    pixels = world.render(images).float()
+    pixels = postcards.render(images).float()
     if damage == "noise":
         pixels = pixels + 25.5 * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(1))
     if damage == "blur":
         pixels = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    read, distance = world.read(pixels.round().clamp(0, 255).to(torch.uint8))
+    read, distance = postcards.read(pixels.round().clamp(0, 255).to(torch.uint8))
     assert read.equal(images)
     if damage == "none":
         assert distance.max() < 1e-3
@@ -39,27 +39,27 @@ def test_the_oracle_reads_every_image(images, damage):
 
 def test_noise_is_not_coherent():
     noise = torch.randint(0, 256, (64, 3, 48, 48), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    assert (world.read(noise)[1] > world.COHERENT_RMS).all()
+    assert (postcards.read(noise)[1] > postcards.COHERENT_RMS).all()
 
 
 def test_the_oracle_refuses_other_images():
     with pytest.raises(ValueError, match="48, 48"):
-        world.read(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+        postcards.read(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize("factor", list(world.FACTORS))
+@pytest.mark.parametrize("factor", list(postcards.FACTORS))
 def test_the_entropy_of_a_factor_is_that_of_all_images(factor):
-    counts = world.factors_of(torch.arange(world.NUM_IMAGES))[factor].bincount().double()
+    counts = postcards.factors_of(torch.arange(postcards.NUM_IMAGES))[factor].bincount().double()
     shares = counts / counts.sum()
-    assert math.isclose(-(shares * shares.log2()).sum().item(), world.factor_entropy(factor), rel_tol=1e-12)
+    assert math.isclose(-(shares * shares.log2()).sum().item(), postcards.factor_entropy(factor), rel_tol=1e-12)
 
 
 def test_conditional_entropy_is_log2_of_the_number_of_consistent_images():
-    values = world.values_of(torch.arange(world.NUM_IMAGES))
+    values = postcards.values_of(torch.arange(postcards.NUM_IMAGES))
     consistent = ((values[:, 0] == 2) & (values[:, 3] == 5)).sum().item()
-    assert math.isclose(world.conditional_entropy({"sky": 2, "light": 5}), math.log2(consistent), rel_tol=1e-12)
-    assert world.conditional_entropy(dict.fromkeys(world.GROUPS, 0)) == 0
-    assert math.isclose(world.conditional_entropy({}), math.log2(52500), rel_tol=1e-12)
+    assert math.isclose(postcards.conditional_entropy({"sky": 2, "light": 5}), math.log2(consistent), rel_tol=1e-12)
+    assert postcards.conditional_entropy(dict.fromkeys(postcards.GROUPS, 0)) == 0
+    assert math.isclose(postcards.conditional_entropy({}), math.log2(52500), rel_tol=1e-12)
 
 
 @pytest.mark.parametrize("length", ["short", "medium", "long"])
@@ -67,8 +67,8 @@ def test_conditional_entropy_is_log2_of_the_number_of_consistent_images():
 def test_a_wording_has_its_length_and_says_its_meaning_even_cleaned(length, num_stated):
     rng = random.Random(num_stated)
     for _ in range(50):
-        stated = captions.meaning(rng.randrange(world.NUM_IMAGES), num_stated, rng)
-        text = captions.wording(stated, length, rng)
+        stated = captions.meaning(rng.randrange(postcards.NUM_IMAGES), num_stated, rng)
+        text = captions.make_caption(stated, length, rng)
         assert length_class(text) == length
         assert captions.parse(text) == stated
         assert clean_caption(text) == text
@@ -77,7 +77,7 @@ def test_a_wording_has_its_length_and_says_its_meaning_even_cleaned(length, num_
 def test_every_phrase_of_the_grammar_means_one_thing():
     phrases = [
         phrase
-        for group, values in world.GROUPS.items()
+        for group, values in postcards.GROUPS.items()
         for value in values
         for phrase in captions._phrases(group, value)
     ]
