@@ -1,4 +1,4 @@
-"""Colourfulness: how much the mean colour of a prompt's samples varies, as a plug-in of gendiv."""
+"""ColourSpread: variation of the mean colour among the samples of a prompt, as a plug-in of gendiv."""
 
 import math
 
@@ -6,9 +6,9 @@ from gendiv_lightning.metrics.base import PromptMetric
 
 
 class ColourSpread(PromptMetric):
-    """Standard deviation, over the samples of a prompt, of their mean colour: a length in RGB, in [0, 1].
+    """Standard deviation of the mean colour over the samples of a prompt: a length in RGB space, at least 0.
 
-    It sees whether whole pictures are redder or brighter than others, and nothing of what is in them.
+    It measures whether whole images are redder or brighter than others, but not their content.
     """
 
     title = "spread of the mean colour"
@@ -17,7 +17,7 @@ class ColourSpread(PromptMetric):
     method = "standard deviation of the mean colour over samples (N - 1); mean over prompts, BCa bootstrap over prompts"
 
     def measure(self, samples):
-        """One number per name; NaN leaves the prompt out, here where it has one sample."""
+        """One number per name; NaN leaves a prompt out, here a prompt with one sample."""
         if len(samples.images) < 2:
             return [math.nan]
         colours = samples.images.double().mean((2, 3)) / 255  # (N, 3)

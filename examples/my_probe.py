@@ -6,11 +6,11 @@ from gendiv_lightning.callbacks.probes import ProbeCallback
 
 
 class Untruncated(ProbeCallback):
-    """Draw tokens from the model's whole distribution. The baseline's distance to it is what truncation takes away."""
+    """Draw tokens from the complete distribution of the model; the difference to the baseline is due to truncation."""
 
     sets = ("top_k", "top_p")
-    isolates = "the diversity that truncation takes away"
+    isolates = "the diversity that truncation removes"
 
     def apply(self, sampler):
-        """A sampler without truncation. The loop asks it for every token, whatever the family."""
+        """Return a sampler without truncation, which the loop calls for every token, whatever the family."""
         return replace(sampler, top_k=None, top_p=1.0)

@@ -1,11 +1,11 @@
-"""The contract of a generator as checks: `gendiv check-generator` prints them, and tests run them one by one.
+"""The contract of a generator as checks, which `gendiv check-generator` prints and tests run one by one.
 
 Samples must not depend on their batch. In float32 one dependence remains: the number of rows can change the last digits
 of a logit, and with them a token whose uniform lies on the boundary between two tokens. To distinguish such an *edge
 draw* from a real dependence, the checks compare both distributions where a row first differs: their cumulative sums
 must agree to within `EDGE`. Later tokens of that row are then excused, and the row is counted in the outcome.
 
-Letters: B rows, L tokens, K codebook entries.
+Notation: B rows, L tokens, K codebook entries.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from gendiv_lightning.records import ImageBatch, LatentSamples, NoiseKey, Prompt
 from gendiv_lightning.sampling import Draw, Noise, Observer
 
 EDGE = 1e-4  # largest difference of cumulative probabilities that rounding explains
-STATISTICS = 1e-3  # bits, of entropies and log-probabilities
-LATENTS = 1e-3  # of the latents' standard deviation
-LEVELS = 1  # of 255, between decoded images
+STATISTICS = 1e-3  # tolerance of entropies and log-probabilities in bits
+LATENTS = 1e-3  # tolerance of latents, relative to their standard deviation
+LEVELS = 1  # tolerance of decoded images in levels of 255
 NUM_SAMPLES = 4
-PROMPTS = ("the sun at the left", "two green hills", "the pink sky")  # the toy takes them too
+PROMPTS = ("the sun at the left", "two green hills", "the pink sky")  # also valid for the toy models
 Status = Literal["pass", "fail", "not applicable"]
 
 
 class Outcome(NamedTuple):
-    """What came out of a check.
+    """Result of a check.
 
     Attributes:
-        name: of the check.
-        meaning: what the generator promises.
+        name: name of the check.
+        meaning: the requirement.
         status: "pass", "fail" or "not applicable".
-        detail: why it failed or does not apply; how many rows were excused at an edge draw.
+        detail: why it failed or does not apply; or how many rows were excused at an edge draw.
     """
 
     name: str
@@ -67,10 +67,10 @@ class Subject:
     """A generator under check.
 
     Attributes:
-        generator: its weights are loaded.
-        texts: at least 3 different prompts that it takes.
-        make: makes another one with some of its settings changed, not loaded; None if the class cannot be called.
-        num_edges: rows that were excused at an edge draw since the check began.
+        generator: the generator, with loaded weights.
+        texts: at least 3 different valid prompts.
+        make: constructs another instance with some settings changed, not loaded; None if the class cannot be called.
+        num_edges: number of rows that were excused at an edge draw in the present check.
     """
 
     generator: Generator
@@ -79,7 +79,7 @@ class Subject:
     num_edges: int = 0
 
     def batch(self, *numbers: int, num_samples: int = NUM_SAMPLES, seed: int = 0) -> PromptBatch:
-        """Some of the prompts, all three by default, with samples that have paths of their own."""
+        """A batch of some prompts, all three by default, in which every sample has its own path."""
         return name_rows(
             [Prompt(f"prompt {n}", self.texts[n]) for n in numbers or range(3)],
             lambda prompt, sample: NoiseKey(prompt.id, 0, path=sample, sample=sample),
@@ -94,7 +94,7 @@ class Subject:
 
     @property
     def tokens_of(self) -> TokenGenerator[Any]:
-        """The generator; NotApplicable if it draws no tokens."""
+        """The generator; raises NotApplicable if it draws no tokens."""
         if not isinstance(self.generator, TokenGenerator):
             raise NotApplicable("the generator draws no tokens")
         return self.generator
@@ -109,14 +109,14 @@ class Subject:
         probes: Sequence[ProbeCallback] = (),
         batch_size: int | None = None,
     ) -> None:
-        """The samples of `batch` are rows of those of `expected`, which are sampled without probes.
+        """Check that the samples of `batch` equal rows of the samples of `expected`.
 
         Args:
-            batch: to sample.
-            expected: sampled too, or the baseline's.
+            batch: the batch to check.
+            expected: the reference batch, which is sampled without probes.
             rows: for each row of `batch`, its row in `expected`.
-            probes: for `batch`.
-            batch_size: for `batch`; None leaves the generator's.
+            probes: probes for `batch`.
+            batch_size: batch size for `batch`; None keeps the generator's.
         """
 
         def sample(observers: Sequence[Observer] = ()) -> SampleBatch:
@@ -132,8 +132,8 @@ class Subject:
                 return self.baseline
             return self.generator.sample(expected, observers=observers)
 
-        found, there = sample(), sample_expected()
-        differing = [i for i, row in enumerate(rows) if not _is_same_row(found, i, there, row)]
+        samples, reference = sample(), sample_expected()
+        differing = [i for i, row in enumerate(rows) if not _is_same_row(samples, i, reference, row)]
         if differing and isinstance(self.generator, TokenGenerator):
             sizes = batch_size or self.generator.batch_size, self.generator.batch_size
             for i in differing:
@@ -143,50 +143,50 @@ class Subject:
             raise AssertionError(f"{len(differing)} of {len(rows)} samples differ")
 
 
-def _is_same_row(found: SampleBatch, row: int, expected: SampleBatch, other: int) -> bool:
-    """Whether a sample is that of the other batch: False if tokens or latents differ, AssertionError for the rest."""
-    ours, theirs = found.samples, expected.samples
-    if isinstance(ours, LatentSamples):
-        there = cast(LatentSamples, theirs).latents[other]
-        if (ours.latents[row] - there).abs().max() > LATENTS * there.std():
+def _is_same_row(batch: SampleBatch, row: int, expected: SampleBatch, other: int) -> bool:
+    """Whether tokens or latents of two samples are equal; AssertionError if only their statistics or images differ."""
+    samples, reference = batch.samples, expected.samples
+    if isinstance(samples, LatentSamples):
+        latents = cast(LatentSamples, reference).latents[other]
+        if (samples.latents[row] - latents).abs().max() > LATENTS * latents.std():
             return False
-    elif not torch.equal(ours.tokens[row], cast(TokenSamples, theirs).tokens[other]):
+    elif not torch.equal(samples.tokens[row], cast(TokenSamples, reference).tokens[other]):
         return False
     else:
         for name in ("entropy", "log_prob"):
-            distance = (getattr(ours, name)[row] - getattr(theirs, name)[other]).abs().max().item()
+            distance = (getattr(samples, name)[row] - getattr(reference, name)[other]).abs().max().item()
             assert distance <= STATISTICS, f"{name} of equal tokens differs by {distance:.2g} bits"
-    levels = (found.images[row].int() - expected.images[other].int()).abs().max().item()
+    levels = (batch.images[row].int() - expected.images[other].int()).abs().max().item()
     assert levels <= LEVELS, f"images of equal samples differ by {levels} of 255"
     return True
 
 
 class _Trace(Observer):
-    """What is drawn for one row of a batch: tokens by step, and the distributions of one step.
+    """Records the draws of one row of a batch: tokens by step, and the distributions of one step.
 
     Args:
-        row: of the batch.
-        batch_size: rows that are sampled together; steps start anew with each such micro-batch.
-        step: whose distributions are kept.
+        row: row of the batch.
+        batch_size: number of rows sampled together; step numbers restart with each micro-batch.
+        step: step whose distributions are recorded.
     """
 
     def __init__(self, row: int, batch_size: int, step: int | None = None) -> None:
-        self.turn, self.row = divmod(row, batch_size)
+        self.micro_batch, self.row = divmod(row, batch_size)
         self.step = step
         self.drawn: dict[int, dict[int, int]] = {}
         self.probs = torch.empty(0)
-        self._now, self._last = 0, -1
+        self._current, self._last_step = 0, -1
 
     def observe(self, draw: Draw) -> None:
-        """Keep what is of the row."""
-        self._now += draw.step <= self._last
-        self._last = draw.step
-        mine = (draw.rows == self.row).nonzero()[:, 0]
-        if self._now != self.turn or not len(mine):
+        """Record the draws of the row."""
+        self._current += draw.step <= self._last_step
+        self._last_step = draw.step
+        chosen = (draw.rows == self.row).nonzero()[:, 0]
+        if self._current != self.micro_batch or not len(chosen):
             return
-        self.drawn[draw.step] = dict(zip(draw.positions[mine].tolist(), draw.tokens[mine].tolist(), strict=True))
+        self.drawn[draw.step] = dict(zip(draw.positions[chosen].tolist(), draw.tokens[chosen].tolist(), strict=True))
         if draw.step == self.step:
-            self.probs = draw.logits[mine].softmax(-1).double().cpu()
+            self.probs = draw.logits[chosen].softmax(-1).double().cpu()
 
 
 def _check_edge(
@@ -195,39 +195,39 @@ def _check_edge(
     rows: tuple[int, int],
     batch_sizes: tuple[int, int],
 ) -> None:
-    """Raise AssertionError unless the first difference of two rows is one that rounding explains."""
+    """Raise AssertionError unless rounding explains the first difference between two rows."""
     calls = sample, expected
     traces = [_Trace(row, size) for row, size in zip(rows, batch_sizes, strict=True)]
     for call, trace in zip(calls, traces, strict=True):
         call([trace])
-    here, there = (trace.drawn for trace in traces)
-    step = next((s for s in sorted({*here, *there}) if here.get(s) != there.get(s)), None)
-    assert step is not None, f"row {rows[0]} differs, and not when it is sampled again: sampling is not repeatable"
+    drawn, reference = (trace.drawn for trace in traces)
+    step = next((s for s in sorted({*drawn, *reference}) if drawn.get(s) != reference.get(s)), None)
+    assert step is not None, f"row {rows[0]} differs, but not when it is sampled again: sampling is not repeatable"
     where = f"row {rows[0]}, step {step}"
-    assert here.get(step, {}).keys() == there.get(step, {}).keys(), f"{where}: other positions are drawn"
-    closer = [_Trace(row, size, step) for row, size in zip(rows, batch_sizes, strict=True)]
-    for call, trace in zip(calls, closer, strict=True):
+    assert drawn.get(step, {}).keys() == reference.get(step, {}).keys(), f"{where}: other positions are drawn"
+    detailed = [_Trace(row, size, step) for row, size in zip(rows, batch_sizes, strict=True)]
+    for call, trace in zip(calls, detailed, strict=True):
         call([trace])
-    distance = (closer[0].probs.cumsum(-1) - closer[1].probs.cumsum(-1)).abs().max().item()
+    distance = (detailed[0].probs.cumsum(-1) - detailed[1].probs.cumsum(-1)).abs().max().item()
     assert distance <= EDGE, f"{where}: the distributions differ by {distance:.2g}"
 
 
 def name_rows(
     prompts: Sequence[Prompt], key: Callable[[Prompt, int], NoiseKey], num_samples: int, seed: int = 0
 ) -> PromptBatch:
-    """Whole prompts with samples named by `key(prompt, number)`."""
+    """A batch of whole prompts whose samples have the noise keys `key(prompt, number)`."""
     keys = tuple(key(prompt, sample) for prompt in prompts for sample in range(num_samples))
     rows = tuple(row for row in range(len(prompts)) for _ in range(num_samples))
     return PromptBatch(seed, tuple(prompts), tuple(range(len(prompts))), keys, rows)
 
 
 def _values(sampled: SampleBatch) -> Tensor:
-    """What makes a sample: tokens (B, L) or latents (B, ...)."""
+    """Tokens (B, L) or latents (B, ...)."""
     return sampled.samples[0]
 
 
 def _distinct(sampled: SampleBatch) -> list[int]:
-    """Number of distinct samples of each prompt; latents are distinct if they differ by more than rounding."""
+    """Number of distinct samples per prompt; latents are distinct if they differ by more than rounding."""
     owners = torch.tensor(sampled.batch.rows)
     values = _values(sampled).flatten(1).double()
     tolerance = LATENTS * values.std().item() if isinstance(sampled.samples, LatentSamples) else 0.0
@@ -242,7 +242,7 @@ def _distinct(sampled: SampleBatch) -> list[int]:
 # --- the checks, in the order in which they are printed ---
 
 
-def samples_are_whole(subject: Subject) -> None:
+def samples_are_complete(subject: Subject) -> None:
     """A sample has an image, and tokens with statistics or latents, on the CPU."""
     sampled, num_rows = subject.baseline, 3 * NUM_SAMPLES
     images = sampled.images
@@ -283,22 +283,22 @@ def identity_is_stable(subject: Subject) -> None:
         return
     takes = signature(type(generator)).parameters
     knobs = {"temperature": 0.55, "top_k": 5, "top_p": 0.55, "guidance_scale": 9.5}
-    seen = {first: "the settings as they are"}
+    seen = {first: "the unchanged settings"}
     if "batch_size" in takes and not generator.pads_batches:
         other = subject.make(batch_size=generator.batch_size + 1)
         other.locate()
-        assert json.dumps(other.identity(), sort_keys=True) == first, "the batch size changes it, and no sample"
+        assert json.dumps(other.identity(), sort_keys=True) == first, "the batch size changes it, but no sample"
     for name, value in knobs.items():
         if name in takes and isinstance(generator, TokenGenerator):
             other = subject.make(**{name: value})
             other.locate()
             text = json.dumps(other.identity(), sort_keys=True)
-            assert text not in seen, f"{name}={value} has the identity of {seen[text]}"
+            assert text not in seen, f"{name}={value} has the same identity as {seen[text]}"
             seen[text] = f"{name}={value}"
 
 
 def prompts_are_checked(subject: Subject) -> None:
-    """`check_prompts` returns warnings, and `text_lengths` a length per text, before weights are needed."""
+    """`check_prompts` returns warnings, and `text_lengths` one length per text, without weights."""
     warnings = subject.generator.check_prompts(subject.texts)
     assert all(isinstance(line, str) for line in warnings), "check_prompts must return texts"
     lengths = subject.generator.text_lengths(subject.texts)
@@ -307,29 +307,29 @@ def prompts_are_checked(subject: Subject) -> None:
 
 
 def sampling_repeats(subject: Subject) -> None:
-    """Sampling again gives the same samples: all chance comes from the sampler's keyed noise."""
+    """Sampling again gives the same samples: all randomness comes from the sampler's keyed noise."""
     again = subject.generator.sample(subject.batch())
-    assert torch.equal(_values(again), _values(subject.baseline)), "samples differ: is there other randomness?"
+    assert torch.equal(_values(again), _values(subject.baseline)), "samples differ: use the sampler's noise only"
     assert torch.equal(again.images, subject.baseline.images), "images differ"
 
 
 def seeds_differ(subject: Subject) -> None:
-    """Another seed gives other samples, and samples of a prompt differ."""
+    """Another seed gives other samples, and the samples of a prompt differ."""
     other = subject.generator.sample(subject.batch(seed=1))
     differs = (_values(other) != _values(subject.baseline)).flatten(1).any(1).view(3, NUM_SAMPLES).any(1)
     assert differs.all(), "samples do not depend on the seed"
     assert min(_distinct(subject.baseline)) > 1, "all samples of a prompt are equal"
 
 
-def batch_size_is_no_matter(subject: Subject) -> None:
-    """A sample does not depend on how many are sampled together."""
+def batch_size_does_not_matter(subject: Subject) -> None:
+    """A sample does not depend on the number of samples drawn together."""
     for size in (1, 3, 8):
         batch = subject.batch()
         subject.assert_same(batch, batch, range(len(batch.keys)), batch_size=size)
 
 
-def row_order_is_no_matter(subject: Subject) -> None:
-    """A sample does not depend on its place in the batch."""
+def row_order_does_not_matter(subject: Subject) -> None:
+    """A sample does not depend on its position in the batch."""
     batch = subject.batch()
     order = [(7 * i + 5) % len(batch.keys) for i in range(len(batch.keys))]
     permuted = batch._replace(keys=tuple(batch.keys[i] for i in order), rows=tuple(batch.rows[i] for i in order))
@@ -337,7 +337,7 @@ def row_order_is_no_matter(subject: Subject) -> None:
 
 
 def runs_resume(subject: Subject) -> None:
-    """A resumed run samples the missing prompts alone, and a longer one adds samples: the others stay."""
+    """Samples are the same if only missing prompts are sampled, or if more samples are added."""
     for number in range(3):
         subject.assert_same(
             subject.batch(number), subject.batch(), range(NUM_SAMPLES * number, NUM_SAMPLES * (number + 1))
@@ -347,7 +347,7 @@ def runs_resume(subject: Subject) -> None:
 
 
 def prompts_matter(subject: Subject) -> None:
-    """Two prompts with the same noise do not give the same samples with the same probabilities."""
+    """Two prompts with the same noise give different samples or different probabilities."""
     first, second = (
         subject.generator.sample(
             name_rows([Prompt("same", text)], lambda prompt, n: NoiseKey(prompt.id, 0, n, n), NUM_SAMPLES)
@@ -359,15 +359,15 @@ def prompts_matter(subject: Subject) -> None:
 
 
 def argmax_is_deterministic(subject: Subject) -> None:
-    """Argmax leaves no execution noise: samples that share a path are one sample, and its tokens are certain."""
+    """Argmax removes execution noise: samples that share a path are equal, and their tokens are certain."""
     generator = subject.generator
     batch = name_rows(
         [Prompt(f"prompt {n}", subject.texts[n]) for n in range(2)],
         lambda prompt, sample: NoiseKey(prompt.id, 0, path=0, sample=sample),
         NUM_SAMPLES,
     )
-    of_tokens = [[PosteriorArgmax()]] if isinstance(generator, TokenGenerator) else []
-    for probes in ([Argmax()], [Argmax(), FreezePath()], *of_tokens):
+    token_probes = [[PosteriorArgmax()]] if isinstance(generator, TokenGenerator) else []
+    for probes in ([Argmax()], [Argmax(), FreezePath()], *token_probes):
         sampled = generator.sample(batch, probes)
         names = " and ".join(type(probe).__name__ for probe in probes)
         assert _distinct(sampled) == [1, 1], f"under {names} samples of one path differ"
@@ -380,7 +380,7 @@ def argmax_is_deterministic(subject: Subject) -> None:
 
 
 def chance_is_as_described(subject: Subject) -> None:
-    """`chance` says what varies: Argmax leaves the path, FreezePath the execution, and nothing where there is none."""
+    """`chance` describes what varies: Argmax leaves only the path, FreezePath only the execution."""
     generator = subject.generator
     for kind, probe, rest in (("path", Argmax(), "Argmax"), ("execution", FreezePath(), "FreezePath")):
         words = generator.describe()["chance"][kind]
@@ -392,14 +392,14 @@ def chance_is_as_described(subject: Subject) -> None:
 
 
 def branches_share_their_start(subject: Subject) -> None:
-    """Branch shares all noise before its step, and none from it on."""
+    """Branch shares all noise before its step and none after it."""
     generator, batch = subject.generator, subject.batch()
-    assert _distinct(generator.sample(batch, [Branch(1_000_000)])) == [1, 1, 1], "a late branch leaves other noise"
+    assert _distinct(generator.sample(batch, [Branch(1_000_000)])) == [1, 1, 1], "a late branch leaves noise unshared"
     subject.assert_same(batch, batch, range(len(batch.keys)), [Branch(0)])
 
 
 def subsets_are_respected(subject: Subject) -> None:
-    """No token falls outside a codebook subset, whatever other probes do, and no statistic is NaN."""
+    """No token is outside a codebook subset, whatever other probes do, and no statistic is NaN."""
     size = subject.tokens_of.codebook_size
     others: tuple[list[ProbeCallback], ...] = (
         *([], [TopK(1)], [TopP(0.0)]),
@@ -416,11 +416,11 @@ def subsets_are_respected(subject: Subject) -> None:
             assert not outside, f"tokens {outside[:5]} are not in the subset of {number}"
             assert not torch.stack([samples.entropy, samples.log_prob]).isnan().any(), "entropy or log_prob is NaN"
             if number == 1:
-                assert samples.entropy.abs().max() == 0, "with one entry allowed tokens are not certain"
+                assert samples.entropy.abs().max() == 0, "tokens are not certain although one entry is allowed"
 
 
 def subsets_intersect(subject: Subject) -> None:
-    """Two subsets together allow what both allow."""
+    """Two subsets together allow their intersection."""
     if subject.tokens_of.codebook_size < 12:
         raise NotApplicable("the codebook has fewer than 12 entries")
     probes = [CodebookSubset("list", tokens=tokens) for tokens in ([1, 5, 9], [5, 9, 11])]
@@ -447,7 +447,7 @@ class _Draws(Observer):
 
 
 def observers_see_every_token(subject: Subject) -> None:
-    """Observers change nothing, see each written token, and see what the statistics say; each step draws once."""
+    """Observers change nothing and receive every written token with its statistics; each step draws once."""
     generator, batch, draws = subject.tokens_of, subject.batch(0), _Draws()
     former = generator.batch_size
     generator.batch_size = NUM_SAMPLES
@@ -458,15 +458,15 @@ def observers_see_every_token(subject: Subject) -> None:
     assert torch.equal(_values(sampled), _values(plain)), "samples differ with an observer"
     samples = cast(TokenSamples, sampled.samples)
     seen = TokenSamples(*(torch.full_like(values, -99) for values in samples))
-    for draw in draws.draws:  # a token that is decided again counts as it was decided last
+    for draw in draws.draws:  # the last draw of a token counts
         for values, drawn in zip(seen, (draw.tokens, draw.entropy, draw.log_prob), strict=True):
             values[draw.rows, draw.positions] = drawn.cpu().to(values.dtype)
     for name, values in samples._asdict().items():
         assert torch.equal(getattr(seen, name), values), (
-            f"{name} is not what observers saw: write all draws to the grid"
+            f"{name} differs from the observed draws: write all draws to the grid"
         )
     steps = [draw.step for draw in draws.draws]
-    assert steps == sorted(set(steps)), "two draws share a step, and so their uniforms: number the steps"
+    assert steps == sorted(set(steps)), "two draws share a step and therefore their uniforms: number the steps"
     num_drawn = sum(len(draw.tokens) for draw in draws.draws)
     if not generator.rewrites_tokens:
         assert num_drawn == samples.tokens.numel(), "tokens are drawn more than once: set rewrites_tokens"
@@ -474,21 +474,21 @@ def observers_see_every_token(subject: Subject) -> None:
 
 
 def guidance_switches_off(subject: Subject) -> None:
-    """A guidance scale of 1 or less is off."""
+    """A guidance scale of 1 or less turns guidance off."""
     generator, batch = subject.generator, subject.batch(0)
     if not _takes_guidance(generator):
         raise NotApplicable("the generator refuses the Guidance probe")
     off, *same, on = (_values(generator.sample(batch, [Guidance(scale)])) for scale in (1.0, -1.0, 0.0, 4.0))
     is_off = all(torch.equal(off, values) for values in same)
     if not is_off and not isinstance(generator, TokenGenerator):
-        raise NotApplicable("scales 1, 0 and -1 differ: guidance is an input of the network, and never off")
+        raise NotApplicable("scales 1, 0 and -1 differ: guidance is an input of the network and is never off")
     assert is_off, "scales 1, 0 and -1 give different samples"
     if torch.equal(off, on):
         raise NotApplicable("a scale of 4 changes nothing: the generator has no guidance")
 
 
 def _takes_guidance(generator: Generator) -> bool:
-    """Whether the generator accepts the Guidance probe, which one without any guidance refuses."""
+    """Whether the generator accepts the Guidance probe; generators without guidance reject it."""
     try:
         generator.sampler(0, (), [Guidance(3.0)])
     except ValueError:
@@ -497,7 +497,7 @@ def _takes_guidance(generator: Generator) -> bool:
 
 
 def decoding_is_per_image(subject: Subject) -> None:
-    """An image does not depend on the images that are decoded with it."""
+    """An image does not depend on the images decoded with it."""
     sampled = subject.baseline
     device = subject.generator.device
     rows = [10, 2, 7]
@@ -509,7 +509,7 @@ def decoding_is_per_image(subject: Subject) -> None:
 
 
 def images_become_tokens(subject: Subject) -> None:
-    """`encode_images` gives tokens of the codebook, none for no images, and refuses images of another size."""
+    """`encode_images` returns valid tokens, accepts an empty batch, and rejects images of another size."""
     generator = subject.tokens_of
     images, num_tokens = subject.baseline.images[:3], subject.baseline.samples[0].shape[1]
     try:
@@ -519,7 +519,7 @@ def images_become_tokens(subject: Subject) -> None:
         raise NotApplicable("encode_images is not implemented: no codebook counts of real images") from error
     assert tokens.shape == (3, num_tokens), f"tokens must be (3, {num_tokens}), got {tuple(tokens.shape)}"
     assert tokens.dtype == torch.int64, f"tokens must be int64, got {tokens.dtype}"
-    assert _are_of(tokens, generator.codebook_size), "tokens are not of the codebook"
+    assert _are_of(tokens, generator.codebook_size), "tokens are outside the codebook"
     with torch.inference_mode():
         assert generator.encode_images(images[:0]).shape == (0, num_tokens), "no images must give (0, L) tokens"
     validated = generator.validation_step(ImageBatch(images, torch.arange(3)))
@@ -533,7 +533,7 @@ def images_become_tokens(subject: Subject) -> None:
 
 
 def likelihood_adds_up(subject: Subject) -> None:
-    """`score_tokens` gives drawn tokens the log-probabilities that they were drawn with."""
+    """`score_tokens` returns the log-probabilities with which tokens were drawn."""
     generator = subject.tokens_of
     if not generator.has_likelihood:
         raise NotApplicable("has_likelihood is false")
@@ -549,7 +549,7 @@ def likelihood_adds_up(subject: Subject) -> None:
 
 
 def samplers_have_the_settings(subject: Subject) -> None:
-    """`make_sampler` passes on the noise of the rows and the generator's own settings; no rows are allowed."""
+    """`make_sampler` passes on the noise of the rows and the generator's settings, also for zero rows."""
     generator = subject.generator
     keys = [NoiseKey("p", 0, path=0, sample=0), NoiseKey("p", 0, path=0, sample=1), NoiseKey("p", 1, path=0, sample=1)]
     sampler = generator.sampler(0, keys)
@@ -564,14 +564,14 @@ def samplers_have_the_settings(subject: Subject) -> None:
 
 
 CHECKS: tuple[Callable[[Subject], None], ...] = (
-    samples_are_whole,
+    samples_are_complete,
     identity_is_stable,
     prompts_are_checked,
     samplers_have_the_settings,
     sampling_repeats,
     seeds_differ,
-    batch_size_is_no_matter,
-    row_order_is_no_matter,
+    batch_size_does_not_matter,
+    row_order_does_not_matter,
     runs_resume,
     prompts_matter,
     argmax_is_deterministic,
@@ -589,7 +589,7 @@ CHECKS: tuple[Callable[[Subject], None], ...] = (
 
 
 def run_check(check: Callable[[Subject], None], subject: Subject) -> Outcome:
-    """One check; whatever it raises but NotApplicable is a failure of the generator."""
+    """Run one check; any exception except NotApplicable counts as a failure of the generator."""
     name, meaning = check.__name__.replace("_", " "), (check.__doc__ or "").strip()
     subject.num_edges = 0
     try:
@@ -604,5 +604,5 @@ def run_check(check: Callable[[Subject], None], subject: Subject) -> Outcome:
 
 
 def run_checks(subject: Subject) -> Iterable[Outcome]:
-    """All checks, one after another."""
+    """Run all checks, one after another."""
     return (run_check(check, subject) for check in CHECKS)

@@ -1,7 +1,7 @@
 """TemplateModel: name its paper, and the code that it was compared with.
 
-It runs as it is: a random table gives the odds of the next token, a text shifts them, and each token is a grey
-square. Replace the marked parts.
+It runs unchanged: a random table contains the logits of the next token, the prompt shifts them, and each token is a
+grey square. Replace the marked parts.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class TemplateModel(TokenGenerator[Tensor]):
 
     Args:
         temperature: divides the logits.
-        top_k: tokens kept; 0 keeps all.
-        top_p: probability mass kept; 1 keeps all.
-        guidance_scale: classifier-free guidance; 1 and below is off.
-        dtype: of the network.
-        batch_size: images sampled together.
+        top_k: number of most probable tokens to keep; 0 keeps all.
+        top_p: nucleus threshold; 1 keeps all.
+        guidance_scale: scale of classifier-free guidance; values of at most 1 turn it off.
+        dtype: dtype of the network.
+        batch_size: number of images sampled together.
     """
 
     family, title = "template", "TemplateModel"
-    chance = Chance(path="", execution="which token each position gets")  # raster order leaves no path to chance
+    chance = Chance(path="", execution="which token each position gets")  # raster order has no path
 
     table: Tensor
 
@@ -73,7 +73,7 @@ class TemplateModel(TokenGenerator[Tensor]):
         self.register_buffer("table", 2 * torch.randn(CODEBOOK_SIZE + 1, CODEBOOK_SIZE, generator=random))
 
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
-        """Replace: warnings about prompts, such as that they are truncated."""
+        """Replace: warnings about prompts, such as truncation."""
         return []
 
     def text_lengths(self, texts: Sequence[str]) -> TextLengths | None:
@@ -81,7 +81,7 @@ class TemplateModel(TokenGenerator[Tensor]):
         return None
 
     def encode_prompts(self, texts: Sequence[str]) -> Tensor:
-        """Replace: conditions of B texts, here (B, K) logits. Encode each text alone, not as a part of its batch."""
+        """Replace: conditions of B texts, here (B, K) logits. Encode each text independently of its batch."""
         rows = []
         for text in texts:
             digest = hashlib.sha256(text.encode()).digest()
@@ -89,10 +89,10 @@ class TemplateModel(TokenGenerator[Tensor]):
         return torch.stack(rows).to(self.device)
 
     def sample_tokens(self, conditions: Tensor, sampler: TokenSampler) -> TokenSamples:
-        """The loop of the family; `gendiv_lightning.sampling` has the masked and the diffusion one too."""
+        """The loop of the family; `gendiv_lightning.sampling` also has masked, diffusion and next-scale loops."""
 
         def predict(previous: Tensor, step: int) -> Tensor:
-            """Replace by the network: tokens (B, 1) of the position before, to guided logits (B, 1, K)."""
+            """Replace by the network: guided logits (B, 1, K) from the tokens (B, 1) of the previous position."""
             logits = self.table[previous if step else torch.full_like(previous, CODEBOOK_SIZE)]
             conditional = logits + conditions[:, None]
             return sampler.guide(conditional, logits) if sampler.is_guided else conditional
@@ -100,13 +100,13 @@ class TemplateModel(TokenGenerator[Tensor]):
         return sample_autoregressive(predict, sampler, SIDE**2)
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """Replace by the decoder, one image at a time: tokens (B, L) to images (B, 3, H, W) uint8."""
+        """Replace by the decoder, one image at a time: images (B, 3, H, W) uint8 from tokens (B, L)."""
         grey = (tokens * 255 // (CODEBOOK_SIZE - 1)).to(torch.uint8).unflatten(1, self.grid)
         return grey.repeat_interleave(PIXELS, 1).repeat_interleave(PIXELS, 2)[:, None].expand(-1, 3, -1, -1)
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """Replace by the encoder, or raise NotImplementedError: images (B, 3, H, W) uint8 to tokens (B, L)."""
+        """Replace by the encoder, or raise NotImplementedError: tokens (B, L) from images (B, 3, H, W) uint8."""
         if tuple(images.shape[1:]) != (3, SIDE * PIXELS, SIDE * PIXELS):
-            raise ValueError(f"images must be {SIDE * PIXELS} pixels a side, got {tuple(images.shape)}. Resize them")
+            raise ValueError(f"images must be {SIDE * PIXELS} pixels per side, got {tuple(images.shape)}. Resize them")
         squares = images.float().mean(1).unfold(1, PIXELS, PIXELS).unfold(2, PIXELS, PIXELS).mean((3, 4)).flatten(1)
         return (squares * (CODEBOOK_SIZE - 1) / 255).round().long()

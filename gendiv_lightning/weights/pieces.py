@@ -1,7 +1,7 @@
-"""Weight files stored as pieces of other files, so that models which share layers share their bytes.
+"""Weight files stored as pieces of other files, so that models with common layers share their bytes.
 
-Beside or instead of `FILE`, a folder may hold `FILE.pieces`, a JSON list of `[source, offset, length]`. FILE is these
-pieces in order, byte for byte. Sources are paths relative to the folder.
+Instead of `FILE`, a folder may contain `FILE.pieces`, a JSON list of `[source, offset, length]`. FILE is the
+concatenation of these pieces, byte for byte. Sources are paths relative to the folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SUFFIX = ".pieces"
 
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """The folder itself or, if files in it are stored as pieces, a temporary copy of it with whole files."""
+    """Context with the folder itself or, if it contains files in pieces, a temporary copy with complete files."""
     lists = sorted(folder.glob(f"*{SUFFIX}"))
     if not lists:
         yield folder
@@ -34,7 +34,7 @@ def whole(folder: Path) -> Iterator[Path]:
 
 
 def join(path: Path) -> bytes:
-    """The bytes of the file that a list of pieces stands for.
+    """Join the pieces of a list into the bytes of the file.
 
     Raises:
         ValueError: the list is malformed, or a source is missing or too short.
@@ -42,20 +42,20 @@ def join(path: Path) -> bytes:
     try:
         pieces = json.loads(path.read_text())
         sources = {name: (path.parent / name).read_bytes() for name, _, _ in pieces}
-        found = [sources[name][offset : offset + length] for name, offset, length in pieces]
+        parts = [sources[name][offset : offset + length] for name, offset, length in pieces]
     except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as pieces of files ({error}). Install gendiv again") from error
-    if any(len(piece) != length for piece, (_, _, length) in zip(found, pieces, strict=True)):
-        raise ValueError(f"{path} names bytes beyond the end of a file. Install gendiv again")
-    return b"".join(found)
+        raise ValueError(f"{path} cannot be read as a list of pieces ({error}). Install gendiv again") from error
+    if any(len(part) != length for part, (_, _, length) in zip(parts, pieces, strict=True)):
+        raise ValueError(f"{path} refers to bytes beyond the end of a file. Install gendiv again")
+    return b"".join(parts)
 
 
 def split(path: Path, sources: Sequence[Path]) -> None:
-    """Replace a .safetensors file by its list of pieces; what no source holds is kept in `FILE.rest`.
+    """Replace a .safetensors file by its list of pieces; bytes that no source contains are kept in `FILE.rest`.
 
     Args:
         path: the file; it is deleted.
-        sources: .safetensors files that hold some of its tensors, under any name.
+        sources: .safetensors files that contain some of its tensors, under any name.
     """
     known = {}
     for source in sources:
@@ -65,7 +65,7 @@ def split(path: Path, sources: Sequence[Path]) -> None:
     pieces: list[tuple[str, int, int]] = []
     kept, last = b"", 0
     for start, end in [*_tensors(content), (len(content), len(content))]:
-        shared = known.get(content[start:end]) if end - start > 64 else None  # shorter ones are not worth a line
+        shared = known.get(content[start:end]) if end - start > 64 else None  # shorter tensors are not worth a piece
         if shared is None and start < len(content):
             continue
         if last < start:
@@ -81,7 +81,7 @@ def split(path: Path, sources: Sequence[Path]) -> None:
 
 
 def _tensors(content: bytes) -> list[tuple[int, int]]:
-    """Where the tensors of a .safetensors file start and end, in the file's order."""
+    """Start and end of each tensor in a .safetensors file, in the order of the file."""
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
     spans = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
