@@ -1,13 +1,13 @@
-"""Image tokens a second of our LlamaGen sampler and of a plain loop, side by side on the same random weights.
+"""Image tokens per second of gendiv's LlamaGen sampler and of a plain loop, on the same random weights.
 
     python benchmarks/ar_sampling.py --tokens 64
 
-The plain loop does the steps of the published code (Sun et al. 2024, arXiv 2406.06525), in our words: captions keep
-their T positions in the cache; every step attends to all slots under a boolean mask, in the math kernel, after keys and
-values were copied by `repeat_interleave(1)`; the probabilities of every step are cloned; `multinomial` draws tokens.
-Before anything is timed both must give the same logits for the same tokens (1e-3) and the same greedy tokens.
+The plain loop follows the steps of the published code (Sun et al. 2024, arXiv 2406.06525): captions keep their T
+positions in the cache; every step attends to all slots under a boolean mask in the math kernel, after copying keys and
+values by `repeat_interleave(1)`; the probabilities of every step are cloned; `multinomial` draws tokens. Before the
+timing, both must give the same logits for the same tokens (1e-3) and the same greedy tokens.
 
-B images, R = 2B rows under guidance, T condition positions, N image tokens, S cache slots, K codebook entries.
+Notation: B images, R = 2B rows under guidance, T condition positions, N image tokens, S cache slots, K entries.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ PROBES = {
 
 
 def random_gpt(size: str, num_tokens: int, dtype: torch.dtype, device: str) -> GPT:
-    """A text-to-image transformer with normal weights of standard deviation 0.02; the rotary table is float32."""
+    """A text-to-image transformer with normal weights of standard deviation 0.02 and a float32 rotary table."""
     config = GPTConfig(**GPT_SIZES[size], model_type="t2i", block_size=num_tokens, cls_token_num=NUM_CONDITIONS)
     with torch.device("meta"):
         gpt = GPT(config).to(dtype)
@@ -69,7 +69,7 @@ def random_gpt(size: str, num_tokens: int, dtype: torch.dtype, device: str) -> G
 
 
 def random_captions(gpt: GPT, batch: int, scale: float) -> list[Tensor]:
-    """Features (n, caption_dim) of B captions with 8 to 40 tokens; under guidance then those of their null captions."""
+    """Features (n, caption_dim) of B captions with 8 to 40 tokens, followed by their null captions under guidance."""
     null = gpt.get_buffer("cls_embedding.uncond_embedding")
     lengths = torch.linspace(8, 40, batch).int().tolist()
     captions = [torch.randn(n, gpt.config.caption_dim).to(null) * 0.1 for n in lengths]
@@ -80,7 +80,7 @@ def random_captions(gpt: GPT, batch: int, scale: float) -> list[Tensor]:
 
 
 class Ours:
-    """The package's own loop, with its sampler and its records of entropy and log-probability."""
+    """gendiv's loop, with its sampler and its statistics of entropy and log-probability."""
 
     def __init__(self, gpt: GPT, captions: list[Tensor], batch: int, scale: float) -> None:
         self.gpt, self.captions = gpt, captions
@@ -89,7 +89,7 @@ class Ours:
         self.sampler = TokenSampler(path, execution, gpt.config.vocab_size, top_k=TOP_K, guidance=scale)
 
     def prefill(self) -> Prefill:
-        """Each caption alone, as the generator does it: a condition then does not depend on its batch."""
+        """Run each caption separately, as the generator does, so that a condition does not depend on its batch."""
         return join_prefills([self.gpt.prefill_captions(*pack_left([caption])) for caption in self.captions])
 
     def sample(self, greedy: bool = False) -> Tensor:
@@ -114,14 +114,14 @@ class Ours:
 
 
 class PlainLoop:
-    """The usual loop. It shares only weights, caption projection and feed-forward layers with ours."""
+    """The usual loop. It shares only weights, caption projection and feed-forward layers with gendiv's."""
 
     def __init__(self, gpt: GPT, captions: list[Tensor], batch: int, scale: float) -> None:
         self.gpt, self.batch, self.scale = gpt, batch, scale
         self.features, self.mask = pack_left(captions, NUM_CONDITIONS)
 
     def allocate(self) -> None:
-        """Caches, mask and rotary table, anew for each batch."""
+        """Create caches, mask and rotary table for a batch."""
         config, (rows, num_conditions) = self.gpt.config, self.mask.shape
         num_slots = -(-(num_conditions + config.block_size) // 8) * 8
         shape = (config.n_layer, rows, config.n_head, num_slots, config.head_dim)
@@ -151,13 +151,13 @@ class PlainLoop:
         return self.gpt.output(plain_norm(self.gpt.norm, x)).float()
 
     def start(self) -> Tensor:
-        """Run the captions: logits (R, K) of image token 0."""
+        """Run the captions and return the logits (R, K) of image token 0."""
         self.allocate()
         positions = torch.arange(NUM_CONDITIONS, device=self.mask.device)
         return self.logits(self.gpt.cls_embedding(self.features), positions)[:, -1]
 
     def step(self, tokens: Tensor, i: int) -> Tensor:
-        """Feed image token i of each row: logits (R, K) of the next one."""
+        """Feed image token i of each row and return the logits (R, K) of the next one."""
         position = torch.tensor([NUM_CONDITIONS + i], device=tokens.device)
         with sdpa_kernel(SDPBackend.MATH):
             return self.logits(self.gpt.tok_embeddings(tokens)[:, None], position)[:, -1]
@@ -197,7 +197,7 @@ def plain_norm(norm: RMSNorm, x: Tensor) -> Tensor:
 
 
 def plain_rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn the pairs of x (R, H, P, d) by the angles of table (P, d / 2, 2)."""
+    """Rotate the pairs of x (R, H, P, d) by the angles of table (P, d / 2, 2)."""
     pairs = x.float().unflatten(-1, (-1, 2))
     first = pairs[..., 0] * table[..., 0] - pairs[..., 1] * table[..., 1]
     second = pairs[..., 1] * table[..., 0] + pairs[..., 0] * table[..., 1]
@@ -205,25 +205,25 @@ def plain_rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 def plain_filter(logits: Tensor) -> Tensor:
-    """Temperature 1 and top-k, in place on a copy."""
+    """Apply temperature 1 and top-k, in place on a copy."""
     logits = logits / 1.0
     logits[logits < logits.topk(TOP_K, dim=-1).values[:, -1:]] = -torch.inf
     return logits
 
 
 def make_loops(args: argparse.Namespace, num_tokens: int, dtype: torch.dtype) -> tuple[Ours, PlainLoop]:
-    """Both loops on the same weights and captions, which depend on the arguments alone."""
+    """Both loops on the same weights and captions, which depend only on the arguments."""
     torch.manual_seed(0)
     gpt = random_gpt(args.size, num_tokens, dtype, args.device)
     captions = random_captions(gpt, args.batch, args.scale)
     return Ours(gpt, captions, args.batch, args.scale), PlainLoop(gpt, captions, args.batch, args.scale)
 
 
-# --- what is measured ---
+# --- measurements ---
 
 
 def check_agreement(args: argparse.Namespace, num_tokens: int = 16) -> None:
-    """End with an error unless both loops compute the same model: float32, teacher-forced logits and greedy tokens."""
+    """Exit unless both loops compute the same model: float32, teacher-forced logits and greedy tokens."""
     ours, plain = make_loops(args, num_tokens, torch.float32)
     tokens = ours.sample(greedy=True)
     rows = tokens.repeat(2, 1) if args.scale > 1 else tokens
@@ -236,7 +236,7 @@ def check_agreement(args: argparse.Namespace, num_tokens: int = 16) -> None:
 
 @torch.inference_mode()
 def peak_memory(args: argparse.Namespace, place: int) -> float:
-    """MiB that one call of a loop adds to what weights and captions take: allocated on a GPU, resident on the CPU."""
+    """MiB that one call of a loop adds to weights and captions: allocated memory on a GPU, resident on the CPU."""
     loop = make_loops(args, args.tokens, DTYPES[args.dtype])[place]
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -250,16 +250,16 @@ def peak_memory(args: argparse.Namespace, place: int) -> float:
 
 
 def peak_memories(args: argparse.Namespace) -> list[float]:
-    """`peak_memory` of both loops, each in a process of its own, since a process never forgets its peak.
+    """`peak_memory` of both loops, each in its own process, because the peak of a process cannot be reset.
 
-    To be called before this process has a model, as on Linux a new process starts from its parent's peak.
+    Must be called before this process has a model, because on Linux a new process inherits its parent's peak.
     """
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         return [pool.apply(peak_memory, (args, place)) for place in range(2)]
 
 
 def best_seconds(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Least seconds of each function over interleaved repetitions, so that a busy machine spoils neither alone."""
+    """Minimum seconds of each function over interleaved repetitions, so that other load affects all of them alike."""
     best = dict.fromkeys(functions, float("inf"))
     for _ in range(repeats):
         for name, function in functions.items():
@@ -272,7 +272,7 @@ def best_seconds(functions: dict[str, Callable[[], object]], repeats: int) -> di
 
 
 def step_parts(ours: Ours, batch: int, repeats: int = 20) -> dict[str, float]:
-    """Seconds of the parts of our loop, a step with half of the cache filled and logits of standard deviation 3."""
+    """Seconds of the parts of gendiv's loop, for a half-filled cache and logits of standard deviation 3."""
     config, sampler, prefill = ours.gpt.config, ours.sampler, ours.prefill()
     device, half = prefill.logits.device, config.block_size // 2
     cache, position = Cache(prefill, config.block_size), torch.tensor([half], device=device)
@@ -284,7 +284,7 @@ def step_parts(ours: Ours, batch: int, repeats: int = 20) -> dict[str, float]:
         return sampler.draw_tokens(logits, half, rows, positions)
 
     def record() -> tuple[Tensor, Tensor]:
-        draw = sampler.draw_filtered(filtered, half, rows, positions)  # what it computes is kept: a new one each time
+        draw = sampler.draw_filtered(filtered, half, rows, positions)  # a new one each time, because a draw caches
         return draw.entropy, draw.log_prob
 
     filtered = sampler.filter_logits(logits)
@@ -309,14 +309,14 @@ def step_parts(ours: Ours, batch: int, repeats: int = 20) -> dict[str, float]:
 
 
 def arguments() -> argparse.Namespace:
-    """Of the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=list(GPT_SIZES), default="GPT-B")
-    parser.add_argument("--batch", type=int, default=4, help="images; guidance doubles the rows")
-    parser.add_argument("--tokens", type=int, default=256, help="image tokens, a square number")
-    parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of weights and caches")
+    parser.add_argument("--batch", type=int, default=4, help="number of images; guidance doubles the rows")
+    parser.add_argument("--tokens", type=int, default=256, help="number of image tokens, a square number")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="dtype of weights and caches")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--scale", type=float, default=7.5, help="of guidance; 1 switches it off")
+    parser.add_argument("--scale", type=float, default=7.5, help="guidance scale; 1 turns guidance off")
     parser.add_argument("--repeats", type=int, default=3, help="interleaved repetitions; the fastest counts")
     args = parser.parse_args()
     if args.device == "auto":
@@ -326,7 +326,7 @@ def arguments() -> argparse.Namespace:
 
 @torch.inference_mode()
 def main() -> None:
-    """Check, measure, print."""
+    """Check agreement, measure, and print the tables."""
     args = arguments()
     memory = peak_memories(args)
     where = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
@@ -340,7 +340,7 @@ def main() -> None:
     for (name, best), peak, num_bytes in zip(seconds.items(), memory, cache, strict=True):
         speed, ratio = args.batch * args.tokens / best, seconds["plain loop"] / best
         print(f"| {name} | {speed:.1f} | {ratio:.2f} | {peak:.0f} MiB | {num_bytes / MIB:.0f} MiB |")
-    print("\n| part of a step of ours | ms |\n|---|---|")
+    print("\n| part of a gendiv step | ms |\n|---|---|")
     for name, value in step_parts(ours, args.batch).items():
         extra = "extra with " if name in PROBES else ""
         print(f"| {extra}{name} | {value * 1e3:{'+' if extra else ''}.2f} |")

@@ -1,10 +1,10 @@
-"""`gendiv compare` of two large runs, and its random draws shared by all numbers beside draws for each number.
+"""CPU time of `gendiv compare` for two large runs, and of its tests with and without shared random draws.
 
     OMP_NUM_THREADS=1 python benchmarks/compare_runs.py                    # 20,000 prompts, 65 numbers
     OMP_NUM_THREADS=1 python benchmarks/compare_runs.py --prompts 2000
 
-Writes two run folders of random numbers, compares them by the command, and then some of their numbers one by one. Ends
-with an error where the two ways differ in any bit of an interval or p-value.
+Writes two run folders with random numbers, compares them with the command, and then compares some of their numbers one
+at a time. Ends with an error if any bit of an interval or p-value differs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ONE_BY_ONE = 3
 
 
 def write_run(folder: Path, numbers: Tensor, seed: int) -> Path:
-    """A run folder with these numbers (P, T) and nothing else."""
+    """Write a run folder that contains only these numbers (P, T)."""
     num_prompts, names = len(numbers), [f"diversity/number_{number}" for number in range(numbers.shape[1])]
     data = {"seed": seed, "num_prompts": num_prompts, "num_samples": 2, "prompt_set": "random", "prompts_sha256": ""}
     protocol = {"generator": {"generator": "none"}, "probes": [], "data": data, "metrics": [], "versions": {}}
@@ -57,7 +57,7 @@ def time_command(a: Path, b: Path) -> float:
 
 
 def main() -> None:
-    """Write, time, check."""
+    """Write the runs, time the comparisons, and check that they agree."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=20_000)
     parser.add_argument("--numbers", type=int, default=65)

@@ -1,10 +1,10 @@
-"""Seconds per image and peak memory of `DiffusersPipeline` and of the bare pipeline call with the same settings.
+"""Seconds per image and peak memory of `DiffusersPipeline` and of the plain pipeline call with the same settings.
 
     python benchmarks/diffusers_pipeline.py
     python benchmarks/diffusers_pipeline.py --checkpoint stabilityai/sdxl-turbo --device cuda --size 512 --steps 4
 
-The bare call is made in two ways: with the prompt repeated for each image, as a list of prompts is usually sampled, and
-with `num_images_per_prompt`, which encodes the text once. The three are timed in turn, so that all meet the same load.
+The plain call is made in two ways: with the prompt repeated for each image, as lists of prompts usually are, and with
+`num_images_per_prompt`, which encodes the text once. The three calls are timed in turn, so that all have the same load.
 Without a checkpoint a random Stable Diffusion of medium size is built.
 """
 
@@ -97,7 +97,7 @@ def measure(calls: dict[str, Callable[[], object]], repeats: int, batch: int, de
 
 
 def main() -> None:
-    """Build or find the pipeline, and measure."""
+    """Build or load the pipeline and measure it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--checkpoint")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -127,8 +127,8 @@ def main() -> None:
         shared = generator.call(TEXT, batch, arguments.guidance)
         repeated = {**shared, "prompt": [TEXT] * batch, "num_images_per_prompt": 1}
         calls = {
-            "bare, prompt repeated": lambda: pipeline(**repeated),
-            "bare, num_images_per_prompt": lambda: pipeline(**shared),
+            "plain, prompt repeated": lambda: pipeline(**repeated),
+            "plain, num_images_per_prompt": lambda: pipeline(**shared),
             "DiffusersPipeline": lambda: generator.sample(rows),
         }
         with torch.inference_mode():

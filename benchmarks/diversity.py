@@ -1,10 +1,10 @@
-"""Mean distance over all pairs of images: ours against reference implementations, in one run on the CPU.
+"""Mean distance over all pairs of images: gendiv and reference implementations, in one run on the CPU.
 
-    python benchmarks/diversity.py lpips          # against the lpips package and torchmetrics' class
-    python benchmarks/diversity.py ssim           # against torchmetrics, pair by pair
-    python benchmarks/diversity.py memory         # of our metrics, by prompts and by images a prompt
+    python benchmarks/diversity.py lpips          # compared with the lpips package and torchmetrics' class
+    python benchmarks/diversity.py ssim           # compared with torchmetrics, pair by pair
+    python benchmarks/diversity.py memory         # of gendiv's metrics, by prompts and by images per prompt
 
-Backbones have their true architecture and random weights, so that nothing is downloaded. Ends with an error where two
+Backbones have their real architecture and random weights, so that nothing is downloaded. Ends with an error if two
 values differ by more than 1e-5.
 """
 
@@ -38,13 +38,13 @@ MIB = 2**20
 
 
 def random_networks(net: str) -> tuple[LPIPS, nn.Module, lpip.LearnedPerceptualImagePatchSimilarity]:
-    """Ours, that of `lpips` and torchmetrics' class, with the same random backbone."""
+    """The metrics of gendiv, `lpips` and torchmetrics, with the same random backbone."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         package = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
         with mock.patch.object(lpip, "_NoTrainLpips", _random_torchmetrics):
             torchmetrics = lpip.LearnedPerceptualImagePatchSimilarity(net_type=net)
-    state = package.net.state_dict().values()  # under other names, in the same order
+    state = package.net.state_dict().values()  # the same order with other names
     torchmetrics.net.net.load_state_dict(dict(zip(torchmetrics.net.net.state_dict(), state, strict=True)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "backbone.pth"
@@ -58,14 +58,14 @@ def _random_torchmetrics(net: str) -> nn.Module:
     return torchmetrics_lpips._NoTrainLpips(net=net, pnet_rand=True)
 
 
-def ours(metric: DiversityMetric, images: Tensor) -> float:
-    """Mean over all pairs, as a run measures it."""
+def gendiv_mean(metric: DiversityMetric, images: Tensor) -> float:
+    """Mean over all pairs, as in a run."""
     return metric.measure(PromptSamples(images))[0]
 
 
 @torch.no_grad()
 def package_by_pairs(package: nn.Module, images: Tensor) -> float:
-    """`lpips`, one call a pair."""
+    """`lpips`, with one call per pair."""
     scaled = images.float() / 127.5 - 1
     distances = [package(a[None], b[None]).item() for a, b in combinations(scaled, 2)]
     return sum(distances) / len(distances)
@@ -73,7 +73,7 @@ def package_by_pairs(package: nn.Module, images: Tensor) -> float:
 
 @torch.no_grad()
 def class_by_pairs(metric: lpip.LearnedPerceptualImagePatchSimilarity, images: Tensor, at_once: int = 1) -> float:
-    """The class of torchmetrics, updated with so many pairs at a time."""
+    """The class of torchmetrics, updated with `at_once` pairs at a time."""
     metric.reset()
     scaled = images.float() / 127.5 - 1
     for pairs in torch.combinations(torch.arange(len(images))).split(at_once):
@@ -82,14 +82,14 @@ def class_by_pairs(metric: lpip.LearnedPerceptualImagePatchSimilarity, images: T
 
 
 def ssim_by_pairs(images: Tensor) -> float:
-    """1 - SSIM of torchmetrics, one call a pair."""
+    """1 - SSIM of torchmetrics, with one call per pair."""
     scaled = images.float() / 255
     values = [structural_similarity_index_measure(a[None], b[None], data_range=1.0) for a, b in combinations(scaled, 2)]
     return 1 - sum(value.item() for value in values) / len(values)
 
 
 def timed(function: Callable[..., float], *args: object) -> tuple[float, float]:
-    """Value and seconds of processor time, which other programs on the machine change little."""
+    """Value and seconds of processor time, which depends little on other programs."""
     start = time.process_time()
     return function(*args), time.process_time() - start
 
@@ -97,20 +97,20 @@ def timed(function: Callable[..., float], *args: object) -> tuple[float, float]:
 def compare(
     title: str, contestants: dict[str, Callable[[Tensor], float]], numbers: list[int], sizes: list[int]
 ) -> None:
-    """Print a row a number of images: seconds of each contestant, and their ratio to the first."""
+    """Print one row per number of images: seconds of each implementation, and the ratio to the first."""
     others = list(contestants)[1:]
     print(f"{title}, processor time of one CPU thread, torch {torch.__version__}\n")
     print(f"| pixels | N | pairs | gendiv, s | {' | '.join(f'{name}, s | ratio' for name in others)} | difference |")
     print("|---" * (5 + 2 * len(others)) + "|")
     for size in sizes:
         for function in contestants.values():
-            function(torch.zeros(2, 3, size, size, dtype=torch.uint8))  # the first call pays for set-up
+            function(torch.zeros(2, 3, size, size, dtype=torch.uint8))  # the first call includes set-up
         for num in numbers:
             images = torch.randint(0, 256, (num, 3, size, size), dtype=torch.uint8)
             bar = tqdm(contestants.values(), desc=f"N = {num}, {size} pixels", delay=2, leave=False)
-            (value, seconds), *theirs = (timed(function, images) for function in bar)
-            difference = max(abs(value - their_value) for their_value, _ in theirs)
-            cells = " | ".join(f"{s:.3f} | {s / seconds:.1f}" for _, s in theirs)
+            (value, seconds), *references = (timed(function, images) for function in bar)
+            difference = max(abs(value - reference) for reference, _ in references)
+            cells = " | ".join(f"{s:.3f} | {s / seconds:.1f}" for _, s in references)
             print(
                 f"| {size} | {num} | {num * (num - 1) // 2} | {seconds:.3f} | {cells} | {difference:.1e} |", flush=True
             )
@@ -119,12 +119,12 @@ def compare(
 
 
 def peak(name: str, num_prompts: int, num: int, size: int) -> float:
-    """Peak memory in MiB of a process that measures so many prompts, above that of one prompt with two images."""
+    """Peak memory in MiB of a process that measures `num_prompts` prompts, above that of one prompt with two images."""
     torch.set_num_threads(1)
     metric: DiversityMetric = {"lpips": lambda: random_networks("alex")[0], "ssim": SSIM, "pixel_cosine": PixelCosine}[
         name
     ]()
-    images = torch.randint(0, 256, (num, 3, size, size), dtype=torch.uint8)  # theirs, not the metric's
+    images = torch.randint(0, 256, (num, 3, size, size), dtype=torch.uint8)  # allocated before, so not counted
     metric.update(PromptSamples(images[:2]))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for place in range(num_prompts):
@@ -134,7 +134,7 @@ def peak(name: str, num_prompts: int, num: int, size: int) -> float:
 
 
 def memory(settings: list[tuple[int, int]], size: int) -> None:
-    """Print a row a setting; each metric in a process of its own."""
+    """Print one row per setting; each metric runs in its own process."""
     names = ("lpips", "ssim", "pixel_cosine")
     print(f"peak memory above that of two images, MiB, {size} x {size} pixels, images not counted\n")
     print(f"| prompts | N | {' | '.join(names)} |")
@@ -153,7 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["lpips", "ssim", "memory"])
     parser.add_argument("--net", choices=["alex", "vgg", "squeeze"], default="alex")
-    parser.add_argument("--size", type=int, nargs="+", default=[64], help="pixels a side")
+    parser.add_argument("--size", type=int, nargs="+", default=[64], help="pixels per side")
     parser.add_argument("--num", type=int, nargs="+", default=[4, 8, 16, 32, 64], help="numbers of images")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -162,14 +162,16 @@ def main() -> None:
         return memory([(4, 16), (16, 16), (64, 16), (4, 64), (4, 256)], args.size[0])
     if args.what == "ssim":
         metric = SSIM()
-        contestants = {"ours": lambda x: ours(metric, x), "torchmetrics, a pair a call": ssim_by_pairs}
+        contestants = {"gendiv": lambda x: gendiv_mean(metric, x), "torchmetrics, one pair per call": ssim_by_pairs}
         return compare("1 - SSIM, mean over pairs", contestants, args.num, args.size)
-    mine, package, torchmetrics = random_networks(args.net)
+    lpips_metric, package, torchmetrics = random_networks(args.net)
     contestants = {
-        "ours": lambda x: ours(mine, x),
-        "lpips, a pair a call": lambda x: package_by_pairs(package, x),
-        "torchmetrics' class, a pair a call": lambda x: class_by_pairs(torchmetrics, x),
-        f"torchmetrics' class, {PAIRS_AT_ONCE} pairs a call": lambda x: class_by_pairs(torchmetrics, x, PAIRS_AT_ONCE),
+        "gendiv": lambda x: gendiv_mean(lpips_metric, x),
+        "lpips, one pair per call": lambda x: package_by_pairs(package, x),
+        "torchmetrics' class, one pair per call": lambda x: class_by_pairs(torchmetrics, x),
+        f"torchmetrics' class, {PAIRS_AT_ONCE} pairs per call": lambda x: class_by_pairs(
+            torchmetrics, x, PAIRS_AT_ONCE
+        ),
     }
     return compare(f"LPIPS ({args.net}, random weights), mean over pairs", contestants, args.num, args.size)
 

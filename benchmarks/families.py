@@ -1,17 +1,18 @@
-"""Our sampling loops of aMUSEd and VQ-Diffusion and diffusers' pipelines, side by side on the same random network.
+"""gendiv's sampling loops of aMUSEd and VQ-Diffusion compared with diffusers' pipelines, on the same random network.
 
     python benchmarks/families.py --family amused
     python benchmarks/families.py --family vq_diffusion --batch 1 4
 
-Both loops call one transformer, of the published size but for its depth (`--layers`), with the same conditions, scale
-of guidance and truncation. Timed is the way from conditions to tokens, without text encoder and tokenizer.
-Before anything is timed both must draw the tokens of the first step from the same distributions (1e-3).
+Both loops call the same transformer, of the published size except for its depth (`--layers`), with the same conditions,
+guidance scale and truncation. The time is that from conditions to tokens, without text encoder and tokenizer. Before
+the timing, both must draw the tokens of the first step from the same distributions (1e-3).
 
-A loop has `--steps` steps instead of 12 or 100, but is whole: from all tokens unknown to all known, in the proportions
-of the long one. More tokens change at each step, which costs us, who draw where something changes, and not the
-pipelines, which draw everywhere. Images a second are for loops of the official length, a step taking the measured mean.
+A loop has `--steps` steps instead of 12 or 100, but is complete: from all tokens masked to none, in the proportions of
+the official one. So more tokens change at each step, which makes gendiv slower, because it draws only where something
+changes, but not the pipelines, which draw everywhere. Images per second are extrapolated to the official number of
+steps from the measured mean step.
 
-B images, L image tokens, K codebook entries.
+Notation: B images, L image tokens, K codebook entries.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from gendiv_lightning.weights.load import DTYPES
 
 
 class Setting(NamedTuple):
-    """A row of the table. Guidance 1 is none, truncation 1 keeps all."""
+    """A row of the table. Guidance 1 is off, and truncation 1 keeps all tokens."""
 
     batch: int
     guidance: float
@@ -64,13 +65,13 @@ Texts = tuple[Tensor, ...]
 
 
 class Family(Protocol):
-    """What the two families differ in.
+    """The differences between the two families.
 
     Attributes:
-        official_steps: length of the published loop.
-        guidance: its scale.
-        truncations: rates to show.
-        text_shapes: of what the network reads of one text.
+        official_steps: number of steps of the published loop.
+        guidance: guidance scale of the published loop.
+        truncations: truncation rates to measure.
+        text_shapes: shapes of the network's inputs for one text.
     """
 
     official_steps: int
@@ -81,13 +82,13 @@ class Family(Protocol):
     pipeline: AmusedPipeline | VQDiffusionPipeline
 
     def generator(self, setting: Setting) -> PipelineGenerator:
-        """Ours, still without network and texts."""
+        """Gendiv's generator, without network and texts."""
 
     def call_pipeline(self, setting: Setting, null: Texts, texts: Texts) -> object:
-        """Theirs, on conditions (B, ...) of no text and of texts."""
+        """Call diffusers' pipeline with conditions (B, ...) of empty texts and of texts."""
 
     def first_logits(self, model_output: Tensor) -> Tensor:
-        """Logits (B, L, K) of the first step's tokens, from what the pipeline gives its scheduler."""
+        """Logits (B, L, K) of the tokens of the first step, from the input of the pipeline's scheduler."""
 
 
 class AmusedLoops:
@@ -100,19 +101,19 @@ class AmusedLoops:
         self.num_steps = num_steps
         self.network = UVit2DModel(num_hidden_layers=num_layers, sample_size=16)
         sharpen(self.network.mlm_layer.conv2)
-        # No weight of it is used; it only says that a token is 16 pixels wide.
+        # Its weights are not used; it only defines that a token is 16 pixels wide.
         tokenizer = VQModel(block_out_channels=(1,) * 5, norm_num_groups=1)
         scheduler = AmusedScheduler(mask_token_id=self.network.config.vocab_size - 1)
         self.pipeline = AmusedPipeline(tokenizer, None, None, self.network, scheduler)
 
     def generator(self, setting: Setting) -> Amused:
-        """With the mask that its folder would tell."""
+        """A generator with the mask token that it would read from its folder."""
         generator = Amused(num_steps=self.num_steps, guidance_scale=setting.guidance)
         generator.mask = self.network.config.vocab_size - 1
         return generator
 
     def call_pipeline(self, setting: Setting, null: Texts, texts: Texts) -> object:
-        """It takes conditions, and gives tokens if asked for latents."""
+        """Call the pipeline with conditions; it returns tokens as its latents."""
         return self.pipeline(
             encoder_hidden_states=texts[0],
             prompt_embeds=texts[1],
@@ -124,7 +125,7 @@ class AmusedLoops:
         )
 
     def first_logits(self, model_output: Tensor) -> Tensor:
-        """The network's own, guided."""
+        """The guided logits of the network."""
         return model_output.flatten(2).transpose(1, 2)
 
 
@@ -153,14 +154,14 @@ class VQDiffusionLoops:
         self.pipeline = VQDiffusionPipeline(NoDecoder(), None, None, self.network, scheduler, None)
 
     def generator(self, setting: Setting) -> VQDiffusion:
-        """With the schedule that its folder would tell, and the times that the pipeline visits."""
+        """A generator with the schedule that it would read from its folder, and the times of the pipeline."""
         generator = VQDiffusion(guidance_scale=setting.guidance, truncation_rate=setting.truncation)
         generator.schedule = NoiseSchedule(generator.codebook_size)
         generator.times = generator.schedule.times(self.num_steps, "last")
         return generator
 
     def call_pipeline(self, setting: Setting, null: Texts, texts: Texts) -> object:
-        """It has no argument for conditions, so they take the place of its text encoder's."""
+        """Call the pipeline; it has no argument for conditions, so its text encoding is replaced."""
         states = torch.cat([null[0], texts[0]]) if setting.guidance > 1 else texts[0]
         self.pipeline._encode_prompt = lambda *_: states
         return self.pipeline(
@@ -172,7 +173,7 @@ class VQDiffusionLoops:
         )
 
     def first_logits(self, model_output: Tensor) -> Tensor:
-        """The reverse transition's, but for the mask."""
+        """The logits of the reverse transition, without the mask."""
         masked = torch.full_like(model_output[:, 0], self.network.config.num_vector_embeds - 1, dtype=torch.int64)
         time = torch.tensor(self.num_steps - 1, device=masked.device)
         return self.pipeline.scheduler.q_posterior(model_output, masked, time)[:, :-1].transpose(1, 2)
@@ -182,28 +183,28 @@ FAMILIES: dict[str, type[Family]] = {"amused": AmusedLoops, "vq_diffusion": VQDi
 
 
 class NoDecoder:
-    """In place of a tokenizer of images: costs nothing."""
+    """Replaces the image tokenizer at no cost."""
 
     config = SimpleNamespace(vq_embed_dim=1)
     quantize = SimpleNamespace(get_codebook_entry=lambda tokens, shape: tokens)
 
     def decode(self, tokens: Tensor, force_not_quantize: bool) -> SimpleNamespace:
-        """Black pixels."""
+        """Return black pixels."""
         return SimpleNamespace(sample=torch.zeros(len(tokens), 3, 1, 1))
 
 
 def sharpen(layer: nn.Module) -> None:
-    """Bring logits from the standard deviation 0.6 of fresh weights to about 3, as trained networks have them."""
+    """Scale logits from the standard deviation 0.6 of new weights to about 3, as in trained networks."""
     with torch.no_grad():
         layer.weight.mul_(5)
 
 
 def make_family(args: argparse.Namespace) -> Family:
-    """Network and pipeline, which depend on the arguments alone."""
-    # diffusers calls these pipelines, and what they do themselves, deprecated.
+    """Network and pipeline, which depend only on the arguments."""
+    # diffusers deprecates these pipelines, and functions that they call.
     logging.set_verbosity_error()
     warnings.simplefilter("ignore", FutureWarning)
-    torch.set_num_threads(1)  # On the CPU processor time counts, in which several threads would add up.
+    torch.set_num_threads(1)  # processor time on the CPU would be the sum over threads
     torch.manual_seed(0)
     family = FAMILIES[args.family](args.layers, args.steps)
     family.network.to(args.device, DTYPES[args.dtype]).eval()
@@ -232,24 +233,24 @@ def make_loops(
     }
 
 
-# --- what is measured ---
+# --- measurements ---
 
 
 class Stopped(Exception):
-    """A loop was ended after what was wanted of it."""
+    """Ends a loop after its first draw."""
 
 
 class FirstDraw(Observer):
-    """Keeps the first draw of a loop, and ends it."""
+    """Records the first draw of a loop and ends the loop."""
 
     def observe(self, draw: Draw) -> None:
-        """Called once."""
+        """Record the draw."""
         self.draw = draw
         raise Stopped
 
 
 def check_agreement(family: Family, setting: Setting) -> float:
-    """Total variation between the distributions of both first draws; ends with an error unless they are the same."""
+    """Total variation between the distributions of the first draws; exits if it exceeds the tolerance."""
     first, given = FirstDraw(), []
     scheduler = family.pipeline.scheduler
 
@@ -266,12 +267,12 @@ def check_agreement(family: Family, setting: Setting) -> float:
     expected = family.first_logits(given[0])[draw.rows, draw.positions].float().softmax(-1)
     difference = ((draw.logits.softmax(-1) - expected).abs().sum(-1) / 2).max().item()
     if difference > TOLERANCE:
-        raise SystemExit(f"{setting}: the loops do not sample the same: distributions differ by {difference:.1e}")
+        raise SystemExit(f"{setting}: the loops sample different distributions, total variation {difference:.1e}")
     return difference
 
 
 class Stopwatch:
-    """Seconds of each call of a network, taken by hooks: neither loop knows of it."""
+    """Measures the seconds of each call of a network by hooks, without changing the loops."""
 
     def __init__(self, network: nn.Module) -> None:
         self.seconds: list[float] = []
@@ -279,16 +280,16 @@ class Stopwatch:
         network.register_forward_hook(self.stop)
 
     def start(self, *_: object) -> None:
-        """Of a call."""
+        """Start timing a call."""
         self.started = now()
 
     def stop(self, *_: object) -> None:
-        """Of the same call."""
+        """Stop timing the call."""
         self.seconds.append(now() - self.started)
 
 
 def now() -> float:
-    """Seconds: on a GPU once it has done all that it was asked, else of this process alone, whatever others run."""
+    """Wall-clock seconds after synchronising a GPU, or processor seconds of this process on the CPU."""
     if not torch.cuda.is_available():
         return time.process_time()
     torch.cuda.synchronize()
@@ -296,9 +297,9 @@ def now() -> float:
 
 
 def seconds_of_a_step(family: Family, setting: Setting, repeats: int) -> tuple[float, dict[str, float]]:
-    """Least seconds of the network, over all calls, and those that a step of each loop spends outside of it.
+    """Minimum seconds of a network call, and seconds that a step of each loop spends outside the network.
 
-    The network's count for both loops: it is the same module on inputs of the same shapes.
+    The network's time is common to both loops, which call the same module with inputs of the same shapes.
     """
     watch, network, outside = Stopwatch(family.network), [], {}
 
@@ -318,7 +319,7 @@ def seconds_of_a_step(family: Family, setting: Setting, repeats: int) -> tuple[f
 
 @torch.inference_mode()
 def peak_memory(args: argparse.Namespace, setting: Setting, name: str) -> float:
-    """MiB that one run of a loop adds to weights and conditions: allocated on a GPU, resident on the CPU."""
+    """MiB that one run of a loop adds to weights and conditions: allocated memory on a GPU, resident on the CPU."""
     loop = make_loops(make_family(args), setting)[name]
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -332,13 +333,13 @@ def peak_memory(args: argparse.Namespace, setting: Setting, name: str) -> float:
 
 
 def arguments() -> argparse.Namespace:
-    """Of the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=list(FAMILIES), required=True)
-    parser.add_argument("--layers", type=int, default=1, help="of the transformer (published: 22 and 19)")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="images; guidance doubles the rows")
-    parser.add_argument("--steps", type=int, default=4, help="of the loop, at least 2 (published: 12 and 100)")
-    parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of weights and conditions")
+    parser.add_argument("--layers", type=int, default=1, help="number of layers (published: 22 and 19)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], help="number of images; guidance doubles the rows")
+    parser.add_argument("--steps", type=int, default=4, help="number of steps, at least 2 (published: 12, 100)")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="float32", help="dtype of weights and inputs")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--repeats", type=int, default=2, help="interleaved repetitions; the fastest counts")
     args = parser.parse_args()
@@ -351,10 +352,10 @@ def arguments() -> argparse.Namespace:
 
 @torch.inference_mode()
 def main() -> None:
-    """Check, measure, print."""
+    """Check agreement, measure, and print the table."""
     args = arguments()
     family = make_family(args)
-    # A process never forgets its peak, so each run that is weighed gets its own, from a parent that has imported all.
+    # The peak of a process cannot be reset, so each memory measurement has its own process, forked after all imports.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ar_sampling", "gendiv_lightning.generators", "diffusers.pipelines"])
     where = torch.cuda.get_device_name() if args.device == "cuda" else "one CPU core"

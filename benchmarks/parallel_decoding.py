@@ -1,14 +1,13 @@
-"""Passes and seconds of exact parallel decoding against the sequential loop, on the same weights and noise.
+"""Passes and seconds of exact parallel decoding, compared with the sequential loop on the same weights and noise.
 
     python benchmarks/parallel_decoding.py --tokens 256
-    python benchmarks/parallel_decoding.py --embedded
+    python benchmarks/parallel_decoding.py --toy
 
-Random weights of a true size, or the embedded trained model; one image a row of the table, processor seconds. A run
-ends with an error if one token differs. "a pass" is the number of tokens that a pass of the window made final on
-average; "again" counts the tokens that were fed one by one, in the shapes of the sequential loop, because rounding
-could have changed a draw.
+Random weights of a real size, or the trained toy model; one image per row of the table, processor seconds. A run ends
+with an error if one token differs. "per pass" is the mean number of tokens that a pass made final; "again" counts the
+tokens that were fed one at a time, in the shapes of the sequential loop, because rounding could have changed a draw.
 
-B images, R = 2B rows under guidance, N image tokens.
+Notation: B images, R = 2B rows under guidance, N image tokens.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from gendiv_lightning.sampling.autoregressive import sample_autoregressive
 from gendiv_lightning.sampling.parallel import sample_in_parallel
 
 HEADER = (
-    "| top-k | temperature | guidance | entropy, bits | window | passes | a pass | again | sequential | parallel "
+    "| top-k | temperature | guidance | entropy, bits | window | passes | per pass | again | sequential | parallel "
     "| ratio |"
 )
 
@@ -50,24 +49,24 @@ def random_gpt(size: str, num_tokens: int, spread: float) -> GPT:
 
 
 class Counted:
-    """A step function that notes how many positions each call asks for."""
+    """A step function that records the number of positions of each call."""
 
     def __init__(self, predict: TokenPredictor) -> None:
         self.predict = predict
         self.calls: list[tuple[int, int]] = []
 
     def __call__(self, before: Tensor, start: int) -> Tensor:
-        """The step itself."""
+        """Run the step."""
         self.calls.append((start, before.shape[1]))
         return self.predict(before, start)
 
     def num_passes(self) -> int:
-        """Calls but for those that fed a token once more: a pass of one position is the first, or else the last."""
+        """Calls without those that fed a token again; a pass of one position is the first or the last."""
         return 1 + sum(width > 1 for _, width in self.calls) + (self.calls[-1][1] == 1)
 
 
 def clocked(sample: Callable[[], TokenSamples]) -> tuple[TokenSamples, float]:
-    """What comes out, and processor seconds."""
+    """The samples, and the processor seconds."""
     start = time.process_time()
     samples = sample()
     return samples, time.process_time() - start
@@ -76,7 +75,7 @@ def clocked(sample: Callable[[], TokenSamples]) -> tuple[TokenSamples, float]:
 def compare(
     gpt: GPT, make_prefill: Callable[[bool], Prefill], sampler: TokenSampler, windows: Sequence[int]
 ) -> list[str]:
-    """A line of the table for each window; ValueError if a token differs."""
+    """One line of the table per window; ValueError if a token differs."""
     num_tokens, lines = gpt.config.block_size, []
     prefill = make_prefill(sampler.is_guided)
     expected, sequential = clocked(
@@ -98,7 +97,7 @@ def compare(
 
 
 def settings(args: argparse.Namespace, codebook_size: int) -> list[dict[str, float]]:
-    """Top-k at temperature 1, and temperatures without top-k."""
+    """Settings of top-k at temperature 1, and of temperature without top-k."""
     ks = [k for k in args.top_k if k < codebook_size]
     return [
         *({"top_k": k, "temperature": 1.0} for k in ks),
@@ -108,22 +107,22 @@ def settings(args: argparse.Namespace, codebook_size: int) -> list[dict[str, flo
 
 @torch.inference_mode()
 def main() -> None:
-    """Write the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="GPT-B", choices=GPT_SIZES)
-    parser.add_argument("--tokens", type=int, default=256, help="image tokens, a square number")
+    parser.add_argument("--tokens", type=int, default=256, help="number of image tokens, a square number")
     parser.add_argument("--spread", type=float, default=1.0, help="standard deviation of the random logits")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--window", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--top-k", type=int, nargs="*", default=[1, 10, 100, 1000])
     parser.add_argument("--temperature", type=float, nargs="*", default=[0.0, 0.25, 0.5, 1.0])
-    parser.add_argument("--embedded", action="store_true", help="the embedded trained model instead of random weights")
+    parser.add_argument("--toy", action="store_true", help="use the trained toy model instead of random weights")
     args = parser.parse_args()
     names = [("benchmark", row) for row in range(args.batch)]
     path, execution = (Noise.of(0, role, names) for role in ("path", "exec"))
-    if args.embedded:
-        gpt, make_prefill = embedded(args.batch)
+    if args.toy:
+        gpt, make_prefill = toy_model(args.batch)
     else:
         gpt = random_gpt(args.size, args.tokens, args.spread)
 
@@ -139,8 +138,8 @@ def main() -> None:
             sys.stdout.flush()
 
 
-def embedded(batch: int) -> tuple[GPT, Callable[[bool], Prefill]]:
-    """The transformer of the embedded LlamaGen, and the conditions of some captions."""
+def toy_model(batch: int) -> tuple[GPT, Callable[[bool], Prefill]]:
+    """The transformer of the toy LlamaGen, and the conditions of some captions."""
     files = {
         "gpt_checkpoint": "llamagen_gpt.safetensors",
         "vq_checkpoint": "llamagen_vq.safetensors",

@@ -1,11 +1,12 @@
-"""How long a run over a large prompt set takes until its first sample, and how long resuming it takes.
+"""Time of a run over a large prompt set until its first samples, and time of resuming it.
 
     OMP_NUM_THREADS=1 python benchmarks/prompt_sets.py --prompts 100000
 
-Captions are made up: words, numbers and punctuation, one in ten with quotes and brackets. The run is LlamaGen's
-embedded model with one batch of eight samples, so that nearly all of the time goes to prompts. Processor seconds of
-the whole command, imports and the batch included: the first start counts all captions, resuming finds the counts in
-the cache. It ends with an error if a limit is exceeded, or if the two runs did not finish two batches.
+Captions are synthetic: words, numbers and punctuation, one in ten with quotes and brackets. The run uses the toy
+LlamaGen with one batch of eight samples, so that nearly all of the time is spent on prompts. Times are processor
+seconds of the complete command, including imports and the batch: the first start counts the tokens of all captions, and
+resuming reads the counts from the cache. It ends with an error if a limit is exceeded, or if the two runs did not
+finish two batches.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ LIMITS = {"first start": 20.0, "resume": 10.0}  # processor seconds
 
 
 def write_prompts(path: Path, number: int) -> None:
-    """Captions that differ by their number."""
+    """Write captions that are all different."""
     generator, words = random.Random(0), WORDS.split()
     with path.open("w", encoding="utf-8") as file:
-        for place in range(number):
+        for index in range(number):
             text = " ".join(generator.choices(words, k=generator.randint(6, 20)))
-            text = f'{text}, "{place}" (detailed)' if place % 10 == 0 else f"{text}, number {place}."
+            text = f'{text}, "{index}" (detailed)' if index % 10 == 0 else f"{text}, number {index}."
             file.write(json.dumps({"prompt": text}) + "\n")
 
 
 def start(folder: Path) -> float:
-    """Processor seconds of a start with one batch."""
+    """Processor seconds of a run with one batch."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-c", "from gendiv_lightning.cli.main import main; main()"]
     options = ["--config", "configs/tiny/llamagen.yaml", "--measure.metrics", "[pixel_cosine]", "--data.limit", "null"]
@@ -54,7 +55,7 @@ def start(folder: Path) -> float:
 
 
 def main() -> None:
-    """Print the times, and fail if they exceed the limits."""
+    """Print the times, and exit with an error if they exceed the limits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=100_000)
     arguments = parser.parse_args()
@@ -70,7 +71,7 @@ def main() -> None:
     for what, seconds in times.items():
         sys.stdout.write(f"{what}, {arguments.prompts:,} prompts: {seconds:.1f} s (limit {LIMITS[what]:g} s)\n")
     if len(prompts) != 8:
-        sys.exit(f"two batches of 4 prompts were expected, {len(prompts)} prompts were sampled")
+        sys.exit(f"expected two batches of 4 prompts, but {len(prompts)} prompts were sampled")
     if any(seconds > LIMITS[what] for what, seconds in times.items()):
         sys.exit("a limit is exceeded")
 

@@ -1,15 +1,14 @@
-"""What recording costs: the sampling loops with the records of lens A and B, and without, in one run.
+"""Cost of recording for the token-marginal and sequence decompositions: sampling loops with and without, in one run.
 
-    python benchmarks/recording.py embedded                  # the three embedded models, in the crossed design
+    python benchmarks/recording.py toy                       # the toy token models, in the crossed design
     python benchmarks/recording.py real                      # K = 16384, L = 1024, random weights, reduced depth
     python benchmarks/recording.py real --pixels 256 --layers 36 --repeats 1      # L = 256 at full depth
 
-There are two records: entropy and log-probability of each token (always on), and sums of token distributions a group
-(on by default, `data.record_marginals: false` switches them off), whose entropies are taken once a prompt, when its
-last sample is drawn. Loops without any record, and with both, run in turns and must draw the same tokens, or the
-benchmark ends with an error; "on / off" is the ratio of their processor times, the least of `--repeats` each. On a busy
-machine such a ratio of two runs scatters by several percent, so what the records take is clocked inside of the loop
-too: "entropies" and "sums" are shares of the run that they are in.
+There are two records: entropy and log-probability of each token (always on), and sums of token distributions per group
+(recorded if a metric requests them), whose entropies are computed once per prompt, after its last sample. Loops without
+any record and with both run in turn and must draw the same tokens, or the benchmark ends with an error. "on / off" is
+the ratio of their processor times, the minimum of `--repeats` each. On a busy machine this ratio varies by several
+percent, so the records are also timed inside the loop: "entropies" and "sums" are shares of the run with records.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ from gendiv_lightning.toy.evaluate import FAMILIES
 
 
 class Design(NamedTuple):
-    """Samples of a prompt: wordings x paths x executions of a path."""
+    """Samples per prompt: paraphrases x paths x executions per path."""
 
-    wordings: int
+    paraphrases: int
     paths: int
     executions: int
 
@@ -46,20 +45,20 @@ class Design(NamedTuple):
 CROSSED, PLAIN = Design(4, 4, 4), Design(1, 8, 1)
 
 
-def make_batch(made: list[Prompt], design: Design) -> PromptBatch:
-    """Whole prompts, ordered as plans have it: path after path, round and round."""
+def make_batch(prompts: list[Prompt], design: Design) -> PromptBatch:
+    """Whole prompts; as in runs, consecutive samples cycle through the paths."""
     rows, keys = [], []
-    for place, prompt in enumerate(made):
-        for wording in range(design.wordings):
+    for index, prompt in enumerate(prompts):
+        for paraphrase in range(design.paraphrases):
             for sample in range(design.paths * design.executions):
-                rows.append(place)
-                keys.append(NoiseKey(prompt.id, wording, sample % design.paths, sample))
-    return PromptBatch(0, tuple(made), tuple(range(len(made))), tuple(keys), tuple(rows))
+                rows.append(index)
+                keys.append(NoiseKey(prompt.id, paraphrase, sample % design.paths, sample))
+    return PromptBatch(0, tuple(prompts), tuple(range(len(prompts))), tuple(keys), tuple(rows))
 
 
 @contextmanager
 def without_records() -> Iterator[None]:
-    """Tokens alone are kept."""
+    """Context in which only tokens are recorded."""
 
     def write(grid: TokenGrid, draw: Draw) -> None:
         grid.tokens[draw.rows, draw.positions] = draw.tokens
@@ -73,7 +72,7 @@ def without_records() -> Iterator[None]:
 
 
 class Clock:
-    """Processor seconds spent in some methods, while it is open."""
+    """Context that measures the processor seconds spent in some methods."""
 
     def __init__(self, *methods: tuple[type, str]) -> None:
         self.methods, self.seconds = methods, 0.0
@@ -89,7 +88,7 @@ class Clock:
             setattr(owner, name, original)
 
     def timed(self, original: Callable[..., object]) -> Callable[..., object]:
-        """The method, on the clock."""
+        """The method, with timing."""
 
         def run(*arguments: object) -> object:
             start = time.process_time()
@@ -102,7 +101,7 @@ class Clock:
 
 
 class Times(NamedTuple):
-    """Processor seconds of sampling without records and with them, and what both records took of the latter."""
+    """Processor seconds of sampling without and with records, and the time of each record in the latter."""
 
     off: float
     on: float
@@ -111,7 +110,7 @@ class Times(NamedTuple):
 
 
 def time_records(generator: Generator, batch: PromptBatch, repeats: int) -> Times:
-    """The least of the repetitions; ends with an error if recording changes a token."""
+    """Minimum times over the repetitions; exits with an error if recording changes a token."""
     off, on = float("inf"), Times(0, float("inf"), 0, 0)
     for _ in range(repeats):
         start = time.process_time()
@@ -132,7 +131,7 @@ def time_records(generator: Generator, batch: PromptBatch, repeats: int) -> Time
 
 
 def memory_of_sums(generator: Generator, batch: PromptBatch) -> float:
-    """MiB that are kept of one prompt, float32."""
+    """MiB that the sums of one prompt take, float32."""
     num_tokens = generator.grid[0] * generator.grid[1]
     one = batch._replace(prompts=batch.prompts[:1], rows=tuple(r for r in batch.rows if r == 0))
     one = one._replace(keys=batch.keys[: len(one.rows)], indices=batch.indices[:1])
@@ -141,12 +140,12 @@ def memory_of_sums(generator: Generator, batch: PromptBatch) -> float:
 
 
 class RandomLlamaGen(LlamaGen):
-    """LlamaGen with random weights, by class labels and without its tokenizer of images.
+    """Class-to-image LlamaGen with random weights and without its image tokenizer.
 
     Args:
-        image_size: 256 or 512 pixels: L = 256 or 1024.
-        layers: how many of the 36 layers of GPT-XL there are.
-        batch_size: images sampled together.
+        image_size: 256 or 512 pixels, that is, L = 256 or 1024.
+        layers: number of layers, of 36 in GPT-XL.
+        batch_size: number of images sampled together.
     """
 
     def __init__(self, image_size: Literal[256, 512], layers: int, batch_size: int) -> None:
@@ -159,44 +158,46 @@ class RandomLlamaGen(LlamaGen):
         self.gpt = gpt.to_empty(device="cpu").eval()
         for parameter in self.gpt.parameters():
             parameter.fill_(1.0) if parameter.dim() == 1 else parameter.normal_(std=0.02)
-        self.gpt.output.weight.mul_(4)  # logits of standard deviation about 3, as trained networks have them
+        self.gpt.output.weight.mul_(4)  # logits of standard deviation about 3, as in trained networks
         self.gpt.rotary = rotary_table(self.grid[0], config.head_dim, config.rope_base)
         self._decode = self.gpt.decode
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """Black pixels: the tokenizer's time is none of the loop's."""
+        """Black pixels, because the tokenizer is not part of the loop."""
         return torch.zeros(len(tokens), 3, 1, 1, dtype=torch.uint8)
 
 
 def settings(args: argparse.Namespace) -> Iterator[tuple[str, Generator, str, PromptBatch]]:
-    """Generators with their batches, and what both are called."""
-    if args.what == "embedded":
-        made = prompts(args.prompts)
+    """Name and generator of each model, and name and batch of each design."""
+    if args.what == "toy":
+        toy_prompts = prompts(args.prompts)
         for name, family in FAMILIES.items():
             generator = family.load()
-            yield name, generator, "8 samples", make_batch(made, PLAIN)
-            yield name, generator, "4 x 4 x 4 samples", make_batch(made, CROSSED)
+            yield name, generator, "8 samples", make_batch(toy_prompts, PLAIN)
+            yield name, generator, "4 x 4 x 4 samples", make_batch(toy_prompts, CROSSED)
         return
-    made = [Prompt("label", "0")]
+    label = [Prompt("label", "0")]
     for layers in args.layers:
         generator, name = RandomLlamaGen(args.pixels, layers, args.batch), f"GPT-XL, {layers} of 36 layers"
-        yield name, generator, f"{args.batch} samples", make_batch(made, Design(1, args.batch, 1))
+        yield name, generator, f"{args.batch} samples", make_batch(label, Design(1, args.batch, 1))
 
 
 @torch.inference_mode()
 def main() -> None:
-    """Measure, print."""
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("embedded", "real"))
-    parser.add_argument("--prompts", type=int, default=2, help="of the embedded world")
-    parser.add_argument("--layers", type=int, nargs="+", default=[1, 3], help="of the real transformer")
-    parser.add_argument("--pixels", type=int, choices=(256, 512), default=512, help="of the real transformer's images")
-    parser.add_argument("--batch", type=int, default=4, help="images of the real transformer, sampled together")
+    parser.add_argument("what", choices=("toy", "real"))
+    parser.add_argument("--prompts", type=int, default=2, help="number of prompts of the toy models")
+    parser.add_argument("--layers", type=int, nargs="+", default=[1, 3], help="layers of the real transformer")
+    parser.add_argument(
+        "--pixels", type=int, choices=(256, 512), default=512, help="image size of the real transformer"
+    )
+    parser.add_argument("--batch", type=int, default=4, help="images sampled together by the real transformer")
     parser.add_argument("--repeats", type=int, default=3, help="interleaved repetitions; the fastest counts")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    columns = "off | on | on / off | entropies | sums | both | memory of the sums, a prompt"
-    print(f"| model | samples a prompt | K | L | {columns} |\n|" + "---|" * 11)
+    columns = "off | on | on / off | entropies | sums | both | memory of the sums per prompt"
+    print(f"| model | samples per prompt | K | L | {columns} |\n|" + "---|" * 11)
     for name, generator, samples, batch in settings(args):
         times = time_records(generator, batch, args.repeats)
         cells = (
