@@ -1,8 +1,8 @@
-"""Path and execution of the embedded latent diffusion model, and when four families decide a picture.
+"""Path and execution of the toy latent diffusion model, and the step at which four families decide an image.
 
     python docs/studies/continuous.py [FOLDER]
 
-Runs `configs/tiny/study_eta.yaml` and `gendiv branch` on four embedded families, prints two tables, and writes
+Runs `configs/tiny/study_eta.yaml` and `gendiv branch` on four toy models, prints two tables, and writes
 `continuous.svg` beside this file. Finished runs in FOLDER (default: runs) are not repeated.
 """
 
@@ -38,7 +38,7 @@ SETTINGS = {
     "euler": "Euler",
     "ancestral": "ancestral Euler",
 }
-# Decisions are counted differently: 36 tokens, 18 and 36 steps of the loop, the initial noise and 20 steps.
+# Steps differ between families: 36 tokens, 18 and 36 steps of the loop, the initial noise and 20 scheduler steps.
 BRANCHES = {
     "tokens": (("llamagen", "amused", "vq_diffusion"), "0,2,5,9,14,20,28,36"),
     "continuous": (("latent_diffusion",), "0,1,2,5,9,14,21"),
@@ -46,7 +46,7 @@ BRANCHES = {
 
 
 def factor_entropies(folder: Path) -> tuple[Tensor, Tensor]:
-    """H_total and H_exec (P,) in bits per factor, of what the ground-truth oracle reads from the images."""
+    """H_total and H_exec (P,) in bits per factor, of the ground-truth factors read from the images."""
     totals, executions = [], []
     for batch in RunFolder(folder).read_samples():
         for samples in split_by_prompt(batch):
@@ -58,13 +58,13 @@ def factor_entropies(folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def number(values: tuple[float, float, float], scale: float = 1.0, digits: int = 3) -> str:
-    """A value with its interval."""
+    """Format a value with its interval."""
     value, low, high = (scale * x for x in values)
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def shares(folder: Path) -> str:
-    """What path and execution are of the diversity, by the distance and by the ground-truth factors."""
+    """Table of the shares of path and execution, by the distance and by the ground-truth factors."""
     head = ("sampler", "D_total (LPIPS)", "execution, % of D", "H_total, bits/factor", "execution, % of H")
     rows: list[tuple[str, ...]] = [(*head, "stated right, %", "coherent, %")]
     for name, words in SETTINGS.items():
@@ -92,7 +92,7 @@ def read_curves(folder: Path) -> dict[str, list[Decided]]:
 
 
 def as_table(curves: dict[str, list[Decided]]) -> str:
-    """A row per family: what is decided by each of its steps."""
+    """Table with one row per family: the share of the diversity decided by each step."""
     rows: list[tuple[str, ...]] = [("family", "decided by step, %")]
     for family, points in curves.items():
         rows.append((family, ", ".join(f"{point.step}: {100 * point.share:.0f}" for point in points)))
@@ -100,7 +100,7 @@ def as_table(curves: dict[str, list[Decided]]) -> str:
 
 
 def run(*words: str) -> None:
-    """A command of gendiv."""
+    """Run a command of gendiv."""
     try:
         gendiv(list(words))
     except SystemExit as ended:
@@ -109,7 +109,7 @@ def run(*words: str) -> None:
 
 
 def main() -> None:
-    """Run what is not finished, print the tables, draw the curves."""
+    """Run everything that is not finished, print the tables, and draw the curves."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
     run("study", "--config", "configs/tiny/study_eta.yaml", "--out", str(folder / "study_eta"))
     curves: dict[str, list[Decided]] = {}

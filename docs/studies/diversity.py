@@ -1,14 +1,14 @@
-"""Which metric ranks samplers by their diversity? Samplers of known diversity, judged by the truth of postcards.
+"""Which metric ranks samplers by their diversity? Samplers of known diversity, compared with the ground truth.
 
     python docs/studies/diversity.py        # some minutes on one core; writes diversity.md and .png beside it
 
-Samplers, each with the same prompts (captions that leave something free) and as many samples a prompt:
-- copies: true postcards of the caption, drawn evenly, a sample replaced by one and the same postcard with probability
+Samplers, each with the same prompts (captions that leave something free) and the same number of samples per prompt:
+- copies: true postcards of the caption, drawn uniformly; each sample is replaced by the same postcard with probability
   s. The entropy of this mixture is known exactly;
-- temperature: the embedded LlamaGen from argmax to temperature 1.5. Its diversity is read by the oracle: the entropy of
+- temperature: the toy LlamaGen from argmax to temperature 1.5. Its diversity is read from the images: the entropy of
   the factors that the caption leaves free;
-- broken: true postcards, a sample replaced by the picture of 36 random tokens with probability b. The true postcards
-  among them are as diverse as ever, and no postcard is added.
+- broken: true postcards; each sample is replaced by the image of 36 random tokens with probability b. The diversity of
+  the true postcards among them does not change, and no postcard is added.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ OF_THE_SET = {
     "fd[tiny-clip]": "quality/fd[tiny-clip]",
     "clip_score[tiny-clip]": "quality/clip_score[tiny-clip]",
 }
-ORACLE, RECALL, COHERENCE = "postcards/free_entropy_bits", "postcards/free_entropy_share", "postcards/coherence"
+TRUTH, RECALL, COHERENCE = "postcards/free_entropy_bits", "postcards/free_entropy_share", "postcards/coherence"
 
 
 class Measured:
-    """What all metrics say of one sampler: estimates, columns (P,), and the true bits (P,) or their reading."""
+    """The metrics of one sampler: estimates, columns (P,), and the true bits (P,) or those read from the images."""
 
     def __init__(self, samples: list[PromptSamples], bits: Tensor | None, reference: str) -> None:
         metrics = [make_metric(name, reference) for name in (*METRICS, *OF_THE_SET, "postcard_truth")]
@@ -79,7 +79,7 @@ class Measured:
 
 
 def write_real(path: Path, num_images: int = 2048) -> str:
-    """A reference file of postcards of all captions, with their features."""
+    """Write a reference file of random postcards, with their features."""
     images = torch.randperm(postcards.NUM_IMAGES, generator=torch.Generator().manual_seed(0))[:num_images]
     batches = (postcards.render(some) for some in images.split(64))
     write_reference(path, reference_statistics(batches, make_features("tiny-clip"), f"{num_images} postcards"))
@@ -87,7 +87,7 @@ def write_real(path: Path, num_images: int = 2048) -> str:
 
 
 def meaning_images(text: str) -> Tensor:
-    """(M,) all postcards that a caption fits."""
+    """All postcards (M,) that a caption fits."""
     values = postcards.values_of(torch.arange(postcards.NUM_IMAGES))
     fits = torch.ones(postcards.NUM_IMAGES, dtype=torch.bool)
     for group, value in captions.parse(text).items():
@@ -96,23 +96,23 @@ def meaning_images(text: str) -> Tensor:
 
 
 def mixture_entropy(num_images: int, share: float) -> float:
-    """Entropy in bits of: one of M images in a share of all draws, and one of the M evenly otherwise."""
+    """Entropy in bits of a mixture: a fixed image with probability `share`, else one of M images uniformly."""
     probs = torch.full((num_images,), (1 - share) / num_images, dtype=torch.float64)
     probs[0] += share
     return torch.special.entr(probs).sum().item() / math.log(2)
 
 
 def copies(prompts: list[Prompt], share: float, num: int, seed: int) -> tuple[list[PromptSamples], Tensor]:
-    """Samples with a duplicated share, and the true entropy (P,)."""
+    """Samples of which a share is duplicated, and the true entropy (P,)."""
     samples, bits = [], []
-    for place, prompt in enumerate(prompts):
-        # Levels share their random numbers, so that differences between them are paired.
-        generator = torch.Generator().manual_seed(1000 * seed + place)
+    for index, prompt in enumerate(prompts):
+        # All levels share their random numbers, so that differences between them are paired.
+        generator = torch.Generator().manual_seed(1000 * seed + index)
         fitting = meaning_images(prompt.text)
         drawn = fitting[torch.randint(len(fitting), (num,), generator=generator)]
         copied = fitting[torch.randint(len(fitting), (1,), generator=generator)]
         images = torch.where(torch.rand(num, generator=generator) < share, copied, drawn)
-        samples.append(PromptSamples(postcards.render(images), prompt=prompt.text, place=place))
+        samples.append(PromptSamples(postcards.render(images), prompt=prompt.text, place=index))
         bits.append(mixture_entropy(len(fitting), share))
     return samples, torch.tensor(bits, dtype=torch.float64)
 
@@ -120,7 +120,7 @@ def copies(prompts: list[Prompt], share: float, num: int, seed: int) -> tuple[li
 def sampled(
     generator: Generator, prompts: list[Prompt], temperature: float, num: int, seed: int
 ) -> list[PromptSamples]:
-    """Samples of the embedded LlamaGen."""
+    """Samples of the toy LlamaGen."""
     samples: list[PromptSamples] = []
     for start in range(0, len(prompts), 8):
         some = prompts[start : start + 8]
@@ -132,11 +132,11 @@ def sampled(
 def broken(
     generator: Generator, prompts: list[Prompt], share: float, num: int, seed: int
 ) -> tuple[list[PromptSamples], Tensor]:
-    """True postcards with a broken share."""
+    """True postcards of which a share is broken, and their true entropy (P,)."""
     samples, bits = copies(prompts, 0.0, num, seed)
     mixed = []
-    for place, prompt in enumerate(samples):
-        noise = torch.Generator().manual_seed(1_000_000 + 1000 * seed + place)
+    for index, prompt in enumerate(samples):
+        noise = torch.Generator().manual_seed(1_000_000 + 1000 * seed + index)
         tokens = torch.randint(generator.codebook_size, (num, math.prod(generator.grid)), generator=noise)
         is_broken = torch.rand(num, generator=noise) < share
         with torch.inference_mode():
@@ -146,19 +146,19 @@ def broken(
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Ranks along the last axis; equal values share theirs."""
+    """Ranks along the last axis; equal values have equal ranks."""
     above, equal = values[..., :, None] > values[..., None, :], values[..., :, None] == values[..., None, :]
     return above.double().sum(-1) + equal.double().sum(-1) / 2
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Spearman's rho along the last axis; NaN where one does not vary."""
+    """Spearman's rho along the last axis; NaN if one side is constant."""
     x, y = (r - r.mean(-1, keepdim=True) for r in (ranks(a), ranks(b)))
     return (x * y).sum(-1) / (x.square().sum(-1) * y.square().sum(-1)).sqrt()
 
 
 def over_levels(levels: list[Measured], name: str) -> tuple[float, float, float]:
-    """Rank correlation over the samplers of a series, in one prompt; mean over prompts."""
+    """Rank correlation over the samplers of a series within one prompt, mean over prompts."""
     truth, metric = (torch.stack(rows, 1) for rows in zip(*((m.bits, m.columns[name]) for m in levels), strict=True))
     rho = rank_correlation(truth, metric)
     return bootstrap_mean(rho[~rho.isnan()])
@@ -174,26 +174,26 @@ def over_prompts(level: Measured, name: str, num_resamples: int = 1000) -> tuple
 
 
 def relative(levels: list[Measured], name: str, perfect: Measured) -> list[float]:
-    """A metric as a share of what it says of perfect samples; a Vendi score begins at one."""
+    """A metric as a share of its value for perfect samples; a Vendi score is counted from 1."""
     least = 1.0 if "vendi" in name else 0.0
     return [(m.estimates[name].value - least) / (perfect.estimates[name].value - least) for m in levels]
 
 
 def interval(numbers: tuple[float, float, float]) -> str:
-    """Value and ends as text."""
+    """Format a value with its interval."""
     return "{:.2f} [{:.2f}, {:.2f}]".format(*numbers)
 
 
 def draw(series: dict[str, tuple[tuple[float, ...], list[Measured]]], perfect: Measured, path: Path) -> None:
-    """A panel a series: each metric as a share of its value for perfect samples, truth in black, coherence grey."""
+    """Draw one panel per series: metrics relative to perfect samples, ground truth in black, coherence in grey."""
     shown = ("lpips[tiny]", "pixel_cosine", "ssim", "clip_cosine[tiny-clip]", "vendi[tiny]")
     colours = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00")  # Okabe and Ito's: colour-blind safe
-    labels = ("duplicated share of perfect samples", "temperature of the embedded LlamaGen", "broken share")
+    labels = ("duplicated share of perfect samples", "temperature of the toy LlamaGen", "broken share")
     figure, axes = plt.subplots(1, 3, figsize=(12.5, 4.0), sharey=True)
     for axis, (xs, levels), label in zip(axes, series.values(), labels, strict=True):
         for name, colour, mark in zip(shown, colours, "os^Dv", strict=True):
             axis.plot(xs, relative(levels, METRICS[name], perfect), mark + "-", color=colour, label=name, markersize=4)
-        if levels[0].bits is levels[0].columns[ORACLE]:  # not known, but read by the oracle
+        if levels[0].bits is levels[0].columns[TRUTH]:  # not known exactly, but read from the images
             truth = relative(levels, RECALL, perfect)
         else:
             truth = [(m.bits.mean() / perfect.bits.mean()).item() for m in levels]
@@ -209,7 +209,7 @@ def draw(series: dict[str, tuple[tuple[float, ...], list[Measured]]], perfect: M
 
 
 def value_table(series: dict[str, tuple[tuple[float, ...], list[Measured]]], names: dict[str, str]) -> str:
-    """A row a sampler: its truth, and what each metric says."""
+    """One row per sampler: its ground truth and all metrics."""
     rows = [("sampler", "true bits", *names)]
     for kind, (xs, levels) in series.items():
         for x, m in zip(xs, levels, strict=True):
@@ -220,35 +220,35 @@ def value_table(series: dict[str, tuple[tuple[float, ...], list[Measured]]], nam
 
 
 def rank_table(series: dict[str, tuple[tuple[float, ...], list[Measured]]], perfect: Measured) -> str:
-    """A row a metric: rank correlation with the truth over each series."""
+    """One row per metric: rank correlation with the ground truth over each series."""
     (_, mixtures), (_, temperatures), _ = series.values()
     coherent = temperatures[: TEMPERATURES.index(1.0) + 1]
     rows = [("metric", "copies", "prompts", "temperature 0-1", "temperature 0-1.5")]
-    for label, name in {**METRICS, "the oracle itself": ORACLE}.items():
+    for label, name in {**METRICS, "ground truth": TRUTH}.items():
         numbers = [over_levels(mixtures, name), over_prompts(perfect, name)]
-        if name != ORACLE:
+        if name != TRUTH:
             numbers += [over_levels(coherent, name), over_levels(temperatures, name)]
         rows.append((label, *map(interval, numbers), *["is the truth"] * (4 - len(numbers))))
     return format_table(rows)
 
 
-def spoilt_table(series: dict[str, tuple[tuple[float, ...], list[Measured]]], perfect: Measured) -> str:
-    """A row a metric: its value where samples are broken, as a share of that where they are not."""
-    _, (_, temperatures), (_, spoilt) = series.values()
+def broken_table(series: dict[str, tuple[tuple[float, ...], list[Measured]]], perfect: Measured) -> str:
+    """One row per metric: its value for broken samples, relative to that for perfect ones."""
+    _, (_, temperatures), (_, levels) = series.values()
     rows = [("metric", "temperature 1.5 / 1", "half broken", "all broken")]
-    for label, name in {**METRICS, "recall of the oracle": RECALL, "coherence": COHERENCE}.items():
+    for label, name in {**METRICS, "ground-truth recall": RECALL, "coherence": COHERENCE}.items():
         one = temperatures[TEMPERATURES.index(1.0)]
         shares = [relative(temperatures[-1:], name, one)[0]]
-        shares += [relative(spoilt, name, perfect)[BROKEN.index(b)] for b in (0.5, 1.0)]
+        shares += [relative(levels, name, perfect)[BROKEN.index(b)] for b in (0.5, 1.0)]
         rows.append((label, *(f"{share:.2f}" for share in shares)))
     return format_table(rows)
 
 
 def main() -> None:
-    """Sample, measure, write tables and figure."""
+    """Sample, measure, and write the tables and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=64, help="the first so many prompts of the embedded set")
-    parser.add_argument("--samples", type=int, default=16, help="samples a prompt")
+    parser.add_argument("--prompts", type=int, default=64, help="number of prompts of the toy prompt set")
+    parser.add_argument("--samples", type=int, default=16, help="samples per prompt")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     num, seed, start = arguments.samples, arguments.seed, time.perf_counter()
@@ -273,12 +273,12 @@ def main() -> None:
     first, last = "<!-- measured -->", "<!-- end -->"
     before, after = text.split(first)[0], text.split(last)[1]
     setting = (
-        f"{len(prompts)} prompts x {num} samples a sampler, seed {seed}, {time.perf_counter() - start:.0f} seconds on "
-        f"one CPU core, torch {torch.__version__.split('+')[0]}"
+        f"{len(prompts)} prompts x {num} samples per sampler, seed {seed}, {time.perf_counter() - start:.0f} seconds "
+        f"on one CPU core, torch {torch.__version__.split('+')[0]}"
     )
-    beside = {"recall": RECALL, "coherence": COHERENCE, **OF_THE_SET}
-    tables = [rank_table(series, perfect), spoilt_table(series, perfect)]
-    tables += [value_table(series, METRICS), value_table(series, beside)]
+    other_columns = {"recall": RECALL, "coherence": COHERENCE, **OF_THE_SET}
+    tables = [rank_table(series, perfect), broken_table(series, perfect)]
+    tables += [value_table(series, METRICS), value_table(series, other_columns)]
     measured = "\n\n".join([f"{setting}:", *(f"```\n{table}\n```" for table in tables)])
     (HERE / "diversity.md").write_text(f"{before}{first}\n{measured}\n{last}{after}", encoding="utf-8")
 

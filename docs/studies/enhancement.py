@@ -1,9 +1,9 @@
-"""What the enhancement gains and costs, by the number of frequent codebook entries that it leaves out.
+"""Gain and cost of the enhancement, by the number of frequent codebook entries that it leaves out.
 
     gendiv study --config docs/studies/enhancement.yaml --out runs/enhancement
     python docs/studies/enhancement.py runs/enhancement        # writes the tables in enhancement.md
 
-Differences are those of `gendiv compare`: paired by prompt, with the baseline's noise, and BCa intervals over prompts.
+Differences are those of `gendiv compare`: paired by prompt and noise, with BCa intervals over prompts.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ TOLERATED = 0.05  # loss of coherence
 
 
 def columns(run: RunFolder) -> dict[str, Tensor]:
-    """Numbers (P,) of each prompt by name."""
+    """Numbers (P,) per prompt by name."""
     table = run.read_per_prompt()
     names = [*GAINS.values(), *COSTS.values()]
     return {name: torch.tensor(table[name].to_pylist(), dtype=torch.float64) for name in names}
 
 
 def setting(run: RunFolder) -> tuple[str, int]:
-    """The family, and how many entries are left out; -1 is the baseline, 0 the wordings alone."""
+    """The family, and the number of entries left out; -1 is the baseline, 0 paraphrases alone."""
     protocol = run.read_protocol()
     label = label_of(protocol)
     if label.probe == "baseline":
@@ -47,42 +47,42 @@ def setting(run: RunFolder) -> tuple[str, int]:
 
 
 def in_words(num_left_out: int) -> str:
-    """The setting of a row."""
-    names = {-1: "baseline", 0: "wordings alone"}
+    """Description of the setting of a row."""
+    names = {-1: "baseline", 0: "paraphrases"}
     return names.get(num_left_out, f"and {num_left_out} left out")
 
 
 def family_table(runs: dict[int, RunFolder]) -> str:
-    """A row a setting: what it changes beside the baseline; the baseline's own row has values."""
+    """One row per setting with its differences from the baseline; the row of the baseline contains values."""
     names = GAINS | COSTS
     base = columns(runs[-1])
     rows = [("setting", *names), (in_words(-1), *(f"{base[name].nanmean():.3f}" for name in names.values()))]
     for num in sorted(runs)[1:]:
-        found = columns(runs[num])
-        changes = [compare(base[name], found[name]) for name in names.values()]
+        changed = columns(runs[num])
+        changes = [compare(base[name], changed[name]) for name in names.values()]
         rows.append((in_words(num), *(f"{c.difference:+.3f} [{c.low:+.3f}, {c.high:+.3f}]" for c in changes)))
     return format_table(rows)
 
 
 def most_tolerated(runs: dict[int, RunFolder]) -> int:
-    """Most entries whose loss of coherence beside the wordings alone is at most `TOLERATED`, and that of all fewer."""
+    """Largest number of entries up to which the loss of coherence, relative to paraphrases, is at most `TOLERATED`."""
     alone = columns(runs.get(0, runs[-1]))[COSTS["coherence"]]
     lost = {num: -compare(alone, columns(run)[COSTS["coherence"]]).difference for num, run in runs.items() if num > 0}
     return max((num for num in lost if all(lost[n] <= TOLERATED for n in lost if n <= num)), default=0)
 
 
 def main() -> None:
-    """Read the runs, write the tables."""
+    """Read the runs and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, nargs="+", help="folder of the study, or of several")
+    parser.add_argument("study", type=Path, nargs="+", help="folders of one or more studies")
     families: dict[str, dict[int, RunFolder]] = {}
     for path in sorted(path for study in parser.parse_args().study for path in study.glob("*/metrics.json")):
         family, num = setting(RunFolder(path.parent))
         families.setdefault(family, {})[num] = RunFolder(path.parent)
     parts = []
     for family, runs in families.items():
-        verdict = f"entries that may be left out within {TOLERATED} of coherence: {most_tolerated(runs)}"
-        parts.append(f"**{family}**, {verdict}:\n\n```\n{family_table(runs)}\n```")
+        verdict = f"number of entries that can be left out at a loss of coherence of at most {TOLERATED}"
+        parts.append(f"**{family}**, {verdict}: {most_tolerated(runs)}:\n\n```\n{family_table(runs)}\n```")
     text = (HERE / "enhancement.md").read_text(encoding="utf-8")
     first, last = "<!-- measured -->", "<!-- end -->"
     before, after = text.split(first)[0], text.split(last)[1]

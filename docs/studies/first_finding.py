@@ -1,10 +1,10 @@
-"""Where does the diversity of the three embedded families come from, and which of the paper's findings hold there?
+"""Where does the diversity of three toy models come from, and which findings of the paper hold for them?
 
-    python docs/studies/first_finding.py --jobs 2     # about half an hour; goes on where it was stopped
+    python docs/studies/first_finding.py --jobs 2     # about half an hour; resumes if it was interrupted
 
-Runs `first_finding.yaml` by `gendiv study`, decomposes each family by `gendiv decompose` with its truth, and holds the
-paper's findings against it by the report's rule. Writes first_finding.md (between its marks), first_finding.svg and
-first_finding_plane.svg beside it.
+Runs `first_finding.yaml` with `gendiv study`, decomposes each family with `gendiv decompose`, compares it with the
+ground truth, and checks the findings of the paper by the rule of the report. Writes first_finding.md (between its
+markers), first_finding.svg and first_finding_plane.svg beside it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DISTANCES = ("diversity/lpips[tiny]", "diversity/pixel_cosine")
 
 
 def printed(*words: str | Path) -> str:
-    """What a command prints."""
+    """The output of a command."""
     out = io.StringIO()
     try:
         with redirect_stdout(out):
@@ -46,12 +46,12 @@ def printed(*words: str | Path) -> str:
 
 
 def runs_of(setting: Setting | None) -> list[Path]:
-    """Folders by seed."""
+    """Run folders of a setting, by seed."""
     return [] if setting is None else [run.folder.path for run in setting.runs]
 
 
-def kept(file: Path, make: Callable[[], str]) -> str:
-    """What is in a file, or what is made and put there: so that it is done once."""
+def cached(file: Path, make: Callable[[], str]) -> str:
+    """The text of a file, which is computed and written if it does not exist."""
     if not file.exists():
         words = make()
         write_atomically(file, lambda path: path.write_text(words, encoding="utf-8"))
@@ -59,27 +59,27 @@ def kept(file: Path, make: Callable[[], str]) -> str:
 
 
 def decompositions(family: Family, folder: Path) -> str:
-    """`gendiv decompose` of each seed."""
+    """The output of `gendiv decompose` for each seed."""
     parts = []
     for plain, argmax, subset in zip(*map(runs_of, find_profile(family)), strict=True):
         make = partial(printed, "decompose", plain, "--argmax", argmax, "--subset", subset, "--test")
-        parts.append(f"```\n{kept(folder / f'{plain.name}.txt', make)}\n```")
+        parts.append(f"```\n{cached(folder / f'{plain.name}.txt', make)}\n```")
     return "\n\n".join(parts)
 
 
-def truth(family: Family, folder: Path) -> str:
-    """What `gendiv decompose --truth` adds, of the first seed."""
+def ground_truth(family: Family, folder: Path) -> str:
+    """The comparison of `gendiv decompose --truth` for the first seed."""
     plain = find_profile(family).plain
-    assert plain is not None, "the study has it"
+    assert plain is not None, "the study contains the plain run"
     run, metric = plain.runs[0], make_metric("lpips[tiny]")
-    assert isinstance(metric, PromptMetric), "a distance"
+    assert isinstance(metric, PromptMetric), "LPIPS is a distance"
     metric.load()
     make = partial(compare_with_truth, run.folder.read_samples(), run.columns, metric)
-    return f"```\n{kept(folder / f'{run.folder.path.name}-truth.txt', lambda: format_truth(make()))}\n```"
+    return f"```\n{cached(folder / f'{run.folder.path.name}-truth.txt', lambda: format_truth(make()))}\n```"
 
 
 def findings(families: list[Family]) -> str:
-    """The paper's findings, by each distance."""
+    """The findings of the paper, by each distance."""
     rows = [("generator", f"{PAPER} reports", "as a number", "distance", "measured", "outcome")]
     for family in families:
         for distance in DISTANCES:
@@ -91,12 +91,12 @@ def findings(families: list[Family]) -> str:
 
 
 def measured(finding: Finding) -> str:
-    """The share, with its interval."""
+    """The share with its interval."""
     return str(share(finding.share)) if finding.share else "-"
 
 
 def verdicts(families: list[Family]) -> str:
-    """The rule's answer, over all seeds together."""
+    """The verdict of the rule, over all seeds."""
     rows = [
         (
             "generator",
@@ -111,23 +111,23 @@ def verdicts(families: list[Family]) -> str:
     ]
     for family in families:
         for distance in DISTANCES:
-            found = find_verdict(family, distance)
-            if found is not None:
-                shares = [f"{100 * share:.1f} %" for share in found.shares]
+            verdict = find_verdict(family, distance)
+            if verdict is not None:
+                shares = [f"{100 * share:.1f} %" for share in verdict.shares]
                 rows.append(
-                    (family.name, distance.split("/")[1], found.kind, f"{100 * found.certainty:.0f} %", *shares)
+                    (family.name, distance.split("/")[1], verdict.kind, f"{100 * verdict.certainty:.0f} %", *shares)
                 )
     return as_markdown(rows)
 
 
 def as_markdown(rows: list[tuple[str, ...]]) -> str:
-    """A table; the first row is its header."""
+    """Format a table; the first row is its header."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def qualities(families: list[Family]) -> str:
-    """Fidelity of each setting: broken samples look diverse."""
+    """Fidelity of each setting, because broken samples look diverse."""
     names = {"stated right": "postcards/stated_right", "coherence": "postcards/coherence"}
     names |= {"free entropy / truth": "postcards/free_entropy_share", "LPIPS": DISTANCES[0]}
     rows = [("generator", "setting", *names, "runs")]
@@ -142,7 +142,7 @@ def qualities(families: list[Family]) -> str:
 
 
 def write(folder: Path) -> None:
-    """Tables and figures of the runs in a folder."""
+    """Write the tables and figures of the runs in a folder."""
     families = families_of(find_runs([folder])[0])
     plain = [(family, setting) for family in families if (setting := find_profile(family).plain) is not None]
     figures = {
@@ -154,19 +154,19 @@ def write(folder: Path) -> None:
         write_atomically(HERE / f"{name}.svg", lambda path, picture=picture: path.write_text(picture, encoding="utf-8"))
     parts = [verdicts(families), findings(families), f"```\n{qualities(families)}\n```"]
     for family in families:
-        parts += [f"### {family.name}", decompositions(family, folder), truth(family, folder)]
+        parts += [f"### {family.name}", decompositions(family, folder), ground_truth(family, folder)]
     text = (HERE / "first_finding.md").read_text(encoding="utf-8")
     first, last = "<!-- measured -->", "<!-- end -->"
     before, after = text.split(first)[0], text.split(last)[1]
-    whole = "\n".join([before + first, "\n\n".join(parts), last + after])
-    write_atomically(HERE / "first_finding.md", lambda path: path.write_text(whole, encoding="utf-8"))
+    page = "\n".join([before + first, "\n\n".join(parts), last + after])
+    write_atomically(HERE / "first_finding.md", lambda path: path.write_text(page, encoding="utf-8"))
 
 
 def main() -> None:
-    """Run, decompose, write."""
+    """Run the study, decompose it, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/first_finding"), help="folder of the runs")
-    parser.add_argument("--jobs", default="1", help="runs at a time")
+    parser.add_argument("--jobs", default="1", help="number of parallel runs")
     arguments = parser.parse_args()
     printed("study", "--config", HERE / "first_finding.yaml", "--out", arguments.out, "--jobs", arguments.jobs)
     write(arguments.out)

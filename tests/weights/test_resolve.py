@@ -230,12 +230,12 @@ def test_official_files_with_their_own_settings_are_accepted(settings):
     [
         ({**T2I, "image_size": 512}, "gpt_checkpoint: t2i_XL_stage1_256.pt is t2i, GPT-XL, for images of 256 pixels"),
         ({**T2I, "gpt_checkpoint": "t2i_XL_stage2_512.pt"}, "for images of 512 pixels"),
-        ({**T2I, "gpt": "GPT-L"}, "GPT-XL, .* say t2i, GPT-L"),
+        ({**T2I, "gpt": "GPT-L"}, "GPT-XL, .* settings are t2i, GPT-L"),
         ({**T2I, "model_type": "c2i"}, "is t2i"),
         ({**T2I, "vq_checkpoint": "vq_ds16_c2i.pt"}, "vq_checkpoint: vq_ds16_c2i.pt is c2i"),
         (
             {**T2I, "vq": "VQ-8", "image_size": 256, "vq_checkpoint": "own.pt"},
-            "gpt_checkpoint: .* say t2i, GPT-XL, VQ-8",
+            "gpt_checkpoint: .* settings are t2i, GPT-XL, VQ-8",
         ),
         ({**C2I, "image_size": 256}, "c2i_B_384.pt is c2i, GPT-B, for images of 384 pixels"),
         ({**C2I, "image_size": 384, "vq_checkpoint": "vq_ds16_t2i.pt"}, "vq_checkpoint: vq_ds16_t2i.pt is t2i"),
