@@ -13,7 +13,7 @@ from typing_extensions import override
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.clip import ClipFeatures
 from gendiv_lightning.features.lpips import PerceptualFeatures
-from gendiv_lightning.toy import FILES, world
+from gendiv_lightning.toy import FILES, postcards
 from gendiv_lightning.weights.load import load_strictly, read_checkpoint
 
 WEIGHTS = FILES / "perceptual.safetensors"
@@ -117,8 +117,8 @@ class PostcardFactors(ImageFeatures):
 
     @override
     def embed(self, images: Tensor) -> Tensor:
-        values = world.values_of(world.read(images)[0])
-        sizes = [len(group) for group in world.GROUPS.values()]
+        values = postcards.values_of(postcards.read(images)[0])
+        sizes = [len(group) for group in postcards.GROUPS.values()]
         return torch.cat([F.one_hot(column, size) for column, size in zip(values.T, sizes, strict=True)], 1)
 
 

@@ -11,7 +11,7 @@ from gendiv_lightning.functional.kernel_entropy import conditional_entropy, kern
 from gendiv_lightning.metrics import ConditionalVendi, KernelEntropy, VendiSet
 from gendiv_lightning.metrics.registry import make_metric
 from gendiv_lightning.records import PromptSamples
-from gendiv_lightning.toy import world
+from gendiv_lightning.toy import postcards
 from gendiv_lightning.toy.analytic import FAMILIES, AnalyticGenerator
 from gendiv_lightning.toy.calibration import sample_crossed
 from gendiv_lightning.toy.perfect import fitting_grids
@@ -137,7 +137,7 @@ def test_postcards_drawn_uniformly_have_log_n_bits():
         shares.append(1 / len(fitting))
         drawn = fitting[torch.randint(len(fitting), (144,), generator=generator)]
         path = torch.arange(12).repeat_interleave(12)
-        metric.update(PromptSamples(world.render(drawn), place=place, path=path))
+        metric.update(PromptSamples(postcards.render(drawn), place=place, path=path))
     estimates = metric.compute()
     name = "kernel[postcard-factors,bandwidth=0]"
     true = -math.log2(sum(shares) / len(shares))
@@ -147,9 +147,9 @@ def test_postcards_drawn_uniformly_have_log_n_bits():
 
 
 def images_of(stated):
-    values = world.values_of(torch.arange(world.NUM_IMAGES))
+    values = postcards.values_of(torch.arange(postcards.NUM_IMAGES))
     fits = torch.ones(len(values), dtype=torch.bool)
-    for place, group in enumerate(world.GROUPS):
+    for place, group in enumerate(postcards.GROUPS):
         fits &= (values[:, place] == stated[group]) if group in stated else True
     return fits.nonzero()[:, 0]
 
