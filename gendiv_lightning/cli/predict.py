@@ -1,4 +1,4 @@
-"""`gendiv predict | validate`, also `gendiv fit-free predict | validate`: from a config to the folder of a run."""
+"""`gendiv predict` and `gendiv validate` (long form: `gendiv fit-free predict`): from a config to a run folder."""
 
 from __future__ import annotations
 
@@ -48,18 +48,24 @@ from gendiv_lightning.runs.protocol import fingerprint_of
 from gendiv_lightning.storage.config_files import explain, find_configs
 
 DESCRIPTION = """
-Without training: predict generates under probes and measures, validate counts how a tokenizer uses its codebook.
+No training: `predict` generates images under probes and measures them; `validate` counts how often a tokenizer uses
+each entry of its codebook on real images.
+
+A run is described by a config. Its parts are `model` (the generator), `data` (the prompts), `probes`, `measure` (the
+metrics) and `trainer`. Every value can be set on the command line, as in --data.num_samples 16. Results are written to
+a run folder: images, tokens, metrics.json, per_prompt.parquet, grid.png. Run the same command again after an
+interruption: it resumes and produces identical results.
 
 examples:
   gendiv predict --config configs/tiny/llamagen.yaml
   gendiv predict --config configs/tiny/llamagen.yaml --probes+=Argmax --data.num_samples 16 --run_dir runs/mine
+  gendiv predict --config configs/tiny/llamagen.yaml --trainer.devices 4 --trainer.strategy ddp   (no torchrun)
   gendiv validate --config configs/tiny/llamagen_codebook.yaml
-  torchrun is not needed: --trainer.devices 4 --trainer.strategy ddp
 """
 
 DEFAULTS: dict[str, Any] = {
     "devices": 1,
-    "use_distributed_sampler": False,  # prompts are dealt to ranks by the data module, whole and once
+    "use_distributed_sampler": False,  # the data module assigns each prompt to one rank
     "enable_checkpointing": False,
     "enable_model_summary": False,
 }
@@ -69,12 +75,12 @@ USER_ERRORS = (ValueError, OSError, ArgumentError, MisconfigurationException)
 
 
 class Config(LightningCLI):
-    """A config of predict or validate, overridden by the command line: it makes what is named there, and runs nothing.
+    """A config of `predict` or `validate`, with overrides from the command line. Instantiates its parts, runs nothing.
 
     Attributes:
         subcommand: "predict" or "validate".
-        options: the run's own: run_dir, overwrite, wandb, wandb_project.
-        callbacks: of `trainer.callbacks`, `probes` and `measure`.
+        options: options of the run itself: run_dir, overwrite, wandb, wandb_project.
+        callbacks: those of `trainer.callbacks`, `probes` and `measure`.
     """
 
     def __init__(self, args: list[str] | None = None) -> None:
@@ -92,58 +98,67 @@ class Config(LightningCLI):
                 "description": DESCRIPTION,
                 "formatter_class": RawDescriptionHelpFormatter,
                 "exit_on_error": False,
-                "predict": {"description": "Generate under probes, measure, log.", "exit_on_error": False},
-                "validate": {"description": "Count codebook usage on images.", "exit_on_error": False},
+                "predict": {
+                    "description": "Generate images under probes, measure and log them.",
+                    "exit_on_error": False,
+                },
+                "validate": {
+                    "description": "Count how often a tokenizer uses each codebook entry on images.",
+                    "exit_on_error": False,
+                },
             },
             args=args,
         )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The two, and those parameters of theirs that are not for the command line."""
+        """Both subcommands, with the parameters that are hidden from the command line."""
         skipped = {"model", "dataloaders", "datamodule", "ckpt_path", "verbose", "weights_only", "return_predictions"}
         return {"predict": skipped, "validate": skipped}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """What a run has beside model, data and trainer."""
+        """Add the options of a run besides model, data and trainer."""
         parser.add_argument(
             "--probes",
             type=list[SettingCallback],
             default=[],
             sub_configs=True,
-            help="Probes that act together: names, or class_path with init_args; `--probes+=Argmax` adds one.",
+            help="Probes that are applied together: names, or class_path with init_args. `--probes+=Argmax` adds one.",
         )
         parser.add_argument(
             "--measure",
             type=Measure | None,
             default=None,
             sub_configs=True,
-            help="Metrics and their reference file, such as configs/measures/paper.yaml.",
+            help="Metrics and their reference file, for example configs/measures/paper.yaml.",
         )
         parser.add_argument(
             "--run_dir",
             type=str | None,
             default=None,
-            help="Folder of the run (default: runs/<config name>-<fingerprint>).",
+            help="Run folder (default: runs/<config name>-<fingerprint>).",
         )
-        parser.add_argument("--overwrite", type=bool, default=False, help="Delete the run that is in the folder first.")
+        parser.add_argument(
+            "--overwrite", type=bool, default=False, help="Delete the existing run in the folder first."
+        )
         parser.add_argument(
             "--wandb",
             type=Literal["online", "offline", "disabled"],
             default="offline",
-            help="Log to Weights & Biases; offline runs lie in the run folder: `gendiv report RUN --sync` sends them.",
+            help="Log to Weights & Biases. Offline runs are stored in the run folder; `gendiv report RUN --sync` "
+            "sends them.",
         )
         parser.add_argument("--wandb_project", type=str, default="gendiv", help="Project on Weights & Biases.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the words of the command; registered probes go by their names."""
-        words = words_of_the_command() if args is None else args
+        """Parse the command line; registered probes are available by name."""
+        words = command_words() if args is None else args
         for plugin in plugins.registered("probes").values():
-            plugin.load()  # jsonargparse finds a class by its name once it is imported
+            plugin.load()  # jsonargparse finds a class by name only after its import
         self.config = parser.parse_args(upgrade_words(find_configs(words)))
 
     def instantiate_classes(self) -> None:
-        """Make generator, data, probes, metrics and other callbacks; no trainer."""
+        """Instantiate generator, data, probes, metrics and other callbacks, but no trainer."""
         config = self.config[self.subcommand] = expand_home(self.config[self.subcommand])
         check_values(config, {"trainer": Trainer}, {"overwrite": bool, "wandb": str, "wandb_project": str})
         self.config_init = self.parser.instantiate_classes(self.config)
@@ -158,7 +173,7 @@ class Config(LightningCLI):
 
     @property
     def name(self) -> str:
-        """Of the config: `llamagen`, or `tiny-llamagen` in a folder `tiny`."""
+        """Name of the config: `llamagen`, or `tiny-llamagen` in a folder `tiny`."""
         files = self.options.get("config") or []
         path = Path(str(files[0])) if files else Path(type(self.options.model).__name__.lower())
         return path.stem if path.parent.name in ("", ".", "configs") else f"{path.parent.name}-{path.stem}"
@@ -168,32 +183,37 @@ class Config(LightningCLI):
         """The metrics of a run.
 
         Raises:
-            ValueError: there are none, or more than one set of them.
+            ConfigKeyError: there is no set of metrics, or more than one.
         """
         found = [callback for callback in self.callbacks if isinstance(callback, Measure)]
         if len(found) != 1:
-            raise ConfigKeyError(f"a run has one `measure`, or one Measure among trainer.callbacks; got {len(found)}")
+            raise ConfigKeyError(
+                f"a run needs exactly one `measure`, or one Measure in trainer.callbacks; got {len(found)}. Add or "
+                "remove one"
+            )
         return found[0]
 
     @property
     def parts(self) -> Parts:
-        """What a run of predict is assembled from.
+        """The parts that a run of `predict` is assembled from.
 
         Raises:
-            ValueError: the data is no prompts, or see `measure`.
+            ValueError: `data` does not provide prompts, or `measure` raises.
         """
         data = self.options.data
         if not isinstance(data, PromptData):
-            raise ConfigValueError(f"predict samples prompts: data must be PromptData, got {type(data).__name__}")
+            raise ConfigValueError(
+                f"`predict` samples prompts: data must be PromptData, got {type(data).__name__}. Change data.class_path"
+            )
         probes = [callback for callback in self.callbacks if isinstance(callback, SettingCallback)]
         return Parts(self.options.model, data, probes, self.measure.metrics)
 
     def resolved(self) -> dict[str, Any]:
-        """The config with all its values, which is itself a config."""
+        """The config with all default values filled in, which is itself a config."""
         return yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.subcommand]
 
     def make_trainer(self, folder: RunFolder, *more: Callback) -> Trainer:
-        """The trainer of the config, with a progress bar and `more` after the config's callbacks."""
+        """The trainer of the config, with a progress bar, and `more` after the callbacks of the config."""
         bar = [] if self.options.trainer.enable_progress_bar is False else [SamplesPerSecond()]
         return self.instantiate_trainer(
             callbacks=[*self.callbacks, *bar, *more],
@@ -202,18 +222,18 @@ class Config(LightningCLI):
         )
 
 
-def words_of_the_command() -> list[str]:
-    """What follows `gendiv` or `gendiv fit-free`; `sys.argv` stays whole, since DDP starts the other ranks from it."""
+def command_words() -> list[str]:
+    """The words after `gendiv` or `gendiv fit-free`. `sys.argv` is not changed: DDP starts the other ranks from it."""
     return sys.argv[1 + (sys.argv[1:2] == ["fit-free"]) :]
 
 
 def predict(config: Config) -> None:
-    """Sample and measure what is not finished."""
+    """Sample and measure the unfinished prompts."""
     run = assemble(config.parts, thorough=rank_zero_only.rank == 0)  # type: ignore[attr-defined]
     for warning in run.warnings:
         rank_zero_warn(warning)
     if unused := config.measure.unused_reference:
-        rank_zero_info(f"measure.reference {unused} is not used: no metric compares with real images")
+        rank_zero_info(f"measure.reference {unused} is not used, because no metric compares with real images")
     generator = config.options.model
     _use_few_threads(generator)
     folder = _folder(config, run.protocol)
@@ -221,7 +241,7 @@ def predict(config: Config) -> None:
         return
     trainer = config.make_trainer(folder, RunWriter(run, folder, config.measure))
     with ExitStack() as stack:
-        if trainer.is_global_zero:  # the other ranks of this machine are not started yet
+        if trainer.is_global_zero:  # the other ranks on this machine have not started yet
             stack.enter_context(RunLock(folder.path))
             _start(config, folder)
             if config.options.trainer.logger is None:
@@ -234,17 +254,20 @@ def validate(config: Config) -> None:
     generator, data = config.options.model, config.options.data
     if not isinstance(data, ImageModule):
         raise ConfigValueError(
-            f"validate counts images: data must be an ImageModule, such as ImageData, got {type(data).__name__}"
+            f"`validate` counts images: data must be an ImageModule such as ImageData, got {type(data).__name__}. "
+            "Change data.class_path"
         )
     if not isinstance(generator, TokenGenerator):
-        raise ProbeError(f"validate counts tokens, and {type(generator).__name__} draws none: it has no codebook")
+        raise ProbeError(
+            f"`validate` counts tokens, but {type(generator).__name__} has no codebook. Choose a generator with tokens"
+        )
     generator.locate()
     _use_few_threads(generator)
     protocol = {"what": "validation images", "generator": generator.identity(), "data": data.identity()}
     if generator.image_side not in (None, data.image_size):
         raise ImageSizeError(
             f"data.image_size is {data.image_size}, but the tokenizer of {type(generator).__name__} takes images of "
-            f"{generator.image_side} pixels per side: pass --data.image_size {generator.image_side}"
+            f"{generator.image_side} pixels per side. Pass --data.image_size {generator.image_side}"
         )
     folder = _folder(config, protocol)
     if _is_done(config, folder, protocol):
@@ -252,8 +275,8 @@ def validate(config: Config) -> None:
     trainer = config.make_trainer(folder, CodebookCounts(protocol, generator.codebook_size, data, folder))
     if trainer.limit_val_batches != 1.0:
         raise ConfigValueError(
-            f"trainer.limit_val_batches must stay 1.0, got {trainer.limit_val_batches}. To count fewer images limit "
-            "the data: --data.limit, or --data.num_images of postcards"
+            f"trainer.limit_val_batches must be 1.0, got {trainer.limit_val_batches}. To count fewer images, limit "
+            "the data with --data.limit, or --data.num_images for postcards"
         )
     with ExitStack() as stack:
         if trainer.is_global_zero:
@@ -267,17 +290,17 @@ def _folder(config: Config, protocol: dict[str, Any]) -> RunFolder:
 
 
 def _is_done(config: Config, folder: RunFolder, protocol: dict[str, Any]) -> bool:
-    """Whether the run is finished. ValueError if the folder holds another one."""
+    """Whether the run is finished. Raises ValueError if the folder contains another run."""
     if config.options.overwrite:
         return False
     folder.check(protocol)
     if folder.is_finished:
-        _say(f"{folder.path} is finished, nothing to do. Run it again with --overwrite true.")
+        _print_note(f"{folder.path} is already finished. Pass --overwrite true to run it again.")
     return folder.is_finished
 
 
 def _start(config: Config, folder: RunFolder) -> None:
-    """Make room if that is asked for, and write the config."""
+    """Delete the old run if `overwrite` is set, and write the config."""
     if config.options.overwrite:
         folder.delete()
     text = yaml.safe_dump(config.resolved(), sort_keys=False)
@@ -298,18 +321,18 @@ def _loggers(config: Config, run: Run, folder: RunFolder, stack: ExitStack) -> l
         folder.path, run.protocol, resolved, run_id=folder.wandb_id(run.fingerprint), project=project, mode=mode
     )
     if logged.offline:
-        stack.callback(_say, how_to_send(folder.path))
+        stack.callback(_print_note, how_to_send(folder.path))
     stack.push(lambda error, *_: close_run(logged, folder.path, exit_code=int(error is not None)))
     return [csv, WandbLogger(experiment=logged)]
 
 
 def read_config(path: Path) -> Config:
-    """A config of `predict`, whose parts are made and checked by themselves; weights and prompts are not looked at.
+    """Read a config of `predict` and check each part, without loading weights or prompts.
 
     Raises:
-        ValueError: something is wrong in it, in one line.
+        ValueError: the config is invalid; the message is one line.
     """
-    _quieten()
+    _silence_libraries()
     try:
         config = Config(["predict", "--config", str(path)])
         check(config.parts)
@@ -319,7 +342,7 @@ def read_config(path: Path) -> Config:
 
 
 def sample_again(config: Config, run: Run, batches: Sequence[PromptBatch]) -> tuple[list[SampleBatch], torch.device]:
-    """Sample batches as a run of a config does, on its kind of device; the samples and that device."""
+    """Sample batches as a run of the config does, on the same kind of device. Returns the samples and the device."""
     _use_few_threads(config.options.model)
     trainer = Trainer(
         accelerator=config.options.trainer.accelerator,
@@ -332,8 +355,8 @@ def sample_again(config: Config, run: Run, batches: Sequence[PromptBatch]) -> tu
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run `gendiv fit-free` on `args`, or on the command line. What the user got wrong ends as a line, no traceback."""
-    _quieten()
+    """Run `gendiv fit-free` on `args`, or on the command line. User errors end with a message, not a traceback."""
+    _silence_libraries()
     try:
         config = Config(args)
         (predict if config.subcommand == "predict" else validate)(config)
@@ -350,23 +373,23 @@ def _describe(error: Exception) -> tuple[Exception, str]:
     return error, message
 
 
-def _quieten() -> None:
-    """Leave to the user what is about the run, and silence what libraries say about themselves."""
+def _silence_libraries() -> None:
+    """Silence library messages that are not about the run."""
     from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
     from transformers.utils.logging import disable_progress_bar
 
     hides_downloads = are_progress_bars_disabled()
-    disable_progress_bar()  # of loading weights; it hides the Hub's downloads too, which are worth a bar
+    disable_progress_bar()  # for loading weights; it also hides downloads from the Hub, which should show a bar
     if not hides_downloads:
         enable_progress_bars()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_about_the_run)
-    # A table of the weights that do not fit, which our own error names.
+    # A table of weights that do not fit; our own error names them.
     logging.getLogger("transformers.modeling_utils").addFilter(lambda record: "LOAD REPORT" not in record.getMessage())
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message="Total length of `DataLoader` across ranks is zero")
     warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
-    warnings.filterwarnings("ignore", message="The ``compute`` method of metric")  # of a rank without prompts
+    warnings.filterwarnings("ignore", message="The ``compute`` method of metric")  # on a rank without prompts
 
 
 def _is_about_the_run(record: logging.LogRecord) -> bool:
@@ -374,11 +397,11 @@ def _is_about_the_run(record: logging.LogRecord) -> bool:
 
 
 def _use_few_threads(generator: Generator) -> None:
-    """One for a toy: more gain nothing, and its last digits would depend on the machine and the ranks."""
+    """Use one thread for toy models: more are no faster, and the last digits would depend on machine and ranks."""
     if generator.is_toy:
-        os.environ["OMP_NUM_THREADS"] = "1"  # for the other ranks; Lightning does not set threads where this is set
+        os.environ["OMP_NUM_THREADS"] = "1"  # for the other ranks; Lightning leaves threads alone if this is set
         torch.set_num_threads(1)
 
 
-def _say(line: str) -> None:
+def _print_note(line: str) -> None:
     sys.stderr.write(f"{line}\n")

@@ -1,5 +1,5 @@
-"""What the values of a parsed config may be: `~` is expanded, null is refused where a value is required, and functions
-are refused everywhere.
+"""Checks of the values of a parsed config: `~` is expanded, null is rejected where a value is required, and functions
+are rejected everywhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gendiv_lightning.errors import ConfigValueError, UnsafeInputError
 
 
 def expand_home(value: Any) -> Any:
-    """A config, or a part of one, in which strings that begin with `~/` or `~NAME/` are paths without it."""
+    """Expand strings that begin with `~/` or `~NAME/` in a config, or in a part of one."""
     if isinstance(value, Namespace):
         return Namespace({key: expand_home(item) for key, item in vars(value).items()})
     if isinstance(value, dict):
@@ -32,16 +32,17 @@ def expand_home(value: Any) -> Any:
 def check_values(
     config: Namespace, groups: Mapping[str, type], hints: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
-    """Check the values of a config against the types of the arguments that they are for.
+    """Check the values of a config against the types of the arguments that receive them.
 
     Args:
-        config: parsed; classes are not made yet.
-        groups: the classes whose arguments stand in the config without a `class_path`, by key.
+        config: parsed config, before its classes are instantiated.
+        groups: classes whose arguments are in the config without a `class_path`, by key.
         hints: types of other values, by key.
 
     Raises:
-        ValueError: null for an argument that takes none, or a function: a config names classes and values, and a
-            function would be called with whatever a library passes to it.
+        ConfigValueError: null for an argument that does not accept it.
+        UnsafeInputError: a function. A config names classes and values; a function would be called with whatever a
+            library passes to it.
     """
     for key, value in vars(config).items():
         _check(value, key, hints.get(key, Any), _argument_types(groups[key]) if key in groups else {})
@@ -65,14 +66,14 @@ def _check(value: Any, key: str, hint: Any = Any, hints: Mapping[str, Any] = Map
 
 
 def _argument_types(made: Any) -> dict[str, Any]:
-    """Types of the arguments of a class, with those that it hands on to its base classes, or of a function."""
+    """Types of the arguments of a function, or of a class and its base classes."""
     hints: dict[str, Any] = {}
     for function in (
         [vars(base).get("__init__") for base in reversed(made.__mro__)] if isinstance(made, type) else [made]
     ):
         try:
             hints |= get_type_hints(function) if function else {}
-        except NameError:  # names that exist for type checkers only
+        except NameError:  # names that only exist for type checkers
             continue
     return hints
 

@@ -88,7 +88,7 @@ def _probes_of(path: Path, study: dict[str, Any], generator: str) -> list[str]:
     chosen = entry.get("probes", probes) if isinstance(entry, dict) else probes
     unknown = [name for name in chosen if name not in probes] if isinstance(chosen, list) else [chosen]
     if unknown or not chosen:
-        raise ValueError(
+        raise ConfigValueError(
             f"{path}: generators.{generator}.probes must be a list of the study's probes, got {unknown or chosen!r}. "
             f"Choose from {', '.join(probes)}"
         )

@@ -14,6 +14,8 @@ from os.path import relpath
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from gendiv_lightning.errors import WrongWeightsError
+
 SUFFIX = ".pieces"
 
 
@@ -44,9 +46,9 @@ def join(path: Path) -> bytes:
         sources = {name: (path.parent / name).read_bytes() for name, _, _ in pieces}
         parts = [sources[name][offset : offset + length] for name, offset, length in pieces]
     except (OSError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a list of pieces ({error}). Install gendiv again") from error
+        raise WrongWeightsError(f"{path} cannot be read as a list of pieces ({error}). Install gendiv again") from error
     if any(len(part) != length for part, (_, _, length) in zip(parts, pieces, strict=True)):
-        raise ValueError(f"{path} refers to bytes beyond the end of a file. Install gendiv again")
+        raise WrongWeightsError(f"{path} refers to bytes beyond the end of a file. Install gendiv again")
     return b"".join(parts)
 
 

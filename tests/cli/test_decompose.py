@@ -144,7 +144,7 @@ def test_no_difference_is_shown_by_two_one_sided_tests_or_not_at_all(runs, capsy
         answers.append(printed.split("Two one-sided tests")[1].split("\n\n")[0].splitlines()[-1])
     for answer, words in zip(answers, ("within 0.01", "equivalent within", "different by more", "within"), strict=True):
         assert words in answer
-    assert "--margin is a positive number" in gendiv("compare", *same, "--margin", "-3")
+    assert "--margin must be positive" in gendiv("compare", *same, "--margin", "-3")
 
 
 def test_what_does_not_compare_is_refused_with_the_reason(runs, weights, tmp_path):
@@ -154,7 +154,7 @@ def test_what_does_not_compare_is_refused_with_the_reason(runs, weights, tmp_pat
     assert "data.num_prompts (3 and 2)" in message
     assert "--anyway" in message
     assert gendiv("compare", plain.path, other.path / "samples").endswith("it has no fingerprint.json")
-    assert "no Decompose among its probes" in gendiv("decompose", other.path)
+    assert "Make a run with `--probes+=Decompose`" in gendiv("decompose", other.path)
 
 
 def test_a_run_with_other_numbers_of_samples_is_refused_though_its_data_ask_for_the_same(weights, tmp_path):

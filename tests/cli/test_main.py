@@ -120,7 +120,7 @@ def test_predict_and_validate_need_no_fit_free(words, left, monkeypatch):
     cli.main(words)
     assert received == [left]
     monkeypatch.setattr(sys, "argv", ["gendiv", *words])
-    assert fit_free.words_of_the_command() == left
+    assert fit_free.command_words() == left
 
 
 def test_what_takes_long_is_said_once_and_on_rank_zero_only(capsys, monkeypatch):

@@ -57,7 +57,7 @@ def test_the_images_alone_give_the_same(run, tmp_path):
         (["--metrics", "fid"], "gendiv reference"),
         (["--metrics", "ssim", "--reference", "x"], "none of the metrics uses the reference"),
         (["--memory-limit", "nan"], "memory_limit must be a positive number of GiB"),
-        (["--out", __file__], "is a file, and a folder is needed"),
+        (["--out", __file__], "--out must be a folder"),
         (["--resize", "0"], "--resize"),
         (["--max-corrupt", "2"], "--max-corrupt"),
         (["--device", "nowhere"], DEVICE.format("nowhere")),
@@ -70,12 +70,12 @@ def test_what_cannot_be_is_one_line(words, message, tmp_path):
 
 @pytest.mark.parametrize("option", [("--column", "x"), ("--image-column", "x"), ("--split", "x"), ("--first-caption",)])
 def test_options_for_other_images_are_errors_on_a_run(option, run):
-    assert f"{option[0]} is for other images" in gendiv("measure", run.path, "--metrics", "ssim", *option)
+    assert f"{option[0]} does not apply to a run" in gendiv("measure", run.path, "--metrics", "ssim", *option)
 
 
 def test_a_reference_is_a_file_and_takes_no_option_that_does_not_apply(run, tmp_path):
     call = ("reference", run.path / "samples", "--backbone", "tiny-clip")
-    assert "is a folder, and a file is needed" in gendiv(*call, "--out", tmp_path)
+    assert "--out must be a file" in gendiv(*call, "--out", tmp_path)
     for option in ("--split", "--config", "--revision"):
         assert "leave" in gendiv(*call, "--out", tmp_path / "x", option, "y")
 
@@ -104,7 +104,7 @@ def test_one_image_a_prompt_has_quality_and_no_diversity(tmp_path, capsys):
         (tmp_path / word).mkdir()
         Image.fromarray(np.full((32, 32, 3), len(word), np.uint8)).save(tmp_path / word / "0.png")
     message = gendiv("measure", tmp_path, "--metrics", "ssim,lpips[tiny]")
-    assert "a distance needs two images of a prompt" in message
+    assert "a distance needs at least two images per prompt" in message
     assert "\n" not in message
     assert gendiv("measure", tmp_path, "--metrics", "ssim,vendi_set") == 0
     assert "diversity/vendi_set" in capsys.readouterr().out
@@ -152,7 +152,7 @@ def test_the_parts_of_a_reference_are_together_what_the_whole_is(run, tmp_path):
     )
     words = ("--metrics", "fd[tiny-clip]", "--reference", parts[0])
     assert "is part 2/3 of a reference" in gendiv("measure", run.path, *words)
-    assert "--part is K/N" in gendiv(*call, "--part", "4/3", "--out", tmp_path / "x")
+    assert "--part must be K/N" in gendiv(*call, "--part", "4/3", "--out", tmp_path / "x")
 
 
 def test_a_reference_of_a_folder_skips_what_is_corrupt(run, tmp_path, capsys):

@@ -170,10 +170,10 @@ def test_the_grammar_needs_neither_server_nor_key(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        ([], "give --out SET.jsonl and --model"),
-        (["--out", "set.jsonl"], "give --out SET.jsonl and --model"),
+        ([], "--out or --model is missing"),
+        (["--out", "set.jsonl"], "--out or --model is missing"),
         (["--out", "set.csv", "--model", "m"], "must end in .jsonl"),
-        (["--out", str(POSTCARDS), "--model", "m"], "is PROMPTS itself"),
+        (["--out", str(POSTCARDS), "--model", "m"], "would overwrite PROMPTS"),
         (["--out", "set.jsonl", "--model", "m"], "set OPENAI_BASE_URL"),
         (["--out", "set.jsonl", "--model", "m", "--per-prompt", "0"], "--per-prompt must be above 0"),
         (["--out", "set.jsonl", "--model", "m", "--concurrency", "-1"], "--concurrency must be above 0"),
@@ -181,7 +181,7 @@ def test_the_grammar_needs_neither_server_nor_key(tmp_path, monkeypatch):
             ["--out", "set.jsonl", "--model", "local:no/such", "--similarity", "tiny-clip"],
             "no/such' could not be loaded",
         ),
-        (["--check", "--model", "m"], "leave out --out and --model"),
+        (["--check", "--model", "m"], "Remove --out and --model"),
         (["--out", "set.jsonl", "--model", "postcards", "--similarity", "ViT"], "backbone must be"),
     ],
 )

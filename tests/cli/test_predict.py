@@ -247,7 +247,7 @@ def test_a_finished_run_says_so_and_does_nothing(weights, tmp_path, capsys, monk
     with monkeypatch.context() as patch:
         patch.setattr(LlamaGen, "load", None)
         predict(weights, tmp_path / "run", limit=1)
-    assert "is finished, nothing to do" in capsys.readouterr().err
+    assert "is already finished" in capsys.readouterr().err
     assert contents(made.path) == before
 
 

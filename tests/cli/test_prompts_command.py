@@ -146,13 +146,13 @@ def test_of_several_coco_files_one_is_to_be_named(tmp_path):
     [
         (["--num", "0"], "--num must be at least 1"),
         (["--num", "5", "--min-words", "9", "--max-words", "3"], "--min-words 9 is above --max-words 3"),
-        (["--num", "5", "--max-corrupt", "2"], "--max-corrupt is a share"),
+        (["--num", "5", "--max-corrupt", "2"], "--max-corrupt must be a share"),
         (["--num", "5", "--near-duplicates", "0"], "must be in [0.1, 1]"),
-        (["--num", "5", "--split", "train"], "is a file: leave them out"),
+        (["--num", "5", "--split", "train"], "is a file. Remove them"),
         (["--num", "5", "--column", "title"], "not 'title'"),
         (["--num", "5"], "too few prompts pass the filters to draw 5: 1 (1 read, 1 drawn)"),
         (["--num", "1", "--out", "set.json"], "--out must end in .jsonl"),
-        (["--num", "1", "--out", "a.jsonl"], "must not lie in SOURCE"),
+        (["--num", "1", "--out", "a.jsonl"], "must not be inside SOURCE"),
     ],
 )
 def test_what_cannot_be_is_one_line(words, message, tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ def tamper(folder, shard, column, change):
 
 
 def name_of(row):
-    return f"prompt {row['prompt_id']}, wording {row['paraphrase']}, path {row['path']}, sample {row['sample']}"
+    return f"prompt {row['prompt_id']}, paraphrase {row['paraphrase']}, path {row['path']}, sample {row['sample']}"
 
 
 def test_a_true_run_is_verified_whatever_rows_stand_beside_a_sample(sampled, capsys):
@@ -55,7 +55,7 @@ def test_a_true_run_is_verified_whatever_rows_stand_beside_a_sample(sampled, cap
         assert verify(sampled, "--num", num, "--seed", seed) == 0
         told = capsys.readouterr().out
         assert re.match(rf"LlamaGen \(toy\), .*: {min(num, 24)} of 24 samples, drawn by seed {seed}", told)
-        assert f"VERIFIED: tokens and images of all {min(num, 24)} are those that are stored" in told
+        assert f"VERIFIED: all {min(num, 24)} samples equal the stored ones" in told
 
 
 def test_whatever_was_changed_is_found_and_its_sample_named(copied, capsys):
@@ -71,8 +71,8 @@ def test_whatever_was_changed_is_found_and_its_sample_named(copied, capsys):
         assert f"{name_of(row | {'prompt_id': 'f' * 16})}: its prompt is not in the prompt set" in told
     assert f"{name_of(before[0])}: 1 of 36 tokens differ, the first at position 7" in told
     assert f"{name_of(before[5])}: same tokens, but pixels differ by up to " in told
-    assert f"{name_of(last[-1])}: its wording is 'not " in told
-    assert re.search(r"DIFFERENT: 1[12] of 24", told)  # a wording is shared by two samples
+    assert f"{name_of(last[-1])}: its text was 'not " in told
+    assert re.search(r"DIFFERENT: 1[12] of 24", told)  # two samples share a paraphrase
 
 
 def test_a_run_of_another_checkpoint_is_one_line_before_anything_loads(copied, weights, tmp_path, monkeypatch):
@@ -100,4 +100,4 @@ def test_what_cannot_be_verified_is_one_line(copied, tmp_path):
     (copied.path / "config.yaml").unlink()
     assert "config.yaml is missing" in verify(copied)
     shutil.rmtree(copied.samples)
-    assert "holds no samples yet" in verify(copied)
+    assert "contains no samples yet" in verify(copied)

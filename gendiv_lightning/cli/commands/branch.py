@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from gendiv_lightning.analysis.branch import Decided
     from gendiv_lightning.study.folder import StudyFolder
 
-HELP = "when is the picture decided? the share of the diversity that is fixed by each step"
+HELP = "when is the picture decided? the share of diversity that is fixed by each step"
 DESCRIPTION = """
-Samples each prompt with all noise shared before a step and fresh noise from it on, for several steps. With D the mean
-distance of independent samples and E_t that of samples that share the noise until step t,
+Samples each prompt several times with the noise shared before step t and independent from step t on, for several t.
+Let D be the mean distance of independent samples, and E_t that of samples that share their noise until step t. Then
 
   share(t) = 1 - E_t / D          0 at t = 0, 1 at the end
 
-is the share of the diversity that is decided by step t. Steps are counted in decisions: image tokens in raster order
+is the share of the diversity that is decided by step t. Steps count decisions: image tokens in raster order
 (autoregressive models), steps of the loop (masked models and discrete diffusion), scales (next-scale models), or the
-initial noise and then the scheduler's steps (diffusers). An ODE sampler decides everything with its initial noise.
+initial noise followed by the scheduler's steps (diffusers). An ODE sampler decides everything with its initial noise.
 
-Each step is a run in FOLDER. Finished runs are not repeated.
+Each step is a run in FOLDER. Finished runs are skipped. The curves are written to branch.json and branch.svg.
 
 examples:
   gendiv branch configs/tiny/latent_diffusion.yaml --steps 0,1,2,4,8,16
@@ -39,17 +39,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv branch`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
     parser.add_argument("configs", type=Path, nargs="+", metavar="CONFIG", help="configs of runs without probes")
-    parser.add_argument("--steps", type=_steps, required=True, metavar="T,T,...", help="steps to branch at; 0 is added")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the runs (default: runs/branch-NAME)")
-    parser.add_argument("--prompts", type=int, metavar="P", help="prompts (default: the config's)")
-    parser.add_argument("--samples", type=int, metavar="N", help="samples per prompt (default: the config's)")
-    parser.add_argument("--seed", type=int, default=0, help="root of all noise (default: 0)")
-    parser.add_argument("--distance", metavar="NAME", help="such as lpips[tiny] (default: the first that runs have)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: 1)")
+    parser.add_argument(
+        "--steps",
+        type=_steps,
+        required=True,
+        metavar="T,T,...",
+        help="steps to branch at, such as 0,1,2,4; 0 is always included",
+    )
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder for the runs (default: runs/branch-NAME)")
+    parser.add_argument("--prompts", type=int, metavar="P", help="number of prompts (default: from the config)")
+    parser.add_argument("--samples", type=int, metavar="N", help="samples per prompt (default: from the config)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all noise (default: 0)")
+    parser.add_argument(
+        "--distance", metavar="NAME", help="distance, such as lpips[tiny] (default: the first one in all runs)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs in parallel (default: 1)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run what is not finished, then print the curves and write them beside the runs."""
+    """Run the unfinished cells, print the curves and write them next to the runs."""
     from gendiv_lightning.cli.predict import read_config
     from gendiv_lightning.storage.atomic import write_atomically
     from gendiv_lightning.study.folder import StudyFolder
@@ -57,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.study.matrix import read_study
 
     if arguments.jobs < 1:
-        raise ConfigValueError(f"--jobs must be at least 1, got {arguments.jobs}. Give the number of runs at a time")
+        raise ConfigValueError(f"--jobs must be at least 1, got {arguments.jobs}. Give the number of runs in parallel")
     names = [config.stem for config in arguments.configs]
     if len(set(names)) < len(names):
         raise ConfigValueError(f"configs must have different names, got {', '.join(names)}. Rename one of them")
@@ -82,7 +90,7 @@ def _steps(words: str) -> list[int]:
     try:
         steps = sorted({0, *(int(word) for word in words.split(","))})
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected whole numbers with commas, got {words!r}") from error
+        raise argparse.ArgumentTypeError(f"expected integers separated by commas, got {words!r}") from error
     if steps[0] < 0:
         raise argparse.ArgumentTypeError(f"steps must be at least 0, got {steps[0]}")
     return steps

@@ -1,4 +1,4 @@
-"""`gendiv check-generator`: the contract tests on anybody's generator."""
+"""`gendiv check-generator`: run the contract tests on any generator."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from gendiv_lightning.errors import TooLittleDataError, restated
 if TYPE_CHECKING:
     from gendiv_lightning.testing.generator_checks import Outcome
 
-HELP = "check that a generator keeps the contract that probes and measures rely on"
+HELP = "run the contract tests, which probes and metrics rely on, on any generator"
 DESCRIPTION = """
-Samples three prompts a few times and checks what probes, resumed runs and metrics rely on: a sample depends on its
-seed, prompt and number alone, argmax leaves no execution noise, no token falls outside a subset, and so on. Prints a
-table; the exit status is 1 if a check fails. The same checks run in tests, by gendiv_lightning.testing.
+Samples three prompts a few times and checks the properties that probes, resumed runs and metrics rely on: a sample
+depends only on its seed, prompt and sample number, argmax removes all token noise, no token falls outside a codebook
+subset, and so on. Prints a table; the exit status is 1 if a check fails. `gendiv_lightning.testing` runs the same
+checks in your tests.
 
-GENERATOR is a registered name (`gendiv list generators`), a config file of a generator or of a run, or the path of a
-class that can be imported from here, such as my_model.MyModel.
+GENERATOR is a registered name (`gendiv list generators`), a config file of a generator or of a run, or the import path
+of a class, such as my_model.MyModel.
 
 examples:
   gendiv check-generator toy/llamagen
   gendiv check-generator my_model.yaml --prompts captions.txt
 """
 EDGE_NOTE = """
-An edge draw: the number of rows in a batch changes the last digits of a float32 logit, and a uniform that falls on the
-boundary between two tokens then gives the other one. The checks do not need float64: where a sample first differs they
-compare both distributions, and only a difference that rounding explains is excused. In half precision batches are
-filled up to batch_size, and nothing differs.
+An edge draw: the batch size can change the last digits of a float32 logit, and a uniform that lies exactly on the
+boundary between two tokens then selects the other one. Where a sample first differs, the checks compare both
+distributions and excuse only a difference that rounding explains. In half precision batches are padded to batch_size,
+so nothing differs.
 """
 
 
@@ -40,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
     parser.add_argument("generator", metavar="GENERATOR", help="name, config file or class, see above")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="prompt file; its first three prompts are used")
-    parser.add_argument("--device", default="cpu", help="where it runs: cpu, cuda (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="device: cpu, cuda (default: cpu)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check, print."""
+    """Run the checks and print their outcomes."""
     from functools import partial
 
     from gendiv_lightning.api import read_prompts
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     texts = [prompt.text for prompt in read_prompts(arguments.prompts, limit=3)] if arguments.prompts else PROMPTS
     if len(texts) < 3:
         raise TooLittleDataError(
-            f"--prompts {arguments.prompts} must hold 3 different prompts, got {len(texts)}. Add some"
+            f"--prompts {arguments.prompts} must contain at least 3 different prompts, got {len(texts)}. Add some"
         )
     make = partial(make_generator, arguments.generator)
     generator = make()
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         generator.check_prompts(texts)
     except ValueError as error:
-        raise restated(error, f"{error}. Give prompts that the generator takes: --prompts FILE") from error
+        raise restated(error, f"{error}. Pass prompts that the generator accepts with --prompts FILE") from error
     generator.load()
     generator.eval().to(arguments.device)
     write(f"{type(generator).__name__} ({generator.title}), on {arguments.device}\n\n")
@@ -76,15 +77,17 @@ def run(arguments: argparse.Namespace) -> int:
             write(_lines(outcome))
             sys.stdout.flush()
     num_failed = sum(outcome.status == "fail" for outcome in outcomes)
-    num_open = sum(outcome.status == "not applicable" for outcome in outcomes)
+    num_skipped = sum(outcome.status == "not applicable" for outcome in outcomes)
     if any("edge draw" in outcome.detail for outcome in outcomes):
         write(EDGE_NOTE)
-    write(f"\n{len(outcomes) - num_failed - num_open} checks passed, {num_failed} failed, {num_open} do not apply\n")
+    write(
+        f"\n{len(outcomes) - num_failed - num_skipped} checks passed, {num_failed} failed, {num_skipped} do not apply\n"
+    )
     return int(num_failed > 0)
 
 
 def _lines(outcome: Outcome) -> str:
-    """A row of the table, wrapped: status, name, meaning, and below it the reason."""
+    """A wrapped row of the table: status, name and meaning, with the reason below."""
     indent = " " * 46
     text = textwrap.wrap(" ".join(outcome.meaning.split()), 72)
     detail = textwrap.wrap(outcome.detail, 72, initial_indent="-> ") if outcome.detail else []

@@ -12,19 +12,19 @@ from gendiv_lightning.errors import ConfigValueError, NotComparableError
 if TYPE_CHECKING:
     from gendiv_lightning.analysis.compare import RunComparison, ShownEquivalence
 
-HELP = "paired differences between two runs, or two groups of runs"
+HELP = "paired differences between two runs, or two groups of runs, with intervals and p-values"
 DESCRIPTION = """
-Prints the paired difference B - A over prompts of each number that both sides have, with its 95 % interval, its p-value
-(sign flips, Holm-corrected over the table) and its effect size (d_z). Numbers of whole sets, such as FID, are listed
-without a test. A side may be several runs that differ in their seed, separated by commas: their numbers are averaged
-prompt by prompt.
+Prints, for each number that both sides have, the paired difference B - A over prompts with its 95 % interval, p-value
+(sign-flip test, Holm-corrected over the table) and effect size (d_z). Numbers of whole sets, such as FID, are listed
+without a test. A side may be several runs that differ only in their seed, separated by commas: their numbers are
+averaged per prompt.
 
-"No significant difference" does not show that there is none. --margin tests equivalence by two one-sided tests (TOST):
-does the difference lie within +- MARGIN, a number in the metric's unit or a share of A's mean, such as 5%?
+"No significant difference" does not mean that there is none. --margin tests equivalence with two one-sided tests
+(TOST): is the difference within +- MARGIN? MARGIN is a number in the metric's unit, or a share of A's mean, such as 5%.
 
-Runs that are not comparable are refused, and the keys in which they differ are named: other prompts or numbers of
-samples, another backbone, reference or resize rule of a metric, other versions, toy models with real ones, and a side
-of different settings. --anyway compares the prompts that both sides have, with a warning.
+Runs that are not comparable are rejected, and the keys in which they differ are listed: other prompts or sample counts,
+another backbone, reference or resize rule of a metric, other package versions, toy and real models, or different
+settings within one side. --anyway compares the prompts that both sides share, with a warning.
 
 examples:
   gendiv compare runs/tiny-llamagen-1a2b3c4d runs/tiny-llamagen_argmax-5e6f7a8b
@@ -36,17 +36,24 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv compare`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("a", metavar="A", help="run folder, or several separated by commas")
-    parser.add_argument("b", metavar="B", help="likewise")
-    parser.add_argument("--only", default="", metavar="PREFIX", help="names that start so, such as diversity or h_")
+    parser.add_argument("a", metavar="A", help="run folder, or several run folders separated by commas")
+    parser.add_argument("b", metavar="B", help="run folder or folders to compare with A")
     parser.add_argument(
-        "--margin", metavar="MARGIN", help="what counts as no difference: 0.02, or 5%% of A's mean; tests equivalence"
+        "--only",
+        default="",
+        metavar="PREFIX",
+        help="only numbers whose name starts with PREFIX, such as diversity or h_",
     )
-    parser.add_argument("--anyway", action="store_true", help="compare what is not comparable, with a warning")
+    parser.add_argument(
+        "--margin",
+        metavar="MARGIN",
+        help="test equivalence: the largest difference that counts as none, such as 0.02, or 5%% of A's mean",
+    )
+    parser.add_argument("--anyway", action="store_true", help="compare runs that are not comparable, with a warning")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read both sides, check, compare, print."""
+    """Read and check both sides, compare them, print the tables."""
     from gendiv_lightning.analysis.compare import compare_runs, find_obstacles, show_equivalences
     from gendiv_lightning.console.tables import few_prompts
     from gendiv_lightning.console.text import write
@@ -69,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _margin(written: str) -> tuple[float, bool]:
-    """A number, and whether it is a share."""
+    """Parse a margin: its value, and whether it is a share of A's mean."""
     is_share = written.endswith("%")
     try:
         margin = float(written.removesuffix("%")) / (100 if is_share else 1)
@@ -77,7 +84,7 @@ def _margin(written: str) -> tuple[float, bool]:
         margin = 0.0
     if not 0 < margin < math.inf:
         raise ConfigValueError(
-            f"--margin is a positive number, such as 0.02, or a share of A's mean, such as 5%; got {written}"
+            f"--margin must be positive, got {written}. Give a number such as 0.02, or a share of A's mean such as 5%"
         )
     return margin, is_share
 
@@ -99,12 +106,12 @@ def _equivalences(tests: list[ShownEquivalence]) -> str:
     rows = [("metric", "margin", "90 % interval", "answer")]
     for name, margin, found in tests:
         if found is None:
-            rows.append((name, "0", "", "A is 0: a share of it is no margin"))
+            rows.append((name, "0", "", "undefined: a share of A, which is 0"))
             continue
         answers = {
             "equivalent": f"equivalent within {margin:.4g}",
             "different": f"different by more than {margin:.4g}",
-            "undecided": "not shown, more prompts may: see gendiv power",
+            "undecided": "undecided; more prompts may decide it, see gendiv power",
         }
         rows.append((name, f"{margin:.4g}", f"[{found.low:+.4f}, {found.high:+.4f}]", answers[found.answer]))
-    return f"Is there no difference? Two one-sided tests at 5 %, each number by itself:\n{format_table(rows)}"
+    return f"Equivalence: two one-sided tests at 5 %, uncorrected:\n{format_table(rows)}"

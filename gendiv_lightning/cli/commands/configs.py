@@ -8,10 +8,10 @@ from pathlib import Path
 from gendiv_lightning.console.text import write
 from gendiv_lightning.errors import OutputError, UnknownNameError
 
-HELP = "list the shipped configs, or copy them to edit them"
+HELP = "list the configs that the package ships, or copy them to edit them"
 DESCRIPTION = """
-The package ships its configs. `--config configs/tiny/llamagen.yaml` uses the file of that name in the working directory
-if there is one, and the shipped file otherwise. Copy a config to change it.
+Lists or copies the configs that the package ships. `--config configs/tiny/llamagen.yaml` uses the file in the working
+directory if it exists, and the shipped file otherwise. To change a config, copy it first.
 
 examples:
   gendiv configs list
@@ -28,15 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands.add_parser("list", help="print the name of each shipped config and its first comment")
     copy = commands.add_parser("copy", help="copy shipped configs", description=DESCRIPTION, formatter_class=raw)
     copy.add_argument(
-        "names", nargs="*", default=["all"], metavar="NAME", help="a name from `gendiv configs list`, or all (default)"
+        "names", nargs="*", default=["all"], metavar="NAME", help="names from `gendiv configs list`, or all (default)"
     )
     copy.add_argument(
-        "--to", type=Path, default=Path(), metavar="FOLDER", help="folder to put configs/ into (default: this one)"
+        "--to",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="folder in which configs/ is created (default: the working directory)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """List or copy."""
+    """List or copy the configs."""
     if arguments.configs == "list":
         return _list()
     written, unchanged = copy_configs(arguments.names, arguments.to)
@@ -49,10 +53,11 @@ def copy_configs(names: list[str], to: Path) -> tuple[int, int]:
     """Copy shipped configs, with the fragments that they include, to `to / "configs"`.
 
     Returns:
-        The number of files written, and of those that were there with the same content.
+        The number of files written, and of files that already existed with the same content.
 
     Raises:
-        ValueError: a name is unknown, or a file with other content is there; nothing has been written then.
+        UnknownNameError: a name is unknown.
+        OutputError: a file with other content exists. Nothing is written in either case.
     """
     from gendiv_lightning.storage.config_files import PREFIX, config_folder, config_names, fragments_of
 
@@ -88,6 +93,6 @@ def _list() -> int:
 
 
 def _summary(config: Path) -> str:
-    """The first line of its comment that is not a command."""
+    """The first line of a config's comment that is not a command."""
     comments = (line.lstrip("# ") for line in config.read_text("utf-8").splitlines() if line.startswith("#"))
     return next((line for line in comments if not line.startswith("gendiv ")), "")

@@ -1,4 +1,4 @@
-"""`gendiv decompose`: the decomposition of a run by four lenses, its test, its factorial effects and a verdict."""
+"""`gendiv decompose`: path and execution by three decompositions, with a test, effects and a verdict."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ if TYPE_CHECKING:
     from gendiv_lightning.metrics.kernel_entropy import KernelEntropy
     from gendiv_lightning.runs.load import Run, Setting
 
-HELP = "H_total = H_path + H_exec of a run, and what kind of model that makes"
+HELP = "split the diversity of a run into H_path + H_exec, and classify the model"
 DESCRIPTION = f"""
-Prints, of a run with the Decompose probe, H_total = H_exec + H_path by each lens with intervals, and H_total by every
-estimator from counts. With the same run under Argmax and under CodebookSubset beside it: the factorial effects and a
-verdict. --test measures the stored images again: are samples of one path, or of one paraphrase, more alike than chance
-makes them (PERMANOVA within prompts)? --plot draws the information bottleneck plane, on which a probe moves a model,
-beside the shares of each lens. --truth, for prompts whose ground truth is known, as in the toy dataset: the truth
-beside what each lens measures, and whether a difference is the model's error or the estimator's.
+For a run with the Decompose design, prints H_total = H_path + H_exec with intervals by each decomposition (marginals of
+the tokens, whole sequences, perceptual distances), and H_total by every count estimator. With the same run under Argmax
+and under CodebookSubset, it also prints the factorial effects and a verdict.
 
---kernel measures the stored images of any generator by a kernel on a network's features: order-2 Renyi entropy and its
-parts, in bits. The bandwidth is by default the median distance of two samples of a prompt on different paths. Take it
-from the baseline, and give it to all runs that are compared.
+  --test    measures the stored images again: are samples that share a path, or a paraphrase, more alike than expected
+            by chance (PERMANOVA within prompts)?
+  --plot    draws the information bottleneck plane, with one mark per probe, and the shares of each decomposition
+  --truth   for prompts with a known ground truth, as in the toy dataset: prints it next to each measurement, and
+            whether a difference is due to the model or to the estimator
+  --kernel  measures the stored images again with a kernel on the features of a network: order-2 Renyi entropy and its
+            parts, in bits. The default bandwidth is the median distance of two samples of a prompt on different paths;
+            use the bandwidth of the baseline for all runs that you compare
 
 {RULE}
 
-example:
+examples:
   gendiv fit-free predict --config configs/tiny/amused_decompose.yaml --run_dir runs/plain
   gendiv fit-free predict --config configs/tiny/amused_decompose.yaml --run_dir runs/argmax \\
     --probes+=Argmax
@@ -46,24 +48,27 @@ example:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv decompose`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run with the Decompose probe")
-    parser.add_argument("--argmax", type=Path, metavar="RUN", help="the same under Argmax")
-    parser.add_argument("--subset", type=Path, metavar="RUN", help="the same under CodebookSubset")
-    parser.add_argument("--test", action="store_true", help="test on the images whether groups of samples differ")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run with the Decompose design")
+    parser.add_argument("--argmax", type=Path, metavar="RUN", help="the same run under Argmax")
+    parser.add_argument("--subset", type=Path, metavar="RUN", help="the same run under CodebookSubset")
+    parser.add_argument("--test", action="store_true", help="test whether groups of samples differ in their images")
     parser.add_argument(
-        "--kernel", metavar="FEATURES", help="measure the kernel lens: dinov2, clip, 'tiny,bandwidth=0.5', ..."
+        "--kernel", metavar="FEATURES", help="also measure the kernel decomposition: dinov2, clip, 'tiny,bandwidth=0.5'"
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="draw the plane and the shares of the lenses")
-    parser.add_argument("--truth", action="store_true", help="the ground truth of the prompts, beside the lenses")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.svg", help="draw the plane and the shares of each decomposition"
+    )
+    parser.add_argument("--truth", action="store_true", help="compare with the ground truth of the prompts")
     parser.add_argument(
         "--distance",
-        help="of test, effects and verdict, as in configs (default: the first of lpips, lpips[tiny], pixel_cosine and "
-        "ssim that the run has)",
+        metavar="NAME",
+        help="distance for test, effects and verdict, named as in configs (default: the first of lpips, lpips[tiny], "
+        "pixel_cosine and ssim that the run contains)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read, compute, print."""
+    """Read the runs, compute, print the tables."""
     from tqdm import tqdm
 
     from gendiv_lightning.analysis.decompose import (
@@ -80,12 +85,12 @@ def run(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.runs.load import read_run, setting_of
 
     if arguments.plot and arguments.plot.suffix != ".svg":
-        raise OutputError(f"--plot draws SVG, so the file must end in .svg, got {arguments.plot}")
+        raise OutputError(f"--plot must end in .svg, got {arguments.plot}. Rename the file")
     plain, argmax, subset = (path and read_run(path) for path in (arguments.run, arguments.argmax, arguments.subset))
     kernel = _kernel(arguments.kernel) if arguments.kernel else None
     if not tables.format_decomposition(plain.estimates):
         raise MetricInputError(
-            f"{arguments.run} does not separate path from execution: it has no Decompose among its probes"
+            f"{arguments.run} does not separate path from execution. Make a run with `--probes+=Decompose`"
         )
     distance = find_distance(plain, arguments.distance)
     truth = _truth(plain) if arguments.truth else None
@@ -123,29 +128,29 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _load(name: str) -> DiversityMetric:
-    """The distance of a number's name, with its network."""
+    """The distance of a number's name, with its network loaded."""
     from gendiv_lightning.metrics.diversity import DiversityMetric
     from gendiv_lightning.metrics.registry import make_metric
 
     metric = make_metric(name.removeprefix("diversity/"))
-    assert isinstance(metric, DiversityMetric), "the run has its parts"
+    assert isinstance(metric, DiversityMetric), "the run contains its parts"
     metric.load()
     return metric
 
 
 def _kernel(name: str) -> KernelEntropy:
-    """The kernel lens by its features, with its network."""
+    """The kernel decomposition on these features, with its network loaded."""
     from gendiv_lightning.metrics.kernel_entropy import KernelEntropy
     from gendiv_lightning.metrics.registry import make_metric
 
     metric = make_metric(f"kernel_entropy[{name}]")
-    assert isinstance(metric, KernelEntropy), "the name is its own"
+    assert isinstance(metric, KernelEntropy), "the name is registered"
     metric.load()
     return metric
 
 
 def _set_bandwidth(metric: KernelEntropy, run: Run) -> KernelEntropy:
-    """The metric, with the run's median distance as bandwidth where none was given."""
+    """The metric, with the median distance of the run as bandwidth if none was given."""
     from gendiv_lightning.analysis.decompose import find_bandwidth, read_prompts
     from gendiv_lightning.metrics.kernel_entropy import KernelEntropy
 
@@ -156,30 +161,31 @@ def _set_bandwidth(metric: KernelEntropy, run: Run) -> KernelEntropy:
 
 
 def _about_bandwidth(metric: KernelEntropy, given: str) -> str:
-    """Which kernel it was, and how other runs are measured with it."""
+    """Describe the kernel, and how to use it for other runs."""
     name = given.partition(",bandwidth")[0]
     return (
         f"K: order-2 Renyi entropy by a Gaussian kernel of bandwidth {metric.bandwidth:g} on {metric.features.tag}; "
         "order 1 is the von Neumann entropy.\n"
-        f"The same for other runs: --kernel '{name},bandwidth={metric.bandwidth:g}', or the metric "
+        f"For other runs, pass --kernel '{name},bandwidth={metric.bandwidth:g}', or add the metric "
         f"kernel_entropy[{name},bandwidth={metric.bandwidth:g}]"
     )
 
 
 def _truth(run: Run) -> Callable[..., str]:
-    """The plug-in that knows the ground truth of the run's prompts."""
+    """The plug-in with the ground truth of the run's prompts."""
     from gendiv_lightning import plugins
 
     prompts, known = run.protocol["data"]["prompt_set"], plugins.registered("ground_truths")
     if prompts not in known:
         raise UnknownNameError(
-            f"--truth: the ground truth of the prompts {prompts!r} is not known, it is of: {', '.join(known) or 'none'}"
+            f"--truth: there is no ground truth for the prompts {prompts!r}. It is known for: "
+            f"{', '.join(known) or 'none'}"
         )
     return known[prompts].load()
 
 
 def _plot(settings: list[Setting], file: Path) -> None:
-    """The plane, with a mark a run, and the shares of execution and path in each."""
+    """Draw the plane with one mark per run, and the shares of execution and path in each run."""
     from gendiv_lightning.report.charts import decomposition_bars, ib_plane
     from gendiv_lightning.report.document import Figure
     from gendiv_lightning.report.html import to_svg

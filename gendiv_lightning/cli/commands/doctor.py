@@ -1,4 +1,4 @@
-"""`gendiv doctor`: is all in place here, and does it compute what it should?"""
+"""`gendiv doctor`: check the installation and the reference values."""
 
 from __future__ import annotations
 
@@ -9,18 +9,26 @@ from pathlib import Path
 from gendiv_lightning import plugins
 from gendiv_lightning.console.text import write
 
-HELP = "check the environment, the embedded weights, and reference values"
+HELP = "check the installation, the toy weights and reference values"
+DESCRIPTION = """
+Prints the versions of Python and of the packages that determine numbers, the devices, and whether the packaged weights
+are complete. With --golden, recomputes the reference values in a folder and compares them. The exit status is 1 if
+something is missing or differs.
+
+examples:
+  gendiv doctor
+  gendiv doctor --golden tests/golden/llamagen
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv doctor`."""
-    parser.add_argument(
-        "--golden", type=Path, metavar="FOLDER", help="run every reference case of a folder; exit 1 if one fails"
-    )
+    parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--golden", type=Path, metavar="FOLDER", help="check every reference case in a folder")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check a folder's reference values, or versions, devices and embedded weights. Returns the exit status."""
+    """Check the reference values of a folder, or versions, devices and toy weights. Returns the exit status."""
     if arguments.golden is not None:
         from gendiv_lightning.golden import check_folder
 
@@ -29,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def print_line(line: str) -> None:
-    """A line on standard output, at once."""
+    """Print a line and flush it."""
     write(f"{line}\n")
     sys.stdout.flush()
 
@@ -43,5 +51,5 @@ def _environment() -> int:
     for name, number in found["versions"].items():
         print_line(f"{name} {number}")
     missing = [prefix for prefix in plugins.registered("files") if not any(plugins.load("files", prefix).glob("*"))]
-    print_line(f"packaged weights: {'missing: ' + ', '.join(missing) if missing else 'all there'}")
+    print_line(f"packaged weights: {'missing: ' + ', '.join(missing) if missing else 'complete'}")
     return 1 if missing else 0

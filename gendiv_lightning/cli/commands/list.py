@@ -1,4 +1,4 @@
-"""`gendiv list`: what is registered, and by which package."""
+"""`gendiv list`: the registered names, and the package of each."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Iterable, Iterator
 from gendiv_lightning.console.text import write
 from gendiv_lightning.plugins import GROUPS, registered
 
-HELP = "what is registered: generators, probes, metrics, features, configs"
+HELP = "list everything that is registered: generators, probes, metrics, features, configs"
 DESCRIPTION = """
-Prints the names that configs, commands and `gendiv_lightning.load` accept, what they stand for, and the installed
-package that registered them. Nothing is imported, unless --long asks each for its title.
+Prints the names that configs, commands and `gendiv_lightning.load` accept, the object that each name stands for, and
+the installed package that registered it. Nothing is imported without --long, which imports each object to print its
+title.
 
 A package registers a class as an entry point of the group gendiv.KIND: gendiv.generators, gendiv.probes, and so on.
-Names in brackets of a metric are features: `vendi[dinov2]`, `lpips[vgg]`.
+The name in brackets after a metric is a feature network: `vendi[dinov2]`, `lpips[vgg]`.
 
 examples:
   gendiv list
@@ -25,12 +26,12 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv list`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("what", nargs="?", choices=(*GROUPS, "configs"), help="one kind (default: all of them)")
-    parser.add_argument("--long", action="store_true", help="import each and print its title")
+    parser.add_argument("what", nargs="?", choices=(*GROUPS, "configs"), help="one kind (default: all)")
+    parser.add_argument("--long", action="store_true", help="import each object and print its title")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print."""
+    """Print the tables."""
     kinds = [arguments.what] if arguments.what else [*GROUPS, "configs"]
     tables = [_describe(kind, long=arguments.long) for kind in kinds]
     write("\n\n".join("\n".join(_align(table)) for table in tables) + "\n")
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _describe(kind: str, *, long: bool) -> list[tuple[str, ...]]:
-    """Rows of a table, the header first."""
+    """Rows of a table, starting with the header."""
     if kind == "configs":
         from gendiv_lightning.storage.config_files import config_names
 

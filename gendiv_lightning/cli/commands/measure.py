@@ -1,4 +1,4 @@
-"""`gendiv measure`: the metrics on anyone's images, grouped by prompt."""
+"""`gendiv measure`: compute the metrics on images of any generator, grouped by prompt."""
 
 from __future__ import annotations
 
@@ -22,32 +22,33 @@ if TYPE_CHECKING:
     from gendiv_lightning.records.estimate import Estimate
 
 SHOWN_PAIRS = 8  # prompts
-HELP = "measure images of any generator, grouped by prompt"
+HELP = "compute the metrics on images of any generator, grouped by prompt"
 DESCRIPTION = """
-Measures images of any generator and prints the table that a run prints: value, interval, prompts, samples.
+Measures images of any generator and prints the same table as a run: value, interval, number of prompts and samples.
 
 SOURCE is one of
-  a folder with one sub-folder of images a prompt; its name is the prompt, or the text of prompt.txt in it
-  a folder of images with .txt or .json beside each (caption of a.png: a.txt), or of one prompt, its name or prompt.txt
-  a folder with metadata.csv, .tsv, .jsonl or .parquet, or another table that names the images: file_name, prompt, and
+  a folder with one sub-folder per prompt: the prompt is the folder's name, or the text of its prompt.txt
+  a folder of images with a .txt or .json next to each (the caption of a.png is in a.txt)
+  a folder of images of one prompt: the folder's name, or the text of its prompt.txt
+  a folder with metadata.csv, .tsv, .jsonl or .parquet, or another table with the columns file_name and prompt, and
     optionally paraphrase and path; or such a table itself
-  a Parquet file or a folder of them, with a column of images (bytes, or paths of files) and one of prompts
-  a WebDataset tar or a folder of them; what is in a tar may be laid out like a folder
-  a folder of datasets.save_to_disk
+  a Parquet file or a folder of them, with a column of images (bytes or file paths) and a column of prompts
+  a WebDataset tar or a folder of them; a tar may have any of the layouts of a folder
+  a folder written by datasets.save_to_disk
   a run folder of gendiv
-Images: .jpg .png .webp .avif .bmp .gif .tif, turned as their EXIF orientation says, transparency composited over white.
-More than 8 bits per channel are refused. Every file that is ignored is counted with the reason: hidden files, masks
-(a.mask.png beside a.png), montages (grid.png). Prompts that differ only in case or white space are one prompt.
+Images are .jpg .png .webp .avif .bmp .gif .tif. EXIF orientation is applied and transparency composited over white.
+Images with more than 8 bits per channel are rejected. Ignored files are counted with the reason: hidden files, masks
+(a.mask.png next to a.png), montages (grid.png). Prompts that differ only in case or white space count as one.
 
-METRICS are names, separated by commas
-  lpips  pixel_cosine  ssim  cosine  clip_cosine    distance of two images of a prompt; where paraphrases or paths are
-                                                    known also within them, between them, and what they add
-  vendi  vendi_set                                  number of different images, of a prompt and of all
-  clip_score  clip_iqa                              fit to the prompt, quality
-  fid  kid  precision_recall  fd[...]  kd[...]      beside real images: --reference, see gendiv reference
-  codebook  token_entropy  sequence_entropy         of runs: use of the codebook, entropies of tokens
-  postcard_truth                                    of postcards: what is stated, what is left free
-In brackets stand a backbone, then options; what each number rests on is printed below the table
+METRICS are names, separated by commas:
+  lpips  pixel_cosine  ssim  cosine  clip_cosine    mean distance of two images of a prompt; with known paraphrases or
+                                                    paths also within and between them
+  vendi  vendi_set                                  effective number of different images, per prompt and over all
+  clip_score  clip_iqa                              agreement with the prompt, image quality
+  fid  kid  precision_recall  fd[...]  kd[...]      comparison with real images; needs --reference, see gendiv reference
+  codebook  token_entropy  sequence_entropy         run folders only: codebook usage, entropies of tokens
+  postcard_truth                                    postcards only: stated factors correct, free factors diverse
+Brackets contain the feature network, then options. Below the table, each number's method is printed.
   lpips[vgg]  lpips[squeeze,weights=FILE]           alex (default), vgg, squeeze, or tiny
   cosine[dinov2]  cosine[dinov2,model=FOLDER]       dinov2 (default), inception, tiny, or a CLIP
   clip_score[BACKBONE]  clip_score[long_captions=chunks]      a CLIP: OWNER/REPO or a folder of transformers,
@@ -55,13 +56,13 @@ In brackets stand a backbone, then options; what each number rests on is printed
   clip_iqa[prompts=[happy,warm]]  clip_iqa[pairs={crisp: [Crisp photo., Soft photo.]}]
   vendi[inception,q=2]                              pixels (default), dinov2, inception, tiny, or a CLIP; order q
   fid[weights=FILE,resize=torch-fidelity]           resize: clean (default, as clean-fid) or torch-fidelity
-  fd[dinov2]  precision_recall[k=5]                 with other networks than Inception, other settings
-tiny and tiny-clip are embedded and know postcards only.
+  fd[dinov2]  precision_recall[k=5]                 other networks than Inception, other settings
+tiny and tiny-clip are toy networks trained on postcards; they are not meaningful for other images.
 
 examples:
   gendiv measure images/ --metrics lpips,pixel_cosine,ssim,vendi
   gendiv measure midjourney.parquet --metrics 'lpips[vgg],vendi[dinov2,q=2],clip_score' --resize 256 --out measured
-  gendiv measure images/ --metrics lpips --pairs --out measured         the distance of each pair, with a picture
+  gendiv measure images/ --metrics lpips --pairs --out measured       distances of all pairs, and a picture
   gendiv measure runs/tiny-llamagen-1a2b3c4d --metrics 'ssim,vendi[tiny],codebook'
 """
 
@@ -69,45 +70,61 @@ examples:
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the commands that read images."""
     parser.add_argument(
-        "--max-corrupt", type=float, default=0.01, metavar="SHARE", help="of images that cannot be read (default: 0.01)"
+        "--max-corrupt",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="share of unreadable images to tolerate (default: 0.01)",
     )
     parser.add_argument(
         "--memory-limit",
         type=float,
         default=1.0,
         metavar="GIB",
-        help="that one image, or one row group of Parquet, may take (default: 1, for images of 67 million pixels)",
+        help="memory that one image, or one Parquet row group, may take (default: 1, enough for 67 million pixels)",
     )
     parser.add_argument(
-        "--allow-outside", action="store_true", help="read files that tables name outside the folder of the data"
+        "--allow-outside", action="store_true", help="also read files outside the data folder, if a table names them"
     )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv measure`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="images by prompt, see above")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="images grouped by prompt, see above")
     parser.add_argument(
-        "--metrics", default="lpips,pixel_cosine,ssim", help="names, separated by commas (default: %(default)s)"
+        "--metrics",
+        default="lpips,pixel_cosine,ssim",
+        help="metric names, separated by commas, see above (default: %(default)s)",
     )
-    parser.add_argument("--reference", help="reference file for fid, kid, ...: see gendiv reference")
-    parser.add_argument("--column", help="column of the prompt (default: prompt, caption, text or short_caption)")
-    parser.add_argument("--image-column", metavar="NAME", help="column of the images, where several could be it")
-    parser.add_argument("--split", help="of a saved dataset that has several")
-    parser.add_argument("--first-caption", action="store_true", help="take the first of a list of captions")
+    parser.add_argument(
+        "--reference", metavar="FILE", help="reference file for fid, kid and others, made by gendiv reference"
+    )
+    parser.add_argument("--column", help="column with the prompts (default: prompt, caption, text or short_caption)")
+    parser.add_argument(
+        "--image-column", metavar="NAME", help="column with the images, if several columns could contain them"
+    )
+    parser.add_argument("--split", help="split to read, if a saved dataset has several")
+    parser.add_argument(
+        "--first-caption", action="store_true", help="use the first caption if an image has a list of captions"
+    )
     add_reading_arguments(parser)
-    parser.add_argument("--resize", type=int, metavar="PIXELS", help="bring all images to this side (bicubic)")
-    parser.add_argument("--device", default="cpu", help="where backbones run: cpu, cuda (default: cpu)")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write metrics.json and per_prompt.parquet there")
+    parser.add_argument(
+        "--resize", type=int, metavar="PIXELS", help="resize all images to squares with this side (bicubic)"
+    )
+    parser.add_argument("--device", default="cpu", help="device for the feature networks: cpu, cuda (default: cpu)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder for metrics.json and per_prompt.parquet")
     parser.add_argument(
         "--pairs",
         action="store_true",
-        help="write the distances of all pairs of a prompt too (pairs.parquet), and show the nearest and the farthest",
+        help="also write the distances of all pairs of images of a prompt (pairs.parquet), and show the nearest and "
+        "the "
+        "farthest pair",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print, write."""
+    """Measure the images, print the table, write the results."""
     from tqdm import tqdm
 
     from gendiv_lightning.console.pairs import Pairs, measure_pairs
@@ -123,7 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
     for metric in metrics:
         metric.load()
         metric.to(arguments.device)
-    texts = dict[int, str]()  # columns are ordered by the prompts' places, not as they are read
+    texts = dict[int, str]()  # columns are ordered by the index of the prompt, not by reading order
     pairs = list[Pairs]()
     for samples in tqdm(prompts, total=num_prompts, desc="Measuring", unit="prompt", delay=2):
         texts[samples.place] = samples.prompt
@@ -136,8 +153,8 @@ def run(arguments: argparse.Namespace) -> int:
     estimates, columns = compute_metrics(metrics)
     if not any(estimate.num_prompts for estimate in estimates.values()):
         raise MetricInputError(
-            "no prompt defines any of these metrics: a distance needs two images of a prompt; quality (clip_score, "
-            "clip_iqa) and all samples together (vendi_set) can be measured"
+            "none of these metrics is defined: a distance needs at least two images per prompt. Add images, or choose "
+            "clip_score, clip_iqa or vendi_set"
         )
     if corrupt.images:
         write(f"{printable(corrupt.in_words())}\n", sys.stderr)
@@ -150,7 +167,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _metrics(arguments: argparse.Namespace) -> list[SampleMetric]:
-    """The metrics, once all arguments are checked."""
+    """Check all arguments and return the metrics."""
     from gendiv_lightning.features.base import check_device
     from gendiv_lightning.images.decode import check_memory_limit
     from gendiv_lightning.metrics.diversity import DiversityMetric
@@ -159,14 +176,16 @@ def _metrics(arguments: argparse.Namespace) -> list[SampleMetric]:
     from gendiv_lightning.storage.codebook_counts import read_usage
 
     if arguments.resize is not None and arguments.resize < 1:
-        raise ConfigValueError(f"--resize must be at least 1 pixel, got {arguments.resize}")
+        raise ConfigValueError(f"--resize must be at least 1 pixel, got {arguments.resize}. Give the side in pixels")
     if not 0 <= arguments.max_corrupt <= 1:
-        raise ConfigValueError(f"--max-corrupt is a share in [0, 1], got {arguments.max_corrupt}")
+        raise ConfigValueError(
+            f"--max-corrupt must be a share in [0, 1], got {arguments.max_corrupt}. Give 0.01 for 1 %"
+        )
     check_memory_limit(arguments.memory_limit)
     check_device(arguments.device)
     if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
-        raise OutputError(f"--out {arguments.out} is a file, and a folder is needed: choose another name")
-    usage = arguments.source / "usage.safetensors"  # of a finished run
+        raise OutputError(f"--out must be a folder, but {arguments.out} is a file. Choose another name")
+    usage = arguments.source / "usage.safetensors"  # in a finished run
     codebook_size = len(read_usage(usage)[0]) if usage.is_file() else None
     names = split_names(arguments.metrics)
     metrics = make_metrics(names, arguments.reference, codebook_size)
@@ -174,13 +193,13 @@ def _metrics(arguments: argparse.Namespace) -> list[SampleMetric]:
         for name, metric in zip(names, metrics, strict=True):
             if "tokens" in metric.needs:
                 raise MetricInputError(
-                    f"metric {name!r} needs tokens; {arguments.source} holds images. Name a run folder"
+                    f"metric {name!r} needs tokens, but {arguments.source} contains only images. Give a run folder"
                 )
     if arguments.pairs and arguments.out is None:
-        raise OptionConflictError("--pairs writes files: say where with --out FOLDER")
+        raise OptionConflictError("--pairs writes files and needs a folder. Add --out FOLDER")
     if arguments.pairs and not any(isinstance(metric, DiversityMetric) for metric in metrics):
         raise OptionConflictError(
-            "--pairs needs a distance of two images among --metrics: lpips, pixel_cosine, ssim, cosine"
+            "--pairs needs a distance between two images. Add lpips, pixel_cosine, ssim or cosine to --metrics"
         )
     return metrics
 
@@ -192,7 +211,7 @@ def _write(
     texts: list[str],
     columns: dict[str, Tensor],
 ) -> None:
-    """The files of `--out`; `rank_frequency.csv` is for a picture of the codebook's use on two logarithmic axes."""
+    """Write the files of `--out`. `rank_frequency.csv` is for a log-log plot of codebook usage."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -214,7 +233,7 @@ def _write(
 
 
 def _write_pairs(path: Path, pairs: list[Pairs]) -> None:
-    """`pairs.parquet` of all, `pairs.png` and a printed table of the first prompts by the first distance."""
+    """Write `pairs.parquet` with all pairs, and show the first prompts by the first distance (`pairs.png`, a table)."""
     from gendiv_lightning.console.pairs import draw_pairs, format_pairs, to_table
     from gendiv_lightning.storage.atomic import write_atomically
     from gendiv_lightning.storage.parquet import write_parquet
@@ -226,11 +245,11 @@ def _write_pairs(path: Path, pairs: list[Pairs]) -> None:
     shown = [some for some in pairs if some.metric == pairs[0].metric and some.images is not None]
     picture = draw_pairs(shown)
     write_atomically(path / "pairs.png", lambda p: picture.save(p, "PNG"))
-    write(f"\n{pairs[0].metric}, the nearest and the farthest pair\n{format_pairs(shown)}\n")
+    write(f"\n{pairs[0].metric}: nearest and farthest pair of each prompt\n{format_pairs(shown)}\n")
 
 
 def _prompts(arguments: argparse.Namespace, corrupt: CorruptImages) -> tuple[int, Iterator[PromptSamples]]:
-    """How many prompts there are, and their samples; images that cannot be read go into `corrupt`."""
+    """The number of prompts, and their samples; unreadable images are added to `corrupt`."""
     from gendiv_lightning.images.by_prompt import find_images, load_prompts
     from gendiv_lightning.records import split_by_prompt
     from gendiv_lightning.runs.folder import RunFolder
@@ -256,7 +275,7 @@ def _prompts(arguments: argparse.Namespace, corrupt: CorruptImages) -> tuple[int
 
 
 def _check_options_of_run(arguments: argparse.Namespace) -> None:
-    """Raise ValueError for options that only make sense for other images."""
+    """Raise ValueError for options that do not apply to the images of a run."""
     given = [
         f"--{name.replace('_', '-')}"
         for name in ("resize", "column", "image_column", "split", "first_caption", "allow_outside")
@@ -264,5 +283,5 @@ def _check_options_of_run(arguments: argparse.Namespace) -> None:
     ]
     if given:
         raise OptionConflictError(
-            f"{', '.join(given)} is for other images: those of a run are measured as they are. Leave it out"
+            f"{', '.join(given)} does not apply to a run, whose images are measured unchanged. Remove the option"
         )

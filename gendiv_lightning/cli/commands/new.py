@@ -1,4 +1,4 @@
-"""`gendiv new`: templates of plug-ins."""
+"""`gendiv new`: write the template of a plug-in."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 from gendiv_lightning.console.text import write
 from gendiv_lightning.errors import ConfigValueError, OutputError
 
-HELP = "write the template of a generator, as a package with its test"
+HELP = "write a package with the template of a generator and its test"
 DESCRIPTION = """
-Writes a package with one generator that runs as it is: replace its marked parts, one at a time.
+Writes a package with one generator, which already runs. Replace its marked parts by your model, one at a time, and run
+gendiv check-generator after each.
 
   NAME.py            the generator
-  NAME.yaml          a config, for gendiv predict and gendiv check-generator
-  test_NAME.py       its contract as tests
-  pyproject.toml     registers it under NAME, once the package is installed
+  NAME.yaml          a config for gendiv predict and gendiv check-generator
+  test_NAME.py       the contract tests
+  pyproject.toml     registers the generator as NAME once the package is installed
 
 examples:
   gendiv new generator my_model
@@ -48,7 +49,7 @@ dependencies = ["gendiv_lightning"]
 py-modules = ["{name}"]
 """
 TEST = '''\
-"""The contract that every generator keeps; run with pytest."""
+"""The contract tests of the generator; run them with pytest."""
 
 import pytest
 from {name} import {title}
@@ -65,7 +66,7 @@ def subject():
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_the_generator_keeps_the_contract(subject, check):
+def test_the_generator_fulfils_the_contract(subject, check):
     outcome = run_check(check, subject)
     assert outcome.status != "fail", outcome.detail
 '''
@@ -74,9 +75,9 @@ def test_the_generator_keeps_the_contract(subject, check):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv new`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("kind", choices=("generator",), help="what to write")
-    parser.add_argument("name", metavar="NAME", help="of the module, in small letters: my_model")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="folder to write into (default: NAME)")
+    parser.add_argument("kind", choices=("generator",), help="kind of plug-in")
+    parser.add_argument("name", metavar="NAME", help="name of the module in lower case, such as my_model")
+    parser.add_argument("--to", type=Path, metavar="FOLDER", help="folder for the package (default: NAME)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -95,10 +96,13 @@ def write_generator(name: str, folder: Path) -> list[Path]:
         The files.
 
     Raises:
-        ValueError: the name is no name of a module, or one of the files exists.
+        ConfigValueError: the name is not a valid name of a module.
+        OutputError: one of the files exists.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        raise ConfigValueError(f"NAME must be small letters, digits and underscores, got {name!r}. Try my_model")
+        raise ConfigValueError(
+            f"NAME must consist of lower-case letters, digits and underscores, got {name!r}. Try my_model"
+        )
     title = "".join(part.capitalize() for part in name.split("_"))
     template = Path(__file__).parents[2] / "testing" / "template_generator.py"
     code = template.read_text(encoding="utf-8").replace("TemplateModel", title).replace('"template"', f'"{name}"')
@@ -111,7 +115,7 @@ def write_generator(name: str, folder: Path) -> list[Path]:
     }
     existing = [str(path) for path in contents if path.exists()]
     if existing:
-        raise OutputError(f"{', '.join(existing)} exists already. Choose another --to FOLDER, or remove it first")
+        raise OutputError(f"{', '.join(existing)} already exists. Choose another --to FOLDER, or delete it first")
     folder.mkdir(parents=True, exist_ok=True)
     for path, content in contents.items():
         path.write_text(content, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`gendiv paraphrase`: paraphrases of prompts, each held against its prompt."""
+"""`gendiv paraphrase`: generate or check paraphrases of prompts."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from gendiv_lightning.prompts.paraphrase.request import Paraphraser
     from gendiv_lightning.prompts.prompt_set import PromptSet
 
-HELP = "make or check a paraphrase set, for the Paraphrase probe"
+HELP = "generate or check paraphrases of prompts, for the Paraphrase design"
 DESCRIPTION = """
-Asks a model for paraphrases of each prompt, drops what is no paraphrase (duplicates, copies of the prompt, other
-lengths, texts that are too far from it) and asks again for what is missing. It writes SET.jsonl, which `--data.path`
-takes, and SET.card.json: model, instruction, similarities, what was dropped. Prompts keep their ids, and so their
-noise. Answers are kept in ~/.cache/gendiv (GENDIV_CACHE): killed at any point, the same command goes on, pays for
-nothing twice and ends with the same files. It ends with status 1 where prompts got too few paraphrases.
+Requests paraphrases of each prompt from a language model, drops unsuitable ones (duplicates, copies of the prompt,
+wrong length, too low similarity) and requests replacements. Writes SET.jsonl, which `--data.path` accepts, and SET.card.json
+with model, instruction, similarities and the number of dropped texts. Prompts keep their ids, and so their noise.
+Answers are cached in ~/.cache/gendiv (GENDIV_CACHE): after an interruption the same command resumes, repeats no paid
+request and writes identical files. The exit status is 1 if a prompt has too few paraphrases.
 
 MODEL is one of
-  a name at any OpenAI-compatible endpoint (OpenAI, vLLM, Ollama): address and key are OPENAI_BASE_URL and
-    OPENAI_API_KEY of the environment; the key is never stored. It needs pip install "gendiv_lightning[paraphrase]"
+  a model name at an OpenAI-compatible endpoint (OpenAI, vLLM, Ollama): the environment variables OPENAI_BASE_URL and
+    OPENAI_API_KEY give address and key; the key is never stored. Needs pip install "gendiv_lightning[paraphrase]"
   local:NAME, a chat model of transformers, by folder or Hub name
   postcards, the grammar of the toy dataset
 
-SIMILARITIES are one or more of, separated by commas; the first is filtered by, the others stand beside
-  a CLIP, as in clip_score[...]; tiny-clip is the embedded world's
+SIMILARITIES are one or more of these, separated by commas; the first is used for filtering, all are recorded
+  a CLIP, as in clip_score[...]; tiny-clip is the CLIP of the toy dataset
   sentence:NAME, a sentence encoder of transformers, by folder or Hub name
-  nli:NAME, a classifier of entailment: the smaller of the probabilities of both directions
+  nli:NAME, an entailment classifier: the smaller probability of both directions
 
 examples:
   gendiv paraphrase toy:postcards.jsonl --model postcards --out postcards8.jsonl
@@ -50,36 +50,51 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv paraphrase`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("prompts", type=Path, metavar="PROMPTS", help="prompt file, as in --data.path")
-    parser.add_argument("--out", type=Path, metavar="SET", help="the paraphrase set, .jsonl")
-    parser.add_argument("--check", action="store_true", help="judge the paraphrases in PROMPTS; exit 1 if one fails")
-    parser.add_argument("--model", help="who rewords, see above")
-    parser.add_argument("--per-prompt", type=int, default=8, metavar="N", help="paraphrases of a prompt (default: 8)")
+    parser.add_argument("prompts", type=Path, metavar="PROMPTS", help="prompt file, as for --data.path")
+    parser.add_argument("--out", type=Path, metavar="SET", help="file for the paraphrase set, .jsonl")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="check the existing paraphrases in PROMPTS; the exit status is 1 if one fails",
+    )
+    parser.add_argument("--model", help="model that writes the paraphrases, see above")
+    parser.add_argument("--per-prompt", type=int, default=8, metavar="N", help="paraphrases per prompt (default: 8)")
     parser.add_argument(
         "--length",
         choices=("short", "medium", "long", "mixed"),
         default="mixed",
-        help="short (to 12 words), medium (to 40), long, or mixed: evenly from the three (default: mixed)",
+        help="short (up to 12 words), medium (up to 40), long, or mixed: the same number of each (default: mixed)",
     )
     parser.add_argument(
         "--similarity",
         metavar="SIMILARITIES",
-        help="see above (default: the CLIP of clip_score; for postcards tiny-clip)",
+        help="similarity measures, see above (default: the CLIP of clip_score, or tiny-clip for postcards)",
     )
-    parser.add_argument("--min-similarity", type=float, metavar="X", help="drop what is below (default: keep all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the requests (default: 0)")
-    parser.add_argument("--concurrency", type=int, default=8, metavar="N", help="most requests at a time (default: 8)")
-    parser.add_argument("--timeout", type=float, default=120, metavar="SECONDS", help="of a request (default: 120)")
-    parser.add_argument("--instruction", type=Path, metavar="FILE", help="tell the model this instead of the default")
-    parser.add_argument("--column", help="column of the prompt (default: prompt, caption, text, short_caption)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
+    parser.add_argument(
+        "--min-similarity", type=float, metavar="X", help="drop paraphrases with a lower similarity (default: keep all)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the requests (default: 0)")
+    parser.add_argument(
+        "--concurrency", type=int, default=8, metavar="N", help="maximum number of parallel requests (default: 8)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=120, metavar="SECONDS", help="timeout of a request (default: 120)"
+    )
+    parser.add_argument(
+        "--instruction",
+        type=Path,
+        metavar="FILE",
+        help="file with an instruction for the model that replaces the default",
+    )
+    parser.add_argument("--column", help="column with the prompts (default: prompt, caption, text, short_caption)")
+    parser.add_argument("--limit", type=int, metavar="N", help="use only the first N prompts")
     parser.add_argument("--count-tokens", action="append", default=[], metavar="TOKENIZER", help=COUNT_TOKENS)
-    parser.add_argument("--license", help="of the paraphrases, for the card")
-    parser.add_argument("--device", default="cpu", help="where local models run: cpu, cuda (default: cpu)")
+    parser.add_argument("--license", help="license of the paraphrases, recorded in the metadata")
+    parser.add_argument("--device", default="cpu", help="device for local models: cpu, cuda (default: cpu)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check what PROMPTS has, or ask and write."""
+    """Check the paraphrases in PROMPTS, or generate paraphrases and write them."""
     from gendiv_lightning.prompts.files import read_prompts
     from gendiv_lightning.prompts.prompt_set import collect_prompts
 
@@ -101,21 +116,23 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     for name in ("per_prompt", "concurrency", "limit", "timeout"):
         value = getattr(arguments, name)
         if value is not None and value <= 0:
-            raise ConfigValueError(f"--{name.replace('_', '-')} must be above 0, got {value}")
+            raise ConfigValueError(f"--{name.replace('_', '-')} must be above 0, got {value}. Give a positive number")
     if arguments.check:
         if arguments.out or arguments.model:
-            raise OptionConflictError("--check judges what is there: leave out --out and --model")
+            raise OptionConflictError("--check reads existing paraphrases and writes nothing. Remove --out and --model")
         return
     if not arguments.out or not arguments.model:
-        raise OptionConflictError("give --out SET.jsonl and --model (or --check, to judge a set that is there)")
+        raise OptionConflictError(
+            "--out or --model is missing. Give --out SET.jsonl and --model, or --check to check an existing set"
+        )
     if arguments.out.suffix != ".jsonl":
-        raise OutputError(f"--out must end in .jsonl, got {arguments.out}")
+        raise OutputError(f"--out must end in .jsonl, got {arguments.out}. Rename the file")
     if arguments.out.is_dir():
-        raise OutputError(f"--out {arguments.out} is a folder, and a file is needed: choose a name in it")
+        raise OutputError(f"--out must be a file, but {arguments.out} is a folder. Choose a file name in it")
     if arguments.instruction is not None:
         check_regular(arguments.instruction)
     if arguments.out.resolve() == arguments.prompts.resolve():
-        raise OutputError(f"--out {arguments.out} is PROMPTS itself: give the set a name of its own")
+        raise OutputError(f"--out {arguments.out} would overwrite PROMPTS. Choose another name")
 
 
 def _judge(arguments: argparse.Namespace) -> Judge:
@@ -148,7 +165,7 @@ def _check(prompt_set: PromptSet, judge: Judge) -> int:
     from gendiv_lightning.prompts.paraphrase.set_files import check_set, dropped, format_distribution
 
     if not any(prompt.paraphrases for prompt in prompt_set.prompts):
-        raise PromptError(f"{prompt_set.name} has no paraphrases to check: make some with --model and --out")
+        raise PromptError(f"{prompt_set.name} has no paraphrases to check. Generate some with --model and --out")
     found = check_set(prompt_set.prompts, judge)
     wrong = dropped(found)
     write(f"{format_distribution(found)}\n\n{_in_words(wrong) or 'nothing wrong'}\n")
@@ -194,7 +211,7 @@ def _make(prompt_set: PromptSet, arguments: argparse.Namespace) -> int:
     if few:
         write(
             f"{len(few)} prompts got fewer than {arguments.per_prompt} paraphrases, the first {few[0].id} "
-            f"({few[0].text[:60]!r}): lower --min-similarity, or take another --seed, --length or --model\n",
+            f"({few[0].text[:60]!r}). Lower --min-similarity, or change --seed, --length or --model\n",
             sys.stderr,
         )
     return 1 if few else 0
@@ -234,7 +251,7 @@ def _card(
 
 
 def _license(prompts: Path) -> str | None:
-    """What the card of a prompt set states, if it has one."""
+    """The license in the metadata of a prompt set, if there is one."""
     card = prompts.with_suffix(".card.json")
     facts = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
     return facts.get("source", {}).get("license")

@@ -1,4 +1,4 @@
-"""`gendiv prompts`: a prompt set out of a file, a folder of tars or Parquet, or a dataset on the Hub."""
+"""`gendiv prompts`: draw a prompt set from a file, a folder of tars or Parquet, or a dataset on the Hub."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ if TYPE_CHECKING:
     from gendiv_lightning.records import Prompt
     from gendiv_lightning.storage.tables import Unreadable
 
-HELP = "draw a prompt set from captions: a file, a folder of tars or Parquet, a dataset on the Hub"
+HELP = "draw a prompt set from captions in files or in a dataset"
 COUNT_TOKENS = (
-    "count what a text encoder would cut, and say it in the card; folder or Hub name, and its limit if it has none: "
-    "openai/clip-vit-large-patch14, google/flan-t5-xl:120; may be given several times"
+    "count how many texts exceed the limit of a text encoder, and record it in the metadata; folder or Hub name, "
+    "with a "
+    "limit if the tokenizer has none: openai/clip-vit-large-patch14, google/flan-t5-xl:120; repeat for several"
 )
 DESCRIPTION = """
-Streams captions, filters them, and draws M of them by seed, none the near-duplicate of another. It writes SET.jsonl,
-which `--data.path` takes, and SET.card.json: source, licence, filters, what each of them dropped, hashes. What is drawn
-depends on the seed and the captions alone, not on the order of files; the same call gives the same bytes.
+Streams captions, filters them, removes near-duplicates and draws M of them with a fixed seed. Writes SET.jsonl, which
+`--data.path` accepts, and SET.card.json with source, license, filters, the number of captions that each filter dropped,
+and hashes. The draw depends only on the seed and the captions, not on the order of files; the same command writes the
+same bytes.
 
 SOURCE is one of
   a file: .jsonl, .json, .csv, .tsv, .parquet, .txt, .tar
-  a folder of WebDataset tars (captions inside their .json), of Parquet or of JSONL
-  MSCOCO: its folder, or annotations/captions_val2014.json; one caption an image is drawn
-  a dataset on the Hugging Face Hub, by name; it is streamed
+  a folder of WebDataset tars (captions in their .json), Parquet or JSONL files
+  MSCOCO: its folder, or annotations/captions_val2014.json; one caption per image is drawn
+  a dataset on the Hugging Face Hub, by name; it is streamed, not downloaded
 
 examples:
   gendiv prompts ProGamerGov/synthetic-dataset-1m-dalle3-high-quality-captions --column short_caption2 \\
@@ -45,42 +47,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv prompts`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
     parser.add_argument("source", metavar="SOURCE", help="captions, see above")
-    parser.add_argument("--out", type=Path, required=True, metavar="SET", help="the prompt set, .jsonl")
-    parser.add_argument("--num", type=int, required=True, metavar="M", help="prompts to draw")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
-    parser.add_argument("--column", help="where the caption stands (default: prompt, caption, text, short_caption)")
+    parser.add_argument("--out", type=Path, required=True, metavar="SET", help="file for the prompt set, .jsonl")
+    parser.add_argument("--num", type=int, required=True, metavar="M", help="number of prompts to draw")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (default: 0)")
+    parser.add_argument("--column", help="column with the captions (default: prompt, caption, text, short_caption)")
     parser.add_argument(
-        "--id", metavar="NAME", help="column of what captions are of, such as an image: one of each is drawn"
+        "--id",
+        metavar="NAME",
+        help="column that identifies what a caption describes, such as an image; one caption of each is drawn",
     )
     parser.add_argument(
-        "--source", dest="sources", action="append", default=[], metavar="TEXT", help="keep sources with this in them"
+        "--source",
+        dest="sources",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="keep only captions whose source contains TEXT",
     )
-    parser.add_argument("--min-words", type=int, metavar="N", help="drop shorter captions")
-    parser.add_argument("--max-words", type=int, metavar="N", help="drop longer captions")
+    parser.add_argument("--min-words", type=int, metavar="N", help="drop captions with fewer words")
+    parser.add_argument("--max-words", type=int, metavar="N", help="drop captions with more words")
     parser.add_argument(
         "--english",
         action="store_true",
-        help="drop what is not English, by its letters and commonest words; a few words of another language may pass",
+        help="drop captions that are not English, judged by letters and frequent words; very short ones may pass",
     )
     parser.add_argument(
         "--near-duplicates",
         type=float,
         default=0.8,
         metavar="SHARE",
-        help="captions that share so much (Jaccard, of 5 characters in a row) are the same (default: 0.8)",
+        help="similarity above which captions are duplicates (Jaccard, of 5-character shingles; default: 0.8)",
     )
-    parser.add_argument("--stratify", choices=("length", "source"), help="equally many of each length class, or source")
+    parser.add_argument(
+        "--stratify",
+        choices=("length", "source"),
+        help="draw the same number from each length class, or from each source",
+    )
     parser.add_argument("--count-tokens", action="append", default=[], metavar="TOKENIZER", help=COUNT_TOKENS)
-    parser.add_argument("--max-corrupt", type=float, default=0.01, metavar="SHARE", help="of records (default: 0.01)")
-    parser.add_argument("--license", help="of the captions, where their README states none")
-    hub = parser.add_argument_group("datasets (folders, names on the Hub)")
-    hub.add_argument("--split", help="default: train")
+    parser.add_argument(
+        "--max-corrupt",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="share of unreadable records to tolerate (default: 0.01)",
+    )
+    parser.add_argument("--license", help="license of the captions, if their README states none")
+    hub = parser.add_argument_group("datasets (folders or names on the Hub)")
+    hub.add_argument("--split", help="split to read (default: train)")
     hub.add_argument("--config", help="configuration of the dataset")
-    hub.add_argument("--revision", help="commit, branch or tag (default: the newest; the card says which)")
+    hub.add_argument("--revision", help="commit, branch or tag (default: the newest; recorded in the metadata)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Stream, draw, write the set and its card."""
+    """Stream the captions, draw prompts, write the set and its metadata."""
     from gendiv_lightning.console.tables import format_truncation
     from gendiv_lightning.prompts.draw import in_words, pick_prompts
     from gendiv_lightning.prompts.files import find_captions
@@ -95,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
     source = str(find_captions(Path(arguments.source)))
     if Path(source).is_file() and (arguments.split or arguments.config or arguments.revision):
         raise OptionConflictError(
-            f"--split, --config and --revision are of datasets, and {source} is a file: leave them out"
+            f"--split, --config and --revision apply to datasets, but {source} is a file. Remove them"
         )
     origin = describe_source(source, arguments.revision)
     if Path(source).is_dir() and not is_saved_dataset(Path(source)):
@@ -114,8 +133,9 @@ def run(arguments: argparse.Namespace) -> int:
     unreadable = drawn.unreadable
     if len(unreadable) > arguments.max_corrupt * (drawn.counts["read"] + len(unreadable)):
         raise PromptError(
-            f"{len(unreadable)} records of {source} cannot be read, the last ones {'; '.join(unreadable[-3:])}; at "
-            f"most a share of {arguments.max_corrupt:g} may be: fetch them again, or allow more with --max-corrupt"
+            f"{len(unreadable)} records of {source} cannot be read, more than a share of {arguments.max_corrupt:g}; "
+            "the "
+            f"last are {'; '.join(unreadable[-3:])}. Fetch them again, or raise --max-corrupt"
         )
     prompt_set = collect_prompts(drawn.prompts, name=arguments.out.stem, source=source)
     texts = {"prompts": [prompt.text for prompt in prompt_set.prompts]}
@@ -150,18 +170,26 @@ def _check(arguments: argparse.Namespace) -> None:
     counts = {name: getattr(arguments, name) for name in ("num", "min_words", "max_words")}
     for name, count in counts.items():
         if count is not None and count < 1:
-            raise ConfigValueError(f"--{name.replace('_', '-')} must be at least 1, got {count}")
+            raise ConfigValueError(
+                f"--{name.replace('_', '-')} must be at least 1, got {count}. Give a positive integer"
+            )
     if counts["min_words"] and counts["max_words"] and counts["min_words"] > counts["max_words"]:
-        raise OptionConflictError(f"--min-words {counts['min_words']} is above --max-words {counts['max_words']}")
+        raise OptionConflictError(
+            f"--min-words {counts['min_words']} is above --max-words {counts['max_words']}. Swap them"
+        )
     if not 0 <= arguments.max_corrupt <= 1:
-        raise ConfigValueError(f"--max-corrupt is a share in [0, 1], got {arguments.max_corrupt}")
+        raise ConfigValueError(
+            f"--max-corrupt must be a share in [0, 1], got {arguments.max_corrupt}. Give 0.01 for 1 %"
+        )
     if arguments.out.suffix != ".jsonl":
-        raise OutputError(f"--out must end in .jsonl, got {arguments.out}")
+        raise OutputError(f"--out must end in .jsonl, got {arguments.out}. Rename the file")
     if arguments.out.is_dir():
-        raise OutputError(f"--out {arguments.out} is a folder, and a file is needed: choose a name in it")
+        raise OutputError(f"--out must be a file, but {arguments.out} is a folder. Choose a file name in it")
     source = Path(arguments.source).resolve()
     if source == arguments.out.resolve() or source in arguments.out.resolve().parents:
-        raise OutputError(f"--out {arguments.out} must not lie in SOURCE: the next call would read it")
+        raise OutputError(
+            f"--out {arguments.out} must not be inside SOURCE, which would be read next time. Choose another folder"
+        )
 
 
 def _read(source: str, version: str, arguments: argparse.Namespace) -> Iterable[Prompt | Unreadable]:
@@ -175,6 +203,6 @@ def _read(source: str, version: str, arguments: argparse.Namespace) -> Iterable[
         prompts = scan_prompts(source, **columns)
     else:
         dataset = {"split": arguments.split or "train", "config": arguments.config}
-        revision = None if Path(source).is_dir() else version  # the one that the card names
+        revision = None if Path(source).is_dir() else version  # the one in the metadata
         prompts = stream_prompts(source, revision=revision, **dataset, **columns)
     return tqdm(prompts, desc=f"Reading {Path(source).name}", unit=" prompts", delay=2)

@@ -1,4 +1,4 @@
-"""`gendiv reference`: statistics of real images, which FID and its kin compare with."""
+"""`gendiv reference`: compute statistics of real images, for FID and related metrics."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
     from gendiv_lightning.images.decode import CorruptImages
 
-HELP = "make a reference file of real images, for fid, kid, fd"
+HELP = "compute a reference file of real images, for fid, kid, fd and precision_recall"
 DESCRIPTION = """
-Streams images (MSCOCO 2014: val2014) through a network and writes the statistics of their features, with where they
-come from, into one file. Each image is brought to the network's size by the network's own rule, that of clean-fid for
-Inception (Pillow's bicubic, on the whole image). The same call gives the same file.
+Streams images, for example val2014 of MSCOCO, through a feature network and writes the statistics of their features and
+their provenance to one file. Each image is resized by the network's own rule; for Inception that is the rule of
+clean-fid (Pillow's bicubic filter on the whole image). The same command writes the same file.
 
 SOURCE is one of
-  a folder of images, with all folders in it; of Parquet; of WebDataset tars; of datasets.save_to_disk; or such a file
-  a dataset on the Hugging Face Hub, by name; it is streamed
-  postcards: the toy dataset, or another registered name (gendiv list images)
-  the parts of a reference (.safetensors), to be brought together
+  a folder of images, searched recursively; of Parquet files; of WebDataset tars; of datasets.save_to_disk; or one file
+  a dataset on the Hugging Face Hub, by name; it is streamed, not downloaded
+  postcards, the toy dataset, or another registered name (gendiv list images)
+  the parts of a reference (.safetensors), to be merged
 
-Transparent images stand over white; images of more than 8 bits a channel count as corrupt; corrupt ones are skipped,
-named, and too many an error.
+Transparency is composited over white. Images with more than 8 bits per channel count as unreadable. Unreadable images
+are skipped and listed; more than --max-corrupt of them are an error.
 
 examples:
   gendiv reference data/coco/val2014 --backbone inception --device cuda --out coco2014val.safetensors
   gendiv reference postcards --backbone tiny-clip --num 8192 --out postcards_reference.safetensors
-on several devices or machines, each image once:
+on several devices or machines, each image on one of them:
   for n in 1 2 3 4; do gendiv reference data/coco/val2014 --part $n/4 --device cuda:$((n-1)) --out $n.safetensors & done
   wait; gendiv reference [1-4].safetensors --out coco2014val.safetensors
 """
@@ -46,31 +46,36 @@ on several devices or machines, each image once:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv reference`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("source", nargs="+", metavar="SOURCE", help="images, see above")
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help="images or parts of a reference, see above")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the reference file, .safetensors")
     parser.add_argument(
         "--backbone",
         default="inception",
-        help="inception, dinov2, tiny-clip, or a CLIP as MODEL/PRETRAINED; options behind it as in gendiv measure: "
-        "inception,resize=torch-fidelity,weights=FILE (default: inception)",
+        help="feature network: inception, dinov2, tiny-clip, or a CLIP as MODEL/PRETRAINED; options follow as in "
+        "gendiv "
+        "measure: inception,resize=torch-fidelity,weights=FILE (default: inception)",
     )
-    parser.add_argument("--num", type=int, metavar="IMAGES", help="only so many, from the start (default: all)")
-    parser.add_argument("--part", metavar="K/N", help="only the K-th of N parts of them, to be brought together later")
+    parser.add_argument("--num", type=int, metavar="IMAGES", help="use only the first IMAGES images (default: all)")
+    parser.add_argument(
+        "--part", metavar="K/N", help="use only the K-th of N parts of the images; merge the parts afterwards"
+    )
     parser.add_argument(
         "--keep-features",
         action="store_true",
-        help="keep the features of each image too: kid, precision and recall need them",
+        help="also store the features of each image, which kid and precision_recall need",
     )
-    parser.add_argument("--image-column", metavar="NAME", help="column of the images, where several could be it")
-    parser.add_argument("--split", help="of a dataset (default: the only one; on the Hub train)")
+    parser.add_argument(
+        "--image-column", metavar="NAME", help="column with the images, if several columns could contain them"
+    )
+    parser.add_argument("--split", help="split of a dataset (default: the only one, or train on the Hub)")
     parser.add_argument("--config", help="configuration of a dataset on the Hub")
     parser.add_argument("--revision", help="commit, branch or tag of a dataset on the Hub (default: the newest)")
     add_reading_arguments(parser)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="device: cpu, cuda (default: cpu)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Stream, write; or bring parts together."""
+    """Compute a reference file, or merge the parts of one."""
     from tqdm import tqdm
 
     from gendiv_lightning.features.base import check_device
@@ -81,11 +86,14 @@ def run(arguments: argparse.Namespace) -> int:
     if all(source.endswith(".safetensors") for source in arguments.source):
         return _merge(arguments)
     if arguments.out.is_dir():
-        raise OutputError(f"--out {arguments.out} is a folder, and a file is needed: choose a name in it")
+        raise OutputError(f"--out must be a file, but {arguments.out} is a folder. Choose a file name in it")
     if len(arguments.source) > 1:
-        raise OptionConflictError(f"give one SOURCE, or the parts of a reference; got {', '.join(arguments.source)}")
+        raise OptionConflictError(
+            f"SOURCE must be one source, or the parts of a reference; got {', '.join(arguments.source)}. Give one of "
+            "them"
+        )
     if arguments.num is not None and arguments.num < 2:
-        raise ConfigValueError(f"--num must be at least 2 images, got {arguments.num}")
+        raise ConfigValueError(f"--num must be at least 2 images, got {arguments.num}. Give a larger number")
     check_device(arguments.device)
     check_memory_limit(arguments.memory_limit)
     corrupt = CorruptImages(arguments.max_corrupt)
@@ -97,8 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
     bar = tqdm(batches, total=num_batches, desc=f"Features of {dataset}", delay=2)
     images = (batch.to(arguments.device) for batch in bar)
     reference = reference_statistics(images, features, dataset, keep_features=arguments.keep_features)
-    told = {"part": arguments.part, "corrupt": corrupt.names}
-    reference.provenance.update({name: value for name, value in told.items() if value})
+    more = {"part": arguments.part, "corrupt": corrupt.names}
+    reference.provenance.update({name: value for name, value in more.items() if value})
     write_reference(arguments.out, reference)
     if corrupt.images:
         write(f"{printable(corrupt.in_words())}\n", sys.stderr)
@@ -117,10 +125,10 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 
 def _registered(arguments: argparse.Namespace) -> tuple[str, int, Iterator[Tensor]]:
-    """Images of a data module that is registered by name, such as the toy's."""
+    """Images of a data module that is registered by name, such as `postcards`."""
     (name,) = arguments.source
     if arguments.part:
-        raise OptionConflictError(f"--part is for images of files, not for {name}: leave it out")
+        raise OptionConflictError(f"--part applies to image files, not to {name}. Remove it")
     module = plugins.load("images", name)
     data = module(num_images=arguments.num) if arguments.num else module.all()
     loader = data.val_dataloader()
@@ -143,7 +151,7 @@ def _images(arguments: argparse.Namespace, corrupt: CorruptImages) -> tuple[str,
     if arguments.part:
         if not isinstance(items, Sequence):
             raise OptionConflictError(
-                f"{images.name} is streamed, --part is for images on this machine: download it first"
+                f"--part needs images on this machine, but {images.name} is streamed. Download it first"
             )
         items = items[_part(arguments.part, len(items))]
         count = len(items)
@@ -154,9 +162,9 @@ def _images(arguments: argparse.Namespace, corrupt: CorruptImages) -> tuple[str,
 
 
 def _part(part: str, num_images: int) -> slice:
-    """Places of the images of a part, such as 2/4."""
+    """Indices of the images of a part, such as 2/4."""
     found = re.fullmatch(r"(\d+)/(\d+)", part)
     number, parts = map(int, found.groups()) if found else (0, 0)
     if not 1 <= number <= parts:
-        raise ConfigValueError(f"--part is K/N with K from 1 to N, such as 2/4; got {part}")
+        raise ConfigValueError(f"--part must be K/N with K from 1 to N, got {part}. Give for example 2/4")
     return slice((number - 1) * num_images // parts, number * num_images // parts)

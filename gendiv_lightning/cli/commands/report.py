@@ -1,4 +1,4 @@
-"""`gendiv report`: runs as one page about where the diversity comes from."""
+"""`gendiv report`: one page about runs and where their diversity comes from."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from gendiv_lightning.errors import ConfigValueError
 if TYPE_CHECKING:
     from gendiv_lightning.report.document import Report
 
-HELP = "runs as one HTML page, with Markdown, CSV and LaTeX beside it"
+HELP = "write a report of runs as one HTML page, with Markdown, CSV and LaTeX"
 DESCRIPTION = """
-Writes index.html, one page that needs no network: the answer in words, sample grids, the profile table with intervals
-and paired differences, path and execution, the subset curve with its knee, the effects of argmax and paraphrases,
-diversity against quality, the information bottleneck plane, codebook use, and the paper's claims beside the
-measurements. It also writes report.md, figures/*.svg, tables/*.csv and tables/*.tex. The same runs give the same bytes.
+Writes index.html, a self-contained page: the answer in words, sample grids, the profile table with intervals and paired
+differences, path and execution, the subset curve with its elbow, the effects of argmax and paraphrases, diversity
+against quality, the information bottleneck plane, codebook usage, and the paper's claims next to the measurements. Also
+writes report.md, figures/*.svg, tables/*.csv and tables/*.tex. The same runs give the same bytes.
 
-RUN is a run folder, or a folder that contains run folders, such as a study's. Sections without runs name the command
-that makes them.
+RUN is a run folder, or a folder that contains run folders, such as that of a study. A section without runs shows the
+command that makes them.
 
-Weights & Biases: --sync sends offline runs. --wandb makes a W&B Report with the words and tables of the page and W&B's
-own panels. Neither writes the page: add --out for both.
+Weights & Biases: --sync sends offline runs. --wandb makes a W&B Report with the text and tables of the page and W&B's
+own panels. With --sync or --wandb the page is written only if you also pass --out.
 
 examples:
   gendiv report runs/tiny-llamagen-1a2b3c4d runs/tiny-llamagen_argmax-5e6f7a8b
@@ -37,13 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv report`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, or folder of run folders")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of the page (default: report)")
-    parser.add_argument("--sync", action="store_true", help="send runs that were made offline to Weights & Biases")
-    parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="make a W&B Report there")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder for the page (default: report)")
+    parser.add_argument("--sync", action="store_true", help="send offline runs to Weights & Biases")
+    parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="make a W&B Report in this project")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read the runs, write the page, send it."""
+    """Read the runs, write the page, send what is requested."""
     from gendiv_lightning.console.text import write
     from gendiv_lightning.report.context import make_study
     from gendiv_lightning.report.summary import write_report
@@ -79,7 +79,7 @@ def _where(words: str | None) -> tuple[str | None, str | None]:
         return None, None
     entity, _, project = words.partition("/")
     if not entity or not project or "/" in project:
-        raise ConfigValueError(f"--wandb takes ENTITY/PROJECT, such as my-team/gendiv, got {words!r}")
+        raise ConfigValueError(f"--wandb must be ENTITY/PROJECT, got {words!r}. Give for example my-team/gendiv")
     return entity, project
 
 
@@ -94,7 +94,7 @@ def _sync(folders: list[Path], entity: str | None, project: str | None) -> None:
 
 
 def _write(report: Report, folder: Path) -> Path:
-    """Write the page and its files; files of an earlier report that this one does not have are removed."""
+    """Write the page and its files, and remove stale files of an earlier report."""
     from gendiv_lightning.storage.atomic import write_atomically
 
     former = set(_files_of(folder / "index.html"))
@@ -109,7 +109,7 @@ def _write(report: Report, folder: Path) -> Path:
 
 
 def _files_of(page: Path) -> Iterator[str]:
-    """Files of an earlier report, by the names in its page."""
+    """Files of an earlier report, according to its page."""
     import re
 
     text = page.read_text(encoding="utf-8") if page.exists() else ""

@@ -1,4 +1,4 @@
-"""`gendiv show`: one run in the terminal."""
+"""`gendiv show`: print one run in the terminal."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 
 from gendiv_lightning.errors import UnknownNameError
 
-HELP = "the summary and the grid of one run in the terminal"
+HELP = "print the summary, the numbers and the grid of one run"
 DESCRIPTION = """
-Prints what a run is (generator, probes, prompts, samples, machine), its numbers with intervals, its decomposition if it
-has one, and its grid: in colour where the terminal has 24-bit colour, else the path of grid.png.
+Prints the settings of a run (generator, probes, prompts, samples, machine), its numbers with intervals, its
+decomposition if it has one, and its grid of samples: as a picture if the terminal has 24-bit colour, otherwise the path
+of grid.png.
 
 examples:
   gendiv show runs/tiny-llamagen-1a2b3c4d
@@ -23,11 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv show`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
-    parser.add_argument("--only", default="", metavar="PREFIX", help="numbers that start so, such as diversity or h_")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="PREFIX",
+        help="only numbers whose name starts with PREFIX, such as diversity or h_",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Read, print."""
+    """Read the run and print it."""
     from gendiv_lightning.console.decomposition import format_decomposition
     from gendiv_lightning.console.tables import format_estimates, format_truncation
     from gendiv_lightning.console.text import printable, write
@@ -38,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = {name: estimate for name, estimate in run.estimates.items() if name.startswith(arguments.only)}
     if not chosen:
         heads = sorted({"/".join(name.split("/")[:2]) for name in run.estimates})
-        raise UnknownNameError(f"--only: no number starts with {arguments.only!r}. There are: {', '.join(heads)}")
+        raise UnknownNameError(f"--only: no number starts with {arguments.only!r}. Choose from: {', '.join(heads)}")
     devices = ", ".join(run.folder.read_environment()["devices"])
     facts = f"{data['num_prompts']} prompts of {data['prompt_set']}, seed {label.seed}, on {devices}"
     truncation = format_truncation(run.folder.read_prompt_card().get("text_encoder", {}))
@@ -54,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show_picture(grid: Path) -> None:
-    """The grid in colour, or its path."""
+    """Print the grid in colour, or its path."""
     import shutil
 
     from gendiv_lightning.console.terminal import has_colour, show

@@ -14,7 +14,7 @@ from gendiv_lightning.errors import ConfigValueError, restated
 if TYPE_CHECKING:
     from gendiv_lightning.study.folder import StudyFolder
 
-HELP = "many runs in one: generators x probes x settings x seeds"
+HELP = "run many configs: generators x probes x settings x seeds"
 DESCRIPTION = """
 Expands a study, a short YAML file, into configs of `gendiv predict` and runs them. Finished cells are skipped and
 unfinished ones resume: after a crash, run the same command again. A failed cell does not stop the others. Baseline and
@@ -41,18 +41,31 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv study`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--config", type=Path, required=True, metavar="YAML", help="the study")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of all its runs (default: runs/NAME of the YAML)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cells at a time on this machine (default: 1)")
-    parser.add_argument("--launch", choices=("local", "slurm"), default="local", help="where cells run")
+    parser.add_argument("--config", type=Path, required=True, metavar="YAML", help="the study file")
     parser.add_argument(
-        "--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="parameters of submitit's executor, with slurm"
+        "--out", type=Path, metavar="FOLDER", help="folder for all runs (default: runs/NAME of the YAML)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="cells in parallel on this machine (default: 1)"
+    )
+    parser.add_argument(
+        "--launch",
+        choices=("local", "slurm"),
+        default="local",
+        help="run cells here, or as cluster jobs (default: local)",
+    )
+    parser.add_argument(
+        "--slurm",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="with --launch slurm: parameters of submitit's executor",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the commands of unfinished cells and run nothing")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check everything, run what is not finished, print a table."""
+    """Check all cells, run the unfinished ones, print a table."""
     from gendiv_lightning.console.text import write
     from gendiv_lightning.storage.config_files import find_config
     from gendiv_lightning.study.folder import StudyFolder
@@ -61,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = find_config(arguments.config)
     if arguments.jobs < 1:
-        raise ConfigValueError(f"--jobs must be at least 1, got {arguments.jobs}")
+        raise ConfigValueError(f"--jobs must be at least 1, got {arguments.jobs}. Give the number of parallel cells")
     parameters = _parameters(arguments.slurm)
     where = "" if config.parent.name in ("", ".", "configs") else f"{config.parent.name}-"
     folder = StudyFolder(arguments.out or Path("runs") / f"{where}{config.stem}", read_study(config))
@@ -73,12 +86,12 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         folder.write_index()
         num_there = len(folder.cells) - len(folder.unfinished())
-        write(f"{len(folder.cells)} cells in {folder.path}, {num_there} of them finished before\n", sys.stderr)
+        write(f"{len(folder.cells)} cells in {folder.path}, {num_there} already finished\n", sys.stderr)
         if arguments.launch == "slurm":
             run_as_jobs(folder, "slurm", parameters)
         else:
             run_here(folder, arguments.jobs)
-    return _tell(folder)
+    return _summarize(folder)
 
 
 def _parameters(words: Sequence[str]) -> dict[str, Any]:
@@ -86,12 +99,12 @@ def _parameters(words: Sequence[str]) -> dict[str, Any]:
 
     wrong = [word for word in words if "=" not in word]
     if wrong:
-        raise ConfigValueError(f"--slurm takes KEY=VALUE, got {wrong[0]!r}")
+        raise ConfigValueError(f"--slurm must be KEY=VALUE, got {wrong[0]!r}. Give for example slurm_partition=gpu")
     return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)}
 
 
 def _check(folder: StudyFolder) -> None:
-    """Make the objects of each cell that is to be run, all but models with weights."""
+    """Instantiate and check everything that the unfinished cells need, without loading weights."""
     from tqdm import tqdm
 
     from gendiv_lightning.cli.predict import read_config
@@ -103,7 +116,7 @@ def _check(folder: StudyFolder) -> None:
             raise restated(error, f"cell {cell.name}: {error}") from error
 
 
-def _tell(folder: StudyFolder) -> int:
+def _summarize(folder: StudyFolder) -> int:
     from gendiv_lightning.console.tables import format_table
     from gendiv_lightning.console.text import printable, write
     from gendiv_lightning.study.folder import FAILED
@@ -118,8 +131,8 @@ def _tell(folder: StudyFolder) -> int:
     for cell in failed:
         write(f"{cell.name} failed: {printable(folder.last_words(cell))}\n")
     if failed:
-        write(f"{len(failed)} of {len(folder.cells)} cells failed; the same command runs them again.\n")
+        write(f"{len(failed)} of {len(folder.cells)} cells failed. Run the same command again to retry them.\n")
     for path in folder.leftovers():
-        write(f"{path} is no cell of this study any more: reports leave it out, delete it if you like\n")
+        write(f"{path} is no longer a cell of this study. Reports ignore it; you can delete it.\n")
     write(f"Next: gendiv report {folder.path} --out {folder.path / 'report'}\n")
     return 1 if failed else 0

@@ -1,4 +1,4 @@
-"""`gendiv toy train` and `gendiv toy evaluate`."""
+"""`gendiv toy train` and `gendiv toy evaluate`: train and evaluate the toy models."""
 
 from __future__ import annotations
 
@@ -8,13 +8,22 @@ from pathlib import Path
 from gendiv_lightning.console.text import write
 from gendiv_lightning.errors import ConfigValueError
 
-HELP = "train and evaluate the embedded models"
+HELP = "train and evaluate the toy models"
+DESCRIPTION = """
+The toy models are small generators and feature networks, trained on Postcards, a toy dataset with known ground truth.
+Their weights are part of the package. `train` trains one of them again; `evaluate` prints how good they are.
+
+examples:
+  gendiv toy evaluate llamagen
+  gendiv toy train tokenizer --steps 100
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv toy train` and `gendiv toy evaluate`."""
+    parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
     commands = parser.add_subparsers(dest="toy", required=True)
-    train = commands.add_parser("train", help="train one embedded model; interrupted, the same call goes on")
+    train = commands.add_parser("train", help="train one toy model; run the same command again to resume")
     train.add_argument(
         "name",
         choices=(
@@ -30,28 +39,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "latent-autoencoder",
             "latent-diffusion",
         ),
-        help="which; the generators need tokenizer and tokenizer-local, amused and vq-diffusion need clip too",
+        help="model to train. The generators need tokenizer and tokenizer-local; amused and vq-diffusion also need "
+        "clip",
     )
-    train.add_argument("--steps", type=int, help="optimiser steps (default: the recipe's)")
-    train.add_argument("--seed", type=int, default=0, help="root of all randomness (default: 0)")
-    train.add_argument("--work", type=Path, default=Path("runs/toy"), help="checkpoints and logs (default: runs/toy)")
-    train.add_argument("--export", type=Path, help="folder that gets the weights (default: WORK/weights)")
-    evaluate = commands.add_parser("evaluate", help="print the gates of the embedded models")
+    train.add_argument("--steps", type=int, help="optimizer steps (default: from the recipe)")
+    train.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
+    train.add_argument(
+        "--work", type=Path, default=Path("runs/toy"), help="folder for checkpoints and logs (default: runs/toy)"
+    )
+    train.add_argument("--export", type=Path, help="folder for the weights (default: WORK/weights)")
+    evaluate = commands.add_parser("evaluate", help="print the quality gates of the toy models")
     evaluate.add_argument(
         "family",
         nargs="?",
         choices=("llamagen", "amused", "vq-diffusion", "latent-diffusion", "all"),
         default="all",
-        help="default: all",
+        help="model family (default: all)",
     )
     evaluate.add_argument(
-        "--prompts", type=int, default=1024, help="held-out images to write captions for (default and most: 1024)"
+        "--prompts", type=int, default=1024, help="number of held-out captions (default and maximum: 1024)"
     )
-    evaluate.add_argument("--samples", type=int, default=8, help="images a caption (default: 8)")
+    evaluate.add_argument("--samples", type=int, default=8, help="images per caption (default: 8)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train or evaluate."""
+    """Train one model, or evaluate."""
     return _train(arguments) if arguments.toy == "train" else _evaluate_all(arguments)
 
 
@@ -73,7 +85,10 @@ def _evaluate_all(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.toy.evaluate import FAMILIES
 
     if not 1 <= arguments.prompts <= NUM_HELD_OUT or arguments.samples < 2:
-        raise ConfigValueError(f"--prompts must be in 1..{NUM_HELD_OUT}, --samples at least 2")
+        raise ConfigValueError(
+            f"--prompts must be in 1..{NUM_HELD_OUT} and --samples at least 2, got {arguments.prompts} and "
+            f"{arguments.samples}. Correct them"
+        )
     names = list(FAMILIES) if arguments.family == "all" else [arguments.family]
     return max(_evaluate(name, arguments.prompts, arguments.samples) for name in names)
 
@@ -87,5 +102,5 @@ def _evaluate(name: str, num_prompts: int, num_samples: int) -> int:
     for gate in found:
         write(f"{gate.name:32} {gate.value:.3f}  (>= {gate.bar:.2f})  {'pass' if gate.passed else 'MISSED'}\n")
     for kind, share in all_right_by_kind(rows).items():
-        write(f"all stated right, {kind:14} {share:.3f}\n")
+        write(f"all stated factors correct, {kind:14} {share:.3f}\n")
     return 0 if all(gate.passed for gate in found) else 1
