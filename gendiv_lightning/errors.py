@@ -118,7 +118,7 @@ class OutputError(GendivError):
     What to do: Choose another name, or move what is there. gendiv deletes nothing but a run that `--overwrite true`
     names.
 
-    Example: --out must end in .jsonl, got prompts.csv
+    Example: --out must end in .jsonl, got prompts.csv. Rename the file
     """
 
     code = "GD106"

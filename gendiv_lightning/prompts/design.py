@@ -1,4 +1,4 @@
-"""Sampling designs: which paraphrases and paths a prompt is sampled with, and the names of the samples."""
+"""Sampling designs: the paraphrases and paths of each prompt, and the noise keys of its samples."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from gendiv_lightning.sampling import Description
 
 
 class Design(ABC):
-    """Decides which samples a prompt gets. It does not touch the sampler."""
+    """Decides which samples a prompt gets. It does not change the sampler."""
 
     @abstractmethod
     def design(self, design: SampleDesign) -> SampleDesign:
-        """The design with this one's fields replaced.
+        """Return the design with some fields replaced.
 
         Raises:
-            ValueError: another design has set them.
+            ValueError: another design has already set these fields.
         """
 
     @abstractmethod
     def identity(self, codebook_size: int) -> dict[str, object]:
-        """All settings that can change a number, for the run's fingerprint."""
+        """All settings that can change a number, for the fingerprint of a run."""
 
     @abstractmethod
     def describe(self, codebook_size: int) -> Description:
@@ -32,7 +32,7 @@ class Design(ABC):
 
 
 def apply_designs(design: SampleDesign, items: Iterable[object]) -> SampleDesign:
-    """The design that all `Design`s among some objects (a trainer's callbacks, say) ask for together."""
+    """Apply all `Design`s among some objects, such as the callbacks of a trainer, in order."""
     for item in items:
         if isinstance(item, Design):
             design = item.design(design)
@@ -40,21 +40,25 @@ def apply_designs(design: SampleDesign, items: Iterable[object]) -> SampleDesign
 
 
 def share_paths(design: SampleDesign, num_paths: int) -> SampleDesign:
-    """The samples of a paraphrase spread over `num_paths` paths; ValueError if they already share paths."""
+    """Spread the samples of a paraphrase over `num_paths` paths; ValueError if they already share paths."""
     if design.num_paths:
-        raise ProbeError("FreezePath and Decompose both share paths: keep one of them")
+        raise ProbeError("FreezePath and Decompose both share paths. Use only one of them")
     return replace(design, num_paths=num_paths)
 
 
 def check_design(design: SampleDesign) -> None:
-    """Raise ValueError for a design that no prompt can be sampled by."""
+    """Raise DesignError for a design whose numbers do not fit together."""
     num_samples, num_paraphrases = design.num_samples, design.num_paraphrases
     if num_samples < 1:
-        raise DesignError(f"num_samples must be at least 1, got {num_samples}")
+        raise DesignError(f"num_samples must be at least 1, got {num_samples}. Give a positive integer")
     if design.length not in (*LENGTHS, "mixed", "any"):
-        raise DesignError(f"length must be one of {', '.join(LENGTHS)}, mixed, any, got {design.length!r}")
+        raise DesignError(
+            f"length must be one of {', '.join(LENGTHS)}, mixed, any; got {design.length!r}. Choose one of them"
+        )
     if num_paraphrases < 0:
-        raise DesignError(f"num_paraphrases must be at least 0 (the original prompt alone), got {num_paraphrases}")
+        raise DesignError(
+            f"num_paraphrases must be at least 0, got {num_paraphrases}. Use 0 for the original prompt alone"
+        )
     if num_paraphrases and (num_samples % num_paraphrases or num_samples < 2 * num_paraphrases):
         raise DesignError(
             f"num_samples must be a multiple of num_paraphrases with at least 2 samples per paraphrase, got "
@@ -69,10 +73,10 @@ def check_design(design: SampleDesign) -> None:
 
 
 def choose_paraphrases(prompt: Prompt, design: SampleDesign) -> list[int]:
-    """Numbers of the paraphrases that a design samples: the first ones of its length; [0], the prompt, without any.
+    """Numbers of the paraphrases that a design samples: the first of its length class, or [0] for the original prompt.
 
     Raises:
-        ValueError: the prompt has too few paraphrases of that length.
+        TooLittleDataError: the prompt has too few paraphrases of that length.
     """
     if design.num_paraphrases == 0:
         return [0]
@@ -96,13 +100,14 @@ def split_lengths(num_paraphrases: int, length: str) -> dict[str, int]:
 
 
 def name_samples(prompt: Prompt, design: SampleDesign) -> list[NoiseKey]:
-    """Names of a prompt's samples: sample s = 0..N-1 takes the chosen paraphrases in turn.
+    """Noise keys of the samples of a prompt: sample s = 0..N-1 cycles through the chosen paraphrases.
 
-    Its path is s, or, where paths are shared, the next path of its paraphrase in turn. Its execution noise is always
-    its own: if paths shared it, samples of different paths would be alike by more than chance.
+    The path of sample s is s or, if paths are shared, the next path of its paraphrase in turn. Every sample has its own
+    execution noise: sharing it between paths would make samples of different paths more alike than by chance.
 
     Raises:
-        ValueError: the design is impossible, or this prompt has too few paraphrases for it.
+        DesignError: the numbers of the design do not fit together.
+        TooLittleDataError: the prompt has too few paraphrases.
     """
     check_design(design)
     paraphrases, num_paths = choose_paraphrases(prompt, design), design.num_paths
@@ -117,7 +122,14 @@ def name_samples(prompt: Prompt, design: SampleDesign) -> list[NoiseKey]:
 def make_batch(
     seed: int, prompts: Sequence[Prompt], design: SampleDesign, indices: Sequence[int] | None = None
 ) -> PromptBatch:
-    """Whole prompts with the names of all their samples; `indices` are theirs in a prompt set (0, 1, ... if None)."""
+    """A batch of whole prompts with the keys of all their samples.
+
+    Args:
+        seed: root seed.
+        prompts: the prompts.
+        design: the samples of each prompt.
+        indices: of the prompts in their prompt set; None for 0, 1, ...
+    """
     rows, keys = [], []
     for row, prompt in enumerate(prompts):
         names = name_samples(prompt, design)

@@ -1,7 +1,7 @@
-"""Which prompts of a long stream come into a set. One pass, in memory that does not grow with the stream.
+"""Draw prompts from a long stream in one pass, with memory that does not grow with the stream (bottom-k sampling).
 
-Every prompt has a rank, a hash of the seed and of its own id and text. Prompts are taken in the order of their ranks,
-so the pick is a random one and depends on the seed and the prompts alone: not on the order of files or records.
+Every prompt has a rank: a hash of the seed, its id and its text. Prompts are selected in order of rank, so the draw is
+random and depends only on the seed and the prompts, not on the order of files or records.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from gendiv_lightning.storage.tables import Unreadable
 
 Strata = Literal["length", "source"]
 Rank = tuple[int, int]
-FATES = (*DROPPED, "duplicate", "same_id", "near_duplicate", "drawn")
-SPARE = 4  # candidates that are kept for each prompt wanted: some are near-duplicates
+OUTCOMES = (*DROPPED, "duplicate", "same_id", "near_duplicate", "drawn")
+SPARE = 4  # candidates kept per requested prompt, because some are near-duplicates
 
 
 class PromptPick(NamedTuple):
-    """What was drawn, in the order of ranks, and what became of every record of the stream.
+    """The drawn prompts, in order of rank, and the outcome of every record of the stream.
 
     Attributes:
-        prompts: the pick. Its first n prompts are what a pick of n would be, unless it is stratified.
-        counts: of records by their fate; they add up to `read`.
-        unreadable: records that could not be read, with the reasons; they are in no count.
+        prompts: the drawn prompts. Unless stratified, the first n are those that a draw of n would give.
+        counts: number of records by outcome; they add up to `read`.
+        unreadable: records that could not be read, with reasons; not counted elsewhere.
     """
 
     prompts: list[Prompt]
@@ -40,23 +40,23 @@ class PromptPick(NamedTuple):
 
 @dataclass
 class _Lowest:
-    """The prompts of the lowest ranks met so far, each with the number of times that it came."""
+    """The prompts with the lowest ranks so far, each with its number of occurrences."""
 
     capacity: int
-    found: dict[Rank, tuple[Prompt, int]] = field(default_factory=dict)
+    kept: dict[Rank, tuple[Prompt, int]] = field(default_factory=dict)
     heap: list[Rank] = field(default_factory=list)  # negated: the highest rank first
     overflows: bool = False
 
     def add(self, rank: Rank, prompt: Prompt) -> None:
-        if rank in self.found:
-            other, copies = self.found[rank]
-            self.found[rank] = min(prompt, other), copies + 1
+        if rank in self.kept:
+            other, copies = self.kept[rank]
+            self.kept[rank] = min(prompt, other), copies + 1
             return
         heapq.heappush(self.heap, (-rank[0], -rank[1]))
-        self.found[rank] = prompt, 1
+        self.kept[rank] = prompt, 1
         if len(self.heap) > self.capacity:
             first, second = heapq.heappop(self.heap)
-            del self.found[-first, -second]
+            del self.kept[-first, -second]
             self.overflows = True
 
 
@@ -69,89 +69,95 @@ def pick_prompts(
     near_duplicates: float = 0.8,
     stratify: Strata | None = None,
 ) -> PromptPick:
-    """Draw `num` prompts of a stream that pass a filter, none the near-duplicate of another.
+    """Draw `num` prompts from a stream that pass a filter and are not near-duplicates of each other.
 
-    Of prompts that share an id (captions of one image) one is drawn.
+    Of prompts that share an id, such as captions of one image, only one is drawn.
 
     Args:
-        read: starts the stream; called again where most of the candidates turn out near-duplicates.
-        num: how many to draw.
-        seed: of the draw.
+        read: starts the stream; called again if most candidates turn out to be near-duplicates.
+        num: number of prompts to draw.
+        seed: seed of the draw.
         keep: the filter.
-        near_duplicates: see `NearDuplicates`.
-        stratify: draw equally many of each length class, or of each source, that is there.
+        near_duplicates: threshold of similarity, see `NearDuplicates`.
+        stratify: draw the same number from each length class, or from each source, in the stream.
 
     Raises:
-        ValueError: there are too few.
+        TooLittleDataError: too few prompts remain.
     """
     NearDuplicates(near_duplicates)  # fails before the stream is read
     capacity = SPARE * num
     while True:
-        strata, fates, unreadable = _read(read(), seed, keep, stratify, capacity)
-        picked, walked, lacking = _walk(strata, num, near_duplicates)
-        fates.update(walked)
-        # Memory may have held too few candidates; what was drawn of them stays the same with more.
-        if not lacking or not all(strata[name].overflows for name in lacking):
+        strata, outcomes, unreadable = _read(read(), seed, keep, stratify, capacity)
+        picked, selected, incomplete = _select(strata, num, near_duplicates)
+        outcomes.update(selected)
+        # Too few candidates may have been kept. With more of them, those drawn so far are drawn again.
+        if not incomplete or not all(strata[name].overflows for name in incomplete):
             break
         capacity *= SPARE
-    fates["not_drawn"] = fates["read"] - sum(fates[fate] for fate in FATES)
-    counts = {fate: fates[fate] for fate in ("read", *FATES, "not_drawn")}
-    if lacking or not strata:
-        few = ", ".join(f"{sum(_stratum(p, stratify) == name for p in picked)} {name}".strip() for name in lacking)
+    outcomes["not_drawn"] = outcomes["read"] - sum(outcomes[outcome] for outcome in OUTCOMES)
+    counts = {outcome: outcomes[outcome] for outcome in ("read", *OUTCOMES, "not_drawn")}
+    if incomplete or not strata:
+        few = ", ".join(f"{sum(_stratum(p, stratify) == name for p in picked)} {name}".strip() for name in incomplete)
         raise TooLittleDataError(
-            f"too few prompts pass the filters to draw {num}: {few or 0} ({in_words(counts)}): ask for fewer, or "
+            f"too few prompts pass the filters to draw {num}: {few or 0} ({in_words(counts)}). Draw fewer, or "
             "filter less"
         )
     return PromptPick(picked, counts, unreadable)
 
 
 def in_words(counts: dict[str, int]) -> str:
-    """The counts of a pick as a line; what did not happen is left out."""
-    return ", ".join(f"{number:,} {fate.replace('_', ' ')}" for fate, number in counts.items() if number)
+    """The outcomes of a draw as a line; outcomes that did not occur are omitted."""
+    return ", ".join(f"{number:,} {outcome.replace('_', ' ')}" for outcome, number in counts.items() if number)
 
 
 def _read(
     prompts: Iterable[Prompt | Unreadable], seed: int, keep: PromptFilter, stratify: Strata | None, capacity: int
 ) -> tuple[dict[str, _Lowest], Counter[str], list[str]]:
-    """The candidates of each stratum, how many records there were and were filtered out, and the unreadable ones."""
-    strata, fates, unreadable = dict[str, _Lowest](), Counter[str](), list[str]()
+    """The candidates of each stratum, the numbers of records read and filtered out, and the unreadable records."""
+    strata, outcomes, unreadable = dict[str, _Lowest](), Counter[str](), list[str]()
     for prompt in prompts:
         if isinstance(prompt, Unreadable):
             unreadable.append(prompt.where)
             continue
-        fates["read"] += 1
+        outcomes["read"] += 1
         reason = keep.reason(prompt)
         if reason is None:
             strata.setdefault(_stratum(prompt, stratify), _Lowest(capacity)).add(_rank(prompt, seed), prompt)
         else:
-            fates[reason] += 1
-    return strata, fates, unreadable
+            outcomes[reason] += 1
+    return strata, outcomes, unreadable
 
 
-def _walk(strata: dict[str, _Lowest], num: int, near_duplicates: float) -> tuple[list[Prompt], Counter[str], list[str]]:
-    """Take candidates by rank until each stratum has its share: the pick, the fates met, the strata that lack some."""
+def _select(
+    strata: dict[str, _Lowest], num: int, near_duplicates: float
+) -> tuple[list[Prompt], Counter[str], list[str]]:
+    """Select candidates by rank until each stratum is complete.
+
+    Returns:
+        The selected prompts, the outcomes of the candidates, and the strata with too few candidates.
+    """
     names = sorted(strata, key=lambda name: (LENGTHS.index(name) if name in LENGTHS else 0, name))
-    lack = {name: num // len(names) + (place < num % len(names)) for place, name in enumerate(names)}
+    missing = {name: num // len(names) + (index < num % len(names)) for index, name in enumerate(names)}
     near, ids, texts = NearDuplicates(near_duplicates), set[str](), set[str]()
-    picked, fates = list[Prompt](), Counter[str]()
-    candidates = ((rank, name, *found) for name, lowest in strata.items() for rank, found in lowest.found.items())
+    picked, outcomes = list[Prompt](), Counter[str]()
+    candidates = ((rank, name, *kept) for name, lowest in strata.items() for rank, kept in lowest.kept.items())
     for _, name, prompt, copies in sorted(candidates):
         text = prompt_id(prompt.text, "")
-        if not lack[name]:
+        if not missing[name]:
             continue
         if prompt.id in ids:
-            fates["same_id"] += copies
+            outcomes["same_id"] += copies
         elif text in texts:
-            fates["duplicate"] += copies
+            outcomes["duplicate"] += copies
         elif not near.add(prompt.text):
-            fates["near_duplicate"] += copies
+            outcomes["near_duplicate"] += copies
         else:
-            fates.update(drawn=1, duplicate=copies - 1)
+            outcomes.update(drawn=1, duplicate=copies - 1)
             picked.append(prompt)
             ids.add(prompt.id)
             texts.add(text)
-            lack[name] -= 1
-    return picked, fates, [name for name, number in lack.items() if number]
+            missing[name] -= 1
+    return picked, outcomes, [name for name, number in missing.items() if number]
 
 
 def _stratum(prompt: Prompt, stratify: Strata | None) -> str:
@@ -161,7 +167,7 @@ def _stratum(prompt: Prompt, stratify: Strata | None) -> str:
 
 
 def _rank(prompt: Prompt, seed: int) -> Rank:
-    """By id first, so that what shares one has one chance, however many records it has."""
+    """Rank by id first, so that records with the same id have one chance together."""
     return _hash(f"{seed} {prompt.id}"), _hash(f"{seed} {prompt_id(prompt.text, '')}")
 
 

@@ -1,7 +1,7 @@
-"""Prompts out of files and streamed datasets, as they stand there: nothing is dropped, cut or cleaned here.
+"""Read prompts from files, unchanged: this module drops, truncates and cleans nothing.
 
-A format is a reader that yields records, one after the other, without the images that may stand beside the text; one
-function turns a record into a `Prompt`.
+Each format has a reader that yields records one at a time, without any images next to the text. One function converts
+a record to a `Prompt`.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from gendiv_lightning.storage.tables import (
 from gendiv_lightning.storage.tar import read_tar, sample_key
 
 COLUMNS = ("prompt", "caption", "text", "short_caption")
-LOOK_AHEAD = 1000  # records in which a column must show up: JSON leaves out what a record has not
-TEXTS = ("txt", "json")  # suffixes of the files that hold the text of a sample
+LOOK_AHEAD = 1000  # records in which a column must occur, because JSON records may omit keys
+TEXTS = ("txt", "json")  # suffixes of files with the text of a sample
 
 Item = TypeVar("Item")
 
 
 def read_prompts(path: str | Path, *, column: str | None = None, id_column: str | None = None) -> Iterator[Prompt]:
-    """The prompts of a file, in its order, empty ones and duplicates included; see `scan_prompts`.
+    """The prompts of a file in order, including empty ones and duplicates; see `scan_prompts`.
 
     Raises:
-        OSError: it is not a regular file.
-        ValueError: for a suffix, column or record that cannot be read.
+        MissingFileError: the path is not a regular file.
+        ValueError: a suffix, column or record cannot be read.
     """
     return all_readable(scan_prompts(path, column=column, id_column=id_column))
 
@@ -48,20 +48,20 @@ def read_prompts(path: str | Path, *, column: str | None = None, id_column: str 
 def scan_prompts(
     path: str | Path, *, column: str | None = None, id_column: str | None = None
 ) -> Iterator[Prompt | Unreadable]:
-    """The prompts of a file, and in their place the members of a tar that cannot be read.
+    """The prompts of a file; members of a tar that cannot be read are yielded as `Unreadable`.
 
     Args:
-        path: .jsonl, .json (a list, or the captions of MSCOCO, whose ids are the names of their images), .csv, .tsv,
-            .parquet, .txt (a prompt per line) or .tar (WebDataset: columns are those inside a `.json` member, a `.txt`
-            member is the column `prompt`), in UTF-8 or what a byte-order mark says. A CSV may be delimited by commas,
-            semicolons, tabs or bars. Records may carry `id` (or `prompt_id`), `source` and `paraphrases` beside the
-            prompt. A list of texts is as many prompts that share an id.
-        column: where the prompt stands; None takes the first of prompt, caption, text, short_caption, in any case.
-        id_column: where the id stands, if not in `id` or `prompt_id`.
+        path: .jsonl, .json (a list, or the captions of MSCOCO, where image names become ids), .csv, .tsv, .parquet,
+            .txt (one prompt per line) or .tar (WebDataset: a `.json` member contains columns, a `.txt` member is the
+            column `prompt`), in UTF-8 or the encoding of a byte-order mark. A CSV may be delimited by commas,
+            semicolons, tabs or bars. Besides the prompt, records may have `id` (or `prompt_id`), `source` and
+            `paraphrases`. A list of texts becomes several prompts that share an id.
+        column: column with the prompt; None takes the first of prompt, caption, text, short_caption, in any case.
+        id_column: column with the id, if not `id` or `prompt_id`.
 
     Raises:
-        OSError: it is not a regular file.
-        ValueError: for a suffix, column or record that cannot be read.
+        MissingFileError: the path is not a regular file.
+        ValueError: a suffix, column or record cannot be read.
     """
     path = Path(path)
     check_suffix(path)
@@ -69,7 +69,7 @@ def scan_prompts(
 
 
 def all_readable(items: Iterable[Item | Unreadable]) -> Iterator[Item]:
-    """The items; ValueError at the first one that cannot be read."""
+    """The items; raises PromptError at the first one that cannot be read."""
     for item in items:
         if isinstance(item, Unreadable):
             raise PromptError(item.where)
@@ -77,34 +77,30 @@ def all_readable(items: Iterable[Item | Unreadable]) -> Iterator[Item]:
 
 
 def check_suffix(path: Path) -> None:
-    """Raises ValueError for a file of an unknown format."""
+    """Raise PromptError for a file of an unknown format."""
     if path.suffix.lower() not in READERS:
-        raise PromptError(f"a prompt file must end in one of {', '.join(READERS)}, got {path}")
+        raise PromptError(f"a prompt file must end in one of {', '.join(READERS)}, got {path}. Convert or rename it")
 
 
 def check_prompt_file(path: Path) -> None:
-    """Raise ValueError for a prompt file that is missing, or is a folder or a special file."""
+    """Raise MissingFileError for a prompt file that is missing, or is a folder or a special file."""
     if not path.exists():
-        raise MissingFileError(
-            f"prompt file {path} is missing; paths are taken from the working directory, {Path.cwd()}"
-        )
+        raise MissingFileError(f"prompt file {path} is missing. Correct the path, which is relative to {Path.cwd()}")
     try:
         check_regular(path)
     except OSError as error:
-        raise restated(error, f"{error}: give a prompt file, or make one with `gendiv prompts`") from error
+        raise restated(error, f"{error}. Give a prompt file, or make one with `gendiv prompts`") from error
 
 
 def find_column(
     columns: Iterable[str], column: str | None, where: str, option: str = "--column (in configs column)"
 ) -> str:
-    """The column that holds the prompt: `column` itself, or the first of `COLUMNS` that is there, whatever its case."""
+    """The column with the prompts: `column` itself, or the first of `COLUMNS` that exists, in any case."""
     columns = list(columns)
     found = _look_for(columns, column)
     if found is None:
         expected = repr(column) if column else f"any of {', '.join(COLUMNS)}"
-        raise PromptError(
-            f"{where} has the columns {', '.join(columns)}, not {expected}: set {option} to one that is there"
-        )
+        raise PromptError(f"{where} has the columns {', '.join(columns)}, not {expected}. Set {option} to one of them")
     return found
 
 
@@ -114,21 +110,24 @@ def _look_for(columns: Iterable[str], column: str | None) -> str | None:
 
 
 def check_text(value: Any, column: str, where: str) -> str:
-    """A prompt as it stands in a column; null, a short row and a key left out are an empty one.
+    """The text of a column; null, a short row and a missing key give an empty text.
 
     Raises:
-        ValueError: it is not text, or not valid Unicode.
+        PromptError: the value is not text, or not valid Unicode.
     """
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise PromptError(f"{where}: column {column!r} must hold text, got {type(value).__name__} {str(value)[:60]!r}")
+        raise PromptError(
+            f"{where}: column {column!r} must contain text, got {type(value).__name__} {str(value)[:60]!r}. Correct it"
+        )
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise PromptError(
-            f"{where}: column {column!r} holds half a character ({value[error.start]!a}), which is not valid Unicode: "
-            "write the character whole, or leave it out"
+            f"{where}: column {column!r} contains half of a surrogate pair ({value[error.start]!a}), which is not "
+            "valid "
+            "Unicode. Correct or remove the character"
         ) from error
     return value
 
@@ -136,7 +135,7 @@ def check_text(value: Any, column: str, where: str) -> str:
 def to_prompts(
     records: Iterable[Record | Unreadable], column: str | None, id_column: str | None, prompt_set: str, *, source: str
 ) -> Iterator[Prompt | Unreadable]:
-    """The prompts of records; arguments as in `scan_prompts`, and the names of the prompt set and of the source."""
+    """Convert records to prompts; arguments as in `scan_prompts`, plus names of the prompt set and the source."""
     records = iter(records)
     first: list[Record | Unreadable] = []
     columns: dict[str, None] = {}
@@ -153,7 +152,7 @@ def to_prompts(
         if isinstance(record, Unreadable):
             yield record
         else:
-            yield from _wordings(record, found, id_column, prompt_set, source)
+            yield from _prompts_of(record, found, id_column, prompt_set, source)
 
 
 def _given_id(record: Record, id_column: str | None) -> str | None:
@@ -162,12 +161,14 @@ def _given_id(record: Record, id_column: str | None) -> str | None:
         if (given := record.columns.get(name)) not in (None, ""):
             return check_text(str(given), name, record.where)
     if id_column:
-        raise PromptError(f"{record.where} has no id in {id_column!r}, only the columns {', '.join(record.columns)}")
+        raise PromptError(
+            f"{record.where} has no id in {id_column!r}. Choose from the columns {', '.join(record.columns)}"
+        )
     return None
 
 
-def _wordings(record: Record, column: str, id_column: str | None, prompt_set: str, source: str) -> Iterator[Prompt]:
-    """The prompt of a record; of a list of texts as many that share an id."""
+def _prompts_of(record: Record, column: str, id_column: str | None, prompt_set: str, source: str) -> Iterator[Prompt]:
+    """The prompt of a record, or several prompts with one id for a list of texts."""
     value, id = record.columns.get(column), _given_id(record, id_column)
     paraphrases = _to_paraphrases(record.columns.get("paraphrases") or (), record.where)
     for item in value if isinstance(value, list) and value else [value]:
@@ -181,11 +182,13 @@ def _to_paraphrases(items: Any, where: str) -> tuple[Paraphrase, ...]:
     for item in items:
         if not isinstance(item, Mapping) or not isinstance(item.get("text"), str) or not item["text"].strip():
             raise PromptError(
-                f"{where}: paraphrases must be a list of objects with a non-empty `text`, got {item!r:.60}"
+                f"{where}: paraphrases must be a list of objects with a non-empty `text`, got {item!r:.60}. Correct it"
             )
         length = item.get("length") or length_class(item["text"])
         if length not in LENGTHS:
-            raise PromptError(f"{where}: a paraphrase's length must be one of {', '.join(LENGTHS)}, got {length!r}")
+            raise PromptError(
+                f"{where}: a paraphrase's length must be one of {', '.join(LENGTHS)}, got {length!r}. Correct it"
+            )
         paraphrases.append(Paraphrase(check_text(item["text"], "paraphrases", where), length))
     return tuple(paraphrases)
 
@@ -197,7 +200,7 @@ def _read_json(path: Path) -> Iterator[Record]:
 
 
 def _coco_captions(items: dict[str, Any], path: Path) -> Iterator[Record]:
-    """About five an image; the image's name is the id of all of them."""
+    """The captions of MSCOCO, about five per image; the name of the image is their id."""
     try:
         names = {image["id"]: Path(image["file_name"]).stem for image in items["images"]}
         for number, annotation in enumerate(items["annotations"], start=1):
@@ -205,34 +208,33 @@ def _coco_captions(items: dict[str, Any], path: Path) -> Iterator[Record]:
             yield Record(f"{path.name}, annotation {number}", columns)
     except (KeyError, TypeError) as error:
         raise PromptError(
-            f"{path} is no captions file of MSCOCO: {error} is missing or not what it should be"
+            f"{path} is not a captions file of MSCOCO: {error} is missing or malformed. Download it again"
         ) from error
 
 
 def find_captions(source: Path) -> Path:
-    """The captions file of MSCOCO's official folder; any other source itself.
+    """The captions file in MSCOCO's official folder; any other source is returned unchanged.
 
     Raises:
-        ValueError: there are several.
+        PromptError: there are several captions files.
     """
     found = sorted(source.glob("annotations/captions_*.json"))
     if len(found) > 1:
-        raise PromptError(f"{source} has several files of captions: give one of them, {', '.join(map(str, found))}")
+        raise PromptError(f"{source} has several captions files. Give one of them: {', '.join(map(str, found))}")
     return found[0] if found else source
 
 
 def _read_tar(tar: str | Path) -> Iterator[Record | Unreadable]:
-    """A record per sample: files that follow each other under one key. Images are passed over."""
+    """One record per sample, that is, per run of files with the same key. Images are ignored."""
     where = Path(str(tar)).name
     for _, sample in groupby(read_tar(tar), key=lambda file: sample_key(file.name)[0]):
         yield read_sample(sample, where)
 
 
 def read_sample(files: Iterable[File], where: str) -> Record | Unreadable:
-    """What stands in the `.json` and `.txt` among the files of a sample; the text is the column `prompt`.
+    """The content of the `.json` and `.txt` files of a sample; the text becomes the column `prompt`.
 
-    Of several such files with one suffix, the one that is named like the sample counts, such as `0.txt` beside
-    `0.style.txt`.
+    If several files have the same suffix, the one named like the sample is read: `0.txt`, not `0.style.txt`.
     """
     columns: dict[str, Any] = {}
     texts = _one_of_each(files, where)
@@ -263,7 +265,7 @@ def _one_of_each(files: Iterable[File], where: str) -> dict[str, File] | Unreada
         choice = candidates if len(candidates) == 1 else plain
         if len(choice) != 1:
             names = ", ".join(file.name for file in candidates)
-            return Unreadable(f"{where} has several texts for one sample, {names}: keep the one that is the prompt")
+            return Unreadable(f"{where} has several texts for one sample, {names}. Keep only the prompt")
         chosen[suffix] = choice[0]
     return chosen
 

@@ -1,4 +1,4 @@
-"""What a prompt must be to come into a set: by source, length and language, and no near-duplicate of another."""
+"""Filters of prompts: by source, length and language, and near-duplicates."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SHINGLE = 5  # characters
 NUM_PERMUTATIONS = 128
 DROPPED = ("empty", "source", "too_short", "too_long", "language")
 
-# Common words of captions; none of the other languages' is an English word too.
+# Common words of captions. No word of another language is also an English word.
 COMMON_WORDS = {
     "English": "the an of and with on at by is are its it this that from to his her their while there which two into",
     "German": "der das den dem des ein eine einen einem einer und mit auf von im ist sind vor zur zum über unter neben",
-    "Dutch": "het een van naar zijn met op voor niet aan bij uit onder naast",
+    "Dutch": "het een van naar zijn frequent op voor niet aan bij uit onder naast",
     "French": "le les du des une un et avec dans sur sous est sont au aux pour près devant qui",
     "Spanish": "el los las del una unos unas y con en sobre bajo junto por para que está están",
     "Portuguese": "os uma uns umas com em na nas dos das ao pelo pela para sobre está estão",
@@ -33,10 +33,10 @@ class PromptFilter:
     """Which prompts may be drawn.
 
     Attributes:
-        sources: texts of which one must stand in the prompt's source, whatever the case; none lets all pass.
-        min_words: fewest words.
-        max_words: most words.
-        english: leave out what is not English, see `looks_english`.
+        sources: the source of a prompt must contain one of these texts, in any case; empty accepts all sources.
+        min_words: minimum number of words.
+        max_words: maximum number of words.
+        english: drop prompts that are not English, see `looks_english`.
     """
 
     sources: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class PromptFilter:
     english: bool = False
 
     def reason(self, prompt: Prompt) -> str | None:
-        """Why a prompt is left out, one of `DROPPED`; None lets it pass."""
+        """The reason why a prompt is dropped, one of `DROPPED`; None if it is kept."""
         num_words = len(prompt.text.split())
         if num_words == 0:
             return "empty"
@@ -59,39 +59,41 @@ class PromptFilter:
 
 
 def looks_english(text: str) -> bool:
-    """Whether a text may be English, by its letters and its commonest words. Rough, but the same everywhere.
+    """Whether a text may be English, judged by its letters and most frequent words. Rough, but deterministic.
 
-    It is not, where more than a tenth of the letters are not Latin, or where two words or more are among the commonest
-    of one other language, and more than are among those of English. So a text of few words in another language that
-    uses Latin letters may pass ("Ein roter Hund"), and so do languages that are not looked for.
+    A text is not English if more than a tenth of its letters are not Latin, or if at least two words are frequent words
+    of another language and more than are frequent in English. Short texts in another language may therefore pass ("Ein
+    roter Hund"), as do languages without a word list.
     """
     letters = [letter for letter in text if letter.isalpha()]
     latin = sum(letter.isascii() or "LATIN" in unicodedata.name(letter, "") for letter in letters)
     if latin < 0.9 * len(letters):
         return False
     words = re.findall(r"\w+", text.lower())
-    met = {name: sum(word in common for word in words) for name, common in LANGUAGES.items()}
-    most = max(met.values())
-    return most < 2 or most == met["English"]
+    frequent = {name: sum(word in common for word in words) for name, common in LANGUAGES.items()}
+    most = max(frequent.values())
+    return most < 2 or most == frequent["English"]
 
 
 class NearDuplicates:
-    """Texts met so far; finds out whether another is nearly one of them.
+    """The texts seen so far, with a test whether another text is a near-duplicate of one of them.
 
-    Two texts are near-duplicates if the Jaccard similarity of their sets of 5 characters in a row is `threshold` or
-    more, case and punctuation aside. MinHash (Broder, 1997) with locality-sensitive hashing proposes the pairs, and the
-    sets themselves decide. Of pairs as similar as the threshold at most one in a thousand is missed, fewer above.
+    Two texts are near-duplicates if the Jaccard similarity of their sets of 5-character shingles, ignoring case and
+    punctuation, is at least `threshold`. MinHash (Broder, 1997) with locality-sensitive hashing proposes pairs, which
+    are then compared exactly. At most one in a thousand pairs at the threshold is missed, and fewer above it.
 
     Args:
-        threshold: similarity in [0.1, 1]; 1 means the same set.
+        threshold: similarity in [0.1, 1]; 1 means equal sets.
 
     Raises:
-        ValueError: for another threshold.
+        ConfigValueError: for another threshold.
     """
 
     def __init__(self, threshold: float) -> None:
         if not 0.1 <= threshold <= 1:
-            raise ConfigValueError(f"the similarity of near-duplicates must be in [0.1, 1], got {threshold}")
+            raise ConfigValueError(
+                f"the similarity of near-duplicates must be in [0.1, 1], got {threshold}. The default is 0.8"
+            )
         self.threshold = threshold
         rows = max(rows for rows in range(1, NUM_PERMUTATIONS // 2) if _missed(threshold, rows) <= 0.001)
         self._hashes = MinHashLSH(num_perm=NUM_PERMUTATIONS, params=(NUM_PERMUTATIONS // rows, rows))
@@ -99,11 +101,11 @@ class NearDuplicates:
         self._sets: list[set[bytes]] = []
 
     def add(self, text: str) -> bool:
-        """Remember a text, unless it is nearly one of those remembered: then False."""
+        """Store a text and return True, or return False if it is a near-duplicate of a stored one."""
         shingles = _shingles(text)
-        sketch = self._sketch.copy()  # to draw the permutations again would take longer than the rest
+        sketch = self._sketch.copy()  # drawing new permutations would take longer than the rest
         sketch.update_batch(list(shingles))
-        if any(_jaccard(shingles, self._sets[place]) >= self.threshold for place in self._hashes.query(sketch)):
+        if any(_jaccard(shingles, self._sets[index]) >= self.threshold for index in self._hashes.query(sketch)):
             return False
         self._hashes.insert(len(self._sets), sketch)
         self._sets.append(shingles)
@@ -111,7 +113,7 @@ class NearDuplicates:
 
 
 def _missed(similarity: float, rows: int) -> float:
-    """Chance that two texts agree in no band of so many rows."""
+    """Probability that two texts agree in no band of `rows` rows."""
     return (1 - similarity**rows) ** (NUM_PERMUTATIONS // rows)
 
 

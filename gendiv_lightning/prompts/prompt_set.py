@@ -1,4 +1,4 @@
-"""A prompt set as a record, and as a manifest on disk that gives it back exactly. It knows no sample and no rank."""
+"""A prompt set as a record, and as a manifest on disk that restores it exactly."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gendiv_lightning.storage.sources import dataset_name
 
 
 class PromptReport(NamedTuple):
-    """What became of the records of a source; `over_long` prompts are counted and kept whole."""
+    """Number of records of a source by outcome; `over_long` prompts are counted but kept, uncut."""
 
     read: int
     kept: int
@@ -38,13 +38,13 @@ class PromptReport(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts to sample, each meaning once.
+    """Prompts to sample, without duplicates.
 
     Attributes:
         name: file stem or dataset name.
-        prompts: in the order of their source.
-        sha256: over ids, texts and paraphrases.
-        report: what was read and dropped.
+        prompts: prompts in the order of their source.
+        sha256: hash of ids, texts and paraphrases.
+        report: how many records were read, kept and dropped.
     """
 
     name: str
@@ -56,10 +56,10 @@ class PromptSet:
 def collect_prompts(
     prompts: Iterable[Prompt], *, name: str, source: str, limit: int | None = None, max_words: int | None = None
 ) -> PromptSet:
-    """The first `limit` prompts that are neither empty nor the text of an earlier one (white space and case aside).
+    """The first `limit` prompts that are neither empty nor repeat an earlier text, ignoring white space and case.
 
     Raises:
-        ValueError: if no prompt is left, or two different texts carry one id.
+        PromptError: no prompt is left, or two different texts share an id.
     """
     kept: dict[str, Prompt] = {}
     read = empty = duplicates = 0
@@ -77,18 +77,18 @@ def collect_prompts(
     over_long = sum(max_words is not None and len(prompt.text.split()) > max_words for prompt in kept.values())
     report = PromptReport(read, len(kept), empty, duplicates, over_long)
     if not kept:
-        raise PromptError(f"no prompt in {source}: {report}")
+        raise PromptError(f"{source} contains no prompts ({report}). Choose another file or column")
     repeated = [id for id, count in Counter(prompt.id for prompt in kept.values()).items() if count > 1]
     if repeated:
         raise PromptError(
-            f"{source}: different prompts share the id {repeated[0]!r}; make `id` unique or leave it out, "
-            "or let `gendiv prompts` draw one of each id"
+            f"{source}: different prompts share the id {repeated[0]!r}. Make `id` unique or omit it, or draw one "
+            "prompt per id with `gendiv prompts`"
         )
     return PromptSet(name, tuple(kept.values()), _hash_prompts(kept.values()), report)
 
 
 def write_manifest(prompt_set: PromptSet, path: str | Path) -> None:
-    """Write a prompt set as JSONL, an object a prompt: id, text, source, sha256 of the text, paraphrases."""
+    """Write a prompt set as JSONL, one object per prompt: id, text, source, sha256 of the text, paraphrases."""
     lines = [
         json.dumps(
             {
@@ -107,9 +107,9 @@ def write_manifest(prompt_set: PromptSet, path: str | Path) -> None:
 
 
 def write_card(path: str | Path, facts: dict[str, Any]) -> None:
-    """Write the card of a prompt set, `SET.card.json` beside `SET.jsonl`: how it was made, and the file's hash.
+    """Write the metadata of a prompt set to `SET.card.json` next to `SET.jsonl`: provenance, and the file's hash.
 
-    The set must be there already. Equal facts give the same bytes, so they should hold no date.
+    The set must already exist. Equal facts give the same bytes, so they should contain no date.
     """
     path = Path(path)
     facts = {"gendiv": __version__, **facts, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -121,7 +121,7 @@ def read_manifest(path: str | Path) -> tuple[Prompt, ...]:
     """The prompts of a manifest, as they were written.
 
     Raises:
-        ValueError: if a text is not the one that was hashed.
+        PromptError: a text does not match its hash.
     """
     prompts = tuple(read_prompts(path, column="text"))
     with Path(path).open(encoding="utf-8") as file:
@@ -129,7 +129,7 @@ def read_manifest(path: str | Path) -> tuple[Prompt, ...]:
     for prompt, sha256 in zip(prompts, hashes, strict=True):
         if sha256 != _sha256(prompt.text):
             raise PromptError(
-                f"{path}: the text of prompt {prompt.id} was changed; delete the file to have it written anew"
+                f"{path}: the text of prompt {prompt.id} was changed. Delete the file; it will be written again"
             )
     return prompts
 
@@ -145,9 +145,9 @@ def materialise_dataset(
     max_words: int | None,
     cache_dir: str | Path | None,
 ) -> PromptSet:
-    """The prompts of a Hugging Face dataset: streamed into a manifest the first time, read from it ever after.
+    """The prompts of a Hugging Face dataset: streamed to a cached manifest the first time, read from it afterwards.
 
-    A card beside the manifest tells what it was made from and what was dropped.
+    A metadata file next to the manifest records its source and the dropped records.
     """
     origin = {
         "dataset": os.path.abspath(dataset) if Path(dataset).is_dir() else dataset,

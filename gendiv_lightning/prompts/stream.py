@@ -1,4 +1,4 @@
-"""Prompts of a whole data set: a folder on this machine, a dataset of `save_to_disk`, or one on the Hub."""
+"""Read prompts from a dataset: a local folder, a folder of `save_to_disk`, or a dataset on the Hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gendiv_lightning.storage.tables import Record, Unreadable
 from gendiv_lightning.storage.tar import sample_key
 
 _TABLES = (".jsonl", ".csv", ".tsv", ".parquet")
-# Names of splits in file names, as `datasets` reads them.
+# Names of splits in file names, as `datasets` interprets them.
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -27,12 +27,12 @@ _SPLIT = re.compile(rf"(?<![a-z])({'|'.join(sorted(_SPLITS, key=len, reverse=Tru
 
 
 class PromptFiles(NamedTuple):
-    """The files of a folder that hold captions.
+    """The files of a folder that contain captions.
 
     Attributes:
-        files: what is read: tables, tars, or the texts beside images.
-        are_samples: they are texts of samples, and not tables or tars.
-        notes: lines about what was passed over.
+        files: files to read: tables, tars, or the texts next to images.
+        are_samples: whether these are texts of samples, rather than tables or tars.
+        notes: lines about ignored files.
     """
 
     files: list[File]
@@ -41,18 +41,20 @@ class PromptFiles(NamedTuple):
 
 
 def find_prompt_files(folder: Path, split: str | None = None) -> PromptFiles:
-    """The files of a folder that hold captions; linked folders are followed, hidden files are not read.
+    """The files of a folder that contain captions. Linked folders are followed, hidden files are ignored.
 
-    These are its WebDataset tars; or its tables, which have one suffix; or the .txt and .json beside its images.
-    Parquet beside tars is a table about them. If file names contain splits (train, test, ...), one of these is read.
+    These are its WebDataset tars, or its tables if all have the same suffix, or the .txt and .json next to its images.
+    Parquet next to tars is ignored as a table about them. If file names contain splits (train, test, ...), the files of
+    one split are returned.
 
     Args:
         folder: the folder.
-        split: which of several; None takes "train".
+        split: the split, if there are several; None takes "train".
 
     Raises:
         OSError: a folder cannot be listed.
-        ValueError: there are no captions, files of several kinds, or no such split.
+        PromptError: there are no captions, or tables of several kinds.
+        DatasetError: there is no such split.
     """
     listing = list_folder(folder)
     by_suffix: dict[str, list[File]] = {}
@@ -61,22 +63,25 @@ def find_prompt_files(folder: Path, split: str | None = None) -> PromptFiles:
     tables = [suffix for suffix in _TABLES if suffix in by_suffix]
     texts = [file for suffix in (".txt", ".json") for file in by_suffix.get(suffix, [])]
     images = {sample_key(file.name)[0] for suffix in IMAGE_SUFFIXES for file in by_suffix.get(suffix, [])}
-    beside = [file for file in texts if sample_key(file.name)[0] in images]
+    next_to_images = [file for file in texts if sample_key(file.name)[0] in images]
     if ".tar" in by_suffix:
         chosen = by_suffix[".tar"]
-    elif len(tables) > 1 and not beside:
+    elif len(tables) > 1 and not next_to_images:
         counts = " and ".join(f"{len(by_suffix[suffix])} {suffix}" for suffix in tables)
-        raise PromptError(f"{folder} holds tables of several kinds, {counts}: give one of the files instead")
-    elif beside:
-        chosen = sorted(beside, key=lambda file: file.name)
+        raise PromptError(f"{folder} contains tables of several kinds, {counts}. Give one of the files instead")
+    elif next_to_images:
+        chosen = sorted(next_to_images, key=lambda file: file.name)
     else:
         chosen = by_suffix[tables[0]] if tables else by_suffix.get(".json", [])
     if not chosen:
         raise PromptError(
-            f"{folder} holds no captions: no {', '.join(_TABLES)}, .tar or .json, and no .txt beside images. Give a "
+            f"{folder} contains no captions: no {', '.join(_TABLES)}, .tar or .json, and no .txt next to images. Give "
+            "a "
             "file, or a folder with such files"
         )
-    chosen, others = (chosen, []) if beside and chosen[0] in beside else _of_split(chosen, split, folder)
+    chosen, others = (
+        (chosen, []) if next_to_images and chosen[0] in next_to_images else _of_split(chosen, split, folder)
+    )
     num_images = sum(len(by_suffix.get(suffix, ())) for suffix in IMAGE_SUFFIXES)
     left = len(listing.files) - len(chosen) - len(others) - num_images
     notes = [
@@ -85,11 +90,11 @@ def find_prompt_files(folder: Path, split: str | None = None) -> PromptFiles:
         *([f"{len(others)} files of other splits were ignored, such as {others[0].name}"] if others else []),
         *([f"{left} files without captions were ignored"] if left else []),
     ]
-    return PromptFiles(chosen, chosen[0] in beside, notes)
+    return PromptFiles(chosen, chosen[0] in next_to_images, notes)
 
 
 def _of_split(files: list[File], split: str | None, folder: Path) -> tuple[list[File], list[File]]:
-    """The files of a split, and the others; where no name tells, all files are "train"."""
+    """The files of a split, and the other files; if no file name contains a split, all files are "train"."""
     splits: dict[str, list[File]] = {}
     for file in files:
         found = _SPLIT.search(file.name.lower())
@@ -98,8 +103,8 @@ def _of_split(files: list[File], split: str | None, folder: Path) -> tuple[list[
         splits = {"train": files}
     name = _SPLITS.get(split or "train", split)
     if name not in splits:
-        there = ", ".join(sorted(filter(None, splits)))
-        raise DatasetError(f"{folder} has the splits {there}, not {split or 'train'}: name one with --split")
+        known = ", ".join(sorted(filter(None, splits)))
+        raise DatasetError(f"{folder} has the splits {known}, not {split or 'train'}. Choose one with --split")
     return splits[name], [file for other, files in splits.items() if other != name for file in files]
 
 
@@ -123,9 +128,9 @@ def stream_prompts(
     id_column: str | None = None,
     revision: str | None = None,
 ) -> Iterator[Prompt | Unreadable]:
-    """The prompts of a Hugging Face dataset (Hub name or local folder), streamed: only what is consumed is fetched.
+    """Stream the prompts of a Hugging Face dataset (Hub name or local folder); only what is consumed is downloaded.
 
-    Columns, and what stands in the place of a member that cannot be read, as in `scan_prompts`.
+    Columns and unreadable members are treated as in `scan_prompts`.
     """
     records, named = _stream_records(name, config, split, revision), dataset_name(name)
     return to_prompts(records, column, id_column, named, source=named)
@@ -135,20 +140,20 @@ def _stream_records(name: str, config: str | None, split: str, revision: str | N
     folder = Path(name)
     if folder.is_dir() and not is_saved_dataset(folder):
         if config is not None:
-            raise OptionConflictError(f"config belongs to datasets on the Hub, and {name} is a folder: leave it out")
+            raise OptionConflictError(f"config applies to datasets on the Hub, but {name} is a folder. Remove it")
         yield from _read_folder(folder, split)
         return
     if folder.is_dir():
-        # "train" is the default, and not every saved dataset has splits.
+        # "train" is the default, but not every saved dataset has splits.
         named = None if split == "train" and not (folder / "train").is_dir() else split
         yield from _rows(open_saved_dataset(folder, named), name)
         return
-    from datasets import load_dataset  # seconds to import
+    from datasets import load_dataset  # takes seconds to import
 
     files = data_files(name, config, split, revision)
     suffixes = {Path(file).suffix for file in files}
     if len(suffixes) == 1 and suffixes <= REMOTE_READERS.keys():
-        # `datasets` would fetch all images; of tars it would also lose the columns that the first five records lack.
+        # `datasets` would download all images, and of tars lose the columns missing from the first five records.
         for file in files:
             yield from REMOTE_READERS[Path(file).suffix](file)
         return
@@ -156,7 +161,7 @@ def _stream_records(name: str, config: str | None, split: str, revision: str | N
 
 
 def _rows(dataset: Any, name: str) -> Iterator[Record]:
-    """The rows of a dataset, without its images, sounds and videos."""
+    """The rows of a dataset, without images, audio and video."""
     from datasets import Audio, Image, Video
 
     if dataset.features:

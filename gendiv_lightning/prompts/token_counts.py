@@ -1,4 +1,4 @@
-"""How many texts of a prompt set a text encoder would cut, by its tokenizer alone: for the set's card."""
+"""Count the texts of a prompt set that a text encoder would truncate, with its tokenizer alone, for the metadata."""
 
 from __future__ import annotations
 
@@ -10,36 +10,39 @@ from gendiv_lightning.errors import ConfigValueError, MissingWeightsError
 from gendiv_lightning.text.cleaning import clean_caption
 from gendiv_lightning.text.lengths import TextLengths
 
-MOST = 100_000  # a tokenizer that has no limit says a number beyond all
+MOST = 100_000  # a tokenizer without a limit reports a huge number
 
 
 class TokenCounter:
-    """Counts texts in the tokens of a tokenizer of transformers.
+    """Counts the tokens of texts with a tokenizer of transformers.
 
-    T5's texts are cleaned as LlamaGen cleans captions, since it is LlamaGen that reads them.
+    Texts for T5 are cleaned first, as LlamaGen does.
 
     Args:
-        name: folder or Hub name, and behind a colon the limit where the tokenizer's own is another
-            (`google/flan-t5-xl:120`, as LlamaGen reads; `openai/clip-vit-large-patch14`, whose own is 77).
+        name: folder or Hub name, optionally followed by a colon and a limit that replaces the tokenizer's own:
+            `google/flan-t5-xl:120` is LlamaGen's limit; `openai/clip-vit-large-patch14` has its own limit, 77.
 
     Raises:
-        ValueError: there is no such tokenizer, or no limit is known.
+        MissingWeightsError: there is no such tokenizer.
+        ConfigValueError: no limit is known.
     """
 
     def __init__(self, name: str) -> None:
         from transformers import AutoTokenizer
 
-        source, _, told = name.rpartition(":") if name.rpartition(":")[2].isdecimal() else (name, "", "")
+        source, _, limit = name.rpartition(":") if name.rpartition(":")[2].isdecimal() else (name, "", "")
         folder = Path(source).expanduser()
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder) if folder.is_dir() else source)
         except (OSError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
-            raise MissingWeightsError(f"--count-tokens {name}: the tokenizer cannot be had: {reason}") from error
-        self.label = f"{folder.resolve().name if folder.is_dir() else source}{f':{told}' if told else ''}"
-        self.limit = int(told or self._tokenizer.model_max_length)
+            raise MissingWeightsError(f"--count-tokens {name}: the tokenizer could not be loaded: {reason}") from error
+        self.label = f"{folder.resolve().name if folder.is_dir() else source}{f':{limit}' if limit else ''}"
+        self.limit = int(limit or self._tokenizer.model_max_length)
         if not 1 <= self.limit <= MOST:
-            raise ConfigValueError(f"--count-tokens {name}: this tokenizer has no limit of its own, give it: {name}:77")
+            raise ConfigValueError(
+                f"--count-tokens {name}: the tokenizer has no limit of its own. Add one, as in {name}:77"
+            )
         self._is_t5 = "T5" in type(self._tokenizer).__name__
 
     def count(self, texts: Sequence[str]) -> TextLengths:
@@ -49,5 +52,5 @@ class TokenCounter:
         return TextLengths(texts, [len(ids) for ids in encoded], self.limit)
 
     def facts(self, kinds: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-        """For a card: the limit, and of each kind of texts how many there are, how many are cut, and the longest."""
+        """For metadata: the limit, and for each kind of text the count, the number truncated, and the longest."""
         return {"limit": self.limit, **{kind: self.count(texts).facts() for kind, texts in kinds.items()}}

@@ -174,7 +174,7 @@ def test_the_grammar_needs_neither_server_nor_key(tmp_path, monkeypatch):
         (["--out", "set.jsonl"], "--out or --model is missing"),
         (["--out", "set.csv", "--model", "m"], "must end in .jsonl"),
         (["--out", str(POSTCARDS), "--model", "m"], "would overwrite PROMPTS"),
-        (["--out", "set.jsonl", "--model", "m"], "set OPENAI_BASE_URL"),
+        (["--out", "set.jsonl", "--model", "m"], "Set OPENAI_BASE_URL"),
         (["--out", "set.jsonl", "--model", "m", "--per-prompt", "0"], "--per-prompt must be above 0"),
         (["--out", "set.jsonl", "--model", "m", "--concurrency", "-1"], "--concurrency must be above 0"),
         (

@@ -137,7 +137,7 @@ def test_of_the_captions_of_a_coco_image_one_is_drawn_by_seed(tmp_path):
 def test_of_several_coco_files_one_is_to_be_named(tmp_path):
     source = coco(tmp_path / "coco", ("train2014", "val2014"))
     out = ("--num", 3, "--out", tmp_path / "set.jsonl")
-    assert "several files of captions" in gendiv(source, *out)
+    assert "several captions files" in gendiv(source, *out)
     assert gendiv(source / "annotations" / "captions_val2014.json", *out) == 0
 
 

@@ -142,7 +142,11 @@ def test_paraphrases_keep_their_length_class_and_get_one_when_they_have_none(tmp
         ("a.json", b'{"prompt": "a"}', "must hold a list of records, got dict"),
         ("a.jsonl", b'{"prompt": {"a": "b"}}', "line 1: column 'prompt' must hold text, got dict"),
         ("a.jsonl", b'{"prompt": ["a", 5]}', "line 1: column 'prompt' must hold text, got int"),
-        ("a.json", b'{"images": [], "annotations": [{"image_id": 3, "caption": "a"}]}', "no captions file of MSCOCO"),
+        (
+            "a.json",
+            b'{"images": [], "annotations": [{"image_id": 3, "caption": "a"}]}',
+            "not a captions file of MSCOCO",
+        ),
         ("a.tar", b"no tar at all", r"a\.tar is not a tar, or it is damaged, cut off or compressed"),
         ("a.txt", "Tür".encode("latin-1"), r"a\.txt, line 1, cannot be read as UTF-8"),
         ("a.parquet", b"no parquet at all", r"a\.parquet cannot be read"),

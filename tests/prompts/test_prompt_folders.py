@@ -100,8 +100,8 @@ def test_a_split_is_named_and_a_wrong_one_is_an_error(tmp_path):
     ("files", "message"),
     [
         ({"a.jsonl": line("a"), "b.csv": "prompt\na\n"}, r"several kinds, 1 \.jsonl and 1 \.csv"),
-        ({"README.md": "x", "a.png": b""}, "holds no captions"),
-        ({".hidden/a.jsonl": line("a")}, "holds no captions"),
+        ({"README.md": "x", "a.png": b""}, "contains no captions"),
+        ({".hidden/a.jsonl": line("a")}, "contains no captions"),
     ],
 )
 def test_what_is_unclear_is_an_error(files, message, tmp_path):

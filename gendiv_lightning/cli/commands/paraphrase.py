@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 HELP = "generate or check paraphrases of prompts, for the Paraphrase design"
 DESCRIPTION = """
 Requests paraphrases of each prompt from a language model, drops unsuitable ones (duplicates, copies of the prompt,
-wrong length, too low similarity) and requests replacements. Writes SET.jsonl, which `--data.path` accepts, and SET.card.json
-with model, instruction, similarities and the number of dropped texts. Prompts keep their ids, and so their noise.
-Answers are cached in ~/.cache/gendiv (GENDIV_CACHE): after an interruption the same command resumes, repeats no paid
-request and writes identical files. The exit status is 1 if a prompt has too few paraphrases.
+wrong length, too low similarity) and requests replacements. Writes SET.jsonl, which `--data.path` accepts, and
+SET.card.json with model, instruction, similarities and the number of dropped texts. Prompts keep their ids, and so
+their noise. Answers are cached in ~/.cache/gendiv (GENDIV_CACHE): after an interruption the same command resumes,
+repeats no paid request and writes identical files. The exit status is 1 if a prompt has too few paraphrases.
 
 MODEL is one of
   a model name at an OpenAI-compatible endpoint (OpenAI, vLLM, Ollama): the environment variables OPENAI_BASE_URL and

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 HELP = "sample some images of a run again, and compare tokens and pixels"
 DESCRIPTION = """
 Rebuilds generator, prompts and probes from the config.yaml of a run and checks that nothing that determines a sample
-has changed (weights, settings, probes, prompts; differing keys are listed). Then draws some of the stored samples, samples
-them again and compares: tokens must be equal, and pixels must agree within 1 of 255 levels. Samples that differ are
-listed, and the exit status is 1. Different library versions are reported, but are not a failure by themselves.
+has changed (weights, settings, probes, prompts; differing keys are listed). Then draws some of the stored samples,
+samples them again and compares: tokens must be equal, and pixels must agree within 1 of 255 levels. Samples that differ
+are listed, and the exit status is 1. Different library versions are reported, but are not a failure by themselves.
 
 A sample depends only on its key (seed, prompt, paraphrase, path, sample), not on the other samples in its batch. One
 dependence remains: another kind of device can change the last digit of a logit, and with it a token whose uniform draw

@@ -1,1 +1,1 @@
-"""Paraphrases of prompts: asked of a model, held against their prompts, and the same set however often interrupted."""
+"""Generate paraphrases of prompts with a language model, check and store them; interruptions change nothing."""

@@ -1,4 +1,4 @@
-"""`Endpoint`: any server that speaks OpenAI's chat completions (OpenAI, vLLM, Ollama, ...), by the official client."""
+"""`Endpoint`: any server with OpenAI's chat completions API (OpenAI, vLLM, Ollama), through the official client."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from gendiv_lightning.console.text import printable
 from gendiv_lightning.errors import NetworkError, PackageError
 from gendiv_lightning.prompts.paraphrase.request import ANSWER_SCHEMA, Paraphraser, Request
 
-_TRANSIENT = (408, 409, 429)  # and all from 500 on
+_TRANSIENT = (408, 409, 429)  # in addition to 500 and above
 _LONGEST_DELAY = 60.0
 _LONGEST_RETRY_AFTER = 600.0
-_SILENCE = 10.0  # seconds after which it is said that there is no answer yet
+_SILENCE = 10.0  # seconds after which a pending answer is reported
 _ANSWER_FORMAT = {
     "type": "json_schema",
     "json_schema": {"name": "paraphrases", "strict": True, "schema": ANSWER_SCHEMA},
@@ -25,32 +25,35 @@ _ANSWER_FORMAT = {
 
 
 class Endpoint(Paraphraser):
-    """A model behind an endpoint; address and key are `OPENAI_BASE_URL` and `OPENAI_API_KEY` of the environment.
+    """A model at an endpoint; address and key are the environment variables `OPENAI_BASE_URL` and `OPENAI_API_KEY`.
 
-    What passes by itself (429, 5xx, time-outs, broken bodies) is tried again, the same request after 1, 2, 4, ... s, or
-    when the server says. The client's own retries are off: their delays are random.
+    Transient failures (429, 5xx, timeouts, broken bodies) are retried after 1, 2, 4, ... s, or when the server asks
+    for it. The client's own retries are disabled, because their delays are random.
 
     Args:
         model: name of the model at the endpoint.
-        timeout: seconds that an answer may take.
-        num_tries: how often a request is sent before the endpoint counts as down.
-        first_delay: seconds before the second try; it doubles with each.
+        timeout: timeout of a request in seconds.
+        num_tries: number of attempts before the endpoint counts as down.
+        first_delay: seconds before the second attempt; doubles with each attempt.
 
     Raises:
-        ValueError: the client is not installed, or the environment names neither address nor key.
+        PackageError: the client is not installed.
+        NetworkError: the environment defines neither address nor key.
     """
 
     def __init__(self, model: str, timeout: float = 120, num_tries: int = 8, first_delay: float = 1) -> None:
         try:
             from openai import AsyncOpenAI
         except ImportError as error:
-            raise PackageError('the openai package is missing: pip install "gendiv_lightning[paraphrase]"') from error
+            raise PackageError(
+                'the openai package is missing. Install it with pip install "gendiv_lightning[paraphrase]"'
+            ) from error
         address, key = os.environ.get("OPENAI_BASE_URL"), os.environ.get("OPENAI_API_KEY")
         if not address and not key:
             raise NetworkError(
-                f"model {model!r} is asked over the network: set OPENAI_BASE_URL (such as http://localhost:8000/v1 for "
-                "vLLM, http://localhost:11434/v1 for Ollama), or OPENAI_API_KEY for OpenAI itself. A model on this "
-                "machine is --model local:FOLDER, the grammar of the embedded world --model postcards"
+                f"model {model!r} needs an endpoint. Set OPENAI_BASE_URL (such as http://localhost:8000/v1 for vLLM, "
+                "http://localhost:11434/v1 for Ollama), or OPENAI_API_KEY for OpenAI itself; or use --model "
+                "local:FOLDER for a model on this machine, --model postcards for the toy grammar"
             )
         self.name, self.timeout, self._key = model, timeout, key
         self.delays = [min(first_delay * 2**n, _LONGEST_DELAY) for n in range(num_tries - 1)]
@@ -58,32 +61,32 @@ class Endpoint(Paraphraser):
         self._client = AsyncOpenAI(api_key=key or "none", base_url=address or None, timeout=timeout, max_retries=0)
 
     def identity(self) -> dict[str, object]:
-        """The model's name; the address may hold a password and stays here."""
+        """The name of the model; the address may contain a password and is not included."""
         return {"model": self.name}
 
     async def answer(self, request: Request) -> str:
-        """See `Paraphraser`; OSError where the last try failed too."""
-        for place, delay in enumerate(self.delays):
+        """Send the request; NetworkError if the last attempt fails, too."""
+        for attempt, delay in enumerate(self.delays):
             try:
                 return await self._ask(request)
             except _TransientError as error:
                 delay = max(delay, error.retry_after)
-                left = self.delays[place + 1 :]
-                self._say_that_it_waits(f"{error}; {len(left) + 1} more tries within {delay + sum(left):.0f} s")
+                left = self.delays[attempt + 1 :]
+                self._report_waiting(f"{error}; {len(left) + 1} more tries within {delay + sum(left):.0f} s")
                 await asyncio.sleep(delay)
         try:
             return await self._ask(request)
         except _TransientError as error:
             raise NetworkError(
-                f"the endpoint failed {len(self.delays) + 1} times in a row, the last time with: {error}. What was "
-                "answered is kept: the same command goes on from there"
+                f"the endpoint failed {len(self.delays) + 1} times in a row, the last time with: {error}. Answers are "
+                "cached: run the same command again to resume"
             ) from None
 
-    def _say_that_it_waits(self, why: str) -> None:
-        """One line per outage, whatever the number of requests that meet it."""
+    def _report_waiting(self, why: str) -> None:
+        """Print one line per outage, however many requests it affects."""
         if not self._waits:
             self._waits = True
-            url = self._client.base_url  # may hold a password
+            url = self._client.base_url  # may contain a password
             where = f"{url.scheme}://{url.host}{f':{url.port}' if url.port else ''}"
             tqdm.write(printable(f"Waiting for {where}: {why}"), file=sys.stderr)
 
@@ -96,14 +99,16 @@ class Endpoint(Paraphraser):
 
         create: Any = self._client.chat.completions.create
         question = {"model": self.name, "messages": request.messages, "seed": request.seed}
-        no_answer = f"no answer yet, time-out after {self.timeout:g} s"
-        timer = asyncio.get_running_loop().call_later(_SILENCE, self._say_that_it_waits, no_answer)
-        try:  # the client's own time-out starts again with every byte
+        no_answer = f"no answer yet, timeout after {self.timeout:g} s"
+        timer = asyncio.get_running_loop().call_later(_SILENCE, self._report_waiting, no_answer)
+        try:  # the client restarts its own timeout with every byte
             completion = await asyncio.wait_for(create(**question, response_format=_ANSWER_FORMAT), self.timeout)
         except openai.APIStatusError as error:
             if error.status_code in _TRANSIENT or error.status_code >= 500:
                 raise _TransientError(self._hide_key(error), _retry_after(error)) from None
-            raise NetworkError(f"the endpoint refuses the request: {self._hide_key(error)}") from None
+            raise NetworkError(
+                f"the endpoint rejected the request: {self._hide_key(error)}. Check model name and key"
+            ) from None
         except (asyncio.TimeoutError, openai.APITimeoutError):
             raise _TransientError(f"no answer within {self.timeout:g} s") from None
         except (openai.APIConnectionError, openai.APIResponseValidationError, JSONDecodeError) as error:
@@ -116,9 +121,9 @@ class Endpoint(Paraphraser):
         self._waits = False
         return content
 
-    def _hide_key(self, told: Any) -> str:
-        """One line; servers repeat the key that they refuse."""
-        line = " ".join(str(told).split())
+    def _hide_key(self, message: Any) -> str:
+        """The text in one line, without the key, which servers repeat when they reject it."""
+        line = " ".join(str(message).split())
         return (line.replace(self._key, "***") if self._key else line)[:300]
 
 
@@ -129,13 +134,13 @@ class _TransientError(Exception):
 
 
 def _retry_after(error: Any) -> float:
-    """Seconds that the server asks for; 0 where it does not, or gives a date."""
-    stated = error.response.headers.get("retry-after", "")
-    return min(float(stated), _LONGEST_RETRY_AFTER) if stated.isdecimal() else 0.0
+    """Delay in seconds that the server asks for; 0 if it does not, or gives a date."""
+    header = error.response.headers.get("retry-after", "")
+    return min(float(header), _LONGEST_RETRY_AFTER) if header.isdecimal() else 0.0
 
 
 def _content(completion: Any) -> str | None:
-    """Text of a completion, a refusal's too; None if it is none: the client takes any JSON for one, and any text."""
+    """Text of a completion or of a refusal; None if it is neither, since the client accepts any JSON and any text."""
     try:
         message = completion.choices[0].message
         content = message.content or message.refusal or ""

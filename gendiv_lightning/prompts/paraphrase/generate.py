@@ -1,8 +1,8 @@
-"""The paraphrases of a set of prompts: asked for, judged, asked for again, a few requests at a time.
+"""Generate the paraphrases of a set of prompts: request, filter, and request replacements, a few at a time.
 
-Every answer is kept on disk under its model and request, so nothing is asked twice and an interrupted run goes on where
-it was. What becomes of an answer depends on the answer alone: the same answers give the same paraphrases, in the order
-of the prompts, whenever they came.
+Every answer is cached on disk by model and request, so no request is repeated and an interrupted run resumes. The
+result depends only on the answers: equal answers give equal paraphrases, in the order of the prompts, whenever the
+answers arrived.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gendiv_lightning.prompts.paraphrase.similarity import Similarity
 from gendiv_lightning.records import Prompt, length_class
 from gendiv_lightning.storage.atomic import cache_folder, write_atomically
 
-NUM_ROUNDS = 6  # a round asks for what is still missing
+NUM_ROUNDS = 6  # each round requests the paraphrases that are still missing
 UNREADABLE, OTHER_LENGTH, COPY, DUPLICATE, TOO_FAR = (
     "unreadable answer",
     "other length",
@@ -37,7 +37,7 @@ UNREADABLE, OTHER_LENGTH, COPY, DUPLICATE, TOO_FAR = (
 
 @dataclass(frozen=True)
 class Scored:
-    """A paraphrase; `similarities` to its prompt by name, the first of which is the one that is filtered by."""
+    """A paraphrase with its similarities to the prompt by name; the first similarity is used for filtering."""
 
     text: str
     length: str
@@ -45,24 +45,24 @@ class Scored:
 
     @property
     def similarity(self) -> float:
-        """The first."""
+        """The similarity that is used for filtering."""
         return next(iter(self.similarities.values()))
 
 
 @dataclass(frozen=True)
 class Judge:
-    """What a text must be to count as a paraphrase.
+    """The filter of paraphrases.
 
     Attributes:
-        similarities: at least one; the first is filtered by.
-        min_similarity: the least of the first; None filters nothing.
+        similarities: at least one; the first is used for filtering.
+        min_similarity: minimum of the first similarity; None disables the filter.
     """
 
     similarities: Sequence[Similarity]
     min_similarity: float | None = None
 
     def judge(self, prompt: str, text: str, length: str, seen: Sequence[str]) -> Scored | str:
-        """The text with its similarities, or what is wrong with it; `seen` are the texts before it."""
+        """The text with its similarities, or the reason to drop it; `seen` are earlier texts."""
         same = normalise(text)
         if same == normalise(prompt):
             return COPY
@@ -76,25 +76,25 @@ class Judge:
         return scored
 
     def score(self, prompt: str, text: str, length: str) -> Scored:
-        """The text with its similarities, to four digits: the next ones depend on the machine."""
+        """The text with its similarities, rounded to four digits, since further ones depend on the machine."""
         return Scored(text, length, {s.name: round(s.score(prompt, text), 4) for s in self.similarities})
 
 
 def normalise(text: str) -> str:
-    """A text by which duplicates are found: words without case and punctuation."""
+    """The words of a text without case and punctuation, for finding duplicates."""
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 @dataclass
 class Reworded:
-    """What became of one prompt.
+    """The paraphrases of one prompt.
 
     Attributes:
         prompt: the prompt.
-        paraphrases: the shorter classes first, then as they came.
-        missing: how many more were wanted.
-        dropped: texts by what was wrong with them, and unreadable answers.
-        last_answer: day on which the last answer was given, ISO 8601.
+        paraphrases: shorter length classes first, then in order of arrival.
+        missing: number of paraphrases that are still missing.
+        dropped: number of dropped texts by reason, including unreadable answers.
+        last_answer: date of the last answer, ISO 8601.
     """
 
     prompt: Prompt
@@ -109,13 +109,13 @@ class Rewording:
     """How a set of prompts is paraphrased.
 
     Attributes:
-        paraphraser: who is asked.
-        judge: what is kept.
-        per_prompt: paraphrases of a prompt.
-        length: class of their lengths, or "mixed".
+        paraphraser: the language model.
+        judge: the filter.
+        per_prompt: paraphrases per prompt.
+        length: their length class, or "mixed".
         seed: root seed of the requests.
-        instruction: what the paraphraser is told.
-        concurrency: most requests at a time; it changes no result.
+        instruction: instruction for the paraphraser.
+        concurrency: maximum number of parallel requests; does not change results.
     """
 
     paraphraser: Paraphraser
@@ -130,8 +130,8 @@ class Rewording:
         """The paraphrases of each prompt, in their order.
 
         Raises:
-            ValueError: a request that is refused.
-            OSError: the paraphraser is not to be had at the moment.
+            ValueError: a request is rejected.
+            OSError: the paraphraser is not available at the moment.
         """
         return asyncio.run(self._reword_all(prompts))
 
@@ -157,7 +157,7 @@ class Rewording:
         return reworded
 
     async def _ask_for(self, reworded: Reworded, length: str, missing: int) -> int:
-        """Add paraphrases of one length; returns how many are missing still."""
+        """Add paraphrases of one length class; returns how many are still missing."""
         seen: list[str] = []
         for number in range(NUM_ROUNDS):
             if not missing:

@@ -13,15 +13,15 @@ from gendiv_lightning.prompts.paraphrase.request import WORDS, Paraphraser, Requ
 from gendiv_lightning.weights.hash import sha256
 from gendiv_lightning.weights.load import load_pretrained, reading
 
-_TOKENS_A_WORD = 3
+_TOKENS_PER_WORD = 3
 
 
 class ChatModel(Paraphraser):
-    """A causal language model with a chat template, drawn from with the request's seed, a request at a time.
+    """A causal language model with a chat template, sampled with the seed of each request, one request at a time.
 
     Args:
-        name: folder in the Hugging Face layout, or name on the Hub. No code of the repository is run.
-        device: where it runs.
+        name: folder in the Hugging Face layout, or name on the Hub. Code in the repository is not executed.
+        device: device of the model.
     """
 
     def __init__(self, name: str, device: str = "cpu") -> None:
@@ -32,23 +32,23 @@ class ChatModel(Paraphraser):
         self._tokenizer: Any = None
 
     def identity(self) -> dict[str, object]:
-        """Name, hash of weights on this machine, and the library's version, whose sampling may change."""
+        """Name, hash of local weights, and the version of transformers, whose sampling may change."""
         weights = sha256(self.folder) if self.folder else None
         return {"model": self.name, "weights": weights, "transformers": version("transformers")}
 
     def load(self) -> None:
-        """Read the model, once.
+        """Load the model, once.
 
         Raises:
-            FileNotFoundError: it is neither on this machine nor could it be downloaded.
-            ValueError: it is not a whole chat model.
+            MissingWeightsError: the model is not on this machine and could not be downloaded.
+            WrongWeightsError: it is not a complete chat model.
         """
         if self._model is not None:
             return
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         source = str(self.folder or self.source)
-        advice = "Give --model a folder, as local:FOLDER, or load it once where the Hub can be reached"
+        advice = "Pass a folder, as in --model local:FOLDER, or download the model where the Hub can be reached"
         with reading("model of --model", f"local:{self.source}", advice):
             self._tokenizer = AutoTokenizer.from_pretrained(source)
             model = load_pretrained(AutoModelForCausalLM, source, "auto")
@@ -59,12 +59,12 @@ class ChatModel(Paraphraser):
         self._model = model.to(self.device)
 
     async def answer(self, request: Request) -> str:
-        """See `Paraphraser`."""
+        """Load the model if necessary and sample its answer."""
         self.load()
         tokenizer = self._tokenizer
         chat = tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False)
         inputs = tokenizer(chat, add_special_tokens=False, return_tensors="pt").to(self.device)
-        longest = 64 + _TOKENS_A_WORD * WORDS[request.length][1] * request.number
+        longest = 64 + _TOKENS_PER_WORD * WORDS[request.length][1] * request.number
         padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(request.seed)

@@ -1,6 +1,6 @@
-"""What is asked of a model that rewords prompts, and what its answer means. It knows no model, no network and no file.
+"""Requests to a language model for paraphrases, and the parsing of its answers. Independent of models and networks.
 
-A model is asked for some rewordings of one length class at a time. Its answer is JSON: `{"paraphrases": [text, ...]}`.
+Each request is for paraphrases of one length class. The answer is JSON: `{"paraphrases": [text, ...]}`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from typing import Any, NamedTuple
 
 from gendiv_lightning.errors import NetworkError
 
-WORDS = {"short": (1, 12), "medium": (13, 40), "long": (41, 80)}  # a long one may be longer; it is not asked for
+WORDS = {
+    "short": (1, 12),
+    "medium": (13, 40),
+    "long": (41, 80),
+}  # long texts may be longer, but longer ones are not requested
 INSTRUCTION = """\
 You reword captions for a text-to-image model. A rewording describes the same picture: every thing, number, colour, \
 place, action and style that the caption names stays, none is added, none is contradicted. Where more words are wanted \
@@ -31,15 +35,15 @@ _FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 
 
 class Request(NamedTuple):
-    """One question to a model, and all that its answer may depend on.
+    """One request to a model, with everything that its answer may depend on.
 
     Attributes:
-        prompt: text to reword.
-        length: class of the rewordings, see `batch.length_class`.
-        number: how many are wanted.
-        avoid: texts that were proposed already.
-        seed: of the model's randomness, where it takes one.
-        instruction: what the model is told to do.
+        prompt: text to paraphrase.
+        length: length class of the paraphrases, see `records.length_class`.
+        number: number of paraphrases to request.
+        avoid: texts that were already proposed.
+        seed: seed for the model, if it accepts one.
+        instruction: instruction for the model.
     """
 
     prompt: str
@@ -51,9 +55,9 @@ class Request(NamedTuple):
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """The question as a chat; the prompt stands inside JSON, so that nothing in it reads as an instruction."""
+        """The request as a chat. The prompt is inside JSON, so that it cannot be read as an instruction."""
         low, high = WORDS[self.length]
-        wanted = {
+        request = {
             "caption": self.prompt,
             "number": self.number,
             "words": f"{low} to {high}",
@@ -61,48 +65,48 @@ class Request(NamedTuple):
         }
         return [
             {"role": "system", "content": self.instruction},
-            {"role": "user", "content": json.dumps(wanted, ensure_ascii=False)},
+            {"role": "user", "content": json.dumps(request, ensure_ascii=False)},
         ]
 
 
 class Paraphraser(ABC):
-    """Something that answers requests."""
+    """A model that answers requests."""
 
     name: str
 
     @abstractmethod
     def identity(self) -> dict[str, object]:
-        """All that can change an answer beside the request, without secrets; cached answers are found by it."""
+        """Everything besides the request that can change an answer, without secrets; the key of cached answers."""
 
     @abstractmethod
     async def answer(self, request: Request) -> str:
-        """The model's answer, as it came; `read_answer` finds out what it is worth.
+        """The raw answer of the model, which `read_answer` parses.
 
         Raises:
-            ValueError: the request, or what was configured, cannot be answered, however often it is tried.
-            OSError: no answer is to be had at the moment.
+            ValueError: the request or the configuration is invalid, so retrying is pointless.
+            OSError: the model is not available at the moment.
         """
 
-    async def close(self) -> None:  # noqa: B027  most have none
-        """Let go of connections."""
+    async def close(self) -> None:  # noqa: B027  most models have none
+        """Close connections."""
 
 
 def read_answer(answer: str) -> list[str]:
-    """The texts of an answer, white space normalised.
+    """The texts of an answer, with white space normalized.
 
-    A model without structured output may put its JSON into a code fence, or think aloud before it.
+    A model without structured output may put its JSON in a code fence, or write its reasoning before it.
 
     Raises:
-        ValueError: it is no JSON list of texts, or a text is empty or no Unicode.
+        ValueError: the answer is not a JSON list of texts, or a text is empty or not valid Unicode.
     """
-    stated = answer.rpartition("</think>")[2].strip()
-    fenced = _FENCED.fullmatch(stated)
+    json_part = answer.rpartition("</think>")[2].strip()
+    fenced = _FENCED.fullmatch(json_part)
     try:
-        content = json.loads(fenced[1] if fenced else stated)
+        content = json.loads(fenced[1] if fenced else json_part)
     except RecursionError as error:
-        raise NetworkError("an answer of brackets inside brackets") from error
+        raise NetworkError("the answer is nested too deeply. Try another model") from error
     texts = content.get("paraphrases") if isinstance(content, dict) else content
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise NetworkError(f"an answer must be a JSON list of texts, got {answer[:60]!r}")
-    "".join(texts).encode()  # half a surrogate pair cannot be written
+        raise NetworkError(f"an answer must be a JSON list of texts, got {answer[:60]!r}. Try another model")
+    "".join(texts).encode()  # raises for half of a surrogate pair
     return [" ".join(text.split()) for text in texts]

@@ -1,4 +1,4 @@
-"""A paraphrase set on disk, as `PromptData` reads it, and what its card and `gendiv paraphrase` tell of it."""
+"""Write a paraphrase set in the format that `PromptData` reads, and summarize it for metadata and terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUANTILES = {"min": 0.0, "5 %": 0.05, "median": 0.5, "max": 1.0}
 
 
 def write_set(path: Path, found: Sequence[Reworded], model: str, seed: int) -> None:
-    """JSONL, an object a prompt, in the order of the prompts. Ids are kept, so that a prompt keeps its noise."""
+    """Write JSONL, one object per prompt, in the order of the prompts. Prompts keep their ids, and so their noise."""
     lines = [json.dumps(_record(reworded, model, seed), ensure_ascii=False) for reworded in found]
     text = "".join(f"{line}\n" for line in lines)
     write_atomically(path, lambda unfinished: unfinished.write_bytes(text.encode()))
@@ -38,7 +38,7 @@ def _record(reworded: Reworded, model: str, seed: int) -> dict[str, Any]:
 
 
 def check_set(prompts: Sequence[Prompt], judge: Judge) -> list[Reworded]:
-    """The paraphrases of a set that is there, judged like answers."""
+    """Filter the paraphrases of an existing set like answers of a model."""
     from tqdm import tqdm
 
     found = []
@@ -56,12 +56,12 @@ def check_set(prompts: Sequence[Prompt], judge: Judge) -> list[Reworded]:
 
 
 def dropped(found: Sequence[Reworded]) -> dict[str, int]:
-    """Texts by what was wrong with them, and unreadable answers."""
+    """Number of dropped texts by reason, including unreadable answers."""
     return dict(sorted(sum((reworded.dropped for reworded in found), Counter[str]()).items()))
 
 
 def distribution(found: Sequence[Reworded]) -> dict[str, dict[str, dict[str, float]]]:
-    """Of each similarity and length class: number, mean, and quantiles."""
+    """For each similarity and length class: count, mean and quantiles."""
     names = list(dict.fromkeys(name for r in found for scored in r.paraphrases for name in scored.similarities))
     return {
         name: {length: _summary(values) for length in LENGTHS if (values := _values(found, name, length))}

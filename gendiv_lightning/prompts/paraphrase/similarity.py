@@ -1,6 +1,6 @@
-"""How near a paraphrase is to its prompt: by CLIP's text tower, a sentence encoder, or a model of entailment.
+"""Similarity of a paraphrase to its prompt: by CLIP's text tower, a sentence encoder, or an entailment classifier.
 
-Texts are encoded one by one: no number depends on which texts came together.
+Texts are encoded one at a time, so that no number depends on the batch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from gendiv_lightning.errors import WrongWeightsError
 from gendiv_lightning.features.clip import DEFAULT_BACKBONE
@@ -23,17 +24,17 @@ from gendiv_lightning.weights.load import load_pretrained, reading
 
 
 class Similarity(ABC):
-    """A number of a prompt and a text: 1 says the same."""
+    """A similarity of a prompt and a text; 1 means the same meaning."""
 
     name: str
 
     @abstractmethod
     def identity(self) -> dict[str, object]:
-        """All that can change a number."""
+        """Everything that can change a number."""
 
     @abstractmethod
     def load(self) -> None:
-        """Load the model; OSError if it cannot be had, ValueError if it is none of its kind."""
+        """Load the model; raises OSError if it is not available, ValueError if it is of another kind."""
 
     @abstractmethod
     def score(self, prompt: str, text: str) -> float:
@@ -41,11 +42,11 @@ class Similarity(ABC):
 
 
 class ClipSimilarity(Similarity):
-    """Cosine of CLIP's text features, in [-1, 1]; a text longer than the context is the mean of its pieces.
+    """Cosine similarity of CLIP's text features, in [-1, 1]; a text longer than the context is the mean of its chunks.
 
     Args:
         backbone: as in the brackets of `clip_score[...]`.
-        device: where it runs.
+        device: device of the model.
     """
 
     def __init__(self, backbone: str, device: str = "cpu") -> None:
@@ -57,17 +58,17 @@ class ClipSimilarity(Similarity):
         """Backbone and hash of its weights."""
         return self.features.identity()
 
+    @override
     def load(self) -> None:
-        """See `Similarity`."""
         self.features.load()
 
+    @override
     def score(self, prompt: str, text: str) -> float:
-        """See `Similarity`."""
         return float(self._encode(prompt) @ self._encode(text))
 
 
 class _Transformer:
-    """A model of transformers and its tokenizer, by folder or Hub name; no code of the repository is run."""
+    """A model of transformers with its tokenizer, by folder or Hub name; code in the repository is not executed."""
 
     def __init__(self, name: str, device: str) -> None:
         folder = Path(name).expanduser()
@@ -78,27 +79,27 @@ class _Transformer:
     def load(self, model_class: Any, kind: str) -> None:
         from transformers import AutoTokenizer
 
-        advice = "Give --similarity a folder, or load it once where the Hub can be reached"
+        advice = "Pass a folder to --similarity, or download the model where the Hub can be reached"
         with reading("model of --similarity", f"{kind}:{self.label}", advice):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(self.source)
-            # Means over tokens are taken: the pooler is not used.
+            # Features are means over tokens, so the pooler is not needed.
             self.model: Any = load_pretrained(model_class, self.source, optional=("pooler",)).to(self.device)
 
     @torch.inference_mode()
     def run(self, *texts: str) -> tuple[Any, Tensor]:
-        """Outputs for one text or a pair, and which of its tokens count, (1, T)."""
+        """Outputs for one text or a pair, and its attention mask (1, T)."""
         inputs = self.tokenizer(*texts, truncation=True, return_tensors="pt").to(self.device)
         return self.model(**inputs), inputs["attention_mask"]
 
 
 class SentenceSimilarity(Similarity):
-    """Cosine of a sentence encoder's mean token features, in [-1, 1].
+    """Cosine similarity of a sentence encoder's mean token features, in [-1, 1].
 
     Source: Reimers and Gurevych, "Sentence-BERT" (2019), section 3.
 
     Args:
         name: folder or Hub name, such as sentence-transformers/all-MiniLM-L6-v2.
-        device: where it runs.
+        device: device of the model.
     """
 
     def __init__(self, name: str, device: str = "cpu") -> None:
@@ -110,14 +111,14 @@ class SentenceSimilarity(Similarity):
         """Encoder and hash of its weights."""
         return {"encoder": self._network.label, "weights": self._network.weights}
 
+    @override
     def load(self) -> None:
-        """See `Similarity`."""
         from transformers import AutoModel
 
         self._network.load(AutoModel, "sentence")
 
+    @override
     def score(self, prompt: str, text: str) -> float:
-        """See `Similarity`."""
         return float(self._encode(prompt) @ self._encode(text))
 
     def _features(self, text: str) -> Tensor:
@@ -129,11 +130,11 @@ class SentenceSimilarity(Similarity):
 class MutualEntailment(Similarity):
     """The smaller of P(the prompt entails the text) and P(the text entails the prompt), in [0, 1].
 
-    A text that adds something is entailed in one direction only, and so is one that leaves something out.
+    A text that adds or omits something is entailed in one direction only.
 
     Args:
-        name: folder or Hub name of a classifier of pairs, one of whose labels is "entailment".
-        device: where it runs.
+        name: folder or Hub name of a classifier of text pairs with the label "entailment".
+        device: device of the model.
     """
 
     def __init__(self, name: str, device: str = "cpu") -> None:
@@ -144,18 +145,20 @@ class MutualEntailment(Similarity):
         """Classifier and hash of its weights."""
         return {"classifier": self._network.label, "weights": self._network.weights}
 
+    @override
     def load(self) -> None:
-        """See `Similarity`."""
         from transformers import AutoModelForSequenceClassification
 
         self._network.load(AutoModelForSequenceClassification, "nli")
         labels = {label.lower(): number for number, label in self._network.model.config.id2label.items()}
         if "entailment" not in labels:
-            raise WrongWeightsError(f"--similarity {self.name} has no label entailment, only {', '.join(labels)}")
+            raise WrongWeightsError(
+                f"--similarity {self.name} has the labels {', '.join(labels)}, not entailment. Choose an NLI classifier"
+            )
         self._entailment = labels["entailment"]
 
+    @override
     def score(self, prompt: str, text: str) -> float:
-        """See `Similarity`."""
         return min(self._entails(prompt, text), self._entails(text, prompt))
 
     def _entails(self, premise: str, hypothesis: str) -> float:
@@ -170,7 +173,7 @@ def make_similarity(name: str, device: str = "cpu") -> Similarity:
     """The similarity of a name: a CLIP as in `clip_score[...]`, `sentence:NAME` or `nli:NAME`.
 
     Raises:
-        ValueError: there is no such CLIP.
+        ValueError: the name is not that of a CLIP.
     """
     kind, _, model = name.partition(":")
     return _KINDS[kind](model, device) if kind in _KINDS and model else ClipSimilarity(name, device)

@@ -73,7 +73,7 @@ def test_delays_double_and_the_server_may_ask_for_longer_ones(connect):
 def test_an_endpoint_that_stays_down_is_one_line_without_the_key(connect):
     with serving(faults=[status(500)] * 9) as server, pytest.raises(OSError, match="4 times") as told:
         ask(connect(server))
-    assert "the same command goes on" in str(told.value)
+    assert "run the same command again" in str(told.value)
     assert len(server.bodies) == 4
 
 
