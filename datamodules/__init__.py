@@ -1,4 +1,4 @@
-"""Prompts and images in: the data modules that configs name."""
+"""Lightning data modules of prompts and images, which configs name."""
 
 from .images import ImageData, ImageModule
 from .prompts import PromptData, UnfinishedPrompts

@@ -1,4 +1,4 @@
-"""`PromptData`: the samples that each prompt of a set gets, dealt to ranks by whole prompts."""
+"""`PromptData`: the prompts of a run and the design of their samples, sharded over ranks by whole prompts."""
 
 from __future__ import annotations
 
@@ -19,31 +19,32 @@ from gendiv_lightning.runs.assemble import Run
 from gendiv_lightning.runs.folder import RunFolder
 from gendiv_lightning.storage.named_files import expand
 
-from .sharding import check_positive, deal
+from .sharding import check_positive, shard
 
 
 class PromptData(LightningDataModule):
-    """Prompts of a file or of a streamed Hugging Face dataset, and `num_samples` samples of each.
+    """Prompts from a file or a streamed Hugging Face dataset, with `num_samples` samples per prompt.
 
-    A rank gets whole prompts, so that nothing about a prompt crosses ranks. A dataset is materialised on first use into
-    a manifest in the cache and read from there ever after, so that a run is reproducible: delete it to read anew.
+    Each rank gets whole prompts, so that no statistic of a prompt crosses ranks. On first use, a dataset is copied to a
+    manifest in the cache, which later runs read, so that runs are reproducible. Delete the manifest to read the dataset
+    again.
 
     Args:
-        path: a prompt file, see `read_prompts`; or else
-        dataset: a Hugging Face dataset, by Hub name or local folder.
-        column: where the prompt stands; None looks for the usual names.
+        path: prompt file, see `read_prompts`. Give either `path` or `dataset`.
+        dataset: Hugging Face dataset, by Hub name or local folder.
+        column: column with the prompts; None looks for the usual names.
         config: configuration of the dataset.
         split: split of the dataset; None is "train".
         revision: commit, branch or tag of the dataset.
-        limit: number of prompts to keep, from the start; None keeps all.
-        num_samples: images a prompt.
+        limit: number of prompts to use, from the start; None uses all.
+        num_samples: images per prompt.
         seed: root seed of all noise.
-        prompts_per_batch: whole prompts a batch; it changes no sample.
-        max_words: prompts of more words are reported as over-long, and kept whole.
-        cache_dir: where manifests are kept; None means `$GENDIV_CACHE` or `~/.cache/gendiv`.
+        prompts_per_batch: prompts per batch; does not change any sample.
+        max_words: prompts with more words are reported as over-long, but used unchanged.
+        cache_dir: folder of the manifests; None means `$GENDIV_CACHE` or `~/.cache/gendiv`.
 
     Raises:
-        ValueError: for arguments that cannot be, a missing file included.
+        ValueError: an argument is invalid, or the prompt file is missing.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class PromptData(LightningDataModule):
         super().__init__()
         if (path is None) == (dataset is None):
             raise OptionConflictError(
-                f"give either path (a prompt file) or dataset (a Hugging Face name), got {path} and {dataset}"
+                f"exactly one of path and dataset is required, got {path} and {dataset}. Give path for a prompt file, "
+                "or "
+                "dataset for a Hugging Face name"
             )
         if not -(2**63) <= seed < 2**63:
             raise ConfigValueError(f"seed must be a 64-bit integer, got {seed}. Choose a smaller number")
@@ -74,9 +77,7 @@ class PromptData(LightningDataModule):
             check_prompt_file(expand(path))
             for name, value in {"config": config, "split": split, "revision": revision}.items():
                 if value is not None:
-                    raise OptionConflictError(
-                        f"{name} belongs to a dataset, not to a path, got {value!r}. Leave it out"
-                    )
+                    raise OptionConflictError(f"{name} applies to a dataset, not to a path, got {value!r}. Remove it")
         self.path, self.dataset, self.column = path, dataset, column
         self.config, self.split, self.revision = config, split, revision
         self.limit, self.max_words, self.cache_dir = limit, max_words, cache_dir
@@ -88,7 +89,7 @@ class PromptData(LightningDataModule):
         """The prompts, read on the first call.
 
         Raises:
-            ValueError: if no prompt is left.
+            ValueError: the source cannot be read, or contains no prompts.
         """
         if self._prompt_set is None:
             self._prompt_set = self._materialise()
@@ -96,7 +97,7 @@ class PromptData(LightningDataModule):
         return self._prompt_set
 
     def identity(self) -> dict[str, Any]:
-        """Everything here that can change a number."""
+        """The settings that can change a number."""
         prompt_set = self.prompt_set()
         return {
             "prompt_set": prompt_set.name,
@@ -108,29 +109,29 @@ class PromptData(LightningDataModule):
 
     @property
     def own_design(self) -> SampleDesign:
-        """The design before the trainer's callbacks change it."""
+        """The design before the callbacks of the trainer change it."""
         return SampleDesign(self.num_samples)
 
     def design(self) -> SampleDesign:
-        """The design that the trainer's callbacks make of it."""
+        """The design after the callbacks of the trainer have changed it."""
         callbacks = self.trainer.callbacks if self.trainer else []  # type: ignore[attr-defined]
         return apply_designs(self.own_design, callbacks)
 
     def prepare_data(self) -> None:
-        """One process a machine streams the dataset, the others find its manifest."""
+        """Stream the dataset in one process per machine; the others read its manifest."""
         self.prompt_set()
 
     def setup(self, stage: str) -> None:
-        """Fail over prompts, design and ranks here, before a model loads."""
+        """Check prompts, design and ranks before the model is loaded."""
         design = self.design()
         check_design(design)
-        for prompt in deal(self.prompt_set().prompts, self.trainer):
+        for prompt in shard(self.prompt_set().prompts, self.trainer):
             choose_paraphrases(prompt, design)
 
     def predict_dataloader(self) -> DataLoader[PromptBatch]:
-        """This rank's prompts, `prompts_per_batch` at a time."""
+        """Batches of the prompts of this rank."""
         prompts = list(enumerate(self.prompt_set().prompts))
-        return _load(deal(prompts, self.trainer), self.design(), self.seed, self.prompts_per_batch)
+        return _load(shard(prompts, self.trainer), self.design(), self.seed, self.prompts_per_batch)
 
     def _materialise(self) -> PromptSet:
         if self.path is not None:
@@ -139,7 +140,7 @@ class PromptData(LightningDataModule):
             return collect_prompts(
                 prompts, name=path.stem, source=self.path, limit=self.limit, max_words=self.max_words
             )
-        assert self.dataset is not None, "the constructor wants a path or a dataset"
+        assert self.dataset is not None, "the constructor requires a path or a dataset"
         return materialise_dataset(
             self.dataset,
             config=self.config,
@@ -153,11 +154,11 @@ class PromptData(LightningDataModule):
 
 
 class UnfinishedPrompts(LightningDataModule):
-    """Those prompts of a run whose samples are not stored yet, dealt to ranks.
+    """The prompts of a run whose samples are not stored yet, sharded over ranks.
 
     Args:
-        run: whose prompts they are.
-        folder: of the run; nobody stores samples before the `setup` of all ranks is done.
+        run: the run.
+        folder: its folder. No rank stores samples before `setup` has finished on all ranks.
     """
 
     def __init__(self, run: Run, folder: RunFolder) -> None:
@@ -166,21 +167,21 @@ class UnfinishedPrompts(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True  # more ranks than unfinished prompts
 
     def setup(self, stage: str) -> None:
-        """Find what is finished."""
+        """Find the unfinished prompts."""
         finished = self.folder.finished_prompts()
         prompts = enumerate(self.run.prompt_set.prompts)
-        self.own = deal([(index, prompt) for index, prompt in prompts if prompt.id not in finished], self.trainer)
+        self.own = shard([(index, prompt) for index, prompt in prompts if prompt.id not in finished], self.trainer)
 
     def predict_dataloader(self) -> DataLoader[PromptBatch]:
-        """This rank's part."""
+        """Batches of the unfinished prompts of this rank."""
         data = self.run.parts.data
         return _load(self.own, self.run.design, data.seed, data.prompts_per_batch)
 
 
 def _load(prompts: Sequence[tuple[int, Prompt]], design: SampleDesign, seed: int, size: int) -> DataLoader[PromptBatch]:
-    """Batches of `size` prompts, which are given with their indices."""
+    """Batches of `size` prompts; prompts are given with their indices."""
     parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
-    # The names of all samples of a large set take seconds: a batch is made when it is its turn.
+    # The keys of all samples of a large set take seconds to compute, so each batch is made on demand.
     return DataLoader(parts, batch_size=None, collate_fn=partial(_make_batch, seed, design))  # type: ignore[arg-type]
 
 

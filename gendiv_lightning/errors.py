@@ -46,7 +46,7 @@ class ConfigValueError(GendivError):
     What to do: The message names the setting, the value and what is expected. Correct the value; the page of config
     keys and `gendiv COMMAND --help` list types and defaults.
 
-    Example: num_samples must be at least 1, got 0
+    Example: limit must be at least 1, got 0. Give a positive integer
     """
 
     code = "GD101"
@@ -73,7 +73,7 @@ class OptionConflictError(GendivError):
 
     What to do: Remove one of the settings that the message names, or add the one that it asks for.
 
-    Example: give either path (a prompt file) or dataset (a Hugging Face name), got a.txt and b
+    Example: split applies to a dataset, not to a path, got 'train'. Remove it
     """
 
     code = "GD103"
@@ -190,7 +190,7 @@ class MissingFileError(GendivError, FileNotFoundError):
 
     What to do: Correct the path. Relative paths start from the working directory, which the message names.
 
-    Example: photos is missing; paths are taken from the working directory, /home/me
+    Example: photos is missing. Correct the path, which is relative to /home/me
     """
 
     code = "GD301"
@@ -204,7 +204,7 @@ class FileFormatError(GendivError):
     What to do: The message names file, line or column, and what is expected. Correct the file, or name the right
     column.
 
-    Example: metadata.csv is empty: a table needs a row per image
+    Example: metadata.csv is empty. Write one row per image
     """
 
     code = "GD302"
@@ -218,7 +218,7 @@ class DatasetError(GendivError):
 
     What to do: Check the name and the network, and choose one of the splits in the message.
 
-    Example: photos has the splits train, test, not val: name one with --split
+    Example: photos has the splits train, test, not val. Choose one with --split
     """
 
     code = "GD303"
@@ -233,7 +233,8 @@ class PromptError(GendivError):
     What to do: The message names file, line and column. Correct the record, or name the column with `data.column`.
     `gendiv prompts` makes a clean prompt set from any file.
 
-    Example: a prompt file must end in one of .jsonl, .json, .csv, .tsv, .txt, .parquet, .tar, got prompts.doc
+    Example: a prompt file must end in one of .jsonl, .json, .csv, .tsv, .txt, .parquet, .tar, got prompts.doc.
+    Convert or rename it
     """
 
     code = "GD304"
@@ -262,8 +263,8 @@ class ImageError(GendivError):
     What to do: Repair, convert or remove the images that the message names. `--max-corrupt` (in configs `max_corrupt`)
     allows a share of unreadable images, which are reported and skipped.
 
-    Example: 3 of 10 images cannot be read, the last ones a.png (it is empty); at most a share of 0.1 may be. Repair or
-    remove them, or allow more with --max-corrupt (in configs max_corrupt)
+    Example: 3 of 10 images cannot be read, more than a share of 0.1; the last are a.png (it is empty). Repair or remove
+    them, or raise --max-corrupt (in configs max_corrupt)
     """
 
     code = "GD401"
@@ -277,7 +278,7 @@ class NoImagesError(GendivError):
     What to do: Give one of the layouts that the message lists. The guide to measuring your own images shows each of
     them.
 
-    Example: no image ends in .png, only in .jpg: choose one of these
+    Example: no image ends in .png. Choose one of .jpg
     """
 
     code = "GD402"
@@ -292,7 +293,7 @@ class GroupingError(GendivError):
     What to do: Write the prompts into a `metadata.csv`, a text beside each image, or one folder per prompt. The message
     names the first image or table with the problem.
 
-    Example: a.png has an empty prompt: fill it in, or leave the image out
+    Example: a.png has an empty prompt. Fill it in, or remove the image
     """
 
     code = "GD403"
@@ -305,7 +306,7 @@ class ImageSizeError(GendivError):
 
     What to do: Resize the images with `--resize` (in configs `image_size`), or choose another metric.
 
-    Example: images of the prompt 'a red ball' differ in size, 64 x 64 and 32 x 32: bring them to one with --resize
+    Example: images of the prompt 'a red ball' differ in size, 64 x 64 and 32 x 32. Resize them with --resize
     """
 
     code = "GD404"

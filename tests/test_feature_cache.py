@@ -23,7 +23,7 @@ def test_features_are_computed_once(dtype):
     assert not torch.equal(cache.get("b", lambda: torch.zeros(2, 3, dtype=dtype)), first)
 
 
-@pytest.mark.filterwarnings("ignore:.*damaged and computed again")
+@pytest.mark.filterwarnings("ignore:.*damaged and is recomputed")
 def test_no_flipped_bit_is_taken_for_a_feature():
     cache, features = FeatureCache("test", "flips"), torch.rand(3, 5)
     cache.get("a", lambda: features)
@@ -42,5 +42,5 @@ def test_a_damaged_entry_is_noted():
     cache.get("a", lambda: torch.ones(2))
     (path,) = cache.folder.rglob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.warns(UserWarning, match="damaged and computed again"):
+    with pytest.warns(UserWarning, match="damaged and is recomputed"):
         cache.get("a", lambda: torch.ones(2))

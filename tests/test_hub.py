@@ -42,7 +42,7 @@ def test_prompts_of_a_dataset_on_the_hub_are_those_of_its_files(tmp_path):
     assert missing.returncode == 1
     message = without_link(missing.stderr.rstrip())
     assert "\n" not in message
-    assert "owner/dale is no file or folder here" in message
+    assert "owner/dale is not a file or folder in" in message
 
 
 def test_images_of_a_dataset_on_the_hub_make_a_reference(tmp_path):
@@ -68,9 +68,9 @@ def test_images_of_a_dataset_on_the_hub_make_a_reference(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nobody/nothing", "nobody/nothing is no file or folder here (paths start from "),
-        ("capitons.jsonl", "as a dataset on the Hugging Face Hub it cannot be had: OfflineModeIsEnabled"),
-        ("data/coco/nothing", "data/coco/nothing is missing; paths are taken from the working directory"),
+        ("nobody/nothing", "nobody/nothing is not a file or folder in "),
+        ("capitons.jsonl", "could not be loaded as a dataset from the Hugging Face Hub (OfflineModeIsEnabled"),
+        ("data/coco/nothing", "data/coco/nothing is missing. Correct the path, which is relative to"),
         ("../nothing.tar", "../nothing.tar is missing"),
     ],
 )
@@ -80,7 +80,7 @@ def test_a_source_that_is_nowhere_is_one_line(source, message, tmp_path):
     shown = without_link(stopped.value.code)
     assert message in shown
     assert "\n" not in shown
-    with pytest.raises(ValueError, match=r"missing|cannot be had"):
+    with pytest.raises(ValueError, match=r"missing|could not be loaded"):
         PromptData(dataset=source, cache_dir=str(tmp_path)).prompt_set()
-    with pytest.raises(ValueError, match=r"missing|cannot be had"):
+    with pytest.raises(ValueError, match=r"missing|could not be loaded"):
         ImageData(source).images()

@@ -1,4 +1,4 @@
-"""Anyone's images, grouped by prompt, and read a prompt at a time: memory holds the images of one, however many."""
+"""Images of any generator, grouped by prompt and read one prompt at a time, so that memory stays bounded."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from gendiv_lightning.storage.tables import find_name
 
 
 class ImageGroups(NamedTuple):
-    """Images by prompt, in the order in which prompts first appear; nothing is decoded.
+    """Images by prompt, in the order in which prompts first occur; nothing is decoded yet.
 
     Attributes:
         groups: the images of each prompt.
-        unreadable: images whose text cannot be read, so that their prompt is not known.
-        notes: lines about what was passed over, and how the layout was understood.
+        unreadable: images whose text cannot be read, so that their prompt is unknown.
+        notes: lines about ignored files, and how the layout was interpreted.
     """
 
     groups: dict[str, list[ImageItem]]
@@ -43,7 +43,7 @@ class ImageGroups(NamedTuple):
 
     @property
     def num_images(self) -> int:
-        """All images."""
+        """Number of images, including unreadable ones."""
         return sum(map(len, self.groups.values())) + len(self.unreadable)
 
 
@@ -57,23 +57,24 @@ def find_images(
     allow_outside: bool = False,
     memory_limit: float = MEMORY_LIMIT,
 ) -> ImageGroups:
-    """The images of a folder or file, by prompt.
+    """The images of a folder or file, grouped by prompt.
 
-    Texts that differ only in case or white space are one prompt, as in prompt sets; its first spelling stays.
+    Texts that differ only in case or white space are one prompt, as in prompt sets; the first spelling is kept.
 
     Args:
         source: see `list_images`.
-        column: of the prompt; by default `prompt`, `caption`, `text` or `short_caption`. Columns `paraphrase`
-            and `path` are read where all of their values are whole numbers.
-        image_column: of the images, if several columns could be it.
-        split: of a saved dataset.
-        first_caption: take the first of a list of captions.
-        allow_outside: read files that tables name outside the folder of the data.
-        memory_limit: GiB that one image, or one row group of Parquet, may take.
+        column: column with the prompts; by default `prompt`, `caption`, `text` or `short_caption`. Columns `paraphrase`
+            and `path` are read if all of their values are integers.
+        image_column: column with the images, if several columns could contain them.
+        split: split of a saved dataset.
+        first_caption: use the first caption of a list.
+        allow_outside: also read files outside the data folder, if a table names them.
+        memory_limit: memory in GiB that one image, or one Parquet row group, may take.
 
     Raises:
         OSError: a folder cannot be listed.
-        ValueError: there are no images, or one has no prompt.
+        NoImagesError: there are no images.
+        GroupingError: an image has no prompt, or its prompt is ambiguous.
     """
     listing = list_images(
         source,
@@ -98,19 +99,18 @@ def find_images(
     respelt = [prompt for prompt, texts in spellings.items() if len(texts) > 1]
     if respelt:
         notes.append(
-            f"{len(respelt)} prompts are spelt differently in case or white space and were brought together, such as "
-            f"{respelt[0][:60]!r}"
+            f"{len(respelt)} prompts with different case or white space were merged, such as {respelt[0][:60]!r}"
         )
     if len(groups) == 1 and len(listing.items) > 1:
-        notes.append(f"all {len(listing.items)} images are taken as samples of one prompt, {next(iter(groups))[:60]!r}")
+        notes.append(f"all {len(listing.items)} images are samples of one prompt, {next(iter(groups))[:60]!r}")
     return ImageGroups(groups, unreadable, notes)
 
 
 class _Numbers:
-    """The columns `paraphrase` and `path` of a source: a column counts if all of its values are whole numbers.
+    """The columns `paraphrase` and `path` of a source, which are read if all of their values are integers.
 
     Attributes:
-        notes: a line for each column of that name that holds something else.
+        notes: one line for each of these columns that contains something else.
     """
 
     def __init__(self, items: Sequence[ImageItem]) -> None:
@@ -121,7 +121,7 @@ class _Numbers:
             other = next((value for value in given if _whole(value) is None), None)
             if other is not None:
                 self.notes.append(
-                    f"the column {name!r} is not read as the number of a {name}: it holds {str(other)[:40]!r}"
+                    f"the column {name!r} was ignored, because it contains {str(other)[:40]!r} and not only integers"
                 )
             elif given:
                 self._columns.append(name)
@@ -137,7 +137,7 @@ def _value(row: Mapping[str, Any], name: str) -> Any:
     return None if column is None else row[column]
 
 
-@lru_cache(maxsize=1024)  # the rows of a table have the same columns
+@lru_cache(maxsize=1024)  # all rows of a table have the same columns
 def _find_name(columns: tuple[str, ...], name: str) -> str | None:
     return find_name(columns, [name])
 
@@ -157,37 +157,37 @@ def _whole(value: Any) -> int | None:
 def _prompt(item: ImageItem, column: str | None, source: Path, first_caption: bool) -> str:
     where = f"{source}, {item.name}"
     if not item.row:
-        raise GroupingError(
-            f"{where} has no prompt: neither a .txt or .json of its name nor a column of text belongs to it"
-        )
+        raise GroupingError(f"{where} has no prompt. Add a .txt or .json of the same name, or a column with the prompt")
     found = find_column(item.row, column, where, option="--column")
     value = item.row[found]
     if isinstance(value, list):
         if len(value) > 1 and not first_caption:
             raise GroupingError(
-                f"{where}: the column {found!r} holds a list of {len(value)} captions, and a prompt is one text: pass "
-                "--first-caption to take the first, or name another column with --column"
+                f"{where}: the column {found!r} contains a list of {len(value)} captions, but a prompt is one text. "
+                "Pass "
+                "--first-caption to use the first, or choose another column with --column"
             )
         value = value[0] if value else None
     text = check_text(value, found, where)
     if not text.strip():
-        raise GroupingError(f"{where} has an empty prompt: fill it in, or leave the image out")
+        raise GroupingError(f"{where} has an empty prompt. Fill it in, or remove the image")
     return text
 
 
 def load_prompts(
     images: ImageGroups, corrupt: CorruptImages, resize: int | None = None, memory_limit: float = MEMORY_LIMIT
 ) -> Iterator[PromptSamples]:
-    """All images of a prompt at a time.
+    """Decode the images, one prompt at a time.
 
     Args:
-        images: of `find_images`.
-        corrupt: remembers the images that cannot be read.
-        resize: side in pixels that all images are brought to (bicubic, the whole image); None keeps their sizes.
-        memory_limit: GiB that one image may take when it is decoded.
+        images: result of `find_images`.
+        corrupt: collects the images that cannot be read.
+        resize: side in pixels to which all images are resized (bicubic, the whole image); None keeps their sizes.
+        memory_limit: memory in GiB that one decoded image may take.
 
     Raises:
-        ValueError: too many images cannot be read, or the images of a prompt differ in size.
+        ImageError: too many images cannot be read.
+        ImageSizeError: the images of a prompt differ in size.
     """
     left_out = []
     for place, (prompt, items) in enumerate(images.groups.items()):
@@ -206,18 +206,14 @@ def load_prompts(
             left_out.append(prompt)
     if left_out:
         shown = ", ".join(repr(prompt[:60]) for prompt in left_out[:10])
-        warnings.warn(
-            f"{len(left_out)} prompts have no image that can be read, and are left out: {shown}", stacklevel=2
-        )
+        warnings.warn(f"{len(left_out)} prompts have no readable image and are skipped: {shown}", stacklevel=2)
 
 
 def _check_sizes(prompt: str, items: Sequence[ImageItem], images: Sequence[Tensor]) -> None:
     by_size = {tuple(image.shape[1:]): item.name for item, image in zip(items, images, strict=True)}
     if len(by_size) > 1:
         shown = " and ".join(f"{w} x {h} ({name})" for (h, w), name in sorted(by_size.items())[:2])
-        raise ImageSizeError(
-            f"images of the prompt {prompt[:60]!r} differ in size, {shown}: bring them to one with --resize"
-        )
+        raise ImageSizeError(f"images of the prompt {prompt[:60]!r} differ in size, {shown}. Resize them with --resize")
 
 
 def _decode(item: ImageItem, resize: int | None, memory_limit: float) -> Tensor:
@@ -228,7 +224,7 @@ def _decode(item: ImageItem, resize: int | None, memory_limit: float) -> Tensor:
 
 
 def _to_samples(prompt: str, place: int, items: list[ImageItem], images: list[Tensor]) -> PromptSamples:
-    # Images without a path number get one of their own, beside all that are given.
+    # Images without a path number get a new one each, different from all given numbers.
     given = [item.row.get("path") for item in items]
     first_free = 1 + max((path for path in given if path is not None), default=-1)
     paths = [first_free + n if path is None else path for n, path in enumerate(given)]

@@ -1,4 +1,4 @@
-"""An image that is not read yet, the one rule by which it becomes pixels, and the one count of those that cannot."""
+"""Decode images to RGB pixels by one rule, and count those that cannot be read."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from gendiv_lightning.errors import ConfigValueError, ImageError
 from gendiv_lightning.storage.files import GIB, IMAGE_SUFFIXES, is_hidden
 
 MEMORY_LIMIT = 1.0  # GiB
-_BYTES_A_PIXEL = 16  # three channels in float32, and the file's own pixels
-_NETWORK_SIDE = 512  # networks bring the shorter side of an image to this, or less
-_DEEP = re.compile(r"(RGB|L|CMYK)\w*;16[BLN]?")  # Pillow's names of 16 bits a channel, of which it would drop 8
+_BYTES_PER_PIXEL = 16  # three channels in float32, and the file's own pixels
+_NETWORK_SIDE = 512  # feature networks resize the shorter side of an image to at most this
+# Pillow's names of modes with 16 bits per channel, of which it would drop 8.
+_DEEP = re.compile(r"(RGB|L|CMYK)\w*;16[BLN]?")
 
 _TURNS: dict[Any, Image.Transpose] = {  # from the EXIF orientation to upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,8 +39,8 @@ class ImageItem(NamedTuple):
     """One image, not read yet.
 
     Attributes:
-        name: where it is in its source.
-        size: bytes of its file.
+        name: location in its source.
+        size: size of its file in bytes.
         read: returns the bytes of the image.
         row: its text and other values by column; empty unless rows are requested.
         problem: why `row` could not be read; "" if it could.
@@ -63,14 +64,14 @@ class BrokenImage(NamedTuple):
 
 
 def check_memory_limit(memory_limit: float) -> float:
-    """The limit; ValueError if it is not a positive number of GiB."""
+    """Return the limit; raises ConfigValueError if it is not a positive number of GiB."""
     if not 0 < memory_limit < float("inf"):
-        raise ConfigValueError(f"memory_limit must be a positive number of GiB, got {memory_limit}: 1 is the default")
+        raise ConfigValueError(f"memory_limit must be a positive number of GiB, got {memory_limit}. The default is 1")
     return memory_limit
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image by its suffix; hidden files (macOS writes them beside others) are not."""
+    """Whether a file is an image by its suffix; hidden files, which macOS adds to archives, are not."""
     path = PurePosixPath(name)
     return path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name)
 
@@ -79,7 +80,7 @@ def read_image(item: ImageItem, memory_limit: float = MEMORY_LIMIT) -> Image.Ima
     """An image as RGB, 8 bits per channel; see `decode_image`.
 
     Raises:
-        ImageError: it cannot be read, for whatever reason.
+        ImageError: the image cannot be read, for any reason.
     """
     try:
         data = item.read()
@@ -89,16 +90,16 @@ def read_image(item: ImageItem, memory_limit: float = MEMORY_LIMIT) -> Image.Ima
 
 
 def decode_image(data: bytes, memory_limit: float = MEMORY_LIMIT) -> Image.Image:
-    """The bytes of a file as RGB, 8 bits per channel, turned as its EXIF orientation says.
+    """Decode the bytes of a file to RGB, 8 bits per channel, with its EXIF orientation applied.
 
-    Transparency is composited over white, an animation gives its first frame, and greys and palettes become RGB.
+    Transparency is composited over white, an animation gives its first frame, and grayscale and palettes become RGB.
 
     Args:
         data: content of the file.
-        memory_limit: GiB that the image may take when it is decoded, at 16 bytes per pixel.
+        memory_limit: memory in GiB that the decoded image may take, at 16 bytes per pixel.
 
     Raises:
-        ImageError: it is not an image, it is damaged or too large, or it has more than 8 bits per channel, for which
+        ImageError: the data is not an image, is damaged or too large, or has more than 8 bits per channel, for which
             there is no single correct conversion.
     """
     try:
@@ -107,7 +108,7 @@ def decode_image(data: bytes, memory_limit: float = MEMORY_LIMIT) -> Image.Image
             raw = next((tile[3] for tile in file.tile), "")
             mode = raw if isinstance(raw, str) else str(raw[0]) if raw else ""
             if file.mode.startswith(("I", "F")) or _DEEP.fullmatch(mode):
-                raise ImageError(f"more than 8 bits a channel ({mode or file.mode}): convert the image to 8")
+                raise ImageError(f"more than 8 bits per channel ({mode or file.mode}); convert the image to 8 bits")
             return _turned(file, to_rgb(file))
     except ImageError:
         raise
@@ -115,12 +116,12 @@ def decode_image(data: bytes, memory_limit: float = MEMORY_LIMIT) -> Image.Image
         raise ImageError(f"it has more pixels than the memory limit of {memory_limit:g} GiB allows") from error
     except Image.UnidentifiedImageError as error:
         raise ImageError("it is empty" if not data else "it is not an image of a known format") from error
-    except Exception as error:  # damaged files make Pillow's decoders raise whatever their own code runs into
+    except Exception as error:  # for damaged files Pillow's decoders raise arbitrary exceptions
         raise ImageError(_reason(error)) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of 8 bits per channel as RGB; what is transparent is composited over white."""
+    """Convert an image with 8 bits per channel to RGB, with transparency composited over white."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     over_white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
@@ -134,8 +135,8 @@ def _turned(file: Image.Image, image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _limited(memory_limit: float) -> Iterator[None]:
-    """Let Pillow apply our limit, also to the frames inside a file: it raises an error beyond twice its own number."""
-    former, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max(1, int(memory_limit * GIB / _BYTES_A_PIXEL / 2))
+    """Make Pillow apply our limit, also to frames inside a file; it raises an error beyond twice its own limit."""
+    former, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max(1, int(memory_limit * GIB / _BYTES_PER_PIXEL / 2))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -145,7 +146,7 @@ def _limited(memory_limit: float) -> Iterator[None]:
 
 
 def _check_pixels(size: tuple[int, int], memory_limit: float) -> None:
-    most = memory_limit * GIB / _BYTES_A_PIXEL
+    most = memory_limit * GIB / _BYTES_PER_PIXEL
     if size[0] * size[1] > most:
         raise ImageError(
             f"{size[0]} x {size[1]} pixels are more than the memory limit of {memory_limit:g} GiB allows "
@@ -153,8 +154,9 @@ def _check_pixels(size: tuple[int, int], memory_limit: float) -> None:
         )
     if _NETWORK_SIDE**2 * max(size) / min(size) > most:
         raise ImageError(
-            f"a strip of {size[0]} x {size[1]} pixels takes more than the memory limit of {memory_limit:g} GiB once "
-            "its shorter side is brought to that of a network"
+            f"{size[0]} x {size[1]} pixels take more than the memory limit of {memory_limit:g} GiB once the shorter "
+            "side "
+            "is resized for a feature network"
         )
 
 
@@ -169,56 +171,57 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 class CorruptImages:
-    """The images that could not be read, with the reasons, and when they are too many.
+    """Collects images that cannot be read, with reasons, and raises an error if there are too many.
 
     Args:
         max_corrupt: share of all images that may be unreadable.
-        num_images: how many there are in all; None where nobody knows yet.
+        num_images: total number of images; None if unknown.
 
     Raises:
-        ValueError: max_corrupt is not a share.
+        ConfigValueError: max_corrupt is not in [0, 1].
     """
 
     def __init__(self, max_corrupt: float, num_images: int | None = None) -> None:
         if not 0 <= max_corrupt <= 1:
-            raise ConfigValueError(f"max_corrupt is a share in [0, 1], got {max_corrupt}")
+            raise ConfigValueError(f"max_corrupt must be a share in [0, 1], got {max_corrupt}. Use 0.01 for 1 %")
         self.max_corrupt, self.num_images = max_corrupt, num_images
         self.images: list[BrokenImage] = []
 
     @property
     def names(self) -> list[str]:
-        """Their names."""
+        """Names of the unreadable images."""
         return [image.name for image in self.images]
 
     def add(self, images: Iterable[BrokenImage]) -> None:
-        """Remember images; ValueError as soon as they are certain to be too many."""
+        """Add images; raises ImageError as soon as there are certainly too many."""
         self.images += images
         if self.num_images is not None:
             self.check(self.num_images)
 
     def check(self, num_images: int) -> None:
-        """Raise ValueError if they are too many of `num_images` images."""
+        """Raise ImageError if too many of `num_images` images are unreadable."""
         if len(self.images) > self.max_corrupt * num_images:
             raise ImageError(
-                f"{len(self.images)} of {num_images} images cannot be read, the last ones "
-                f"{', '.join(map(str, self.images[-3:]))}; at most a share of {self.max_corrupt:g} may be. Repair or "
-                "remove them, or allow more with --max-corrupt (in configs max_corrupt)"
+                f"{len(self.images)} of {num_images} images cannot be read, more than a share of "
+                f"{self.max_corrupt:g}; the "
+                f"last are {', '.join(map(str, self.images[-3:]))}. Repair or remove them, or raise --max-corrupt (in "
+                "configs max_corrupt)"
             )
 
     def in_words(self) -> str:
-        """All of them, as a line; "" if there are none."""
+        """A line that lists all of them; "" if there are none."""
         if not self.images:
             return ""
-        return f"{len(self.images)} images that cannot be read were skipped: {', '.join(map(str, self.images))}"
+        return f"{len(self.images)} unreadable images were skipped: {', '.join(map(str, self.images))}"
 
 
 def read_images(
     items: Iterable[ImageItem], corrupt: CorruptImages, memory_limit: float = MEMORY_LIMIT
 ) -> Iterator[Tensor]:
-    """Images (3, H, W) uint8 in their own sizes; those that cannot be read are left out, and remembered.
+    """Images (3, H, W) uint8 in their own sizes; unreadable ones are skipped and added to `corrupt`.
 
     Raises:
-        ValueError: too many cannot be read.
+        ImageError: too many images are unreadable.
     """
     num_images = 0
     for item in items:

@@ -1,7 +1,7 @@
-"""Images on this machine, in any layout: folders, tables of file names, Parquet, WebDataset tars, saved datasets.
+"""List local images in any layout: folders, tables of file names, Parquet, WebDataset tars, saved datasets.
 
-Images are listed with their texts; nothing is decoded or unpacked. Files that are left out are counted with the reason,
-and an ambiguous layout is an error: no image is dropped, skipped or regrouped in silence.
+Images are listed with their texts; nothing is decoded or unpacked. Ignored files are counted with the reason, and an
+ambiguous layout is an error: no image is silently dropped or regrouped.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ from gendiv_lightning.storage.tables import Record, Unreadable, decode_text, fin
 from gendiv_lightning.storage.tar import read_tar, sample_key
 
 TABLES = (".jsonl", ".csv", ".tsv", ".json", ".parquet")
-TELLERS = ("prompt.txt", "caption.txt", "metadata.jsonl", "metadata.json")  # of a folder: what all its images share
+# Files that give the prompt of all images in their folder.
+FOLDER_FILES = ("prompt.txt", "caption.txt", "metadata.jsonl", "metadata.json")
 SHARDS = (".parquet", ".tar")
-# Folders that say what is in them, and no prompt.
+# Names of folders that are not prompts.
 GENERIC = {"sample", "samples", "image", "images", "img", "imgs", "output", "outputs", "picture", "pictures"}
-# Words of files that belong to an image, and are not an image of the prompt.
+# Words in the names of files that belong to an image, but are not a sample themselves.
 AUXILIARY = {
     *("mask", "masks", "seg", "segm", "segmentation", "depth", "depthmap", "normal", "normals", "edge", "edges"),
     *("canny", "pose", "label", "labels", "annotation", "alpha", "matte", "thumb", "thumbnail", "preview"),
@@ -55,12 +56,12 @@ SkipCounts = Counter[tuple[str, str]]
 
 
 class ImageListing(NamedTuple):
-    """Images, and what was not taken for one.
+    """Images, and the files that were ignored.
 
     Attributes:
         items: the images, in order.
-        skipped: number of files that were passed over, by the reason and the kind of file.
-        notes: lines about how the layout was understood.
+        skipped: number of ignored files, by reason and kind of file.
+        notes: lines about how the layout was interpreted.
     """
 
     items: list[ImageItem]
@@ -68,7 +69,7 @@ class ImageListing(NamedTuple):
     notes: list[str]
 
     def lines(self) -> list[str]:
-        """The notes, and a line per reason for which files were passed over."""
+        """The notes, and one line per reason for ignoring files."""
         return [*self.notes, *(self._line(reason) for reason in sorted({reason for reason, _ in self.skipped}))]
 
     def _line(self, reason: str) -> str:
@@ -79,7 +80,7 @@ class ImageListing(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Some images, and the names of all files that were used for them; a part of a listing."""
+    """Some images and the names of all files that they use; a part of a listing."""
 
     items: list[ImageItem]
     used: set[str]
@@ -98,31 +99,32 @@ def list_images(
     """The images of a folder or file, in the order of their names.
 
     Args:
-        source: a folder with images, with folders of them, with Parquet files or WebDataset tars, with a table of file
+        source: a folder of images, of folders with images, of Parquet files or WebDataset tars, with a table of file
             names, or of `datasets.save_to_disk`; or a .parquet, .tar, .jsonl, .json, .csv or .tsv file.
-        column: of the images, where there are columns and several could be it; of a tar with images of several kinds
-            per sample, the extension of those to take.
-        split: of a saved dataset that has several.
-        with_rows: fill the rows of items: columns of Parquet, of a saved dataset and of a table (`metadata.csv`, or
-            another that names the images); `.json` and `.txt` beside an image. Without any of these, what the folder
-            says (`prompt.txt`, or a `metadata.jsonl` of one line), else the name of the folder, as `prompt`.
-        allow_outside: read files that tables name outside the folder of the data.
-        memory_limit: GiB that one image, or one row group of Parquet, may take.
+        column: column with the images, if several columns could contain them; for a tar with several kinds of images
+            per sample, the extension of the images to use.
+        split: split of a saved dataset that has several.
+        with_rows: fill the rows of the items, from the columns of Parquet, of a saved dataset or of a table
+            (`metadata.csv`, or another table that names the images), or from the `.json` and `.txt` next to an image.
+            Without any of these, `prompt` is the content of `prompt.txt` or of a `metadata.jsonl` with one line, or
+            else the name of the folder.
+        allow_outside: also read files outside the data folder, if a table names them.
+        memory_limit: memory in GiB that one image, or one Parquet row group, may take.
 
     Raises:
         OSError: a folder cannot be listed.
-        ValueError: there is no such source, no image in it, it is unclear which column holds them or which folder names
-            the prompt, or an option does not apply to the source.
+        ValueError: the source does not exist or contains no images, it is unclear which column contains the images or
+            which folder names the prompt, or an option does not apply to the source.
     """
     if not source.exists() and not source.is_symlink():
-        raise MissingFileError(f"{source} is missing; paths are taken from the working directory, {Path.cwd()}")
+        raise MissingFileError(f"{source} is missing. Correct the path, which is relative to {Path.cwd()}")
     if source.is_dir() and is_saved_dataset(source):
         rules = ReadRules(source, allow_outside, memory_limit)
         return ImageListing(list(list_saved_dataset(source, column, split, with_rows, rules)), Counter(), [])
     if split is not None:
         raise OptionConflictError(
-            f"--split (in configs split) belongs to datasets, and {source} is not a folder of datasets.save_to_disk: "
-            "leave it out"
+            f"--split (in configs split) applies to datasets, but {source} is not a folder of datasets.save_to_disk. "
+            "Remove it"
         )
     if source.is_dir():
         listing = _list_folder(source, column, with_rows, ReadRules(source, allow_outside, memory_limit))
@@ -131,8 +133,9 @@ def list_images(
     if not listing.items:
         kinds = ", ".join(f"{number} {kind}" for (_, kind), number in sorted(listing.skipped.items()))
         raise NoImagesError(
-            f"{source} holds no images ({', '.join(IMAGE_SUFFIXES)}), only {kinds or 'nothing'}. Give a folder of "
-            "images, with a sub-folder per prompt, with .txt or .json beside each image, or with metadata.csv; Parquet "
+            f"{source} contains no images ({', '.join(IMAGE_SUFFIXES)}), only {kinds or 'nothing'}. Give a folder of "
+            "images with a sub-folder per prompt, with a .txt or .json next to each image, or with metadata.csv; "
+            "Parquet "
             "files; WebDataset tars; or a folder of datasets.save_to_disk"
         )
     return listing
@@ -153,7 +156,7 @@ def _kind(name: str) -> str:
 
 
 def _choose_layout(folder: Path, files: Sequence[File], column: str | None, with_rows: bool, rules: ReadRules) -> Group:
-    """A folder's table of file names, or else its tars and Parquet files, or else its images."""
+    """Images of a folder: by its table of file names, or else in its tars and Parquet files, or else its own files."""
     pictures = [file for file in files if is_image(file.name)]
     shards = _shards(files, bool(pictures))
     if with_rows and not shards:
@@ -164,22 +167,22 @@ def _choose_layout(folder: Path, files: Sequence[File], column: str | None, with
         parts = [_list_file(on_disk(file), column, with_rows, rules, file.name) for file in shards]
         items = [item for part in parts for item in part.items]
         group = Group(items, {file.name for file in shards}, sum((part.skipped for part in parts), SkipCounts()))
-        return _without(pictures, "images beside tars and Parquet files", group)
+        return _without(pictures, "images next to tars and Parquet files", group)
     if column is not None and pictures:
         raise OptionConflictError(
-            f"--image-column (in configs column) names a column, and {folder} is a folder of images: leave it out"
+            f"--image-column (in configs column) names a column, but {folder} is a folder of images. Remove it"
         )
     return _from_files(files, folder.resolve().name, with_rows, is_tar=False)
 
 
 def _without(pictures: Sequence[File], reason: str, group: Group) -> Group:
-    """A group, and the images that are not among it counted with the reason."""
+    """The group, with the images that are not part of it counted as skipped for this reason."""
     left = {file.name for file in pictures} - group.used
     return Group(group.items, group.used | left, group.skipped + Counter((reason, _kind(name)) for name in left))
 
 
 def _shards(files: Sequence[File], has_pictures: bool) -> list[File]:
-    """Tars and Parquet files that hold images. Beside tars or images, Parquet without bytes is a table about them."""
+    """Tars and Parquet files with images. Next to tars or images, Parquet without bytes is a table about them."""
     tars = [file for file in files if _suffix(file.name) == ".tar"]
     parquet = [file for file in files if _suffix(file.name) == ".parquet"]
     stems = {_stem(file.name) for file in tars}
@@ -197,7 +200,7 @@ def _list_file(path: Path, column: str | None, with_rows: bool, rules: ReadRules
     if suffix in TABLES:
         return ImageListing(list(_from_table(path, _file_column(path, column), rules)), Counter(), [])
     raise FileFormatError(
-        f"{path} is not a .parquet, .tar, .jsonl, .json, .csv or .tsv file, and not a folder: unpack or convert it"
+        f"{path} is neither a folder nor a .parquet, .tar, .jsonl, .json, .csv or .tsv file. Unpack or convert it"
     )
 
 
@@ -211,7 +214,7 @@ def _list_tar(path: Path, name: str, kind: str | None, with_rows: bool, rules: R
             skipped["hidden", hidden] += 1
     group = _from_files(files, path.stem, with_rows, is_tar=True, kind=kind)
     skipped += group.skipped
-    # Texts beside images are read only with rows, but they are never images.
+    # Texts next to images are read only with rows, but they are never counted as images.
     left = [file.name for file in files if file.name not in group.used and (with_rows or not _is_text(file.name))]
     skipped.update(("not images", _kind(left_out)) for left_out in left)
     return ImageListing([item._replace(name=f"{name}/{item.name}") for item in group.items], skipped, [])
@@ -229,7 +232,7 @@ def _is_text(name: str) -> bool:
     return _suffix(name)[1:] in TEXTS
 
 
-# Images that lie in a folder or a tar
+# Image files in a folder or a tar
 
 
 def _from_files(files: Sequence[File], root: str, with_rows: bool, *, is_tar: bool, kind: str | None = None) -> Group:
@@ -248,12 +251,12 @@ def _from_files(files: Sequence[File], root: str, with_rows: bool, *, is_tar: bo
 
 
 class _Texts:
-    """The `.txt` and `.json` files that belong to images: those of their own name, or else of their key.
+    """The `.txt` and `.json` files that belong to images: files with the same name, or else with the same key.
 
     Attributes:
-        own: names of the images that have a text of exactly their own name.
-        by_image: the texts of each image that has any.
-        names: of all these texts.
+        own: names of the images with a text of exactly the same name.
+        by_image: texts of each image that has any.
+        names: names of all these texts.
     """
 
     def __init__(self, files: Sequence[File], pictures: Sequence[File]) -> None:
@@ -279,19 +282,20 @@ def _row(texts: list[File], where: str) -> dict[str, Any]:
 def select_samples(
     pictures: Sequence[File], *, is_tar: bool, kind: str | None = None, alone: frozenset[str] = frozenset()
 ) -> tuple[list[File], SkipCounts]:
-    """The images that are samples, and how many others there were: montages, masks and the like.
+    """The images that are samples, and the number of other images, such as montages and masks.
 
-    Images that share a key (their name up to its first dot) belong together: `0.png` and `0.mask.png`, or `0.a.png` and
-    `0.b.png`. All but masks are samples, unless a tar has several kinds of them per key.
+    Images with the same key (the name up to its first dot) belong together: `0.png` and `0.mask.png`, or `0.a.png` and
+    `0.b.png`. All of them except masks are samples, unless a tar has several kinds of them per key.
 
     Args:
-        pictures: the files of images.
-        is_tar: they are in a tar, where a key is a sample.
-        kind: extension of those to take.
-        alone: names that are a sample of their own whatever their key.
+        pictures: the image files.
+        is_tar: whether they are in a tar, where each key is a sample.
+        kind: extension of the images to use.
+        alone: names that are always samples, whatever their key.
 
     Raises:
-        ValueError: it is unclear which images of a key are its samples, or no image is of that kind.
+        GroupingError: it is unclear which images of a key are samples.
+        NoImagesError: no image is of that kind.
     """
     pictures, skipped = _without_montages(pictures, alone)
     if kind is not None:
@@ -307,15 +311,15 @@ def select_samples(
         if is_tar and not alone.issuperset(samples) and len({_plain_kind(name) for name in samples}) > 1:
             names = ", ".join(f".{sample_key(name)[1]}" for name in samples)
             raise GroupingError(
-                f"the sample {key} has images of several kinds, {names}, and it is unclear which of them is generated: "
-                f"choose one with --image-column {sample_key(samples[-1])[1]} (in configs column)"
+                f"the sample {key} has images of several kinds, {names}, and it is unclear which of them is generated. "
+                f"Choose one with --image-column {sample_key(samples[-1])[1]} (in configs column)"
             )
     skipped.update(("masks and the like", f".{sample_key(name)[1]}") for name in masks)
     return [file for file in pictures if file.name not in masks], skipped
 
 
 def _without_montages(pictures: Sequence[File], alone: frozenset[str]) -> tuple[Sequence[File], SkipCounts]:
-    """Images that show no other images: not called `grid`, and not beside a folder of samples."""
+    """The images that are not montages: not named like `grid`, and not next to a folder of samples."""
     folders = {_folder(file.name) for file in pictures}
     above = {folder.parent for folder in folders if folder.name.lower() == "samples"}
     montages = {
@@ -333,7 +337,7 @@ def _of_kind(pictures: Sequence[File], kind: str, skipped: SkipCounts) -> tuple[
     chosen = [file for file in pictures if kind in _kinds_of(file.name)]
     if not chosen:
         kinds = sorted({sample_key(file.name)[1].lower() for file in pictures})
-        raise NoImagesError(f"no image ends in .{kind}, only in .{', .'.join(kinds)}: choose one of these")
+        raise NoImagesError(f"no image ends in .{kind}. Choose one of .{', .'.join(kinds)}")
     names = {file.name for file in chosen}
     others = (file.name for file in pictures if file.name not in names)
     return chosen, skipped + Counter((f"not .{kind}", f".{sample_key(name)[1]}") for name in others)
@@ -354,32 +358,32 @@ def _plain_kind(name: str) -> str:
 
 
 def _by_folder(files: Sequence[File], items: Sequence[ImageItem], root: str) -> Group:
-    """Images whose folders say the prompt, in a file or by their names."""
-    told = {
+    """Images whose folder gives the prompt, by a file in it or by its name."""
+    texts = {
         _folder(file.name): file
-        for name in reversed(TELLERS)
+        for name in reversed(FOLDER_FILES)
         for file in files
         if PurePosixPath(file.name).name.lower() == name
     }
-    rows = {place: _folder_row(file) for place, file in told.items()}
+    rows = {folder: _folder_row(file) for folder, file in texts.items()}
     in_folders = [item for item in items if _folder(item.name).parts] or items
     skipped = SkipCounts()
     if len(in_folders) < len(items):
         flat = [item.name for item in items if not _folder(item.name).parts]
-        skipped.update(("images beside the folders of prompts", name) for name in flat)
-    placed = []
+        skipped.update(("images next to the folders of prompts", name) for name in flat)
+    with_prompts = []
     for item in in_folders:
         folder = _folder(item.name)
-        place = next((place for place in (folder, *folder.parents) if place in rows), None)
-        if place is None:
+        parent = next((parent for parent in (folder, *folder.parents) if parent in rows), None)
+        if parent is None:
             item = item._replace(row={"prompt": _prompt_of(folder, root, item.name)})
         else:
-            row = rows[place]
+            row = rows[parent]
             item = item._replace(problem=row.where) if isinstance(row, Unreadable) else item._replace(row=row.columns)
-        placed.append(item)
-    if not told and not any(_folder(item.name).parts for item in in_folders):
+        with_prompts.append(item)
+    if not texts and not any(_folder(item.name).parts for item in in_folders):
         _check_flat(files, in_folders)
-    return Group(placed, {file.name for file in told.values()}, skipped)
+    return Group(with_prompts, {file.name for file in texts.values()}, skipped)
 
 
 def _folder(name: str) -> PurePosixPath:
@@ -387,26 +391,26 @@ def _folder(name: str) -> PurePosixPath:
 
 
 def _prompt_of(folder: PurePosixPath, root: str, name: str) -> str:
-    """The folder that names the prompt; ValueError where two could."""
+    """The name of the folder that is the prompt; raises GroupingError if it is ambiguous."""
     parts = [part for part in folder.parts if part.lower() not in GENERIC] or list(folder.parts[:1])
     if len(parts) > 1:
         raise GroupingError(
             f"{name} is several folders deep, and it is unclear which of {' and '.join(map(repr, parts))} is its "
-            f"prompt. Give one model's folder alone ({root}/{parts[0]}), or write the prompt into a prompt.txt in each "
-            "prompt's folder"
+            f"prompt. Give the folder of one model ({root}/{parts[0]}), or write the prompt to a prompt.txt in the "
+            "folder of each prompt"
         )
     return parts[0] if parts else root
 
 
 def _check_flat(files: Sequence[File], items: Sequence[ImageItem]) -> None:
-    """Images without folders are all of one prompt, unless there is a file that might say otherwise."""
+    """Raise GroupingError if a file suggests that images in one folder have different prompts."""
     tables = [file.name for file in files if _suffix(file.name) in (*TABLES, ".txt")]
     tables = [name for name in tables if not name.lower().startswith(("readme", "license"))]
     if tables and len(items) > 1:
         raise GroupingError(
-            f"the prompts are unclear: {', '.join(tables[:3])} is beside the images but does not assign prompts. "
-            f"A table needs a column with the names of the images ({', '.join(FILE_COLUMNS[:3])}, ...). A text must be "
-            "named like its image, or prompt.txt if it is the prompt of all images"
+            f"the prompts are unclear: {', '.join(tables[:3])} is next to the images but does not assign prompts. "
+            f"Add a column with the names of the images ({', '.join(FILE_COLUMNS[:3])}, ...) to a table; name a text "
+            "like its image, or prompt.txt for the prompt of all images"
         )
 
 
@@ -421,8 +425,9 @@ def _folder_row(file: File) -> Record | Unreadable:
         return Unreadable(f"{file.name} cannot be read: {error}")
     if not isinstance(row, Mapping):
         raise GroupingError(
-            f"{file.name} must name an image in each line ({', '.join(FILE_COLUMNS[:3])}, ...), or hold one line for "
-            "all images of its folder"
+            f"{file.name} must name an image in each line ({', '.join(FILE_COLUMNS[:3])}, ...), or contain one line "
+            "for "
+            "all images of its folder. Correct it"
         )
     return Record(file.name, row)
 
@@ -431,7 +436,7 @@ def _folder_row(file: File) -> Record | Unreadable:
 
 
 class _Table(NamedTuple):
-    """A table, and its column with names of files."""
+    """A table, and its column with file names."""
 
     name: str
     path: Path
@@ -439,25 +444,25 @@ class _Table(NamedTuple):
 
 
 def _find_tables(folder: Path, files: Sequence[File], column: str | None) -> list[_Table]:
-    """The tables of a folder that name its images: those called `metadata`, or else the only one that there is."""
+    """The tables of a folder that name its images: those called `metadata`, or else the only other one."""
     candidates = [file for file in files if _suffix(file.name) in TABLES]
-    beside = {_stem(file.name) for file in files if is_image(file.name)}
+    stems = {_stem(file.name) for file in files if is_image(file.name)}
     official = [file for file in candidates if PurePosixPath(file.name).stem.lower() == "metadata"]
     tables = [table for file in official if (table := _as_table(folder, file, column, is_official=True))]
     if tables:
         return tables
-    named = [file for file in candidates if file not in official and _stem(file.name) not in beside]
+    named = [file for file in candidates if file not in official and _stem(file.name) not in stems]
     tables = [table for file in named if (table := _as_table(folder, file, column, is_official=False))]
     if len(tables) > 1:
         raise GroupingError(
-            f"{folder} has several tables of its images, {', '.join(table.name for table in tables)}: give one of them "
-            "as SOURCE, or name it metadata.csv"
+            f"{folder} has several tables of its images, {', '.join(table.name for table in tables)}. Give one of them "
+            "as SOURCE, or rename it to metadata.csv"
         )
     return tables
 
 
 def _as_table(folder: Path, file: File, column: str | None, *, is_official: bool) -> _Table | None:
-    """A table of images; None for one that is about something else, or that says the prompt of its folder."""
+    """A table of images; None for a table about something else, or with the prompt of its folder."""
     path = on_disk(file)
     try:
         first = list(islice(_records(path), 100))
@@ -469,7 +474,7 @@ def _as_table(folder: Path, file: File, column: str | None, *, is_official: bool
         return None
     columns = list(dict.fromkeys(name for record in first for name in record.columns))
     found = _look_for(columns, column)
-    if is_official and found is None and file.name.lower().rpartition("/")[2] in TELLERS and len(first) == 1:
+    if is_official and found is None and file.name.lower().rpartition("/")[2] in FOLDER_FILES and len(first) == 1:
         return None
     if is_official and found is None:
         raise FileFormatError(_no_file_column(path, columns, column))
@@ -498,15 +503,16 @@ def _look_for(columns: Sequence[str], column: str | None) -> str | None:
 def _no_file_column(path: Path, columns: Sequence[str], column: str | None) -> str:
     expected = repr(column) if column else f"any of {', '.join(FILE_COLUMNS)}"
     return (
-        f"{path} has the columns {', '.join(map(str, columns))}, and no names of images, {expected}: name their column "
-        "with --image-column (in configs column)"
+        f"{path} has the columns {', '.join(map(str, columns))}, but none with names of images, {expected}. Choose "
+        "their "
+        "column with --image-column (in configs column)"
     )
 
 
 def _file_column(path: Path, column: str | None) -> str:
     first = next(_records(path), None)
     if first is None:
-        raise FileFormatError(f"{path} is empty: a table needs a row per image")
+        raise FileFormatError(f"{path} is empty. Write one row per image")
     found = _look_for(list(first.columns), column)
     if found is None:
         raise FileFormatError(_no_file_column(path, list(first.columns), column))
@@ -532,7 +538,9 @@ def _from_table(path: Path, column: str, rules: ReadRules) -> Iterator[ImageItem
             continue  # a blank line
         name = record.columns.get(column)
         if not isinstance(name, str) or not name.strip():
-            raise FileFormatError(f"{record.where} has no name of an image in the column {column!r}, but {name!r}")
+            raise FileFormatError(
+                f"{record.where} must have the name of an image in the column {column!r}, got {name!r}. Correct it"
+            )
         name = name.strip()
         try:
             file = resolve(name, path.parent, rules)

@@ -1,4 +1,4 @@
-"""Images of this machine or of the Hugging Face Hub, in one order: what `gendiv reference` and `ImageData` read."""
+"""Open images on this machine or on the Hugging Face Hub in a fixed order, for `gendiv reference` and `ImageData`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from gendiv_lightning.storage.tar import read_tar, sample_key
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Images in their order, the same each time and on each rank.
+    """Images in a fixed order, the same each time and on each rank.
 
     Attributes:
-        name: of the folder, file or dataset.
-        version: hash over names and sizes of all of them, or a dataset's commit.
-        items: a list; of a dataset on the Hub a stream, which begins anew with each loop.
-        notes: lines about what was passed over, and how the layout was understood.
+        name: name of the folder, file or dataset.
+        version: hash of all names and sizes, or the commit of a dataset.
+        items: a list, or for a dataset on the Hub a stream, which restarts with each loop.
+        notes: lines about ignored files, and how the layout was interpreted.
     """
 
     name: str
@@ -38,7 +38,7 @@ class ImageSource:
 
     @property
     def num_images(self) -> int | None:
-        """How many there are; None of a stream."""
+        """Number of images; None for a stream."""
         return len(self.items) if isinstance(self.items, Sequence) else None
 
 
@@ -57,21 +57,21 @@ def open_images(
 
     Args:
         source: path or name.
-        column: of the images, where there are columns and several could be it.
+        column: column with the images, if several columns could contain them.
         config: configuration of a dataset on the Hub.
-        split: of a dataset; None takes the only one there is, on the Hub "train".
+        split: split of a dataset; None takes the only one, or "train" on the Hub.
         revision: commit, branch or tag of a dataset on the Hub.
-        limit: number of images, from the start.
-        allow_outside: read files that tables name outside the folder of the data.
-        memory_limit: GiB that one image, or one row group of Parquet, may take.
+        limit: number of images to use, from the start.
+        allow_outside: also read files outside the data folder, if a table names them.
+        memory_limit: memory in GiB that one image, or one Parquet row group, may take.
 
     Raises:
-        ValueError: there is no such source, no image in it, or an option does not apply to it.
+        ValueError: the source does not exist or contains no images, or an option does not apply to it.
     """
     if Path(source).exists():
         if config is not None or revision is not None:
             raise OptionConflictError(
-                f"config and revision belong to datasets on the Hub, and {source} is here: leave them out"
+                f"config and revision apply to datasets on the Hub, but {source} is a local path. Remove them"
             )
         listing = list_images(
             Path(source), column=column, split=split, allow_outside=allow_outside, memory_limit=memory_limit
@@ -86,7 +86,7 @@ def open_images(
 
 @dataclass(frozen=True)
 class _HubImages:
-    """A dataset's images, streamed: no more is fetched than what is looped over."""
+    """Images of a dataset, streamed: only images that are iterated over are downloaded."""
 
     dataset: str
     config: str | None
@@ -98,14 +98,14 @@ class _HubImages:
 
     def __iter__(self) -> Iterator[ImageItem]:
         files = data_files(self.dataset, self.config, self.split, self.revision)
-        # Of tars `datasets` would take the columns of the first five samples, and lose .png after .jpg.
+        # For tars `datasets` would use the columns of the first five samples, and lose .png after .jpg.
         is_tar = bool(files) and all(file.lower().endswith(".tar") for file in files)
         yield from islice(self._from_tars(files) if is_tar else self._from_rows(), self.limit)
 
     def _from_tars(self, files: Sequence[str]) -> Iterator[ImageItem]:
         for address in files:
             members = (file for file in read_tar(address, self.memory_limit) if is_image(file.name))
-            # Images are read while the stream is at them; of a sample all come before it is known which are masks.
+            # Images are read while the stream is at them: masks are known only after the whole sample.
             loaded = (file._replace(read=partial(bytes, file.read())) for file in members)
             for _, sample in groupby(loaded, key=lambda file: sample_key(file.name)[0]):
                 taken, _ = select_samples(list(sample), is_tar=True, kind=self.column)
@@ -125,11 +125,11 @@ class _HubImages:
         return find_image_column(schema, [row], self.column, self.dataset)
 
     def _fetch(self, value: Any) -> bytes:
-        """Bytes of an image; addresses lead to the Hub or the web, and files to the dataset's own folder."""
+        """Bytes of an image; addresses may point to the Hub or the web, file names to the dataset's own folder."""
         address = value.get("path") if isinstance(value, Mapping) and value.get("bytes") is None else None
         if address is None or "://" not in address:
             return read_value(value, Path(self.dataset), ReadRules(Path(self.dataset), False, self.memory_limit))
         if address.startswith("file") or "::file" in address:
-            raise UnsafeInputError(f"{address} is a file of this machine, not of the dataset")
+            raise UnsafeInputError(f"{address} is a file on this machine, not in the dataset. Do not use this dataset")
         with fsspec.open(address) as file:
             return file.read()

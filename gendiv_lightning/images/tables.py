@@ -1,4 +1,4 @@
-"""Images in the columns of tables: Parquet files, and datasets as `datasets.save_to_disk` writes them."""
+"""List images in the columns of tables: Parquet files, and datasets written by `datasets.save_to_disk`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILE_COLUMNS = (
     *("file_name", "image_file_name", "image_file", "image_path", "image_name", "file_path", "file", "image"),
     *("img", "img_path", "img_name", "path"),
 )
-_ROW_BYTES = 256  # that a listed image takes at least
+_ROW_BYTES = 256  # minimum memory of a listed image
 _BASE64 = re.compile(r"(data:image/[\w.+-]+;base64,)?[A-Za-z0-9+/_-]{64,}={0,2}\s*")
 
 
@@ -29,9 +29,9 @@ class ReadRules(NamedTuple):
     """How the values of image columns are read.
 
     Attributes:
-        root: the folder of the data, which holds all files that tables name.
-        allow_outside: read files outside of it.
-        memory_limit: GiB that one image, or one row group of Parquet, may take.
+        root: the data folder, which contains all files that tables name.
+        allow_outside: also read files outside of it.
+        memory_limit: memory in GiB that one image, or one Parquet row group, may take.
     """
 
     root: Path
@@ -42,16 +42,16 @@ class ReadRules(NamedTuple):
 def find_image_column(
     schema: pa.Schema, first_rows: Iterable[Mapping[str, Any]], column: str | None, where: str
 ) -> str:
-    """The column that holds images: bytes, {bytes, path}, or names of files. Types decide, and not the first row.
+    """The column with images: bytes, {bytes, path}, or file names. Decided by types, not by the first row.
 
     Args:
-        schema: of the table.
-        first_rows: some rows, from which the first text of a column is taken.
-        column: which, if it was named; else `image`, or the only one that can be it.
-        where: for the message.
+        schema: schema of the table.
+        first_rows: some rows, which provide the first text of each column.
+        column: name of the column; None takes `image`, or the only column that can contain images.
+        where: location for the message.
 
     Raises:
-        ValueError: there is none, several could be it, or its values cannot be read as images.
+        FileFormatError: no column or several columns can contain images, or the values cannot be read as images.
     """
     chosen = column if column in schema.names else find_name(schema.names, [column or "image"])
     texts = {field.name: _first_text(first_rows, field.name) for field in schema if is_text(field.type)}
@@ -60,13 +60,13 @@ def find_image_column(
         found = [name for name, text in texts.items() if text and is_image(text) and "://" not in text]
     if len(found) != 1:
         what = (
-            f"{len(found)} columns that may hold the images, {', '.join(found)}"
+            f"{len(found)} columns that could contain the images, {', '.join(found)}"
             if found
             else f"no column {column or 'of images'}"
         )
         raise FileFormatError(
-            f"{where} has {what}. Its columns are {', '.join(schema.names)}; name the one with the images, as bytes or "
-            "as names of files, with --image-column (in configs column)"
+            f"{where} has {what}. Choose the column with the images, as bytes or file names, with --image-column (in "
+            f"configs column); the columns are {', '.join(schema.names)}"
         )
     _check_values(schema.field(found[0]), texts.get(found[0]), where)
     return found[0]
@@ -83,27 +83,28 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 
 def _check_values(field: pa.Field, text: str | None, where: str) -> None:
-    """Raise ValueError for a column whose type, or whose first text, is not that of an image."""
+    """Raise FileFormatError for a column whose type or first text is not that of an image."""
     column = f"{where}: the column {field.name!r}"
     if not (_holds_images(field.type) or is_text(field.type)):
         raise FileFormatError(
-            f"{column} holds {field.type}, not one image per row as bytes or as the name of a file. Write a row for "
-            "each image, or name another column with --image-column (in configs column)"
+            f"{column} contains {field.type}, not one image per row as bytes or file name. Write one row per image, or "
+            "choose another column with --image-column (in configs column)"
         )
     if text is None:
         return
     if re.match(r"[a-zA-Z][\w+.-]*://", text):
-        raise FileFormatError(f"{column} holds addresses ({text[:60]}), not images: download the images first")
+        raise FileFormatError(f"{column} contains addresses ({text[:60]}), not images. Download the images first")
     if not is_image(text) and _BASE64.fullmatch(text):
-        raise FileFormatError(f"{column} holds base64 text ({text[:20]}...), not bytes: decode it first")
+        raise FileFormatError(f"{column} contains base64 text ({text[:20]}...), not bytes. Decode it first")
 
 
 def read_value(value: Any, folder: Path, rules: ReadRules) -> bytes:
-    """Bytes of an image in a column; names of files start from a folder.
+    """Bytes of an image in a column; file names are relative to a folder.
 
     Raises:
-        OSError: the file is missing, or is not a regular file.
-        ValueError: there is no image, or its name leads out of the folder.
+        MissingFileError: the file is missing, or is not a regular file.
+        ImageError: there is no image.
+        UnsafeInputError: the file is outside the data folder.
     """
     if isinstance(value, Mapping):
         value = value.get("path") if value.get("bytes") is None else value["bytes"]
@@ -113,10 +114,10 @@ def read_value(value: Any, folder: Path, rules: ReadRules) -> bytes:
 
 
 def resolve(name: str, folder: Path, rules: ReadRules) -> Path:
-    """The file that a table means by a name; backslashes are slashes where there is no file with them in its name.
+    """The path of a file name in a table. Backslashes become slashes, unless a file with backslashes exists.
 
     Raises:
-        ValueError: it is outside the folder.
+        UnsafeInputError: the file is outside the data folder.
     """
     name = name.strip()
     if "\\" in name and not (folder / name).exists():
@@ -124,8 +125,8 @@ def resolve(name: str, folder: Path, rules: ReadRules) -> Path:
     path = folder / name if rules.allow_outside else inside(rules.root, str(folder.absolute() / name))
     if path is None:
         raise UnsafeInputError(
-            f"{valid_text(name)} leads out of {valid_text(str(rules.root))}: pass --allow-outside (in configs "
-            "allow_outside) if it should be read"
+            f"{valid_text(name)} is outside {valid_text(str(rules.root))}. Pass --allow-outside (in configs "
+            "allow_outside) to read it"
         )
     return path
 
@@ -146,8 +147,8 @@ def list_parquet(path: Path, name: str, column: str | None, with_rows: bool, rul
         for group in range(table.num_row_groups):
             num_rows = table.metadata.row_group(group).num_rows
             rows = (row for batch in read_columns(table, plain, group) for row in to_rows(batch))
-            for place, row in enumerate(rows if plain else [{}] * num_rows):
-                read = partial(_read_parquet, path, image, group, place, rules)
+            for row_index, row in enumerate(rows if plain else [{}] * num_rows):
+                read = partial(_read_parquet, path, image, group, row_index, rules)
                 yield ImageItem(f"{name}:{number}", size, read, row)
                 number += 1
 
@@ -156,7 +157,7 @@ def _check_num_rows(path: Path, num_rows: int, size: int, rules: ReadRules) -> N
     if num_rows * _ROW_BYTES > max(rules.memory_limit * GIB, 4 * size):
         raise MemoryLimitError(
             f"{path} lists {num_rows:,} rows in {size / 2**20:.3g} MiB, more than the memory limit of "
-            f"{rules.memory_limit:g} GiB allows: raise it with --memory-limit (in configs memory_limit)"
+            f"{rules.memory_limit:g} GiB allows. Raise it with --memory-limit (in configs memory_limit)"
         )
 
 
@@ -170,8 +171,8 @@ def _is_plain(kind: pa.DataType) -> bool:
     return is_text(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
-def _read_parquet(path: Path, column: str, group: int, place: int, rules: ReadRules) -> bytes:
-    return read_value(_row_group(path, column, group, rules.memory_limit)[place].as_py(), path.parent, rules)
+def _read_parquet(path: Path, column: str, group: int, row_index: int, rules: ReadRules) -> bytes:
+    return read_value(_row_group(path, column, group, rules.memory_limit)[row_index].as_py(), path.parent, rules)
 
 
 @lru_cache(maxsize=2)
@@ -181,7 +182,7 @@ def _row_group(path: Path, column: str, group: int, memory_limit: float) -> Any:
 
 
 def holds_images(path: Path) -> bool:
-    """Whether a Parquet file has a column of bytes; beside images, one without is a table about them."""
+    """Whether a Parquet file has a column of bytes; a file without one, next to images, is a table about them."""
     with open_parquet(path) as table:
         return any(_holds_images(field.type) for field in table.schema_arrow)
 
@@ -210,7 +211,7 @@ def _read_cell(dataset: Any, column: str, number: int, folder: Path, rules: Read
 
 
 def undecoded(dataset: Any) -> Any:
-    """A dataset whose images come as they were stored."""
+    """A dataset that returns its images undecoded, as they are stored."""
     from datasets import Image
 
     for name, kind in (dataset.features or {}).items():

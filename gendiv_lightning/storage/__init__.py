@@ -1,1 +1,1 @@
-"""Files and caches below everything: atomic writes, tar archives, dataset sources."""
+"""Files and caches: atomic writes, tables, tar archives, dataset sources."""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and the folder of what can be computed again."""
+"""Atomic writes, and the cache folder."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from pathlib import Path
 def write_atomically(
     path: Path, write: Callable[[Path], object], before_replace: Callable[[Path], object] | None = None
 ) -> None:
-    """Let `write` fill a temporary file beside `path` (its folder is made), force it to disk, and give it its name.
+    """Write a file so that it is either complete or absent.
 
-    An error, such as a full disk, leaves nothing behind. A writer that is killed leaves a hidden `.NAME.*` beside it,
-    which nothing reads.
+    `write` fills a temporary file next to `path`, which is synchronized to disk and then renamed. Missing folders are
+    created. An error, such as a full disk, leaves nothing behind. A killed process leaves a hidden `.NAME.*`, which is
+    never read.
 
     Args:
-        path: of the file.
-        write: fills the file whose path it is given.
-        before_replace: called with the filled file, before it takes its place.
+        path: path of the file.
+        write: writes the file at the path that it receives.
+        before_replace: called with the temporary file before it is renamed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # several machines may share the disk
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # unique, since several machines may share the disk
     try:
         write(temporary)
-        temporary.chmod(0o644)  # some libraries keep their files to their user
+        temporary.chmod(0o644)  # some libraries make their files private
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         if before_replace:
@@ -37,5 +38,5 @@ def write_atomically(
 
 
 def cache_folder() -> Path:
-    """Folder of what can be computed again: `$GENDIV_CACHE`, or `~/.cache/gendiv`."""
+    """The folder for cached results: `$GENDIV_CACHE`, or `~/.cache/gendiv`."""
     return Path(os.environ.get("GENDIV_CACHE") or Path.home() / ".cache" / "gendiv")

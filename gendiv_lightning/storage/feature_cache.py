@@ -1,4 +1,4 @@
-"""Tensors that can be computed again, kept on disk by a key; a damaged entry is computed again, with a note."""
+"""A cache of computed tensors on disk, by key; a damaged entry is recomputed with a warning."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ class FeatureCache:
 
     Args:
         kind: folder in the cache, such as "caption_features".
-        name: of what computes the tensors, with everything that can change one.
+        name: identifies the computation, including everything that can change a tensor.
     """
 
     def __init__(self, kind: str, name: str) -> None:
         self.folder = cache_folder() / kind / hashlib.sha256(f"{name} checked".encode()).hexdigest()[:16]
 
     def get(self, key: str, compute: Callable[[], Tensor]) -> Tensor:
-        """The tensor of a key, on the CPU, computed if it is not there or damaged."""
+        """The tensor of a key, on the CPU; computed if it is missing or damaged."""
         digest = hashlib.sha256(key.encode()).hexdigest()
         path = self.folder / digest[:2] / f"{digest}.safetensors"
         if path.exists():
             try:
                 return _read(path)
             except (SafetensorError, OSError, ValueError) as error:
-                warnings.warn(f"{path} is damaged and computed again: {error}", stacklevel=2)
+                warnings.warn(f"{path} is damaged and is recomputed: {error}", stacklevel=2)
         features = compute().detach().cpu().contiguous()
         write_atomically(path, lambda p: save_file({"features": features}, p, metadata={"sha256": _digest(features)}))
         return features
@@ -42,8 +42,8 @@ class FeatureCache:
 
 def _read(path: Path) -> Tensor:
     with safe_open(path, framework="pt") as file:
-        features, stated = file.get_tensor("features"), (file.metadata() or {}).get("sha256")
-    if _digest(features) != stated:
+        features, expected = file.get_tensor("features"), (file.metadata() or {}).get("sha256")
+    if _digest(features) != expected:
         raise ValueError("its checksum differs")
     return features
 

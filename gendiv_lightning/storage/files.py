@@ -1,4 +1,4 @@
-"""The files of a folder by one rule: follow linked folders, count hidden files, read only regular files."""
+"""List and read the files of a folder: linked folders are followed, hidden files counted, only regular files read."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class File(NamedTuple):
     """A file, not read yet.
 
     Attributes:
-        name: path relative to the folder or archive it was found in, with slashes; always valid Unicode.
-        size: bytes.
-        read: returns its content; OSError if it cannot be read, or ValueError if the archive around it is damaged.
-        path: where it is on this machine; None inside an archive.
+        name: path relative to its folder or archive, with slashes; always valid Unicode.
+        size: size in bytes.
+        read: returns the content; raises OSError if it cannot be read, or ValueError if its archive is damaged.
+        path: path on this machine; None inside an archive.
     """
 
     name: str
@@ -34,7 +34,7 @@ class File(NamedTuple):
 
 
 def on_disk(file: File) -> Path:
-    """Where a file of a folder is."""
+    """The path of a file in a folder."""
     assert file.path is not None, f"{file.name} is inside an archive"
     return file.path
 
@@ -43,9 +43,9 @@ class Folder(NamedTuple):
     """The files of a folder and of all folders in it.
 
     Attributes:
-        files: visible files, sorted by name. Broken links and special files are among them; reading one fails.
-        hidden: number of hidden files, by the hidden folder or file they belong to.
-        notes: lines about links that were not followed, and folders that are reached twice.
+        files: visible files, sorted by name, including broken links and special files, which cannot be read.
+        hidden: number of hidden files, by hidden folder or file.
+        notes: lines about links that were not followed, and folders that occur twice.
     """
 
     files: list[File]
@@ -54,7 +54,7 @@ class Folder(NamedTuple):
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden: its name begins with a dot, or macOS packed it beside the real ones."""
+    """Whether a file or folder is hidden: its name begins with a dot, or macOS added it to an archive."""
     return name.startswith(".") or name == "__MACOSX"
 
 
@@ -68,10 +68,10 @@ def list_folder(folder: Path, memory_limit: float = 1.0) -> Folder:
 
     Args:
         folder: the folder.
-        memory_limit: GiB that a single file may take when it is read.
+        memory_limit: memory in GiB that a single file may take.
 
     Raises:
-        OSError: the folder, or one below it, cannot be listed.
+        OSError: the folder or a folder below it cannot be listed.
     """
     found = Folder([], Counter(), [])
     _list_into(found, folder, "", [], {}, memory_limit)
@@ -108,10 +108,10 @@ def _list_into(
 
 
 def check_regular(path: Path) -> None:
-    """Make sure that a path is a regular file. Opening anything else could block, or never end.
+    """Make sure that a path is a regular file. Reading anything else could block or never end.
 
     Raises:
-        OSError: the path is missing, a broken link, a folder, a FIFO, a socket or a device.
+        MissingFileError: the path is missing, a broken link, a folder, a FIFO, a socket or a device.
     """
     shown = valid_text(str(path))
     try:
@@ -129,10 +129,12 @@ def check_regular(path: Path) -> None:
 
 
 def read_file(path: Path, memory_limit: float = 1.0) -> bytes:
-    """Content of a regular file.
+    """The content of a regular file.
 
     Raises:
-        OSError: it is not a regular file, it is larger than `memory_limit` GiB, or it cannot be read.
+        MissingFileError: the path is not a regular file.
+        MemoryLimitError: the file is larger than `memory_limit` GiB.
+        OSError: the file cannot be read.
     """
     check_regular(path)
     check_size(path.stat().st_size, memory_limit, valid_text(str(path)))
@@ -140,15 +142,15 @@ def read_file(path: Path, memory_limit: float = 1.0) -> bytes:
 
 
 def check_size(size: int, memory_limit: float, what: str) -> None:
-    """Raise OSError if `size` bytes are more than `memory_limit` GiB."""
+    """Raise MemoryLimitError if `size` bytes are more than `memory_limit` GiB."""
     if size > memory_limit * GIB:
         raise MemoryLimitError(f"{what} takes {size / GIB:.3g} GiB, more than the memory limit of {memory_limit:g} GiB")
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """The path that a table calls `name`, if it is in `folder`; None if it is not.
+    """The path of `name` in `folder`; None if it is outside.
 
-    Links are not resolved: everything in the folder, linked or not, was put there by its owner.
+    Links are not resolved: the owner of the folder put everything there, linked or not.
     """
     root = os.path.abspath(folder)
     path = os.path.normpath(os.path.join(root, name))

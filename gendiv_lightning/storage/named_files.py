@@ -1,4 +1,4 @@
-"""Files by a registered prefix: `toy:postcards.jsonl` is a file of the toy, wherever the command is run."""
+"""Files by a registered prefix: `toy:postcards.jsonl` is a file of the toy dataset, from any working directory."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _RETIRED = {"zoo": "toy"}  # for one release
 
 
 def named_file(name: str) -> Path | None:
-    """The path that `PREFIX:FILE` stands for if PREFIX is registered (`gendiv.files`), else None."""
+    """The path of `PREFIX:FILE` if PREFIX is registered (`gendiv.files`), else None."""
     prefix, colon, file = name.partition(":")
     if colon and prefix in _RETIRED:
         now = _RETIRED[prefix]
         warnings.warn(
-            f"the prefix {prefix!r} of {name!r} is now {now!r}; write {now}:{file}", FutureWarning, stacklevel=2
+            f"the prefix {prefix!r} of {name!r} was renamed to {now!r}. Write {now}:{file}", FutureWarning, stacklevel=2
         )
         prefix = now
     if not colon or prefix not in plugins.registered("files"):

@@ -1,4 +1,4 @@
-"""Parquet files in bounded memory: a few kilobytes on disk may stand for gigabytes, which are never expanded."""
+"""Read Parquet in bounded memory: a few kilobytes on disk can expand to gigabytes, which are never loaded at once."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from gendiv_lightning.errors import FileFormatError, MemoryLimitError
 from gendiv_lightning.storage.files import GIB, check_regular
 from gendiv_lightning.storage.tables import Record
 
-MOST_ROWS = 1024  # read at a time
-BATCH = GIB // 16  # bytes that a batch may expand to
+MOST_ROWS = 1024  # maximum rows per batch
+BATCH = GIB // 16  # maximum size of a batch in bytes
 
 
 @contextmanager
 def open_parquet(file: str | Path) -> Iterator[pq.ParquetFile]:
-    """A Parquet file, on disk or behind an address; what is wrong with it becomes a ValueError with its name.
+    """Open a Parquet file, on disk or at an address; problems are raised as FileFormatError with its name.
 
-    Columns of text are read as dictionaries, so that a text that is repeated is in memory once.
+    Text columns are read as dictionaries, so that a repeated text is in memory once.
     """
     address = str(file)
     if "://" not in address:
@@ -38,20 +38,22 @@ def open_parquet(file: str | Path) -> Iterator[pq.ParquetFile]:
             with pq.ParquetFile(opened, read_dictionary=texts) as table:
                 yield table
         except (pa.ArrowException, OSError) as error:  # OSError: a damaged page
-            raise FileFormatError(f"{file} cannot be read as Parquet: {error}") from error
+            raise FileFormatError(
+                f"{file} cannot be read as Parquet ({error}). Restore or download the file again"
+            ) from error
 
 
 def write_parquet(table: pa.Table, path: Path, **options: Any) -> None:
-    """Write a table. Arrow opens no file whose name is not UTF-8, and so gets an open one."""
+    """Write a table. Arrow cannot open files whose name is not UTF-8, so it receives an open file."""
     with path.open("wb") as file:
         pq.write_table(table, file, **options)
 
 
 def read_columns(table: pq.ParquetFile, columns: Sequence[str], group: int) -> Iterator[pa.RecordBatch]:
-    """Some columns of a row group, in batches that stay small whatever they expand to.
+    """Some columns of a row group, in batches of bounded size.
 
-    A value is at most as large as all pages of its column together; so many rows are read at a time that `BATCH` holds
-    them. Texts do not count, since they are read as dictionaries, nor do numbers.
+    A value is at most as large as all pages of its column together; the number of rows per batch is chosen so that they
+    fit in `BATCH`. Texts, which are read as dictionaries, and numbers do not count.
     """
     kinds = {name: table.schema_arrow.field(name).type for name in columns}
     expanding = [name for name, kind in kinds.items() if is_binary(kind) or kind.num_fields]
@@ -60,7 +62,7 @@ def read_columns(table: pq.ParquetFile, columns: Sequence[str], group: int) -> I
 
 
 def to_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
-    """The rows of a batch; equal texts of a dictionary are one object."""
+    """The rows of a batch; equal texts of a dictionary share one object."""
     columns = {name: _values(column) for name, column in zip(batch.schema.names, batch.columns, strict=True)}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -69,16 +71,16 @@ def _values(column: pa.Array) -> list[Any]:
     if not pa.types.is_dictionary(column.type):
         return column.to_pylist()
     texts: dict[int | None, Any] = {None: None}
-    for place in column.indices.to_pylist():
-        if place not in texts:
-            texts[place] = column.dictionary[place].as_py()
-    return [texts[place] for place in column.indices.to_pylist()]
+    for index in column.indices.to_pylist():
+        if index not in texts:
+            texts[index] = column.dictionary[index].as_py()
+    return [texts[index] for index in column.indices.to_pylist()]
 
 
 def page_bytes(table: pq.ParquetFile, columns: Sequence[str], group: int) -> int:
     """Bytes of the pages of some columns in a row group, decompressed but still encoded."""
     row_group = table.metadata.row_group(group)
-    chunks = (row_group.column(place) for place in range(row_group.num_columns))
+    chunks = (row_group.column(index) for index in range(row_group.num_columns))
     return sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns)
 
 
@@ -91,11 +93,11 @@ def load_columns(
         table: the file.
         columns: top-level columns.
         group: number of the row group.
-        size: of the file on disk, in bytes.
-        memory_limit: GiB that they may take; or four times `size`, if that is more, since it did not expand then.
+        size: size of the file on disk in bytes.
+        memory_limit: memory in GiB that they may take, or four times `size` if that is more.
 
     Raises:
-        ValueError: they take more.
+        MemoryLimitError: they take more.
     """
     most = max(memory_limit * GIB, 4 * size)
     batches, total = [], page_bytes(table, columns, group)
@@ -108,15 +110,16 @@ def load_columns(
             batches.append(batch)
     if total > most:
         raise MemoryLimitError(
-            f"its columns {', '.join(columns)} expand from {size / 2**20:.3g} MiB on disk to more than the memory "
-            f"limit of {memory_limit:g} GiB"
+            f"the columns {', '.join(columns)} expand from {size / 2**20:.3g} MiB on disk to more than the memory "
+            "limit "
+            f"of {memory_limit:g} GiB. Raise it with --memory-limit (in configs memory_limit)"
         )
     schema = pa.schema([table.schema_arrow.field(column) for column in columns])
     return pa.Table.from_batches(batches, schema) if batches else schema.empty_table()
 
 
 def read_parquet(file: str | Path) -> Iterator[Record]:
-    """The records of a Parquet file, a few at a time; columns that hold bytes are left out."""
+    """The records of a Parquet file, read in batches; columns of bytes are omitted."""
     with open_parquet(file) as table:
         columns = [field.name for field in table.schema_arrow if not holds_bytes(field.type)]
         number = 0
@@ -128,33 +131,33 @@ def read_parquet(file: str | Path) -> Iterator[Record]:
 
 
 def check_columns(schema: pa.Schema, where: str) -> None:
-    """Raise ValueError if two columns share a name: a record would keep only one of them."""
+    """Raise FileFormatError if two columns share a name, since a record would keep only one of them."""
     repeated = [name for name, count in Counter(schema.names).items() if count > 1]
     if repeated:
-        raise FileFormatError(f"{where} has several columns {repeated[0]!r}: rename all but one")
+        raise FileFormatError(f"{where} has several columns {repeated[0]!r}. Rename all but one")
 
 
 def holds_bytes(kind: pa.DataType) -> bool:
     """Whether a type is binary, or has binary parts."""
     if is_binary(kind):
         return True
-    return any(holds_bytes(kind.field(place).type) for place in range(kind.num_fields))
+    return any(holds_bytes(kind.field(index).type) for index in range(kind.num_fields))
 
 
 def is_binary(kind: pa.DataType) -> bool:
-    """Whether a type holds bytes, however Arrow lays them out."""
+    """Whether a type contains bytes, in any of Arrow's layouts."""
     types: Any = pa.types
     kinds = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
     return any(is_kind(value_type(kind)) for is_kind in kinds)
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a type holds text, however Arrow lays it out."""
+    """Whether a type contains text, in any of Arrow's layouts."""
     types: Any = pa.types
     kinds = (types.is_string, types.is_large_string, types.is_string_view)
     return any(is_kind(value_type(kind)) for is_kind in kinds)
 
 
 def value_type(kind: pa.DataType) -> pa.DataType:
-    """The type of the values of a dictionary; any other type itself."""
+    """The value type of a dictionary; any other type unchanged."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -1,4 +1,4 @@
-"""Where a data set comes from: local files, or the Hugging Face Hub by name."""
+"""Find and describe datasets: local files, or the Hugging Face Hub by name."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from gendiv_lightning.storage.files import list_folder
 
 
 def describe_source(source: str, revision: str | None = None) -> dict[str, Any]:
-    """Name, version and licence of a dataset on the Hub or of local files.
+    """Name, version and license of a dataset on the Hub or of local files.
 
-    A local version is a hash over names and sizes of the files; a licence is what the README of the dataset states.
+    The version of local files is a hash of their names and sizes; the license is read from the dataset's README.
 
     Raises:
-        ValueError: there is no such file or folder, and the Hub has no such dataset or cannot be reached.
+        MissingFileError: the path does not exist.
+        DatasetError: the Hub has no such dataset, or cannot be reached.
     """
     from huggingface_hub import DatasetCard
 
@@ -31,12 +32,12 @@ def describe_source(source: str, revision: str | None = None) -> dict[str, Any]:
     found = list_folder(path).files if path.is_dir() else []
     listing = [(file.name, file.size) for file in found] or [(".", path.stat().st_size)]
     readme = path / "README.md"
-    stated = DatasetCard.load(readme).data.license if readme.is_file() else None
-    return {"name": path.name, "version": hash_listing(listing), "license": stated}
+    license_name = DatasetCard.load(readme).data.license if readme.is_file() else None
+    return {"name": path.name, "version": hash_listing(listing), "license": license_name}
 
 
 def hash_listing(listing: list[tuple[str, int]]) -> str:
-    """Version of files that are known by their names and sizes."""
+    """Hash of the names and sizes of files, as their version."""
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
@@ -45,42 +46,42 @@ def _find_on_hub(name: str, revision: str | None) -> Any:
     from huggingface_hub.errors import HTTPError  # an OSError in some versions only
 
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name):
-        raise MissingFileError(f"{name} is missing; paths are taken from the working directory, {Path.cwd()}")
+        raise MissingFileError(f"{name} is missing. Correct the path, which is relative to {Path.cwd()}")
     try:
         return HfApi().dataset_info(name, revision=revision, timeout=10)
     except (OSError, HTTPError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
         raise DatasetError(
-            f"{name} is no file or folder here (paths start from {Path.cwd()}), and as a dataset on the Hugging Face "
-            f"Hub it cannot be had: {reason}"
+            f"{name} is not a file or folder in {Path.cwd()}, and could not be loaded as a dataset from the Hugging "
+            f"Face Hub ({reason}). Check the name and the network"
         ) from error
 
 
 def dataset_name(name: str) -> str:
-    """Name of a dataset: its Hub name; of a local folder the last part, so that what it names survives a move."""
+    """Name of a dataset: its Hub name, or the last part of a local folder, so that it does not change with its path."""
     return Path(name).name if Path(name).is_dir() else name
 
 
 def data_files(name: str, config: str | None, split: str, revision: str | None) -> list[str]:
-    """Addresses of the files of a dataset's split, where `datasets` knows them; raises ValueError where it fails."""
-    from datasets import load_dataset_builder  # seconds to import
+    """Addresses of the files of a dataset's split, if `datasets` knows them; raises ValueError if that fails."""
+    from datasets import load_dataset_builder  # takes seconds to import
 
     if not Path(name).exists():
-        _find_on_hub(name, revision)  # fails at once, and in words; `datasets` tries for half a minute
+        _find_on_hub(name, revision)  # fails at once with a clear message; `datasets` retries for half a minute
     builder = load_dataset_builder(name, config, revision=revision)
     return list((builder.config.data_files or {}).get(split, ()))
 
 
 def is_saved_dataset(folder: Path) -> bool:
-    """Whether a folder is one that `datasets.save_to_disk` wrote."""
+    """Whether a folder was written by `datasets.save_to_disk`."""
     return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def open_saved_dataset(folder: Path, split: str | None) -> Any:
-    """A dataset of `datasets.save_to_disk`, or the split of one that has several.
+    """A dataset written by `datasets.save_to_disk`, or one of its splits.
 
     Raises:
-        ValueError: it cannot be read, or there is no such split.
+        DatasetError: it cannot be read, or has no such split.
     """
     from datasets import DatasetDict, load_from_disk
 
@@ -88,15 +89,15 @@ def open_saved_dataset(folder: Path, split: str | None) -> Any:
         dataset: Any = load_from_disk(str(folder))
     except (OSError, ValueError, TypeError, KeyError, pa.ArrowException) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise DatasetError(f"{folder} cannot be read as a folder of datasets.save_to_disk: {reason}") from error
+        raise DatasetError(
+            f"{folder} cannot be read as a folder of datasets.save_to_disk ({reason}). Save the dataset again"
+        ) from error
     if not isinstance(dataset, DatasetDict):
         if split is not None and split != dataset.split:
-            raise DatasetError(
-                f"{folder} has no splits, and {split} was asked for: leave out --split (in configs split)"
-            )
+            raise DatasetError(f"{folder} has no splits, but {split} was requested. Remove --split (in configs split)")
         return dataset
     if split is None and len(dataset) == 1:
         return next(iter(dataset.values()))
     if split not in dataset:
-        raise DatasetError(f"{folder} has the splits {', '.join(dataset)}, not {split}: name one with --split")
+        raise DatasetError(f"{folder} has the splits {', '.join(dataset)}, not {split}. Choose one with --split")
     return dataset[split]

@@ -1,6 +1,6 @@
-"""Records out of text tables: JSON lines, JSON, CSV, TSV and plain lines. Every error names the file and the line.
+"""Read records from text tables: JSON lines, JSON, CSV, TSV and plain lines. Every error names the file and the line.
 
-A byte-order mark decides the encoding (UTF-8 without one), and the header of a CSV file decides its delimiter.
+The encoding is that of the byte-order mark, or UTF-8 without one. The delimiter of a CSV is inferred from its header.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 from gendiv_lightning.errors import FileFormatError, restated
 from gendiv_lightning.storage.files import check_regular
 
-_MARKS = {  # UTF-32 before UTF-16: the mark of one begins with that of the other
+_MARKS = {  # UTF-32 before UTF-16, whose mark is a prefix
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -34,7 +34,7 @@ class Record(NamedTuple):
 
     Attributes:
         where: file and line, for messages.
-        columns: value by column.
+        columns: values by column.
     """
 
     where: str
@@ -42,64 +42,67 @@ class Record(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """In the place of a record that cannot be read: where, and why."""
+    """Stands for a record that cannot be read: location and reason."""
 
     where: str
 
 
 def read_table(path: Path) -> Iterator[Record]:
-    """The records of a .jsonl, .json, .csv, .tsv or .txt file, in its order.
+    """The records of a .jsonl, .json, .csv, .tsv or .txt file, in order.
 
-    A line of text is a record with the column `prompt`, and so is a text in the place of a JSON object.
+    A line of text becomes a record with the column `prompt`, as does a text in place of a JSON object.
 
     Raises:
-        OSError: it is not a regular file.
-        ValueError: it is not Unicode, not of the format its suffix says, or a row has more cells than the header.
+        MissingFileError: the path is not a regular file.
+        FileFormatError: the file is not Unicode or not in the format of its suffix, or a row has more cells than the
+            header.
     """
     try:
         yield from _READERS[path.suffix.lower()](path)
     except UnicodeDecodeError as error:
         raise FileFormatError(
-            f"{path}{_undecodable_line(path)} cannot be read as UTF-8 ({error.reason}): save the file as UTF-8"
+            f"{path}{_undecodable_line(path)} cannot be read as UTF-8 ({error.reason}). Save the file as UTF-8"
         ) from error
     except csv.Error as error:
-        raise FileFormatError(f"{path} cannot be read as {path.suffix}: {error}") from error
+        raise FileFormatError(
+            f"{path} cannot be read as {path.suffix} ({error}). Correct or rename the file"
+        ) from error
 
 
 def decode_text(data: bytes) -> str:
-    """Text in UTF-8, or in what its byte-order mark says; UnicodeDecodeError if it is not."""
+    """Decode text in UTF-8 or the encoding of its byte-order mark; raises UnicodeDecodeError otherwise."""
     return data.decode(_encoding(data))
 
 
 def parse_json(text: str, where: str) -> Any:
-    """A JSON value; ValueError, with the place, if the text is not JSON."""
+    """Parse a JSON value; raises FileFormatError with the location if the text is not JSON."""
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits and deep nesting are among them
+    except (ValueError, RecursionError) as error:  # including numbers with thousands of digits and deep nesting
         raise FileFormatError(f"{where} is not JSON: {error}") from error
 
 
 def as_record(item: Any, where: str) -> Record:
-    """A JSON object, or a text as the column `prompt`; ValueError for anything else."""
+    """A record from a JSON object, or from a text as the column `prompt`; raises FileFormatError otherwise."""
     if isinstance(item, str):
         return Record(where, {"prompt": item})
     if isinstance(item, Mapping):
         return Record(where, item)
-    raise FileFormatError(f"{where} must be an object or a text, got {type(item).__name__}")
+    raise FileFormatError(f"{where} must be an object or a text, got {type(item).__name__}. Correct it")
 
 
 def list_records(items: Any, path: Path) -> Iterator[Record]:
-    """The records of a JSON file that was loaded; ValueError if it is not a list of objects or texts."""
+    """The records of a parsed JSON file; raises FileFormatError if it is not a list of objects or texts."""
     if not isinstance(items, list):
         raise FileFormatError(
-            f"{path} must hold a list of records, got {type(items).__name__}; for one object per line use .jsonl"
+            f"{path} must contain a list of records, got {type(items).__name__}. Use .jsonl for one object per line"
         )
     for number, item in enumerate(items, start=1):
         yield as_record(item, f"{path.name}, item {number}")
 
 
 def find_name(columns: Iterable[str], names: Sequence[str]) -> str | None:
-    """The column with the first of `names` that is there; case, spaces and underscores do not matter."""
+    """The column with the first of `names` that exists, ignoring case, spaces and underscores."""
     known = {_plain(column): column for column in reversed(list(columns))}
     return next((known[plain] for plain in map(_plain, names) if plain in known), None)
 
@@ -143,7 +146,7 @@ def _read_jsonl(path: Path) -> Iterator[Record]:
                 try:
                     item = parse_json(line, where)
                 except ValueError as error:
-                    hint = "; for one list of all records use .json" if number == 1 and line.strip() in "[{" else ""
+                    hint = ". Use .json for one list of all records" if number == 1 and line.strip() in "[{" else ""
                     raise restated(error, f"{error}{hint}") from error
                 yield as_record(item, where)
 
@@ -152,15 +155,15 @@ def load_json(path: Path) -> Any:
     """The value in a JSON file.
 
     Raises:
-        OSError: it is not a regular file.
-        ValueError: it is not JSON.
+        MissingFileError: the path is not a regular file.
+        FileFormatError: the file is not JSON.
     """
     with _open(path) as file:
         text = file.read()
     try:
         return parse_json(text, path.name)
     except ValueError as error:
-        hint = "; it holds one object per line, so rename it to .jsonl" if "Extra data" in str(error) else ""
+        hint = ". It contains one object per line: rename it to .jsonl" if "Extra data" in str(error) else ""
         raise restated(error, f"{error}{hint}") from error
 
 
@@ -168,10 +171,10 @@ def _read_csv(path: Path) -> Iterator[Record]:
     csv.field_size_limit(_LONGEST_CELL)
     with _open(path, newline="") as file:
         header = file.readline()
-        declared = re.fullmatch(r'"?sep=(.)"?', header.rstrip("\r\n"))  # Excel's own first line
+        declared = re.fullmatch(r'"?sep=(.)"?', header.rstrip("\r\n"))  # a first line that Excel writes
         delimiter = declared[1] if declared else _delimiter(header)
         lines = file if declared else chain([header], file)
-        # The line added at the end is a row of its own unless a quote is still open there.
+        # The line added at the end becomes a separate row, unless a quote is still open.
         rows = csv.reader(chain(lines, ["\n"]), delimiter=delimiter)
         columns, last = None, next(rows)
         for number, row in enumerate(rows):
@@ -179,18 +182,18 @@ def _read_csv(path: Path) -> Iterator[Record]:
                 columns = _checked_columns(last, path)
             elif len(last) > len(columns):
                 raise FileFormatError(
-                    f"{path}, row {number} has {len(last)} cells under {len(columns)} columns ({', '.join(columns)}): "
-                    f"quote the cell that holds the delimiter ({_DELIMITERS.get(delimiter, delimiter)})"
+                    f"{path}, row {number} has {len(last)} cells under {len(columns)} columns ({', '.join(columns)}). "
+                    f"Quote the cell that contains the delimiter ({_DELIMITERS.get(delimiter, delimiter)})"
                 )
             else:
                 yield Record(f"{path.name}, row {number}", dict(zip_longest(columns, last)))
             last = row
     if last:
-        raise FileFormatError(f"{path}: a quote is never closed; double the quotes inside a cell and quote the cell")
+        raise FileFormatError(f"{path}: a quote is never closed. Double the quotes inside a cell and quote the cell")
 
 
 def _delimiter(header: str) -> str:
-    """The delimiter that splits a header into the most columns; in a file of one column nothing delimits."""
+    """The delimiter that splits a header into the most columns; any, if there is only one column."""
     counts = {delimiter: len(next(csv.reader([header], delimiter=delimiter), [])) for delimiter in _DELIMITERS}
     return max(counts, key=lambda delimiter: counts[delimiter])
 
@@ -198,7 +201,7 @@ def _delimiter(header: str) -> str:
 def _checked_columns(columns: list[str], path: Path) -> list[str]:
     repeated = [column for column, count in Counter(columns).items() if column and count > 1]
     if repeated:
-        raise FileFormatError(f"{path} has several columns {repeated[0]!r}: rename all but one")
+        raise FileFormatError(f"{path} has several columns {repeated[0]!r}. Rename all but one")
     return columns
 
 

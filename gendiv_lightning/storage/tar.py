@@ -1,4 +1,4 @@
-"""Files inside WebDataset tars, on disk or behind an address. They are read in place; nothing is unpacked."""
+"""Read files inside WebDataset tars, on disk or at an address, without unpacking them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import fsspec
 from gendiv_lightning.errors import FileFormatError
 from gendiv_lightning.storage.files import File, check_regular, check_size, valid_text
 
-_NOT_WHOLE = "is not a tar, or it is damaged, cut off or compressed: fetch it again, or unpack it"
+_NOT_WHOLE = "is not a tar, or it is damaged, truncated or compressed. Download it again, or decompress it"
 
 
 def read_tar(tar: str | Path, memory_limit: float = 1.0) -> Iterator[File]:
-    """The files in a tar, in its order; they can be read at once or later.
+    """The files in a tar, in order; their content can be read now or later.
 
-    A link to a file that came before it is that file; reading any other link, or a special file, fails.
+    A link to an earlier file stands for that file. Reading any other link or a special file fails.
 
     Args:
         tar: path or address.
-        memory_limit: GiB that a single file may take when it is read.
+        memory_limit: memory in GiB that a single file may take.
 
     Raises:
-        OSError: it is not a regular file.
-        ValueError: it is not a tar, it is compressed, damaged or cut off.
+        MissingFileError: the path is not a regular file.
+        FileFormatError: the file is not a tar, or it is compressed, damaged or truncated.
     """
     address = str(tar)
     if "://" not in address:
@@ -43,7 +43,7 @@ def read_tar(tar: str | Path, memory_limit: float = 1.0) -> Iterator[File]:
                         file = _file_of(member, address, found, memory_limit)
                         found[file.name] = file
                         yield file
-                # The library takes a damaged header for the end.
+                # tarfile treats a damaged header as the end of the archive.
                 opened.seek(members.offset)
                 is_whole = opened.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
         except tarfile.TarError:
@@ -53,7 +53,7 @@ def read_tar(tar: str | Path, memory_limit: float = 1.0) -> Iterator[File]:
 
 
 def sample_key(name: str) -> tuple[str, str]:
-    """Key and extension of a file of a WebDataset: the key ends at the first dot of the name, in its folder."""
+    """Key and extension of a file of a WebDataset: the key is its path up to the first dot of the file name."""
     folder, slash, base = name.rpartition("/")
     key, _, extension = base.partition(".")
     return f"{folder}{slash}{key}", extension
@@ -67,7 +67,7 @@ def _file_of(member: tarfile.TarInfo, address: str, found: dict[str, File], memo
         target = _clean(member.linkname if member.islnk() else str(PurePosixPath(name).parent / member.linkname))
         if target in found:
             return found[target]._replace(name=name)
-        return File(name, 0, partial(_fail, f"it is a link to {target}, which does not come before it in the tar"))
+        return File(name, 0, partial(_fail, f"it is a link to {target}, which is not earlier in the tar"))
     what = "a sparse file, which is not supported" if member.issparse() else "a special file"
     return File(name, 0, partial(_fail, f"it is {what}"))
 
@@ -108,5 +108,5 @@ def _opened(address: str) -> Iterator[IO[bytes]]:
 
 @lru_cache(maxsize=1)
 def _remote(address: str) -> IO[bytes]:
-    """Kept open: what it has fetched ahead holds the next files."""
+    """An open file, kept open because its read-ahead buffer contains the next files."""
     return fsspec.open(address).open()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gendiv_lightning.datamodules.images import ImageModule
-from gendiv_lightning.datamodules.sharding import check_positive, deal
+from gendiv_lightning.datamodules.sharding import check_positive, shard
 from gendiv_lightning.errors import ConfigValueError
 from gendiv_lightning.records import ImageBatch
 from gendiv_lightning.toy.postcards import NUM_IMAGES, SIZE, render
@@ -48,12 +48,12 @@ class PostcardImages(ImageModule):
 
     def setup(self, stage: str) -> None:
         """Check the distribution over ranks before a model loads."""
-        deal((), self.trainer)
+        shard((), self.trainer)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """This rank's postcards as `ImageBatch`; an index is the number of a postcard in the dataset."""
         shuffled = torch.randperm(NUM_IMAGES, generator=torch.Generator().manual_seed(self.seed))
-        indices = deal(shuffled[: self.num_images].tolist(), self.trainer)
+        indices = shard(shuffled[: self.num_images].tolist(), self.trainer)
         starts = range(0, len(indices), self.batch_size)
         batches = [torch.tensor(indices[start : start + self.batch_size]) for start in starts]
         return DataLoader(batches, batch_size=None, collate_fn=_render)  # type: ignore[arg-type]

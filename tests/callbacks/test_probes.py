@@ -128,7 +128,7 @@ def test_several_subset_probes_keep_apart(usage):
         ({"select": "random"}, "either size or ratio"),
         ({"select": "random", "size": 2, "ratio": 0.5}, "either size or ratio"),
         ({"select": "random", "size": 2, "tokens": [1]}, "no tokens"),
-        ({"select": "random", "size": 2, "usage": "u"}, "no usage file"),
+        ({"select": "random", "size": 2, "usage": "u"}, "does not contain codebook counts"),
         ({"select": "most_frequent", "size": 2}, "a usage file"),
         ({"select": "least_frequent", "ratio": 0.5}, "a usage file"),
         ({"select": "most_frequent", "usage": "u"}, "either size or ratio"),
@@ -179,7 +179,7 @@ def test_counts_of_another_codebook_are_refused(usage):
 
 def test_a_file_without_counts_is_refused(tmp_path):
     (tmp_path / "usage.safetensors").write_text("no safetensors")
-    with pytest.raises(ValueError, match="no usage file"):
+    with pytest.raises(ValueError, match="does not contain codebook counts"):
         CodebookSubset("most_frequent", size=1, usage=str(tmp_path / "usage.safetensors")).check(8)
 
 
@@ -392,7 +392,7 @@ def test_counts_that_are_no_counts_are_refused(tmp_path, counts):
     from safetensors.torch import save_file
 
     save_file({"counts": counts}, tmp_path / "usage.safetensors")
-    with pytest.raises(ValueError, match="no usage file"):
+    with pytest.raises(ValueError, match="does not contain codebook counts"):
         read_usage(tmp_path / "usage.safetensors")
 
 

@@ -165,7 +165,7 @@ def test_a_reference_of_a_folder_skips_what_is_corrupt(run, tmp_path, capsys):
     call = ("reference", folder, "--backbone", "tiny-clip", "--out", tmp_path / "file")
     assert "broken.png" in gendiv(*call)
     assert gendiv(*call, "--max-corrupt", "0.5") == 0
-    assert "1 images that cannot be read were skipped: broken.png (it is empty)" in capsys.readouterr().err
+    assert "1 unreadable images were skipped: broken.png (it is empty)" in capsys.readouterr().err
     provenance = read_provenance(tmp_path / "file")
     assert (provenance["num_images"], provenance["corrupt"]) == (12, ["broken.png"])
 

@@ -104,7 +104,7 @@ def test_corrupt_files_are_skipped_and_named(tmp_path, num_workers):
     assert indices.tolist() == [0, 2, 3]
     assert len(images) == 3
     assert data.corrupt.names == ["1.png", "4.png", "5.png"]
-    with pytest.warns(UserWarning, match=r"3 images that cannot be read were skipped: .*1\.png"):
+    with pytest.warns(UserWarning, match=r"3 unreadable images were skipped: .*1\.png"):
         data.teardown("validate")
 
 
@@ -123,7 +123,7 @@ def test_too_many_corrupt_files_are_an_error_that_names_them(tmp_path):
 def test_a_missing_or_empty_folder_fails_in_setup(tmp_path):
     with pytest.raises(ValueError, match="nowhere"):
         ImageData(str(tmp_path / "nowhere")).setup("validate")
-    with pytest.raises(ValueError, match="holds no images"):
+    with pytest.raises(ValueError, match="contains no images"):
         ImageData(str(tmp_path)).setup("validate")
 
 

@@ -220,7 +220,7 @@ def test_what_is_no_source_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no images.*nothing"):
         find_images(tmp_path)
     (tmp_path / "x.zip").touch()
-    with pytest.raises(ValueError, match=r"not a \.parquet, \.tar, \.jsonl"):
+    with pytest.raises(ValueError, match=r"neither a folder nor a \.parquet, \.tar, \.jsonl"):
         find_images(tmp_path / "x.zip")
     with pytest.raises(ValueError, match=r"1 \.zip"):
         find_images(tmp_path)

@@ -102,7 +102,7 @@ def test_corrupt_images_are_left_out_named_and_too_many_are_an_error():
         read = list(read_images(items(good, b"oops", good, good), corrupt))
         assert [image[:, 0, 0].tolist() for image in read] == [[1, 2, 3]] * 3
         reason = "it is not an image of a known format"
-        assert corrupt.in_words() == f"1 images that cannot be read were skipped: 1.png ({reason})"
+        assert corrupt.in_words() == f"1 unreadable images were skipped: 1.png ({reason})"
         with pytest.raises(ValueError, match=r"1 of 4 images cannot be read, the last ones 1\.png \(.*0\.2 may be"):
             list(read_images(items(good, b"oops", good, good), CorruptImages(0.2, num_images)))
 

@@ -355,10 +355,10 @@ ERRORS = {
     "a broken link": (broken_link, r"5\.png \(.*is a link to gone\.png, which is missing"),
     "a FIFO": (fifo, r"5\.png \(.*is a FIFO"),
     "a socket": (socket_file, r"5\.png \(.*is a socket"),
-    "a device": (device, r"/dev/zero leads out of"),
+    "a device": (device, r"/dev/zero is outside"),
     "a file outside": (
         with_images(metadata__csv=table(rows=[("../secret.png", RED)])),
-        r"metadata\.csv, row 1: \.\./secret\.png leads out of .*--allow-outside",
+        r"metadata\.csv, row 1: \.\./secret\.png is outside .*--allow-outside",
     ),
     "a folder for an image": (
         with_images(**{"metadata__csv": table(rows=[("x.png", RED)]), "x.png/y": ""}),
@@ -386,22 +386,22 @@ ERRORS = {
     "pixels": (parquet({"image": [[[1, 2]]] * 4, "prompt": PROMPTS}), r"'image' holds list<.*one image per row"),
     "base64": (
         parquet({"image": [base64.b64encode(d).decode() for d in IMAGES], "prompt": PROMPTS}),
-        "holds base64 text",
+        "contains base64 text",
     ),
     "a data address": (
         parquet(
             {"image": [f"data:image/png;base64,{base64.b64encode(d).decode()}" for d in IMAGES], "prompt": PROMPTS}
         ),
-        "holds base64 text",
+        "contains base64 text",
     ),
-    "addresses": (parquet({"image": ["https://x.invalid/1.png"] * 4, "prompt": PROMPTS}), "holds addresses"),
+    "addresses": (parquet({"image": ["https://x.invalid/1.png"] * 4, "prompt": PROMPTS}), "contains addresses"),
     "a null for an image": (
         parquet({"picture": [None, *IMAGES[1:]], "prompt": PROMPTS}),
         r"data\.parquet:0 \(there is no image",
     ),
     "no bytes at all": ({"data.parquet": b""}, r"data\.parquet cannot be read as Parquet"),
     "no Parquet": ({"data.parquet": b"PAR1" + bytes(100)}, r"data\.parquet cannot be read as Parquet"),
-    "16 bits": ({f"{RED}/1.png": png(np.full((9, 9), 40000, np.uint16))}, "more than 8 bits a channel"),
+    "16 bits": ({f"{RED}/1.png": png(np.full((9, 9), 40000, np.uint16))}, "more than 8 bits per channel"),
     "an empty image": ({f"{RED}/1.png": b"", f"{RED}/2.png": DATA["1.png"]}, r"1\.png \(it is empty"),
     "no image": ({f"{RED}/1.png": b"<html>"}, "not an image of a known format"),
     "deep JSON": (with_images(metadata__jsonl="[" * 100_000), "line 1 is not JSON"),
@@ -475,7 +475,7 @@ def test_files_outside_the_folder_can_be_allowed(tmp_path):
     with_images(metadata__csv=table(rows=[("../elsewhere.png", RED)]))(tmp_path / "images")
     assert len(samples_of(tmp_path / "images", allow_outside=True)[0]) == 1
     parquet({"file": ["../elsewhere.png"], "prompt": [RED]})(tmp_path / "table")
-    with pytest.raises(ValueError, match=r"leads out of"):
+    with pytest.raises(ValueError, match=r"is outside"):
         samples_of(tmp_path / "table")
 
 
