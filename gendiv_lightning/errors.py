@@ -59,7 +59,7 @@ class ConfigKeyError(GendivError):
 
     What to do: Compare the key with those that the message lists. `gendiv predict --help` lists all keys of a run.
 
-    Example: study.yaml: unknown key 'seed'; there are seeds, probes, generators
+    Example: study.yaml: unknown key 'seed'. Choose from seeds, probes, generators
     """
 
     code = "GD102"
@@ -132,7 +132,7 @@ class PackageError(GendivError):
     What to do: Install what the message names, such as `pip install 'gendiv_lightning[slurm]'`. `gendiv list` shows
     the registered plug-ins and the distribution of each.
 
-    Example: cluster jobs need submitit: pip install 'gendiv_lightning[slurm]'
+    Example: cluster jobs need submitit. Install it with pip install 'gendiv_lightning[slurm]'
     """
 
     code = "GD107"
@@ -436,7 +436,8 @@ class DamagedRunError(GendivError):
     What to do: Restore the file from a copy. If there is none, delete the damaged shard and run the same command again:
     the missing prompts are sampled again, with the same results.
 
-    Example: runs/a/metrics.json is damaged: expected a JSON object, got list. Restore the file, or make the run again
+    Example: runs/a/metrics.json is damaged: expected a JSON object, got list. Restore the file, or run
+    the command again with --overwrite true
     """
 
     code = "GD701"
@@ -450,7 +451,7 @@ class MissingRunError(GendivError):
 
     What to do: Give the folder that contains `fingerprint.json`. `gendiv predict` makes runs.
 
-    Example: runs is no run folder: it has no fingerprint.json
+    Example: runs is not a run folder, because it has no fingerprint.json. Give the folder of a run
     """
 
     code = "GD702"
@@ -465,7 +466,7 @@ class RunDiffersError(GendivError):
     What to do: Give another `--run_dir`, restore the settings that the message lists, or delete the run with
     `--overwrite true`.
 
-    Example: runs/a holds samples, and no fingerprint.json says whose: give another --run_dir
+    Example: runs/a contains samples but no fingerprint.json, so the run cannot be identified. Choose another --run_dir
     """
 
     code = "GD703"

@@ -1,1 +1,1 @@
-"""The run folder: its layout, its protocol and how runs are loaded."""
+"""Runs: how they are assembled, stored, described and loaded."""

@@ -1,7 +1,7 @@
-"""A run is assembled and checked here, once; commands, callbacks and a notebook get it whole.
+"""Assemble and check a run, once, for commands, callbacks and notebooks.
 
-`Parts` are what a config names. `check` finds everything that is wrong with them by themselves, in milliseconds;
-`assemble` also locates weights, reads prompts and tokenises them. Neither loads the generator's weights.
+`Parts` are the objects that a config names. `check` checks them in milliseconds, without files. `assemble` also locates
+weights, reads prompts and tokenizes them. Neither loads the weights of the generator.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from gendiv_lightning.records import NoiseKey, Prompt, SampleDesign
 from gendiv_lightning.runs.protocol import fingerprint_of
 from gendiv_lightning.sampling import Probe
 
-# What cleans and splits captions, samples tokens and measures images.
+# Packages that clean and tokenize captions, sample tokens and measure images.
 VERSIONS = ("gendiv_lightning", "torch", "transformers", "tokenizers", "ftfy", "beautifulsoup4", "torchvision", "lpips")
 
 
 class PromptSource(Protocol):
-    """Where prompts come from, and how many samples of each: what a run needs to know of `PromptData`."""
+    """The part of `PromptData` that a run needs: prompts, samples per prompt and seed."""
 
     seed: int
     num_samples: int
@@ -35,17 +35,17 @@ class PromptSource(Protocol):
         """The prompts, read on the first call."""
 
     def identity(self) -> dict[str, Any]:
-        """Everything that can change a number."""
+        """The settings that can change a number."""
 
 
 class Parts(NamedTuple):
-    """What a config names.
+    """The objects that a config names.
 
     Attributes:
-        generator: its weights need not be there yet.
+        generator: the generator; its weights need not exist yet.
         data: prompts, samples per prompt and seed.
         probes: probes and designs.
-        metrics: codebook usage is measured in any case.
+        metrics: the metrics; codebook usage is always measured in addition.
     """
 
     generator: Generator
@@ -55,22 +55,22 @@ class Parts(NamedTuple):
 
     @property
     def sampler_probes(self) -> list[Probe]:
-        """Those of `probes` that change the sampler."""
+        """The probes that change the sampler."""
         return [probe for probe in self.probes if isinstance(probe, Probe)]
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a run is made of, checked.
+    """An assembled and checked run.
 
     Attributes:
-        parts: what it was assembled from; the generator's weights are located, not loaded.
+        parts: its parts; the weights of the generator are located, not loaded.
         prompt_set: the prompts.
         design: the samples that each prompt gets.
         protocol: everything that can change a number, as plain values.
         description: generator, probes and metrics in words, see `runs/description.py`.
-        prompt_metadata: what became of the prompts on their way here, and how many the text encoder truncates.
-        warnings: about the prompts.
+        prompt_metadata: how many prompts were read and dropped, and how many the text encoder truncates.
+        warnings: warnings about the prompts.
     """
 
     parts: Parts
@@ -87,7 +87,7 @@ class Run:
         return fingerprint_of(self.protocol)
 
     def sample_names(self) -> Mapping[str, Sequence[NoiseKey]]:
-        """Names of the samples that each prompt gets, by the prompt's id; made when they are looked up."""
+        """Noise keys of the samples of each prompt, by the prompt's id; computed on lookup."""
         return _SampleNames(self.prompt_set.prompts, self.design)
 
 
@@ -106,14 +106,15 @@ class _SampleNames(Mapping[str, Sequence[NoiseKey]]):
 
 
 def check(parts: Parts) -> SampleDesign:
-    """Check a run's parts without looking at weights or prompts.
+    """Check the parts of a run without reading weights or prompts.
 
     Returns:
         The samples that each prompt gets.
 
     Raises:
-        ValueError: probes contradict each other, probes or metrics do not fit the generator, or no prompt can be
-            sampled by the design.
+        ProbeError: probes contradict each other, or do not apply to the generator.
+        MetricInputError: a metric does not apply to the generator.
+        DesignError: the numbers of the design do not fit together.
     """
     generator, data = parts.generator, parts.data
     generator.check_probes(parts.sampler_probes)
@@ -124,27 +125,28 @@ def check(parts: Parts) -> SampleDesign:
 
 
 def _check_metrics(generator: Generator, metrics: Sequence[SampleMetric]) -> None:
-    """Raise ValueError if a metric needs tokens and the generator draws none."""
+    """Raise MetricInputError if a metric needs tokens and the generator has none."""
     for metric in metrics:
         if "tokens" in metric.needs and not isinstance(generator, TokenGenerator):
             raise MetricInputError(
-                f"{type(metric).__name__} needs tokens, and {type(generator).__name__} draws none: it has continuous "
-                f"latents. Remove the metric ({metric.title}) from measure.metrics"
+                f"{type(metric).__name__} needs tokens, but {type(generator).__name__} has continuous latents. Remove "
+                "the "
+                f"metric ({metric.title}) from measure.metrics"
             )
 
 
 def assemble(parts: Parts, *, thorough: bool = True) -> Run:
-    """Check all that can be checked before the generator's weights are loaded.
+    """Check everything that can be checked before the weights of the generator are loaded.
 
     Args:
-        parts: of the run.
-        thorough: False leaves out what takes long, which is tokenising every prompt and loading the metrics' networks:
-            where rank zero does that, or a run was checked before. There are no warnings and no metadata then.
+        parts: the parts of the run.
+        thorough: False skips the slow checks, which tokenize every prompt and load the networks of the metrics. Use it
+            on ranks other than zero, or for a run that was checked before. There are no warnings and no metadata then.
 
     Raises:
-        ValueError: see `check`; weights are missing, a file belongs to another generator, a prompt has too few
-            paraphrases, or a prompt is one that the generator or a metric cannot take.
-        OSError: a metric's network is missing.
+        ValueError: `check` fails, weights are missing, a file belongs to another generator, a prompt has too few
+            paraphrases, or the generator or a metric does not accept a prompt.
+        OSError: the network of a metric is missing.
     """
     design = check(parts)
     generator, data = parts.generator, parts.data

@@ -1,12 +1,12 @@
-"""What a run calls its generator, probes and metrics: they describe themselves, and `description.json` keeps it.
+"""Names of the generator, probes and metrics of a run. They describe themselves, and `description.json` stores it.
 
     {"generator": {"family": "llamagen", "title": "LlamaGen", "size": "XL", "config": "llamagen",
                    "chance": {"path": "", "execution": "which token each position gets"}},
      "probes": [{"probe": "Argmax", "label": "argmax", "short": "argmax", "isolates": "the diversity of the path"}],
      "metrics": {"quality/fid": {"short": "FID", "title": "Frechet Inception distance", "higher_is_better": false}}}
 
-So reports need neither the classes nor lists of their names. Keys that are missing have defaults; a folder without the
-file, which is one of version 0.1, is described by `runs/legacy.py`.
+Reports therefore need neither the classes nor lists of their names. Missing keys have defaults. A folder without the
+file is from version 0.1 and is described by `runs/legacy.py`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class GeneratorDescription(NamedTuple):
     """A family of generators in words.
 
     Attributes:
-        family: its name in protocols.
-        title: as its authors write it.
-        size: which of the family's sizes it is; empty where there is one.
-        chance: what the family leaves to chance, by kind of noise ("path", "execution"); empty for nothing.
-        config: stem of its configs, such as `llamagen` of `configs/llamagen_argmax.yaml`; empty where none is shipped.
+        family: name in protocols.
+        title: name as its authors write it.
+        size: size within the family; empty if there is only one.
+        chance: random decisions of the family, by kind of noise ("path", "execution"); empty if there are none.
+        config: stem of its configs, such as `llamagen` of `configs/llamagen_argmax.yaml`; empty if none is shipped.
     """
 
     family: str
@@ -49,9 +49,9 @@ class ProbeDescription(NamedTuple):
 
     Attributes:
         probe: name of its class.
-        label: "most frequent 25 %".
-        short: in a word or two, for pictures: "top 25 %".
-        isolates: what is left of the diversity under it, or what it adds; empty for plain settings.
+        label: description with settings, such as "most frequent 25 %".
+        short: one or two words for figures, such as "top 25 %".
+        isolates: the part of the diversity that remains under the probe, or that it adds; empty for plain settings.
     """
 
     probe: str
@@ -64,9 +64,9 @@ class MetricDescription(NamedTuple):
     """A number of a metric in words.
 
     Attributes:
-        short: for axes and columns.
-        title: what it measures.
-        higher_is_better: None where neither is, as for a diversity.
+        short: label of axes and columns.
+        title: what the number measures.
+        higher_is_better: None if neither is better, as for a diversity.
     """
 
     short: str
@@ -75,7 +75,7 @@ class MetricDescription(NamedTuple):
 
 
 class Description(NamedTuple):
-    """All of a run: generator, probes sorted by name, metrics by the name of the number."""
+    """Description of a run: generator, probes sorted by name, metrics by name of the number."""
 
     generator: GeneratorDescription
     probes: tuple[ProbeDescription, ...]
@@ -88,7 +88,7 @@ class Description(NamedTuple):
 
     @property
     def short(self) -> str:
-        """The probes in a word or two, for a label in a picture: "argmax", "drop 5 % + mixed"."""
+        """The probes in a word or two, for labels in figures: "argmax", "drop 5 % + mixed"."""
         return " + ".join(probe.short for probe in self.probes) or BASELINE
 
 
@@ -96,11 +96,11 @@ def read_description(path: Path, protocol: Mapping[str, Any]) -> Description:
     """The description of a run.
 
     Args:
-        path: of its `description.json`, which a run of version 0.1 has not.
-        protocol: of the run.
+        path: path of its `description.json`, which does not exist for version 0.1.
+        protocol: protocol of the run.
 
     Raises:
-        ValueError: the file is malformed, or describes other probes than the protocol has.
+        DamagedRunError: the file is malformed, or describes other probes than the protocol.
     """
     if not path.exists():
         return describe(protocol)
@@ -108,7 +108,7 @@ def read_description(path: Path, protocol: Mapping[str, Any]) -> Description:
     probes = [_probe(path, place, probe) for place, probe in enumerate(_optional(path, entry, "probes", list))]
     own, theirs = (sorted(names) for names in ((p["probe"] for p in protocol["probes"]), (p.probe for p in probes)))
     if own != theirs:
-        raise malformed(path, f"it describes the probes {theirs}, and the run has {own}")
+        raise malformed(path, f"it describes the probes {theirs}, but the run has {own}")
     metrics = {name: _metric(path, name, metric) for name, metric in _optional(path, entry, "metrics", dict).items()}
     probes.sort(key=lambda probe: probe.probe)
     return Description(_generator(path, field(path, entry, "generator", dict)), tuple(probes), metrics)
@@ -145,7 +145,7 @@ def _optional(path: Path, entry: Mapping[str, Any], key: str, kind: type, where:
 
 
 def describe(protocol: Mapping[str, Any]) -> Description:
-    """The description of a run that has none, from its protocol."""
+    """A description derived from the protocol, for a run without one."""
     generator = legacy.describe_generator(protocol["generator"])
     probes = sorted(protocol["probes"], key=lambda probe: probe["probe"])
     return Description(
@@ -156,7 +156,7 @@ def describe(protocol: Mapping[str, Any]) -> Description:
 
 
 def rank_of(generator: GeneratorDescription) -> tuple[int, str]:
-    """Order of generators in tables: the paper's families first, in its order; then by name."""
+    """Sort key of generators in tables: the families of the paper in its order, then others by name."""
     families = list(legacy.TITLES)
     known = generator.family in families
     return families.index(generator.family) if known else len(families), generator.name

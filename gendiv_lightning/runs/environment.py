@@ -1,4 +1,4 @@
-"""Machine and versions of a run, for its reader: nothing is compared by them."""
+"""Machine and package versions of a run, for information; comparisons ignore them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "transformers",
 
 
 def environment() -> dict[str, Any]:
-    """Python, platform, devices, versions, and the code's own version and state."""
+    """Python, platform, devices, package versions, and the commit of the code."""
     import torch
 
     return {
@@ -27,13 +27,13 @@ def environment() -> dict[str, Any]:
 
 
 def describe_source(folder: Path) -> dict[str, Any]:
-    """The commit of a checkout, and whether tracked files were changed since; empty for an installed package."""
+    """The commit of a checkout, and whether tracked files have changed since; empty for an installed package."""
     if not (folder / ".git").exists():
         return {}
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         return {"commit": commit, "is_dirty": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):  # no git here, or a repository of another owner
+    except (OSError, subprocess.SubprocessError):  # git is not installed, or the repository belongs to another user
         return {}
 
 

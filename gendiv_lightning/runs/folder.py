@@ -1,11 +1,11 @@
-"""`RunFolder`: what a run leaves on disk, written whole or not at all, and read back. It knows no trainer.
+"""`RunFolder`: write and read the files of a run. Every file is written atomically.
 
     runs/<name>/  config.yaml  fingerprint.json  environment.json  description.json  prompts.jsonl  prompts.card.json
                   samples/*.parquet  metrics.json  per_prompt.parquet  usage.safetensors  grid.png  log/  wandb/
                   index.jsonl  run.lock
 
-A prompt is finished when the shard that holds its samples is there; the run is finished when `metrics.json` is. The
-index has the checksum of every file, and is checked when a file is read.
+A prompt is finished when the shard with its samples exists; the run is finished when `metrics.json` exists. The index
+contains a checksum of every file, which is verified when a file is read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from gendiv_lightning.runs.shards import ADVICE, read_batch, read_shard, to_tabl
 from gendiv_lightning.storage.atomic import write_atomically
 from gendiv_lightning.storage.parquet import write_parquet
 
-FILES = (  # in the order in which a run is deleted: at no time does a part of it look like the whole
+FILES = (  # in order of deletion: the completion marker first, so a half-deleted run never looks finished
     "metrics.json",
     "per_prompt.parquet",
     "usage.safetensors",
@@ -48,7 +48,7 @@ FILES = (  # in the order in which a run is deleted: at no time does a part of i
 )
 FOLDERS = ("samples", "log", "wandb")
 _SHARD = re.compile(r"\d{7,}-[0-9a-f]{8}\.parquet")
-RESTORE = "Restore them, or delete metrics.json and run the same command again"
+RESTORE = "Restore the files, or delete metrics.json and run the same command again"
 _LOGS = ("metrics.csv", "hparams.yaml")
 
 
@@ -60,7 +60,7 @@ class RunFolder:
         self.samples, self.index = self.path / "samples", RunIndex(self.path)
 
     def write(self, name: str, write: Callable[[Path], object]) -> None:
-        """A file of the run, whole or not at all, with its checksum in the index."""
+        """Write a file of the run atomically, and add its checksum to the index."""
         path = self.path / name
         write_atomically(path, write, before_replace=lambda content: self.index.add(path, content))
 
@@ -68,38 +68,39 @@ class RunFolder:
         self.write(name, lambda path: path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
 
     def checked(self, name: str) -> Path:
-        """Path of a file of the run; ValueError if it is there and not what was written."""
+        """The path of a file of the run; raises DamagedRunError if the file exists and does not match its checksum."""
         path = self.path / name
         if path.exists():
-            self.index.check(path, "Restore the folder from a copy, or make the run again with --overwrite true")
+            self.index.check(path, "Restore the folder from a copy, or run the command again with --overwrite true")
         return path
 
     @property
     def is_finished(self) -> bool:
-        """Whether all of the run is there."""
+        """Whether the run is complete."""
         return (self.path / "metrics.json").exists()
 
     def check(self, protocol: Mapping[str, Any]) -> None:
-        """Raises ValueError if the folder holds a run of another protocol, and names the keys that differ."""
+        """Raise RunDiffersError, with the keys that differ, if the folder contains a run with another protocol."""
         there = self.path / "fingerprint.json"
         if not there.exists():
             if self.shards():
                 raise RunDiffersError(
-                    f"{self.path} holds samples, and no fingerprint.json says whose: give another --run_dir"
+                    f"{self.path} contains samples but no fingerprint.json, so the run cannot be identified. Choose "
+                    "another --run_dir"
                 )
             return
         differing = differences(files.read_protocol(self.checked(there.name)), json.loads(json.dumps(protocol)))
         if differing:
             raise RunDiffersError(
-                f"{self.path} holds another run, which differs in: {'; '.join(map(str, differing))}. "
-                "Give another --run_dir, or --overwrite true to delete that run"
+                f"{self.path} contains another run, which differs in: {'; '.join(map(str, differing))}. "
+                "Choose another --run_dir, or pass --overwrite true to delete that run"
             )
 
     def start(self, protocol: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
-        """Make the folder, or go on with the run that is there; files that a killed process left half-written go.
+        """Create the folder, or resume the run in it. Half-written files of a killed process are removed.
 
         Raises:
-            ValueError: the folder holds a run of another protocol.
+            RunDiffersError: the folder contains a run with another protocol.
         """
         self.check(protocol)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -110,16 +111,18 @@ class RunFolder:
         self._write_json("environment.json", environment)
 
     def delete(self) -> None:
-        """Remove the run that is in the folder, and nothing else that may be there.
+        """Delete the run in the folder, but no other files in it.
 
         Raises:
-            ValueError: the folder is no run's.
+            MissingRunError: the folder is not a run folder.
         """
         if not self.path.exists() or not any(self.path.iterdir()):
             return
         there = {path.name for path in self.path.iterdir()} - {LOCK}
         if not (self.path / "fingerprint.json").exists() and not there <= {*FILES, *FOLDERS}:
-            raise MissingRunError(f"--overwrite: {self.path} is not the folder of a run, nothing is deleted")
+            raise MissingRunError(
+                f"--overwrite: {self.path} is not a run folder, so nothing was deleted. Choose another --run_dir"
+            )
         (self.path / "metrics.json").unlink(missing_ok=True)
         for shard in self.shards():
             shard.unlink()
@@ -136,13 +139,13 @@ class RunFolder:
                 (self.path / folder).rmdir()
 
     def wandb_id(self, fingerprint: str) -> str:
-        """Id of a run at W&B: a resumed run is the same one, a run folder of another name is another one."""
+        """Id of the run at W&B: the same for a resumed run, another one for another name of the folder."""
         return hashlib.sha256(f"{fingerprint} {self.path.name}".encode()).hexdigest()[:16]
 
     # --- samples ---
 
     def write_samples(self, batch: SampleBatch, codebook_size: int) -> None:
-        """One Parquet shard with all rows of whole prompts."""
+        """Write one Parquet shard with all rows of whole prompts."""
         ids = [prompt.id for prompt in batch.batch.prompts]
         digest = hashlib.sha256("".join(ids).encode()).hexdigest()[:8]
         table = to_table(batch, codebook_size)
@@ -152,18 +155,18 @@ class RunFolder:
         )
 
     def shards(self) -> list[Path]:
-        """All shards, in order of their first prompt; other files in their folder are none."""
+        """All shards, in order of their first prompt. Other files in the folder are ignored."""
         return sorted(path for path in self.samples.glob("*.parquet") if _SHARD.fullmatch(path.name))
 
     def finished_prompts(self, names: Mapping[str, Sequence[NoiseKey]] | None = None, seed: int = 0) -> frozenset[str]:
-        """Ids of the prompts whose samples are there.
+        """Ids of the prompts whose samples are stored.
 
         Args:
-            names: of the samples that each prompt must have, by the prompt's id; None checks no names.
+            names: noise keys that the samples of each prompt must have, by the prompt's id; None skips the check.
             seed: root seed that they must have.
 
         Raises:
-            ValueError: a prompt is in two shards; a shard cannot be read, or holds other samples than `names`.
+            DamagedRunError: a prompt is in two shards; a shard cannot be read, or contains other samples than `names`.
         """
         shard_of: dict[str, Path] = {}
         for shard in self.shards():
@@ -174,44 +177,45 @@ class RunFolder:
             for prompt, keys in found.items():
                 if prompt in shard_of:
                     raise DamagedRunError(
-                        f"prompt {prompt} is both in {shard_of[prompt]} and in {shard.name}: two processes wrote this "
-                        "run at once. Delete one of the two shards"
+                        f"prompt {prompt} is both in {shard_of[prompt]} and in {shard.name}, because two processes "
+                        "wrote "
+                        "this run at the same time. Delete one of the two shards"
                     )
                 if names is not None and sorted(keys) != sorted(names.get(prompt, ())):
                     raise DamagedRunError(
-                        f"{shard} has other samples of prompt {prompt} than this run's design. {ADVICE}"
+                        f"{shard} contains other samples of prompt {prompt} than this run's design. {ADVICE}"
                     )
                 shard_of[prompt] = shard
             if names is not None and set(column[schema.SEED]) != {seed}:
-                raise DamagedRunError(f"{shard} was sampled from another seed than {seed}. {ADVICE}")
+                raise DamagedRunError(f"{shard} was sampled with another seed than {seed}. {ADVICE}")
         return frozenset(shard_of)
 
     def check_whole(self) -> None:
-        """Raise ValueError if a file of a finished run is missing."""
+        """Raise DamagedRunError if a file of a finished run is missing."""
         missing = self.index.missing() if self.is_finished else []
         if missing:
             raise DamagedRunError(
-                f"{self.path} is not whole: {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''} "
+                f"{self.path} is incomplete: {', '.join(missing[:3])}{' and others' if len(missing) > 3 else ''} "
                 f"({len(missing)} files) are missing. {RESTORE}"
             )
 
     def shards_of(self, places: Iterable[int]) -> list[Path]:
-        """The shards that hold the prompts at some places of the prompt set."""
+        """The shards with the prompts at some indices of the prompt set."""
         chosen, index = set(places), schema.PROMPT_INDEX
         return [s for s in self.shards() if chosen & set(read_shard(s, [index])[index].to_pylist())]
 
     def sample_names(self) -> Iterator[tuple[Path, NoiseKey]]:
-        """The shard and the name of every stored sample."""
+        """The shard and the noise key of every stored sample."""
         for shard in self.shards():
             column = read_shard(shard, list(schema.NOISE_KEY)).to_pydict()
             for name in zip(*(column[part] for part in schema.NOISE_KEY), strict=True):
                 yield shard, NoiseKey(*name)
 
     def read_samples(self, shards: Iterable[Path] | None = None) -> Iterator[SampleBatch]:
-        """The shards as the batches that they were written from, but that paraphrases without a sample come empty.
+        """The shards as the batches that they were written from, except that paraphrases without samples are empty.
 
         Raises:
-            ValueError: a shard is damaged, or, where all are read, samples of a finished run are missing.
+            DamagedRunError: a shard is damaged, or, if all are read, samples of a finished run are missing.
         """
         if shards is None:
             self._check_prompts()
@@ -220,49 +224,52 @@ class RunFolder:
             yield read_batch(shard)
 
     def _check_prompts(self) -> None:
-        """Raise ValueError if a finished run has other prompts in its shards than it measured."""
+        """Raise DamagedRunError if the shards of a finished run contain other prompts than were measured."""
         if not self.is_finished or not (self.path / "per_prompt.parquet").exists():
             return
         measured = set(self.read_per_prompt()[schema.PROMPT_ID].to_pylist())
         stored = self.finished_prompts()
         if stored != measured:
             raise DamagedRunError(
-                f"{self.path} measured {len(measured)} prompts, but has the samples of {len(stored)}: shards are "
+                f"{self.path} measured {len(measured)} prompts, but contains samples of {len(stored)}, so shards are "
                 f"missing. {RESTORE}"
             )
 
     # --- results ---
 
     def write_prompt_card(self, card: Mapping[str, Any]) -> None:
-        """`prompts.card.json`: what became of the prompts on their way into the run."""
+        """Write `prompts.card.json`: how many prompts were read, dropped and truncated."""
         self._write_json("prompts.card.json", card)
 
     def read_prompt_card(self) -> dict[str, Any]:
-        """`prompts.card.json`; empty for a run of a version that wrote none."""
+        """`prompts.card.json`; empty for a run of a version that did not write it."""
         path = self.checked("prompts.card.json")
         return files.read_prompt_card(path) if path.exists() else {}
 
     def write_description(self, description: Mapping[str, Any]) -> None:
-        """`description.json`: generator, probes and metrics in words, see `runs/description.py`."""
+        """Write `description.json`: generator, probes and metrics in words, see `runs/description.py`."""
         self._write_json("description.json", description)
 
     def write_per_prompt(self, table: pa.Table) -> None:
-        """`per_prompt.parquet`: a row of numbers a prompt."""
+        """Write `per_prompt.parquet`: one row of numbers per prompt."""
         self.write("per_prompt.parquet", lambda path: write_parquet(table, path, write_page_checksum=True))
 
     def write_metrics(self, estimates: Mapping[str, Estimate]) -> None:
-        """`metrics.json`, the last file, which marks the run as finished. NaN is written as null."""
+        """Write `metrics.json`, the last file, which marks the run as finished. NaN is written as null."""
         self._write_json("metrics.json", to_plain(estimates))
 
     def read_protocol(self) -> dict[str, Any]:
         """Everything that can change a number of the run.
 
         Raises:
-            ValueError: the folder holds no run.
+            MissingRunError: the folder contains no run.
+            DamagedRunError: files of the run are missing or damaged.
         """
         path = self.checked("fingerprint.json")
         if not path.exists():
-            raise MissingRunError(f"{self.path} is no run folder: it has no fingerprint.json")
+            raise MissingRunError(
+                f"{self.path} is not a run folder, because it has no fingerprint.json. Give the folder of a run"
+            )
         self.check_whole()
         return files.read_protocol(path)
 
@@ -271,10 +278,11 @@ class RunFolder:
         return files.read_environment(self.checked("environment.json"))
 
     def read_per_prompt(self) -> pa.Table:
-        """`per_prompt.parquet`: a row of numbers a prompt.
+        """`per_prompt.parquet`: one row of numbers per prompt.
 
         Raises:
-            ValueError: the run is not finished, or the file is damaged.
+            UnfinishedRunError: the run is not finished.
+            DamagedRunError: the file is damaged.
         """
         self.read_protocol()
         if not self.is_finished:
@@ -289,7 +297,7 @@ class RunFolder:
 
 
 def to_plain(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
-    """Estimates as `metrics.json` has them, sorted by name, with None for NaN."""
+    """Estimates in the format of `metrics.json`: sorted by name, with None for NaN."""
     return {name: _finite(estimate._asdict()) for name, estimate in sorted(estimates.items())}
 
 

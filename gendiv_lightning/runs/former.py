@@ -1,4 +1,4 @@
-"""What version 0.1 wrote into run folders and took on the command line, as this version has it."""
+"""Convert configs, protocols and command lines of version 0.1 to this version."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ _MODEL: dict[str, dict[str, str | None]] = {
     "vq": {"tiny": "toy:llamagen_vq.json"},
     "size": {"tiny": None},
 }
-_PROBE_ARGUMENTS = ("score_wordings",)  # the metrics ask for it now
+_PROBE_ARGUMENTS = ("score_wordings",)  # now requested by the metrics
 
 
 def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The `config.yaml` of a run, without arguments that are gone."""
+    """The `config.yaml` of a run, without arguments that no longer exist."""
     config = _rename_files(config)
     data, model = config["data"]["init_args"], config["model"]["init_args"]
     for name, now in _MODEL.items():
         if model.get(name) in now:
             model[name] = now[model[name]]
-    data.pop("record_marginals", None)  # the metrics ask for it now
-    if data.get("path") is not None and data.get("split") == "train":  # the default, which said nothing about a file
+    data.pop("record_marginals", None)  # now requested by the metrics
+    if (
+        data.get("path") is not None and data.get("split") == "train"
+    ):  # the former default, which had no effect on a file
         del data["split"]
     for callback in config["trainer"].get("callbacks") or []:
         for name in _PROBE_ARGUMENTS:
@@ -36,7 +38,7 @@ def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rename_files(value: Any) -> Any:
-    """A copy of a part of a config, in which the toy's files have their present names."""
+    """A copy of a part of a config with the current names of the toy's files."""
     if isinstance(value, dict):
         return {key: _rename_files(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -45,16 +47,15 @@ def _rename_files(value: Any) -> Any:
 
 
 def upgrade_protocol(protocol: dict[str, Any]) -> dict[str, Any]:
-    """A run's protocol, without arguments that are gone."""
+    """The protocol of a run, without arguments that no longer exist."""
     probes = [{k: v for k, v in probe.items() if k not in _PROBE_ARGUMENTS} for probe in protocol.get("probes", [])]
     return {**protocol, **({"probes": probes} if "probes" in protocol else {})}
 
 
 def upgrade_words(words: Sequence[str]) -> list[str]:
-    """A command line on which `--trainer.callbacks.KEY` set an argument of a probe, or of `Measure`, of the config.
+    """Convert `--trainer.callbacks.KEY`, for a probe or `Measure`, to `--probes.KEY` or `--measure.KEY`.
 
-    Configs have these as `probes` and `measure` now. A config with callbacks of its own is left alone, and so is what
-    follows a callback that the command line adds.
+    Words are unchanged if the config has callbacks of its own, and after a callback that the command line adds.
     """
     upgraded = []
     adds = any(_has_callbacks(Path(file)) for option, file in pairwise(words) if option == "--config")
@@ -72,6 +73,6 @@ def upgrade_words(words: Sequence[str]) -> list[str]:
 def _has_callbacks(config: Path) -> bool:
     try:
         trainer = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("trainer")
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):  # the parser will say what is wrong with it
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):  # the parser reports the error
         return False
     return isinstance(trainer, dict) and bool(trainer.get("callbacks"))

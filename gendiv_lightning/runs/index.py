@@ -1,7 +1,7 @@
-"""`RunIndex`: the checksum of every file that a run has written, so that a damaged one is noticed and named.
+"""`RunIndex`: checksums of all files that a run has written, so that damaged files are detected.
 
-`index.jsonl` gets a line per file, before the file takes its place. Lines are short, and appending one is atomic. A
-file that was written again has several lines and must match one of them. Runs of version 0.1 have no index and are not
+Before a file is put in place, a line is appended to `index.jsonl`. Lines are short, so appending is atomic. A file that
+was written several times has several lines and must match one of them. Runs of version 0.1 have no index and are not
 checked.
 """
 
@@ -23,21 +23,21 @@ class RunIndex:
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / NAME
         self._known: dict[str, set[str]] = {}
-        self._state: tuple[int, ...] = ()  # of the file when it was read
+        self._state: tuple[int, ...] = ()  # of the index file when it was read
 
     def add(self, path: Path, content: Path) -> None:
-        """Note that `path` is about to get the bytes of the file `content`."""
+        """Record that `path` is about to get the content of the file `content`."""
         line = {"file": path.relative_to(self.folder).as_posix(), "sha256": sha256_of(content)}
         file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            # A line that a crash cut off must not swallow this one.
+            # Start on a new line, in case a crash truncated the last one.
             os.write(file, f"{'' if self._ends_with_newline() else chr(10)}{json.dumps(line)}\n".encode())
             os.fsync(file)
         finally:
             os.close(file)
 
     def files(self) -> dict[str, set[str]]:
-        """Checksums of each listed file, by its path in the folder; empty for a run of version 0.1."""
+        """Checksums of each listed file, by path in the folder; empty for a run of version 0.1."""
         try:
             stat = self.path.stat()
         except FileNotFoundError:
@@ -50,23 +50,25 @@ class RunIndex:
                     entry = json.loads(line)
                     self._known.setdefault(entry["file"], set()).add(entry["sha256"])
                 except (ValueError, KeyError, TypeError):
-                    continue  # cut off by a crash: its file never took its place, or is checked by its own checksums
+                    continue  # truncated by a crash, so the file was never put in place, or has its own checksums
             self._state = state
         return self._known
 
     def check(self, path: Path, advice: str) -> None:
-        """Raise ValueError if a file is not what was written; one that is not listed passes.
+        """Raise DamagedRunError if a file does not match its checksum. Files that are not listed are accepted.
 
         Args:
-            path: of an existing file in the folder.
-            advice: what to do about a damaged one.
+            path: an existing file in the folder.
+            advice: what to do about a damaged file.
         """
         known = self.files().get(path.relative_to(self.folder).as_posix())
         if known and sha256_of(path) not in known:
-            raise DamagedRunError(f"{path} is damaged: it is not what this run wrote (its SHA-256 differs). {advice}")
+            raise DamagedRunError(
+                f"{path} is damaged: its SHA-256 differs from that of the file that the run wrote. {advice}"
+            )
 
     def missing(self) -> list[str]:
-        """Listed files that are not there."""
+        """Listed files that do not exist."""
         return [name for name in self.files() if not (self.folder / name).exists()]
 
     def _ends_with_newline(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a run is, in a few words, from its protocol and description. Reports, studies and W&B name runs by it."""
+"""Short names of runs, derived from protocol and description, for reports, studies and W&B."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from gendiv_lightning.runs.protocol import fingerprint_of
 
 
 class RunLabel(NamedTuple):
-    """Names of a run, to group and to sort by.
+    """Names of a run, for grouping and sorting.
 
     Attributes:
-        generator: the family as its authors write it, with its size where there are several: "LlamaGen XL".
-        probe: class names of the probes in alphabetical order, joined by " + "; "baseline" where there are none.
+        generator: title of the family, with its size if there are several: "LlamaGen XL".
+        probe: class names of the probes in alphabetical order, joined by " + "; "baseline" if there are none.
         select: which codebook entries a subset allows ("most_frequent", ...); None without a subset.
         ratio: share of the codebook that is allowed, in (0, 1]; None without a subset.
         paraphrase_length: "short", "medium", "long", "mixed" or "any"; None for the original prompt alone.
         seed: root seed of the noise.
         embedded: whether it is a toy model.
         fingerprint: first 8 digits of the run's fingerprint, its id in tables and captions.
-        group: generator, probes and their settings, for people; the same for all seeds.
+        group: generator, probes and settings in words; the same for all seeds.
         title: the group and the seed.
     """
 
@@ -41,8 +41,8 @@ def label_of(protocol: Mapping[str, Any], description: Description | None = None
     """The label of a run.
 
     Args:
-        protocol: of the run, see `RunFolder.read_protocol`.
-        description: of the run; None for one of version 0.1.
+        protocol: protocol of the run, see `RunFolder.read_protocol`.
+        description: description of the run; None for version 0.1.
     """
     description = describe(protocol) if description is None else description
     probes = protocol["probes"]

@@ -1,6 +1,6 @@
 """Names for runs of version 0.1, whose folders do not describe their generator, probes and metrics.
 
-Runs of today have a `description.json`; nothing is ever added here.
+Later runs have a `description.json`, so this module never grows.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def describe_generator(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe_probe(probe: Mapping[str, Any]) -> dict[str, str]:
-    """Label, short label and what it isolates, of a probe with its settings."""
+    """Label and short label of a probe with its settings, and what it isolates."""
     label = _label(probe)
     return {"label": label, "short": _short(probe) or label, "isolates": _ISOLATES.get(probe["probe"], "")}
 

@@ -1,4 +1,4 @@
-"""Runs as a report sees them: seeds of one setting together, and the settings of one generator around its baseline."""
+"""Load finished runs, and group them: seeds of one setting, and settings of one generator."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Run(NamedTuple):
     """A finished run.
 
     Attributes:
-        folder: where it lies.
-        label: its names.
-        protocol: all that can change its numbers.
-        description: its generator, probes and metrics in words.
-        estimates: by name.
-        columns: (P,) numbers of single prompts by name, in the order of the prompt set.
+        folder: the run folder.
+        label: short names.
+        protocol: everything that can change its numbers.
+        description: generator, probes and metrics in words.
+        estimates: estimates by name.
+        columns: per-prompt values (P,) by name, in the order of the prompt set.
         prompts: ids of the P prompts.
     """
 
@@ -56,16 +56,18 @@ class Run(NamedTuple):
 
     def select(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """The columns of some prompts, by their ids and in their order."""
-        places = {prompt: place for place, prompt in enumerate(self.prompts)}
-        rows = torch.tensor([places[prompt] for prompt in prompts], dtype=torch.int64)
+        indices = {prompt: index for index, prompt in enumerate(self.prompts)}
+        rows = torch.tensor([indices[prompt] for prompt in prompts], dtype=torch.int64)
         return {name: column[rows] for name, column in self.columns.items()}
 
 
 def read_run(path: Path | str | RunFolder) -> Run:
-    """A finished run, all its files checked but the samples.
+    """Read a finished run, with all files checked except the samples.
 
     Raises:
-        ValueError: the folder holds no run, an unfinished one, or a malformed file; the file is named.
+        MissingRunError: the folder contains no run.
+        UnfinishedRunError: the run is not finished.
+        DamagedRunError: a file is missing or malformed.
     """
     folder = path if isinstance(path, RunFolder) else RunFolder(path)
     protocol, description = read_header(folder)
@@ -73,8 +75,8 @@ def read_run(path: Path | str | RunFolder) -> Run:
     table = folder.read_per_prompt()
     if len(table) != protocol["data"]["num_prompts"]:
         raise DamagedRunError(
-            f"{folder.path / 'per_prompt.parquet'} is damaged: it has {len(table)} rows, and the run has "
-            f"{protocol['data']['num_prompts']} prompts. Make the run again"
+            f"{folder.path / 'per_prompt.parquet'} is damaged: it has {len(table)} rows, but the run has "
+            f"{protocol['data']['num_prompts']} prompts. Run the command again with --overwrite true"
         )
     names = [name for name in table.column_names if name not in PER_PROMPT]
     columns = {name: torch.from_numpy(table[name].to_numpy().astype("float64")) for name in names}
@@ -84,10 +86,11 @@ def read_run(path: Path | str | RunFolder) -> Run:
 
 
 def read_header(folder: RunFolder) -> tuple[dict[str, Any], Description]:
-    """Protocol and description of a run that need not be finished.
+    """Protocol and description of a run, finished or not.
 
     Raises:
-        ValueError: the folder holds no run with samples, or one of the two files is malformed.
+        MissingRunError: the folder contains no run with samples.
+        DamagedRunError: one of the two files is malformed.
     """
     protocol = folder.read_protocol()
     check_run_protocol(folder.path / "fingerprint.json", protocol)
@@ -95,12 +98,12 @@ def read_header(folder: RunFolder) -> tuple[dict[str, Any], Description]:
 
 
 class Setting(NamedTuple):
-    """Runs that differ in nothing but their seed; numbers are means over them.
+    """Runs that differ only in their seed; numbers are means over them.
 
     Attributes:
-        runs: by seed.
-        estimates: by name.
-        columns: (P,) by name.
+        runs: runs, sorted by seed.
+        estimates: estimates by name.
+        columns: per-prompt values (P,) by name.
     """
 
     runs: tuple[Run, ...]
@@ -109,22 +112,22 @@ class Setting(NamedTuple):
 
     @property
     def label(self) -> RunLabel:
-        """Of the first run."""
+        """Label of the first run."""
         return self.runs[0].label
 
     @property
     def probes(self) -> list[dict[str, Any]]:
-        """With their settings, as in the protocol."""
+        """The probes with their settings, as in the protocol."""
         return self.runs[0].protocol["probes"]
 
     @property
     def design(self) -> list[dict[str, Any]]:
-        """Those of the probes that cross sampler paths with executions, and so give a prompt samples of its own."""
+        """The probes that cross sampler paths with executions, and so change the samples of a prompt."""
         return [probe for probe in self.probes if "num_paths" in probe]
 
     @property
     def description(self) -> Description:
-        """Of the first run."""
+        """Description of the first run."""
         return self.runs[0].description
 
     @property
@@ -150,11 +153,11 @@ class Setting(NamedTuple):
         return f"{data['num_prompts']} prompts, {num_samples} samples"
 
     def value(self, name: str) -> float:
-        """A number; NaN where it was not measured."""
+        """The value of a number; NaN if it was not measured."""
         return self.estimates[name].value if name in self.estimates else math.nan
 
     def has(self, *probes: str) -> bool:
-        """Whether these are its probes, and no others."""
+        """Whether the setting has exactly these probes."""
         return self.label.probe == (" + ".join(sorted(probes)) or BASELINE)
 
 
@@ -162,9 +165,9 @@ class Family(NamedTuple):
     """The settings of one generator.
 
     Attributes:
-        name: of the generator, for people.
-        identity: of the generator, from the protocol.
-        settings: the baseline first.
+        name: display name of the generator.
+        identity: identity of the generator, from the protocol.
+        settings: the settings, starting with the baseline.
     """
 
     name: str
@@ -178,34 +181,34 @@ class Family(NamedTuple):
 
     @property
     def draws_tokens(self) -> bool:
-        """Whether it draws tokens from a codebook: such runs keep counts of them."""
+        """Whether the generator draws tokens from a codebook; such runs store codebook counts."""
         return any((run.folder.path / "usage.safetensors").exists() for s in self.settings for run in s.runs)
 
     def find(self, *probes: str) -> list[Setting]:
-        """Settings of these probes and no others."""
+        """Settings with exactly these probes."""
         return [setting for setting in self.settings if setting.has(*probes)]
 
     def first(self, *probes: str) -> Setting | None:
-        """The first of `find`; None where there is none."""
+        """The first setting of `find`; None if there is none."""
         return next(iter(self.find(*probes)), None)
 
     def baseline_of(self, setting: Setting) -> Setting | None:
-        """The setting without probes that is comparable to one: same prompts, samples, metrics, versions and seeds.
+        """The baseline of a setting: no probes, with the same prompts, samples, metrics, versions and seeds.
 
-        A run that crosses paths with executions has samples of its own, so its baseline is that design alone.
+        A design that crosses paths with executions changes the samples, so the baseline has the same design.
         """
         design = setting.design
         if setting.probes == design:
             return None
         seeds = [run.label.seed for run in setting.runs]
         for other in self.settings:
-            mine = tuple(run for run in other.runs if run.label.seed in seeds)
+            matching = tuple(run for run in other.runs if run.label.seed in seeds)
             if (
                 other.probes == design
-                and len(mine) == len(seeds)
-                and _conditions(mine[0]) == _conditions(setting.runs[0])
+                and len(matching) == len(seeds)
+                and _conditions(matching[0]) == _conditions(setting.runs[0])
             ):
-                return other if len(mine) == len(other.runs) else setting_of(mine)
+                return other if len(matching) == len(other.runs) else setting_of(matching)
         return None
 
     @property
@@ -215,12 +218,13 @@ class Family(NamedTuple):
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
-    """All finished runs in or below folders, each once and in an order of their own; and why others are left out.
+    """All finished runs in or below folders, each once and in a fixed order, and the reasons why others are ignored.
 
-    Of a study's folder, what its `study.json` does not name as a cell, or names as failed, is not taken.
+    In the folder of a study, runs that `study.json` does not list as cells, or lists as failed, are ignored.
 
     Raises:
-        ValueError: there is none, or embedded and real models are among them.
+        MissingRunError: there are no finished runs.
+        NotComparableError: there are runs of toy models and of real models.
     """
     paths = list(map(Path, paths))
     runs: dict[str, Run] = {}
@@ -230,22 +234,24 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
         cells = {c["run_dir"] for c in read_cells(index) if c["status"] != "failed"} if index.exists() else None
         for folder in _run_folders(path):
             if cells is not None and folder.path.parent == path and folder.path.name not in cells:
-                left_out.append(f"{folder.path} is no cell of the study, or one that failed")
+                left_out.append(f"{folder.path} is not a cell of the study, or its cell failed")
             elif not folder.is_finished:
-                left_out.append(f"{folder.path} is not finished: run the same `gendiv predict` again to resume it")
+                left_out.append(f"{folder.path} is not finished. Run the same `gendiv predict` again to resume it")
             else:
                 run = read_run(folder)
                 runs.setdefault(run.label.fingerprint, run)
     if not runs:
-        places = ", ".join(map(str, paths))
-        raise MissingRunError(f"no finished run in {places}: `gendiv predict` or `gendiv study` makes them")
+        searched = ", ".join(map(str, paths))
+        raise MissingRunError(
+            f"there is no finished run in {searched}. Make one with `gendiv predict` or `gendiv study`"
+        )
     if len({run.label.embedded for run in runs.values()}) > 1:
-        raise NotComparableError("these are runs of embedded (toy) and of real models: make a report of each")
+        raise NotComparableError("the runs are of toy models and of real models. Make a separate report of each kind")
     return sorted(runs.values(), key=_order), left_out
 
 
 def _run_folders(path: Path) -> Iterator[RunFolder]:
-    """Folders of runs in or below a folder, links followed, hidden folders and folders of codebook counts passed by."""
+    """Run folders in or below a folder. Links are followed; hidden folders and codebook counts are ignored."""
     found, seen = [], set()
     for folder, names, files in os.walk(path, followlinks=True):
         real = os.path.realpath(folder)
@@ -260,7 +266,7 @@ def _run_folders(path: Path) -> Iterator[RunFolder]:
 
 
 def families_of(runs: Sequence[Run]) -> list[Family]:
-    """Runs by generator and setting, in the order of `find_runs`."""
+    """Group runs by generator and setting, in the order of `find_runs`."""
     found = []
     for identity, of_generator in groupby(sorted(runs, key=_generator), key=_generator):
         of_setting = groupby(sorted(of_generator, key=lambda r: (_order(r), _setting(r))), key=_setting)
@@ -271,13 +277,13 @@ def families_of(runs: Sequence[Run]) -> list[Family]:
 
 
 def first_of(names: Sequence[str], settings: Iterable[Setting]) -> str | None:
-    """The first of some names that all settings have numbers of."""
+    """The first of some names of numbers that all settings have."""
     shared: set[str] = set.intersection(*(set(s.estimates) for s in settings))
     return next((name for name in names if name in shared), None)
 
 
 def _order(run: Run) -> tuple[Any, ...]:
-    """Generators in the paper's order; then without probes, then one probe, then more."""
+    """Sort key of runs: generators in the order of the paper; no probes, then one probe, then more."""
     label, probes = run.label, run.protocol["probes"]
     is_crossed = any("num_paths" in probe for probe in probes)
     settings = label.select or "", label.ratio or 0.0, label.paraphrase_length or ""
@@ -290,7 +296,7 @@ def _generator(run: Run) -> str:
 
 
 def _conditions(run: Run) -> dict[str, Any]:
-    """What runs must share to be compared prompt by prompt."""
+    """The values that runs must share to be compared prompt by prompt."""
     data = {key: value for key, value in run.protocol["data"].items() if key != "seed"}
     return {"data": data, "metrics": run.protocol["metrics"], "versions": run.protocol["versions"]}
 
@@ -300,7 +306,7 @@ def _setting(run: Run) -> str:
 
 
 def setting_of(runs: Iterable[Run]) -> Setting:
-    """Runs that differ in nothing but their seed, averaged over seeds."""
+    """Combine runs that differ only in their seed, averaged over seeds."""
     runs = tuple(sorted(runs, key=lambda run: run.label.seed))
     if len(runs) == 1:
         return Setting(runs, runs[0].estimates, runs[0].columns)
@@ -309,7 +315,7 @@ def setting_of(runs: Iterable[Run]) -> Setting:
 
 
 def mean_columns(runs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """(P,) numbers that all runs of a setting have, averaged over its seeds prompt by prompt."""
+    """Per-prompt values (P,) that all runs of a setting have, averaged over its seeds."""
     first, *others = runs
     return {
         name: torch.stack([columns[name] for columns in runs]).mean(0)
@@ -325,8 +331,8 @@ def mean_estimates(
 
     Args:
         runs: the estimates of each seed.
-        columns: of `mean_columns`: what has a column gets its interval from it. Of others the ends are averaged, which
-            makes the interval rather too wide.
+        columns: result of `mean_columns`. An interval is computed from the column if there is one; otherwise the ends
+            are averaged, which makes the interval too wide rather than too narrow.
     """
     first, *others = runs
     return {
@@ -352,7 +358,7 @@ def _mean(estimates: list[Estimate], column: Tensor | None) -> Estimate:
 
 
 def _name_apart(families: list[Family]) -> list[Family]:
-    """Generators of one name get what differs between them added to it."""
+    """Add the settings that differ to the names of generators with the same name."""
     named = []
     for family in families:
         others = [other for other in families if other.name == family.name and other is not family]

@@ -1,8 +1,8 @@
-"""`RunLock`: one process at a time writes a run.
+"""`RunLock`: only one process at a time writes a run.
 
-The file `run.lock` in the run folder names its owner. On one machine the operating system holds the lock, and lets go
-of it when the owner dies, however it dies. Between machines that share a disk the owner touches the file every few
-seconds; a lock that nobody has touched for a minute is taken over.
+The file `run.lock` in the run folder identifies its owner. On one machine the operating system holds the lock and
+releases it when the owner exits, for whatever reason. For machines that share a disk, the owner updates the file every
+few seconds; a lock without an update for a minute is taken over.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ STALE_SECONDS = 60.0
 
 
 class RunLock:
-    """Held from `acquire` to `release`, or as a context.
+    """A lock that is held from `acquire` to `release`, or as a context manager.
 
     Args:
-        folder: of the run; it is made.
+        folder: run folder; created if missing.
 
     Attributes:
-        token: names this acquisition; a rank of the run that finds another one in the file must stop writing.
+        token: identifies this acquisition. A rank that finds another token in the file must stop writing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,10 +40,10 @@ class RunLock:
         self._stop = threading.Event()
 
     def acquire(self) -> None:
-        """Take the lock, a stale one too.
+        """Acquire the lock, or take over a stale one.
 
         Raises:
-            ValueError: another process writes this run; it is named.
+            RunLockedError: another process, which the message names, is writing this run.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         file = self._open()
@@ -58,7 +58,7 @@ class RunLock:
         threading.Thread(target=self._beat, name="run lock", daemon=True).start()
 
     def release(self) -> None:
-        """Let go, and remove the file."""
+        """Release the lock and remove the file."""
         if self._file is None:
             return
         self._stop.set()
@@ -76,7 +76,7 @@ class RunLock:
         self.release()
 
     def _open(self) -> int:
-        """The lock file, locked; opened again if its owner removed it in between."""
+        """Open and lock the file; opened again if its owner removes it in between."""
         while True:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
@@ -102,12 +102,12 @@ class RunLock:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
                 os.utime(self.path)
-            except OSError:  # the folder is gone, or the disk for a while
+            except OSError:  # the folder was deleted, or the disk is temporarily unavailable
                 continue
 
 
 def token_of(folder: Path) -> str | None:
-    """Token of the process that holds the lock of a run; None if nobody does."""
+    """Token of the process that holds the lock of a run; None if there is none."""
     try:
         token = json.loads((folder / NAME).read_text()).get("token")
     except (OSError, ValueError, AttributeError):

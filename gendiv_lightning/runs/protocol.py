@@ -1,4 +1,4 @@
-"""The protocol of a run: everything that can change a number, as plain values. Its hash is the run's fingerprint."""
+"""The protocol of a run: everything that can change a number, as plain values. Its hash is the fingerprint."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Difference(NamedTuple):
 
     Attributes:
         key: path to the value, such as `generator.guidance` or `metrics[0].method`.
-        before: value of the first protocol; None where the key is missing.
-        now: value of the second.
+        before: value in the first protocol; None if the key is missing.
+        now: value in the second protocol.
     """
 
     key: str
@@ -22,11 +22,11 @@ class Difference(NamedTuple):
     now: Any
 
     def is_below(self, *parents: str) -> bool:
-        """Whether the key is one of `parents`, or lies below one."""
+        """Whether the key is one of `parents`, or below one of them."""
         return any(self.key == parent or self.key.startswith((f"{parent}.", f"{parent}[")) for parent in parents)
 
     def __str__(self) -> str:
-        return f"{self.key} ({self.before!r} there, {self.now!r} now)"
+        return f"{self.key} ({self.before!r} before, {self.now!r} now)"
 
 
 def fingerprint_of(protocol: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""A shard of a run, `samples/*.parquet`: a batch of samples as a table, and back. A row is a sample."""
+"""Shards of a run, `samples/*.parquet`: convert batches of samples to tables and back, one row per sample."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from gendiv_lightning.records import (
 from gendiv_lightning.runs import schema
 from gendiv_lightning.runs.files import read_table
 
-ADVICE = "Delete it and run the same command again: its prompts are sampled again, with the same result"
+ADVICE = "Delete it and run the same command again: its prompts are sampled again, with the same results"
 
 
 def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Some columns of a shard.
 
     Raises:
-        ValueError: it is damaged, or a column is missing or of another type.
+        DamagedRunError: it is damaged, or a column is missing or of another type.
     """
     table = read_table(path, columns, required=schema.SAMPLES, advice=ADVICE)
     for name, kind in zip(table.column_names, table.schema.types, strict=True):
@@ -47,26 +47,26 @@ def read_shard(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def read_batch(path: Path) -> SampleBatch:
-    """A shard as the batch that it was written from, but that paraphrases without a sample come empty.
+    """A shard as the batch that it was written from, except that paraphrases without samples are empty.
 
     Raises:
-        ValueError: it is damaged.
+        DamagedRunError: the shard is damaged.
     """
     table = read_shard(path)
     try:
         return _from_table(table)
     except (TypeError, ValueError, KeyError, IndexError, OSError, SyntaxError, RuntimeError) as error:
-        # Any cell may be of another type or shape than a shard's, and a picture be cut off anywhere.
+        # Any cell may be of another type or shape, and an image may be truncated.
         raise DamagedRunError(f"{path} is damaged ({' '.join(str(error).split())}). {ADVICE}") from error
 
 
 def to_table(batch: SampleBatch, codebook_size: int) -> pa.Table:
-    """A batch as the table of a shard; tokens get the smallest unsigned type that holds the codebook."""
+    """Convert a batch to the table of a shard; tokens get the smallest unsigned type that fits the codebook."""
     from datasets import Features, List, Value
     from datasets import Image as ImageFeature
 
     prompts, keys, samples = batch.batch.prompts, batch.batch.keys, batch.samples
-    with ThreadPoolExecutor() as pool:  # zlib releases the interpreter lock
+    with ThreadPoolExecutor() as pool:  # zlib releases the GIL
         images = list(pool.map(_png, batch.images))
     columns: dict[str, tuple[Any, list[Any]]] = {
         schema.IMAGE: (ImageFeature(), [{"bytes": png, "path": None} for png in images]),
@@ -89,7 +89,7 @@ def to_table(batch: SampleBatch, codebook_size: int) -> pa.Table:
         shape = list(samples.latents.shape[1:])
         columns[schema.LATENTS] = List(Value("float16")), list(samples.latents.flatten(1).half().numpy())
         columns[schema.LATENT_SHAPE] = List(Value("int32")), [shape] * len(keys)
-    for name, values in batch.per_prompt.items():  # the same in each of a prompt's rows
+    for name, values in batch.per_prompt.items():  # the same in each row of a prompt
         per_row = [values[row].numpy() for row in batch.batch.rows]
         columns[schema.RECORDED_PER_PROMPT + name] = List(Value("float64")), per_row
     for name, values in batch.per_sample.items():
@@ -100,11 +100,11 @@ def to_table(batch: SampleBatch, codebook_size: int) -> pa.Table:
 
 def _from_table(table: pa.Table) -> SampleBatch:
     column = {schema.FORMER.get(name, name): table[name].to_pylist() for name in table.column_names}
-    places = column[schema.PROMPT_INDEX]
-    indices = sorted(set(places))
-    prompts = tuple(_to_prompt(column, places.index(index)) for index in indices)
+    row_indices = column[schema.PROMPT_INDEX]
+    indices = sorted(set(row_indices))
+    prompts = tuple(_to_prompt(column, row_indices.index(index)) for index in indices)
     keys = tuple(NoiseKey(*name) for name in zip(*(column[part] for part in schema.NOISE_KEY), strict=True))
-    rows = tuple(indices.index(i) for i in places)
+    rows = tuple(indices.index(i) for i in row_indices)
     batch = PromptBatch(column[schema.SEED][0], prompts, tuple(indices), keys, rows)
     images = torch.stack([_unpng(image["bytes"]) for image in column[schema.IMAGE]])
     samples: TokenSamples | LatentSamples
@@ -137,8 +137,8 @@ def _from_table(table: pa.Table) -> SampleBatch:
 def _to_prompt(column: dict[str, list[Any]], row: int) -> Prompt:
     prompt = column[schema.PROMPT_ID][row]
     names = zip(column[schema.PROMPT_ID], column[schema.PARAPHRASE], column[schema.TEXT], strict=True)
-    wordings = {paraphrase: text for owner, paraphrase, text in names if owner == prompt}
-    texts = [wordings.get(number, "") for number in range(1, max(wordings) + 1)]
+    by_number = {paraphrase: text for owner, paraphrase, text in names if owner == prompt}
+    texts = [by_number.get(number, "") for number in range(1, max(by_number) + 1)]
     paraphrases = tuple(Paraphrase(text, length_class(text)) for text in texts)
     return Prompt(prompt, column[schema.PROMPT][row], paraphrases, column[schema.SOURCE][row])
 

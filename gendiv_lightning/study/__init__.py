@@ -1,1 +1,1 @@
-"""Many runs in one: `matrix` reads a study and makes its cells, `launch` runs them. A cell is a plain run."""
+"""Studies: `matrix` expands a study into cells, `launch` runs them. Each cell is a plain run."""

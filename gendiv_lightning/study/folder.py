@@ -1,6 +1,6 @@
 """The folder of a study and its index: `study.json`, `configs/<cell>.yaml`, `logs/<cell>.log`, run folders `<cell>/`.
 
-It knows what is finished, not how to run it.
+It records which cells are finished; `launch` runs them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
 class StudyFolder:
     """The folder of a study, with its index `study.json`: settings, files and status of each cell.
 
-    A cell that finished with the config that it has now is not run again. Every other one is, and goes on where its run
-    was.
+    A cell that finished with its current config is not run again. All others are run, or resumed.
     """
 
     def __init__(self, path: Path, cells: Sequence[Cell]) -> None:
         self.path, self.cells, self.index = path, cells, path / "study.json"
-        there = read_cells(self.index) if self.index.exists() else []
-        before = {entry["name"]: entry for entry in there}
+        stored = read_cells(self.index) if self.index.exists() else []
+        before = {entry["name"]: entry for entry in stored}
         self.entries = {cell.name: self._entry(cell, before.get(cell.name, {})) for cell in cells}
 
     def _entry(self, cell: Cell, before: dict[str, Any]) -> dict[str, Any]:
@@ -55,46 +54,46 @@ class StudyFolder:
         return (self.path / cell.name / "metrics.json").exists()
 
     def unfinished(self) -> list[Cell]:
-        """What is to be run."""
+        """The cells that are not finished."""
         return [cell for cell in self.cells if self.entries[cell.name]["status"] != FINISHED]
 
     def leftovers(self) -> list[Path]:
-        """Run folders of no cell: of a study that was another one before."""
+        """Run folders that do not belong to a cell, left over from an earlier version of the study."""
         return sorted(
             file.parent for file in self.path.glob("*/fingerprint.json") if file.parent.name not in self.entries
         )
 
     def command(self, cell: Cell) -> list[str]:
-        """The cell's run as a command line."""
+        """The command line of a cell."""
         run_dir = self.path / cell.name
         return ["gendiv", "fit-free", "predict", "--config", str(self.config(cell)), "--run_dir", str(run_dir)]
 
     def config(self, cell: Cell) -> Path:
-        """The cell's config."""
+        """The config of a cell."""
         return self.path / self.entries[cell.name]["config"]
 
     def log(self, cell: Cell) -> Path:
-        """What the cell's command says."""
+        """The log of a cell."""
         return self.path / self.entries[cell.name]["log"]
 
     def write_configs(self) -> None:
-        """A config for each cell, whole."""
+        """Write a complete config for each cell."""
         for cell in self.cells:
             text = f"# {' '.join(self.command(cell))}\n{cell.text}"
             write_atomically(self.config(cell), lambda path, text=text: path.write_text(text))  # type: ignore[misc]
 
     def note(self, cell: Cell, **changes: Any) -> None:
-        """Change the cell's entry in the index, and write it."""
+        """Update the entry of a cell in the index, and write the index."""
         self.entries[cell.name].update(changes)
         self.write_index()
 
     def write_index(self) -> None:
-        """`study.json`: all cells of the study as it is now."""
+        """Write `study.json` with all cells of the study."""
         text = json.dumps({"cells": list(self.entries.values())}, indent=2) + "\n"
         write_atomically(self.index, lambda path: path.write_text(text))
 
     def close(self, cell: Cell, succeeded: bool, seconds: float) -> bool:
-        """Note how a cell ended; whether it is finished."""
+        """Record how a cell ended; returns whether it is finished."""
         is_finished = succeeded and self._has_results(cell)
         self.note(cell, status=FINISHED if is_finished else FAILED, seconds=round(seconds, 1))
         return is_finished
@@ -108,15 +107,17 @@ class StudyFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other studies out of the folder while this process is at work in it, however it ends.
+        """Lock the folder for this process until it exits.
 
         Raises:
-            ValueError: another one is at work in it.
+            RunLockedError: another process has locked it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise RunLockedError(f"another `gendiv study` is at work in {self.path}") from error
+                raise RunLockedError(
+                    f"another `gendiv study` is running in {self.path}. Wait for it, or choose another --out"
+                ) from error
             yield

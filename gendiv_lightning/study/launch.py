@@ -1,7 +1,7 @@
-"""The unfinished cells of a study at work, in processes here or as jobs of a cluster. A cell is its plain command.
+"""Run the unfinished cells of a study, in local processes or as cluster jobs. Each cell runs its plain command.
 
-A failed cell stops no other. Here a cell's process is a fork of one that has the libraries loaded already, which saves
-their loading time and nothing else; it ends when the study's process does, however that ended.
+A failed cell does not stop the others. A local cell is forked from a process with all libraries loaded, which only
+saves their loading time. It ends when the process of the study ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _POLL_SECONDS = 5.0
 
 
 def run_here(folder: StudyFolder, num_jobs: int) -> None:
-    """Run cells on this machine, `num_jobs` at a time."""
+    """Run cells on this machine, `num_jobs` in parallel."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["gendiv_lightning.study.preload"])
     waiting = folder.unfinished()[::-1]
@@ -47,30 +47,33 @@ def run_here(folder: StudyFolder, num_jobs: int) -> None:
                     _close(folder, cell, process.exitcode == 0, started, bar)
         finally:
             for process, *_ in running.values():
-                process.kill()  # Lightning lets a run go on after SIGTERM; a killed one loses nothing
+                process.kill()  # Lightning does not stop a run on SIGTERM; a killed run can be resumed
                 process.join()
 
 
 def run_as_jobs(folder: StudyFolder, cluster: str, parameters: dict[str, Any]) -> None:
-    """Submit cells with submitit and wait for them; those of a former call that are still at work are waited for too.
+    """Submit cells with submitit and wait for them, and for jobs of an earlier call that are still running.
 
     Args:
-        folder: of the study.
-        cluster: "slurm", or another one that submitit knows.
-        parameters: of submitit's executor: timeout_min, gpus_per_node, slurm_partition, ...
+        folder: folder of the study.
+        cluster: "slurm", or another cluster that submitit supports.
+        parameters: parameters of submitit's executor: timeout_min, gpus_per_node, slurm_partition, ...
 
     Raises:
-        ValueError: submitit is not installed, does not know a parameter, or there is no such cluster.
+        PackageError: submitit is not installed.
+        ConfigValueError: a parameter or the cluster is unknown.
     """
     try:
         import submitit
     except ImportError as error:
-        raise PackageError("cluster jobs need submitit: pip install 'gendiv_lightning[slurm]'") from error
+        raise PackageError(
+            "cluster jobs need submitit. Install it with pip install 'gendiv_lightning[slurm]'"
+        ) from error
     try:
         executor = submitit.AutoExecutor(folder.path / "jobs", cluster=cluster)
         executor.update_parameters(name="gendiv", **parameters)
-    except (RuntimeError, NameError, TypeError) as error:  # what submitit raises for these
-        raise ConfigValueError(f"{cluster}: {error}") from error
+    except (RuntimeError, NameError, TypeError) as error:  # raised by submitit for unknown parameters and clusters
+        raise ConfigValueError(f"{cluster} jobs cannot be submitted: {error}. Correct --launch or --slurm") from error
     job_class: Any = executor.job_class
     cells = folder.unfinished()
     jobs = {}
@@ -107,14 +110,14 @@ def _close(folder: StudyFolder, cell: Cell, succeeded: bool, started: float, bar
 
 
 def run_cell(command: list[str], log: Path) -> int:
-    """Be the command, in this process: its arguments, its output to `log`, its exit status returned."""
+    """Run a command in this process, with its output in `log`; returns its exit status."""
     from gendiv_lightning.cli.predict import main
 
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    # Lightning starts other ranks with it.
+    # Lightning starts the other ranks with it.
     sys.argv = [str(Path(sysconfig.get_path("scripts")) / "gendiv"), *command[1:]]
     try:
         main()

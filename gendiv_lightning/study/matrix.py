@@ -1,13 +1,13 @@
-"""A study as YAML, and the cells that it stands for: each is a config of `gendiv fit-free predict`. It runs nothing.
+"""Expand a study, a YAML file, into cells; each is a config of `gendiv predict`.
 
-    generators: {NAME: {config: FILE, usage: FILE}}     a config without probes each, beside the study's file
-    probes: {NAME: {PROBE: {argument: value}, ...}}     probes that act together; none: the baseline
+    generators: {NAME: {config: FILE, usage: FILE}}     a config without probes, next to the study's file
+    probes: {NAME: {PROBE: {argument: value}, ...}}     probes applied together; none for the baseline
     seeds: [0]
-    metrics: [NAME, ...]                                instead of the configs' own
-    settings: {data.limit: 32, ...}                     any keys of the configs; inside a probe's entry: of its cells
+    metrics: [NAME, ...]                                replace those of the configs
+    settings: {data.limit: 32, ...}                     any keys of the configs; in the entry of a probe, for its cells
 
-A list as a probe's argument is swept: a cell for each value. `usage` goes to codebook subsets by frequency. A generator
-that some probes or metrics do not apply to names those of its own, as `probes` and `metrics` of its entry.
+A list as an argument of a probe is swept, with one cell per value. `usage` is passed to codebook subsets by frequency.
+If some probes or metrics do not apply to a generator, list those that do as `probes` and `metrics` in its entry.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Cell(NamedTuple):
     """One run of a study.
 
     Attributes:
-        name: of the cell, and of its run folder.
-        generator: its name in the study.
-        probe: its name in the study.
+        name: name of the cell and of its run folder.
+        generator: name of the generator in the study.
+        probe: name of the probe entry in the study.
         probes: arguments by name of the probe.
         seed: root seed.
-        config: of `gendiv fit-free predict`, whole.
+        config: complete config of `gendiv predict`.
     """
 
     name: str
@@ -56,33 +56,33 @@ class Cell(NamedTuple):
 
     @property
     def sha256(self) -> str:
-        """Of the config."""
+        """Hash of the config."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 def read_study(path: Path) -> list[Cell]:
-    """The cells of a study: all of a generator together, its seeds and probes in the order of the file.
+    """The cells of a study, grouped by generator, with seeds and probes in the order of the file.
 
     Raises:
-        ValueError: a key is unknown or missing, a value is not of its kind, or two cells have one name.
+        ValueError: a key is unknown or missing, a value is of the wrong type, or two cells have the same name.
         OSError: the file, or a config that it names, cannot be read.
     """
     study = _mapping(_load(path), str(path), _KEYS)
     seeds = study.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise ConfigValueError(f"{path}: seeds must be a list of whole numbers, got {seeds!r}")
+        raise ConfigValueError(f"{path}: seeds must be a list of integers, got {seeds!r}. Write for example [0]")
     cells: dict[str, Cell] = {}
     for generator, seed in product(_named(path, study, "generators"), seeds):
         for probe in _probes_of(path, study, generator):
             for cell in _cells(path, study, generator, probe, seed):
                 if cell.name in cells:
-                    raise ConfigValueError(f"{path}: two cells have the name {cell.name}: sweep values that differ")
+                    raise ConfigValueError(f"{path}: two cells have the name {cell.name}. Sweep different values")
                 cells[cell.name] = cell
     return list(cells.values())
 
 
 def _probes_of(path: Path, study: dict[str, Any], generator: str) -> list[str]:
-    """The study's probes that a generator is run with: all, or those that its entry names."""
+    """The probes of a generator: all probes of the study, or those that its entry lists."""
     probes = list(_named(path, study, "probes"))
     entry = study["generators"][generator]
     chosen = entry.get("probes", probes) if isinstance(entry, dict) else probes
@@ -98,7 +98,9 @@ def _probes_of(path: Path, study: dict[str, Any], generator: str) -> list[str]:
 def _cells(path: Path, study: dict[str, Any], generator: str, probe: str, seed: int) -> Iterator[Cell]:
     source = _mapping(study["generators"][generator], f"{path}: generators.{generator}", _GENERATOR_KEYS)
     if "config" not in source:
-        raise ConfigKeyError(f"{path}: generators.{generator} names no config")
+        raise ConfigKeyError(
+            f"{path}: generators.{generator} must have the key config. Add the file of a config without probes"
+        )
     arms = dict(_mapping(study["probes"][probe] or {}, f"{path}: probes.{probe}"))
     settings = {
         **_mapping(study.get("settings", {}), f"{path}: settings"),
@@ -116,7 +118,7 @@ def _cells(path: Path, study: dict[str, Any], generator: str, probe: str, seed: 
 
 
 def _sweep(arms: Probes) -> Iterator[tuple[list[str], Probes]]:
-    """Each choice of one value for every list among the arguments, with what is chosen in words."""
+    """Each combination of one value for every list among the arguments, with the chosen values as texts."""
     lists = [(name, key, value) for name, given in arms.items() for key, value in given.items()]
     lists = [entry for entry in lists if isinstance(entry[2], list)]
     for values in product(*(value for *_, value in lists)):
@@ -127,7 +129,7 @@ def _sweep(arms: Probes) -> Iterator[tuple[list[str], Probes]]:
 
 
 def _config(base: Path, metrics: list[str] | None, settings: dict[str, Any], probes: Probes) -> dict[str, Any]:
-    """A base config with its fragments in it, changed."""
+    """A base config with its fragments included and the changes of a cell applied."""
     config = _mapping(_load(base), str(base))
     for part in ("model", "data", "measure", "probes"):
         if isinstance(config.get(part), str):
@@ -144,7 +146,7 @@ def _config(base: Path, metrics: list[str] | None, settings: dict[str, Any], pro
 
 
 def _measure_of(config: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of its `Measure`, wherever they are."""
+    """The arguments of the `Measure` of a config."""
     for callback in config.get("trainer", {}).get("callbacks") or []:
         if callback["class_path"] in ("Measure", "gendiv_lightning.callbacks.Measure"):
             return callback.setdefault("init_args", {})
@@ -164,17 +166,17 @@ def _named(path: Path, study: dict[str, Any], key: str) -> dict[str, Any]:
     wrong = [name for name in entries if not re.fullmatch(r"\w+", str(name))]
     if wrong or not entries:
         raise ConfigValueError(
-            f"{path}: {key} must have names of letters, digits and underscores, got {wrong or 'none'}"
+            f"{path}: {key} must have names of letters, digits and underscores, got {wrong or 'none'}. Rename them"
         )
     return entries
 
 
 def _mapping(value: Any, where: str, keys: tuple[str, ...] | None = None) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ConfigValueError(f"{where} must be a mapping of names, got {value!r}")
+        raise ConfigValueError(f"{where} must be a mapping of names, got {value!r}. Correct it")
     unknown = [key for key in value if keys is not None and key not in keys]
     if unknown:
-        raise ConfigKeyError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(keys or ())}")
+        raise ConfigKeyError(f"{where}: unknown key {unknown[0]!r}. Choose from {', '.join(keys or ())}")
     return value
 
 
@@ -182,6 +184,6 @@ def _load(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise FileFormatError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise FileFormatError(f"{path} is not valid YAML ({' '.join(str(error).split())}). Correct it") from error
     except UnicodeDecodeError as error:
-        raise FileFormatError(f"{path} is not UTF-8 text: {error}") from error
+        raise FileFormatError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8") from error

@@ -1,4 +1,4 @@
-"""Imports what a run imports at its start or later: the processes of a study fork from one that has done so."""
+"""Imports everything that a run imports; the processes of a study are forked from a process with this module."""
 
 import datasets  # noqa: F401
 import open_clip  # noqa: F401

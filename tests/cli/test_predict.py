@@ -280,7 +280,7 @@ def test_a_bad_config_with_overwrite_deletes_nothing(finished, weights):
 
 def test_overwrite_deletes_nothing_where_no_run_is(weights, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    assert "nothing is deleted" in error_of("predict", *arguments(weights, tmp_path, "--overwrite", "true"))
+    assert "nothing was deleted" in error_of("predict", *arguments(weights, tmp_path, "--overwrite", "true"))
     assert contents(tmp_path) == {"thesis.tex": b"years of work"}
 
 

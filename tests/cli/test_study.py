@@ -274,7 +274,7 @@ def test_a_cell_that_was_set_otherwise_is_not_taken_for_finished(write, tmp_path
 def test_two_studies_do_not_work_in_one_folder(write, tmp_path):
     config = write()
     with StudyFolder(tmp_path / "out", read_study(config)).lock():
-        assert "another `gendiv study` is at work" in study(config, "--out", tmp_path / "out")
+        assert "another `gendiv study` is running" in study(config, "--out", tmp_path / "out")
 
 
 def test_cells_run_as_jobs_of_submitit(write, tmp_path):
@@ -326,7 +326,7 @@ def test_what_is_no_cell_any_more_is_named_and_not_reported(write, tmp_path, cap
     assert f"{out / 'tiny-argmax-seed0'} is no longer a cell of this study" in capsys.readouterr().out
     runs, left_out = find_runs([out])
     assert [run.folder.path.name for run in runs] == ["tiny-baseline-seed0"]
-    assert left_out == [f"{out / 'tiny-argmax-seed0'} is no cell of the study, or one that failed"]
+    assert left_out == [f"{out / 'tiny-argmax-seed0'} is not a cell of the study, or its cell failed"]
 
 
 def test_a_base_config_of_version_0_1_keeps_its_measure(tmp_path):

@@ -205,7 +205,7 @@ def test_toys_and_real_models_do_not_share_a_report(study, tmp_path):
     there = json.loads(file.read_text())
     there["protocol"]["generator"]["embedded"] = False
     file.write_text(json.dumps(there))
-    assert "a report of each" in gendiv("report", folder, "--out", tmp_path / "out")
+    assert "a separate report of each" in gendiv("report", folder, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -118,7 +118,7 @@ def test_a_prompt_in_two_shards_is_an_error(folder):
 
 def test_another_protocol_is_refused_key_by_key(folder):
     other = {"generator": {"gpt": "tiny", "guidance": 3.0}, "probes": [], "data": {"seed": 0, "limit": 4}}
-    with pytest.raises(ValueError, match="holds another run") as refused:
+    with pytest.raises(ValueError, match="contains another run") as refused:
         folder.check(other)
     assert "data.limit (None there, 4 now); generator.guidance (1.5 there, 3.0 now)." in str(refused.value)
     folder.check(json.loads(json.dumps(PROTOCOL)))
@@ -155,7 +155,7 @@ def test_deleting_removes_the_run_and_nothing_else(folder):
 def test_deleting_what_is_no_run_is_refused(tmp_path):
     RunFolder(tmp_path / "absent").delete()
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="nothing is deleted"):
+    with pytest.raises(ValueError, match="nothing was deleted"):
         RunFolder(tmp_path).delete()
     assert (tmp_path / "notes.txt").exists()
 
