@@ -265,8 +265,8 @@ def test_another_protocol_is_refused_by_the_keys_that_differ(finished, weights):
     before = contents(finished.path)
     more = ("--data.seed", "7", "--model.guidance_scale", "3", "--wandb", "offline")
     message = error_of("predict", *arguments(weights, finished.path, *more))
-    assert "data.seed (0 there, 7 now)" in message
-    assert "generator.guidance (1.25 there, 3.0 now)" in message
+    assert "data.seed (0 before, 7 now)" in message
+    assert "generator.guidance (1.25 before, 3.0 now)" in message
     assert "--overwrite" in message
     assert contents(finished.path) == before
 

@@ -268,7 +268,7 @@ def test_a_cell_that_was_set_otherwise_is_not_taken_for_finished(write, tmp_path
     more = yaml.safe_load(write().read_text())["settings"] | {"data.num_samples": 6}
     for _ in range(2):
         assert study(write(probes=only, settings=more), "--out", out) == 1
-        assert "data.num_samples (4 there, 6 now)" in capsys.readouterr().out
+        assert "data.num_samples (4 before, 6 now)" in capsys.readouterr().out
 
 
 def test_two_studies_do_not_work_in_one_folder(write, tmp_path):

@@ -120,7 +120,7 @@ def test_another_protocol_is_refused_key_by_key(folder):
     other = {"generator": {"gpt": "tiny", "guidance": 3.0}, "probes": [], "data": {"seed": 0, "limit": 4}}
     with pytest.raises(ValueError, match="contains another run") as refused:
         folder.check(other)
-    assert "data.limit (None there, 4 now); generator.guidance (1.5 there, 3.0 now)." in str(refused.value)
+    assert "data.limit (None before, 4 now); generator.guidance (1.5 before, 3.0 now)." in str(refused.value)
     folder.check(json.loads(json.dumps(PROTOCOL)))
 
 
@@ -134,7 +134,7 @@ def test_a_difference_lies_below_whole_keys_only():
     difference = Difference("metrics[0].method", "old", None)
     assert difference.is_below("data", "metrics")
     assert not difference.is_below("metric", "metrics[0].met")
-    assert str(difference) == "metrics[0].method ('old' there, None now)"
+    assert str(difference) == "metrics[0].method ('old' before, None now)"
 
 
 def test_samples_of_nobody_are_refused(folder):
