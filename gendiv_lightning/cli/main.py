@@ -40,7 +40,7 @@ measure generators:
 analyze runs:
   gendiv show RUN                            the numbers and the grid of one run, in the terminal
   gendiv compare RUN RUN                     what a probe changes, prompt by prompt, with intervals and p-values
-  gendiv decompose RUN                       H_total = H_path + H_exec by three decompositions, and a verdict
+  gendiv decompose RUN                       H_total = H_path + H_exec by several decompositions, and a verdict
   gendiv report RUNS --out report            everything as one page: the answer in words, pictures and tables
   gendiv verify RUN                          sample a few images of a run again and compare them with the stored ones
   gendiv power --pilot RUN --width 0.01 ...  how many prompts and samples does a question need?

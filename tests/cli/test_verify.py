@@ -95,7 +95,7 @@ def test_other_versions_and_metrics_are_told_and_no_failure(copied, capsys):
 
 
 def test_what_cannot_be_verified_is_one_line(copied, tmp_path):
-    assert "no run folder" in verify(RunFolder(tmp_path))
+    assert "not a run folder" in verify(RunFolder(tmp_path))
     assert "--num must be at least 1, got 0" in verify(copied, "--num", 0)
     (copied.path / "config.yaml").unlink()
     assert "config.yaml is missing" in verify(copied)

@@ -36,7 +36,7 @@ def test_a_decomposed_run_is_shown_with_its_decomposition(decomposed, capsys):
 
 
 def test_what_cannot_be_shown_is_told(study, tmp_path):
-    assert "no run folder" in gendiv("show", tmp_path)
+    assert "not a run folder" in gendiv("show", tmp_path)
     assert "no number starts with 'nothing/'" in gendiv("show", study / "argmax", "--only", "nothing/")
 
 

@@ -165,8 +165,8 @@ def test_the_cache_stands_where_the_environment_says(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "either path"),
-        ({"dataset": "name"}, "either path"),
+        ({}, "exactly one of path"),
+        ({"dataset": "name"}, "exactly one of path"),
         ({"limit": 0}, "limit must be at least 1"),
         ({"num_samples": 0}, "num_samples must be at least 1"),
         ({"prompts_per_batch": 0}, "prompts_per_batch must be at least 1"),

@@ -1,4 +1,4 @@
-"""`gendiv decompose`: path and execution by three decompositions, with a test, effects and a verdict."""
+"""`gendiv decompose`: path and execution by several decompositions, with a test, effects and a verdict."""
 
 from __future__ import annotations
 

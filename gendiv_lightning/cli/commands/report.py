@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 HELP = "write a report of runs as one HTML page, with Markdown, CSV and LaTeX"
 DESCRIPTION = """
 Writes index.html, a self-contained page: the answer in words, sample grids, the profile table with intervals and paired
-differences, path and execution, the subset curve with its elbow, the effects of argmax and paraphrases, diversity
+differences, path and execution, the subset curve with its knee, the effects of argmax and paraphrases, diversity
 against quality, the information bottleneck plane, codebook usage, and the paper's claims next to the measurements. Also
 writes report.md, figures/*.svg, tables/*.csv and tables/*.tex. The same runs give the same bytes.
 
