@@ -1,4 +1,4 @@
-"""When is the picture decided? The share of a prompt's diversity that is fixed by a step of the sampling loop."""
+"""When is the picture decided? The share of the diversity of a prompt that is fixed by a step of the sampling loop."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Decided(NamedTuple):
     """A point of the curve.
 
     Attributes:
-        step: samples shared all noise before this decision.
-        share: of the diversity that was decided by then, 0 at step 0.
-        low: end of the 95 % interval over prompts.
-        high: other end.
+        step: samples share all noise before this decision.
+        share: share of the diversity that is decided by then, 0 at step 0.
+        low: lower end of the 95 % interval over prompts.
+        high: upper end.
     """
 
     step: int
@@ -31,7 +31,7 @@ class Decided(NamedTuple):
 
 
 def branches_of(family: Family) -> dict[int, Setting]:
-    """The family's runs whose one probe shares all noise until a step, by that step; empty without step 0."""
+    """The runs of a family whose only probe shares all noise until a step, by that step; empty without step 0."""
     found = {int(s.probes[0]["step"]): s for s in family.settings if len(s.probes) == 1 and "step" in s.probes[0]}
     return found if 0 in found and len(found) > 1 else {}
 
@@ -44,27 +44,30 @@ def branch_curve(distances: Mapping[int, Tensor]) -> list[Decided]:
             Step 0 is D, the distance of independent samples.
 
     Returns:
-        The points in the order of the steps; NaN where independent samples do not differ.
+        The points in the order of the steps; NaN if independent samples do not differ.
 
     Raises:
-        ValueError: step 0 is missing, or two steps have other numbers of prompts.
+        TooLittleDataError: step 0 is missing.
+        NotComparableError: two steps have different numbers of prompts.
     """
     if 0 not in distances:
         raise TooLittleDataError(
-            f"the curve needs step 0, the distance of independent samples, got steps {sorted(distances)}"
+            f"the curve needs step 0, the distance of independent samples, got steps {sorted(distances)}. Add step 0"
         )
     whole, points = distances[0], []
     for step in sorted(distances):
         if distances[step].shape != whole.shape:
-            raise NotComparableError(f"step {step} has {len(distances[step])} prompts, step 0 has {len(whole)}")
+            raise NotComparableError(
+                f"step {step} has {len(distances[step])} prompts, but step 0 has {len(whole)}. Use the same prompts"
+            )
         ratio, low, high = bootstrap_ratio(distances[step], whole)
-        # With nothing shared the ratio is 1 in every resample.
+        # Without shared noise the ratio is 1 in every resample.
         points.append(Decided(step, 1 - ratio, 1 - high, 1 - low))
     return points
 
 
 def decided_at(points: list[Decided], share: float = 0.5) -> float:
-    """The first step by which at least this share is decided, interpolated; NaN if there is none."""
+    """The first step by which at least this share is decided, interpolated; NaN if it is never reached."""
     for before, after in pairwise(points):
         if before.share < share <= after.share:
             return before.step + (share - before.share) / (after.share - before.share) * (after.step - before.step)

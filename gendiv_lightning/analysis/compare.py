@@ -1,4 +1,4 @@
-"""What differs between two sides, prompt by prompt. A side is one run, or runs of one setting with several seeds."""
+"""Compare two sides prompt by prompt. A side is one run, or runs of one setting with several seeds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gendiv_lightning.functional.comparison import Equivalence, compare_all, equ
 from gendiv_lightning.runs.load import Run, mean_columns, mean_estimates
 from gendiv_lightning.runs.protocol import Difference, differences
 
-# What may differ is what is compared: probes and generators.
+# Keys that must agree. Probes and generators may differ: they are compared.
 MUST_AGREE = (
     "data.prompts_sha256",
     "data.num_prompts",
@@ -25,7 +25,7 @@ MUST_AGREE = (
     "versions",
 )
 MAY_DIFFER_IN_A_SIDE = ("data.seed", "metrics")
-SAMPLES = "samples in all"
+SAMPLES = "total number of samples"
 
 
 class Obstacle(NamedTuple):
@@ -33,7 +33,7 @@ class Obstacle(NamedTuple):
 
     Attributes:
         difference: the key, with the value of the first run and of another one.
-        side: "A" or "B" where runs of one side differ, "" where the sides do.
+        side: "A" or "B" if runs of one side differ, "" if the sides differ.
     """
 
     difference: Difference
@@ -48,15 +48,15 @@ class ComparedNumber(NamedTuple):
     """A number of both sides.
 
     Attributes:
-        name: of the number.
-        a: its mean over the prompts that all runs have, or its value where it is one number of the whole set.
-        b: likewise.
+        name: name of the number.
+        a: mean of side A over the prompts that all runs have, or the value of a number of the whole set.
+        b: the same for side B.
         difference: b - a.
-        low: lower end of its 95 % interval; NaN for a number of the whole set, which has no test either.
+        low: lower end of its 95 % interval; NaN for a number of the whole set, which is not tested.
         high: upper end.
-        p_value: two-sided, by sign flips, Holm-corrected over all numbers.
+        p_value: two-sided p-value by sign flips, Holm-corrected over all numbers.
         effect_size: d_z, see `functional.comparison.Comparison`.
-        num_prompts: prompts that entered.
+        num_prompts: number of prompts used.
     """
 
     name: str
@@ -71,7 +71,7 @@ class ComparedNumber(NamedTuple):
 
 
 class ShownEquivalence(NamedTuple):
-    """Result of an equivalence test: does a difference lie within +- margin? `found` is None for a margin of 0."""
+    """Result of an equivalence test: is a difference within +- margin? `found` is None for a margin of 0."""
 
     name: str
     margin: float
@@ -82,7 +82,7 @@ class RunComparison(NamedTuple):
     """All numbers of two sides.
 
     Attributes:
-        numbers: those with prompts first.
+        numbers: the numbers, starting with those that have values per prompt.
         pairs: columns (P,) of both sides by name, for the numbers with an interval.
     """
 
@@ -91,12 +91,12 @@ class RunComparison(NamedTuple):
 
     @property
     def num_prompts(self) -> int:
-        """Prompts behind the number that has the fewest."""
+        """Smallest number of prompts of any number."""
         return min((number.num_prompts for number in self.numbers if number.name in self.pairs), default=0)
 
 
 def find_obstacles(a: Sequence[Run], b: Sequence[Run]) -> list[Obstacle]:
-    """All reasons why two sides are not comparable, or a side is not one setting; empty where there is none."""
+    """All reasons why two sides are not comparable, or why a side is not one setting; empty if there are none."""
     found = [Obstacle(difference) for difference in _differing([*a, *b]) if difference.is_below(*MUST_AGREE)]
     numbers = list(dict.fromkeys(_num_samples(run) for run in (*a, *b)))
     found += [Obstacle(Difference(SAMPLES, numbers[0], other)) for other in numbers[1:]]
@@ -112,16 +112,17 @@ def compare_runs(a: Sequence[Run], b: Sequence[Run], prefix: str = "") -> RunCom
 
     Args:
         a: runs of one setting, whose numbers are averaged over seeds.
-        b: likewise.
-        prefix: compare the numbers whose names start so.
+        b: runs of the other setting.
+        prefix: compare only numbers whose names start with it.
 
     Raises:
-        ValueError: the runs have no prompt in common, or no number starts with the prefix.
+        NotComparableError: the runs have no prompt in common.
+        UnknownNameError: no number starts with the prefix.
     """
     shared = set.intersection(*(set(run.prompts) for run in (*a, *b)))
     prompts = [prompt for prompt in a[0].prompts if prompt in shared]
     if not prompts:
-        raise NotComparableError("these runs have no prompt in common. Give runs over one prompt set")
+        raise NotComparableError("these runs have no prompt in common. Give runs over the same prompt set")
     columns = [mean_columns([run.select(prompts) for run in side]) for side in (a, b)]
     values = [mean_estimates([run.estimates for run in side]) for side in (a, b)]
     of_prompts = [name for name in columns[0] if name in columns[1]]
@@ -129,7 +130,7 @@ def compare_runs(a: Sequence[Run], b: Sequence[Run], prefix: str = "") -> RunCom
     if not any(name.startswith(prefix) for name in (*of_prompts, *of_sets)):
         known = dict.fromkeys("/".join(name.split("/")[:2]) for name in (*of_prompts, *of_sets))
         raise UnknownNameError(
-            f"no number that both sides have starts with {prefix!r}. There are: {', '.join(sorted(known)) or 'none'}"
+            f"no number of both sides starts with {prefix!r}. Choose from: {', '.join(sorted(known)) or 'none'}"
         )
     pairs = {name: (columns[0][name], columns[1][name]) for name in of_prompts if name.startswith(prefix)}
     numbers = _compare_columns(pairs)
@@ -145,12 +146,12 @@ def compare_runs(a: Sequence[Run], b: Sequence[Run], prefix: str = "") -> RunCom
 
 
 def show_equivalences(comparison: RunComparison, margin: float, *, is_share: bool) -> list[ShownEquivalence]:
-    """Two one-sided tests of each number by itself: is the difference shown to be none?
+    """Test each number for equivalence with two one-sided tests, without correction.
 
     Args:
-        comparison: of two sides.
-        margin: what counts as no difference, in the unit of the numbers.
-        is_share: the margin is a share of A's mean instead.
+        comparison: comparison of two sides.
+        margin: largest difference that counts as none, in the unit of the numbers.
+        is_share: whether the margin is a share of A's mean instead.
     """
     found = []
     for number in comparison.numbers:
@@ -162,7 +163,7 @@ def show_equivalences(comparison: RunComparison, margin: float, *, is_share: boo
 
 
 def _compare_columns(pairs: dict[str, tuple[Tensor, Tensor]]) -> list[ComparedNumber]:
-    """Numbers with two prompts or more."""
+    """Compare the numbers that are defined for at least two prompts."""
     compared = compare_all(list(pairs.values()), watch=_watch)
     known = {name: result for name, result in zip(pairs, compared, strict=True) if result.num_prompts > 1}
     corrected = holm(torch.tensor([result.p_value for result in known.values()], dtype=torch.float64)).tolist()
@@ -181,7 +182,7 @@ def _watch(steps: list[int]) -> Iterable[int]:
 
 
 def _differing(runs: Sequence[Run]) -> list[Difference]:
-    """Keys in which some run differs from the first; of metrics, those that both have are compared."""
+    """Keys in which some run differs from the first; only metrics that both have are compared."""
     first, *others = (_by_metric(run.protocol) for run in runs)
     found: dict[str, Difference] = {}
     for other in others:
@@ -192,10 +193,10 @@ def _differing(runs: Sequence[Run]) -> list[Difference]:
 
 
 def _by_metric(protocol: dict[str, Any]) -> dict[str, Any]:
-    """A protocol whose metrics have their first number's name as key."""
+    """A protocol with its metrics as a mapping, by the name of their first number."""
     return {**protocol, "metrics": {str(metric.get("names", [metric])[0]): metric for metric in protocol["metrics"]}}
 
 
 def _num_samples(run: Run) -> int:
-    """Samples in all: a probe may change how many a prompt gets, whatever the data ask for."""
+    """Total number of samples; a design may change the number per prompt that the data request."""
     return max((estimate.num_samples for estimate in run.estimates.values()), default=0)

@@ -1,4 +1,4 @@
-"""The decomposition of a run beyond its stored numbers: entropies from counts, tests of groups, factorial effects."""
+"""Further analyses of a decomposed run: entropies from counts, tests of groups, factorial effects."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CountEntropy(NamedTuple):
 
 
 class GroupTests(NamedTuple):
-    """Whether samples of a group are more alike than chance makes them; None where there is one group only.
+    """Whether samples of a group are more alike than expected by chance; None if there is only one group.
 
     Attributes:
         paths: groups are the sampler paths of a paraphrase.
@@ -51,9 +51,9 @@ class Effect(NamedTuple):
     """A main effect or interaction of a 2 x 2 x 2 design on a distance.
 
     Attributes:
-        switches: which of 0 (path free, not frozen), 1 (tokens drawn, not argmax), 2 (paraphrases pooled, not one).
-        mean: over prompts, with its interval.
-        p_value: by sign flips, Holm-corrected over all effects.
+        switches: some of 0 (path free, not frozen), 1 (tokens drawn, not argmax), 2 (paraphrases pooled, not one).
+        mean: mean over prompts with its interval.
+        p_value: p-value by sign flips, Holm-corrected over all effects.
     """
 
     switches: tuple[int, ...]
@@ -62,33 +62,35 @@ class Effect(NamedTuple):
 
 
 def read_prompts(folder: RunFolder, what: str) -> Iterator[PromptSamples]:
-    """All samples, prompt by prompt, with a progress bar of that name."""
+    """All samples, prompt by prompt, with a progress bar."""
     for batch in folder.read_samples(tqdm(folder.shards(), desc=what, unit="shard", delay=2, leave=False)):
         yield from split_by_prompt(batch)
 
 
 def find_distance(run: Run, distance: str | None) -> str:
-    """Name of a distance whose parts a run has numbers of.
+    """Name of a distance for which a run has the parts of the decomposition.
 
     Args:
         run: the run.
-        distance: its name as in configs; None for the first of `DISTANCES` that there is.
+        distance: name as in configs; None for the first of `DISTANCES` that exists.
 
     Raises:
-        ValueError: the run has no such numbers.
+        UnknownNameError: the run has no such numbers.
     """
-    there = [name.removesuffix("/exec") for name in run.estimates if name.startswith("diversity/") and "/exec" in name]
-    known = [name for name in DISTANCES if name in there] or there
+    measured = [
+        name.removesuffix("/exec") for name in run.estimates if name.startswith("diversity/") and "/exec" in name
+    ]
+    known = [name for name in DISTANCES if name in measured] or measured
     if distance is None and known:
         return known[0]
-    if f"diversity/{distance}" in there:
+    if f"diversity/{distance}" in measured:
         return f"diversity/{distance}"
-    names = ", ".join(name.removeprefix("diversity/") for name in there) or "none"
-    raise UnknownNameError(f"--distance {distance}: {run.folder.path} has numbers of these distances: {names}")
+    names = ", ".join(name.removeprefix("diversity/") for name in measured) or "none"
+    raise UnknownNameError(f"--distance {distance}: {run.folder.path} has no numbers of it. Choose from: {names}")
 
 
 def count_entropies(prompts: Iterable[PromptSamples]) -> list[CountEntropy]:
-    """H_total from counts by every estimator; where they differ, samples are few. Empty for runs without tokens."""
+    """H_total from counts by every estimator; large differences mean too few samples. Empty without tokens."""
     rows: dict[str, list[Tensor]] = {name: [] for name in ESTIMATORS}
     for samples in prompts:
         if samples.tokens is None:
@@ -128,7 +130,7 @@ def measure_stored(prompts: Iterable[PromptSamples], metric: SampleMetric) -> di
 
 
 def compare_groups(prompts: Iterable[PromptSamples], metric: DiversityMetric) -> GroupTests:
-    """PERMANOVA within prompts, by a distance whose network is loaded."""
+    """PERMANOVA within prompts; the network of the distance must be loaded."""
     matrices, groups = [], []
     for samples in prompts:
         matrices.append(metric.matrix(samples).cpu())
@@ -137,8 +139,8 @@ def compare_groups(prompts: Iterable[PromptSamples], metric: DiversityMetric) ->
     def paths() -> Iterator[tuple[Tensor, Tensor]]:
         for group, matrix in zip(groups, matrices, strict=True):
             for paraphrase in group[:, 0].unique():
-                mine = group[:, 0] == paraphrase
-                yield matrix[mine][:, mine], group[mine, 1]
+                is_own = group[:, 0] == paraphrase
+                yield matrix[is_own][:, is_own], group[is_own, 1]
 
     def paraphrases() -> Iterator[tuple[Tensor, Tensor]]:
         yield from ((matrix, group[:, 0]) for group, matrix in zip(groups, matrices, strict=True))
@@ -149,23 +151,23 @@ def compare_groups(prompts: Iterable[PromptSamples], metric: DiversityMetric) ->
 def _permanova(groups: Iterator[tuple[Tensor, Tensor]]) -> Permanova | None:
     try:
         return permanova(groups)
-    except ValueError:  # there are no two groups
+    except ValueError:  # there is only one group
         return None
 
 
 def find_effects(plain: Setting, argmax: Setting, name: str) -> list[Effect]:
-    """2 x 2 x 2: distance of two draws, path free or frozen, tokens drawn or not, paraphrases pooled or one.
+    """Effects of a 2 x 2 x 2 design: path free or frozen, tokens drawn or argmax, paraphrases pooled or one.
 
-    A frozen path is each paraphrase's own, as under `FreezePath`: it matters to the pairs of one paraphrase, 1 / Q of
-    all.
+    Each paraphrase has its own frozen path, as under `FreezePath`, so it only affects pairs within a paraphrase, which
+    are 1 / Q of all pairs.
 
     Args:
         plain: a run that crosses paths with executions.
-        argmax: the same with execution noise off.
-        name: of the distance.
+        argmax: the same run with execution noise off.
+        name: name of the distance.
 
     Raises:
-        ValueError: a part of the distance is missing from a run.
+        MetricInputError: a part of the distance is missing from a run.
     """
     (design,) = plain.design
     num_paraphrases = max(1, design["num_paraphrases"])
@@ -183,7 +185,7 @@ def _cells(setting: Setting, name: str, num_paraphrases: int) -> Tensor:
     missing = [part for part in ("", "/within", "/sampler_path") if f"{name}{part}" not in setting.columns]
     if missing:
         raise MetricInputError(
-            f"{setting.runs[0].folder.path} has no {name}{missing[0]}: add the distance to the metrics of the run, or "
+            f"{setting.runs[0].folder.path} has no {name}{missing[0]}. Add the distance to the metrics of the run, or "
             "choose another one"
         )
     total, within, path = (setting.columns[f"{name}{part}"] for part in ("", "/within", "/sampler_path"))

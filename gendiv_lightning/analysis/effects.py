@@ -1,4 +1,4 @@
-"""Effects of a probe: paired differences, the share of a diversity that is left, the knee of the subset curve."""
+"""Effects of a probe: paired differences, remaining share of the diversity, and the knee of the subset curve."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from gendiv_lightning.storage.codebook_counts import read_usage
 MARGIN = 0.1
 KNEE_RULE = (
     f"The knee is the smallest measured share of the codebook from which on the diversity stays within "
-    f"{100 * MARGIN:.0f} % of the whole codebook's."
+    f"{100 * MARGIN:.0f} % of that of the whole codebook."
 )
 NUM_RESAMPLES = 2000
 
 
 class Interval(NamedTuple):
-    """A number with its 95 % interval; NaN for what is not known."""
+    """A number with its 95 % interval; NaN if unknown."""
 
     value: float
     low: float = math.nan
@@ -31,14 +31,14 @@ class Interval(NamedTuple):
 
 
 def change(setting: Setting, baseline: Setting, name: str) -> Interval:
-    """Mean paired difference of a number with its interval; of a number of the whole set the difference alone."""
+    """Mean paired difference of a number with its interval; for a number of a whole set only the difference."""
     if name in setting.columns and name in baseline.columns:
         return Interval(*bootstrap_mean(_differences(setting, baseline, name)))
     return Interval(setting.value(name) - baseline.value(name))
 
 
 def p_value(setting: Setting, baseline: Setting, name: str) -> float:
-    """Of a paired difference of 0, by sign flips."""
+    """P-value of the hypothesis that the paired difference is 0, by sign flips."""
     return sign_flip_test(_differences(setting, baseline, name))
 
 
@@ -48,24 +48,24 @@ def _differences(setting: Setting, baseline: Setting, name: str) -> Tensor:
 
 
 def share_left(setting: Setting, baseline: Setting, name: str) -> Interval:
-    """A setting's mean over its baseline's."""
+    """The mean of a setting divided by the mean of its baseline."""
     if name not in setting.columns or name not in baseline.columns:
         return Interval(math.nan)
     return Interval(*bootstrap_ratio(setting.columns[name], baseline.columns[name]))
 
 
 def share_within(setting: Setting, part: str, whole: str) -> Interval:
-    """One of a setting's means over another."""
+    """One mean of a setting divided by another."""
     if part not in setting.columns or whole not in setting.columns:
         return Interval(math.nan)
     return Interval(*bootstrap_ratio(setting.columns[part], setting.columns[whole]))
 
 
 class Knee(NamedTuple):
-    """Where the subset begins to matter, see `KNEE_RULE`.
+    """The smallest subset that does not change the diversity, see `KNEE_RULE`.
 
     Attributes:
-        ratio: share of the codebook; 1 where every measured subset changes the diversity.
+        ratio: share of the codebook; 1 if every measured subset changes the diversity.
         certainty: share of bootstrap resamples over prompts with this answer.
     """
 
@@ -74,7 +74,7 @@ class Knee(NamedTuple):
 
     @property
     def is_sure(self) -> bool:
-        """Whether nine of ten resamples agree, as the verdict asks."""
+        """Whether nine of ten resamples agree, as for the verdict."""
         return self.certainty >= 0.9
 
 
@@ -98,11 +98,11 @@ def _knees(means: Tensor) -> Tensor:
 
 
 def usage_counts(setting: Setting) -> Tensor:
-    """How often each codebook entry was drawn, (K,), over the seeds."""
+    """Counts (K,) of each codebook entry, summed over seeds."""
     counts = [read_usage(run.folder.path / "usage.safetensors")[0] for run in setting.runs]
     return torch.stack(counts).sum(0)
 
 
 def codebook_size(setting: Setting) -> int:
-    """K."""
+    """Number of codebook entries K."""
     return len(usage_counts(setting))

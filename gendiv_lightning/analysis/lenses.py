@@ -13,7 +13,7 @@ _DISTANCE_PARTS = ("exec", "sampler_path", "prompt_path")
 
 
 class Lens(NamedTuple):
-    """Names of one lens's numbers in `metrics.json`; empty for what it cannot see."""
+    """Names of the numbers of one decomposition in `metrics.json`; empty for parts that it cannot measure."""
 
     title: str
     unit: str
@@ -24,7 +24,7 @@ class Lens(NamedTuple):
 
 
 def find_lenses(estimates: Mapping[str, Estimate]) -> list[Lens]:
-    """The lenses that a run has numbers of: A, its counts and plug-in, B, C for each distance, K for each kernel."""
+    """The decompositions of a run: A by tokens, counts and plug-in, B by sequences, C by distances, K by kernels."""
     token = [
         Lens(f"A tokens{title}", "bits/token", *(f"{part}/token{suffix}" for part in _PARTS))
         for title, suffix in (("", ""), (", counts", "/counts"), (", plug-in", "/plugin"))
@@ -43,7 +43,7 @@ def find_lenses(estimates: Mapping[str, Estimate]) -> list[Lens]:
 
 
 def residual(estimates: Mapping[str, Estimate], lens: Lens) -> float:
-    """H_total - H_exec - H_path, which is rounding; NaN where the lens has no total."""
+    """H_total - H_exec - H_path, which is only rounding; NaN if the decomposition has no total."""
     parts = [estimates[name].value for name in lens[3:] if name in estimates]
     known = [part for part in parts if not math.isnan(part)]
     return estimates[lens.total].value - sum(known)

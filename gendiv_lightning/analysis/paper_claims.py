@@ -1,7 +1,7 @@
-"""The paper's probes, the runs that answer its questions, and its claims beside what was measured.
+"""The probes of the paper, the runs that answer its questions, and its claims compared with the measurements.
 
-Only this file names probes and families: the paper's claims are about three probes and three families, and everything
-else reads the descriptions that runs store. The position of an interval decides a claim, never a name.
+This is the only module that names probes and families, because the claims are about three probes and three families;
+all other code reads the descriptions that runs store. A claim is decided by the position of an interval.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from gendiv_lightning.runs.load import Family, Setting
 
 PAPER = "arXiv 2512.01831"
 RULE = (
-    "A claim is turned into a share with a threshold, those of the verdict's rule. It agrees if the whole 95 % "
-    "interval lies on the claim's side, is contradicted if the whole interval lies on the other, and is undecided "
+    "Each claim is a share with a threshold, taken from the rule of the verdict. It agrees if the whole 95 % interval "
+    "is on the side of the claim, is contradicted if the whole interval is on the other side, and is undecided "
     "otherwise."
 )
 DOES_NOT_APPLY = "does not apply"
 NO_TOKENS = (
-    "{} has continuous latents and draws no tokens. Codebook subsets, token entropies and codebook usage do not apply "
-    "to it; distances and its path and execution do."
+    "{} has continuous latents instead of tokens. Codebook subsets, token entropies and codebook usage do not apply "
+    "to it; distances, path and execution do."
 )
 ARGMAX, SUBSET, PARAPHRASE, DECOMPOSE = "Argmax", "CodebookSubset", "Paraphrase", "Decompose"
 FREQUENT, WITHOUT_FREQUENT, MIXED = "most_frequent", "drop_most_frequent", "mixed"
@@ -34,7 +34,7 @@ LLAMAGEN, AMUSED, VQ_DIFFUSION = "llamagen", "amused", "vqdiffusion"
 
 
 def arm_of(setting: Setting) -> str:
-    """The arm of the paper that a setting is: baseline, argmax, subset, paraphrase or enhanced; else "other"."""
+    """The arm of the paper for a setting: baseline, argmax, subset, paraphrase or enhanced; otherwise "other"."""
     probes = {probe["probe"] for probe in setting.probes} - {DECOMPOSE}
     if probes and setting.label.select == WITHOUT_FREQUENT:
         return "enhanced"
@@ -43,12 +43,12 @@ def arm_of(setting: Setting) -> str:
 
 
 def argmax_of(family: Family) -> Setting | None:
-    """Execution noise off."""
+    """The setting with execution noise off."""
     return family.first(ARGMAX)
 
 
 def single_probes(family: Family) -> list[Setting]:
-    """Settings of one probe that isolates something, beside a baseline; subsets and branches have curves."""
+    """Settings with a baseline and one probe that isolates a source; subsets and branches are shown as curves."""
     in_curves = [*family.find(SUBSET), *branches_of(family).values()]
     return [
         setting
@@ -61,7 +61,7 @@ def single_probes(family: Family) -> list[Setting]:
 
 
 def subset_curve(family: Family, select: str = FREQUENT) -> list[tuple[float, Setting]]:
-    """Shares of the codebook that were allowed, and their settings; the baseline of the first of them is the whole."""
+    """Allowed shares of the codebook and their settings, with the baseline of the first as the whole codebook."""
     subsets = [s for s in family.find(SUBSET) if s.label.select == select and family.baseline_of(s)]
     if not subsets:
         return []
@@ -77,12 +77,12 @@ def quarter_of(family: Family) -> Setting | None:
 
 
 def mixed_paraphrases(family: Family) -> Setting | None:
-    """The paraphrases of mixed length, or else of another."""
+    """The setting with paraphrases of mixed length, or otherwise of another length."""
     return min(family.find(PARAPHRASE), key=lambda s: s.label.paraphrase_length != MIXED, default=None)
 
 
 def enhanced(family: Family) -> Setting | None:
-    """The enhancement: the most frequent entries dropped, and mixed paraphrases."""
+    """The setting of the enhancement: the most frequent entries dropped, and mixed paraphrases."""
     for setting in family.find(SUBSET, PARAPHRASE):
         if setting.label.select == WITHOUT_FREQUENT and setting.label.paraphrase_length == MIXED:
             return setting
@@ -90,12 +90,12 @@ def enhanced(family: Family) -> Setting | None:
 
 
 class Profile(NamedTuple):
-    """The three runs of one design that a verdict takes; None where one is missing.
+    """The three runs of one design that a verdict needs; None for a missing run.
 
     Attributes:
-        plain: paths crossed with executions, and nothing else.
+        plain: paths crossed with executions, without probes.
         argmax: the same with execution noise off.
-        subset: the same with the most frequent entries only, the share closest to a quarter.
+        subset: the same with only the most frequent entries, with the share closest to a quarter.
     """
 
     plain: Setting | None
@@ -104,7 +104,7 @@ class Profile(NamedTuple):
 
 
 def find_profile(family: Family) -> Profile:
-    """The runs of one design."""
+    """The runs that a verdict needs."""
     plain = family.first(DECOMPOSE)
     if plain is None:
         return Profile(None, None, None)
@@ -117,7 +117,7 @@ def find_profile(family: Family) -> Profile:
 
 
 def find_verdict(family: Family, name: str) -> Verdict | None:
-    """The verdict by a distance; None where a run or the distance is missing, or there is one prompt."""
+    """The verdict by a distance; None if a run or the distance is missing, or there is only one prompt."""
     plain, argmax, subset = find_profile(family)
     if plain is None or argmax is None or subset is None:
         return None
@@ -132,7 +132,7 @@ def find_verdict(family: Family, name: str) -> Verdict | None:
 
 _ADD = "--probes+="
 _DROP = f"{_ADD}{SUBSET} --probes.select={WITHOUT_FREQUENT} --probes.ratio=0.05"
-RUNS = {  # suffix of the config, and what is added to it
+RUNS = {  # suffix of the config, and the options added to it
     "baseline": ("", ""),
     "argmax": ("_argmax", ""),
     "subset": ("_subset", "--probes.ratio=0.25"),
@@ -148,7 +148,7 @@ def command_for(family: Family, run: str) -> str:
     """The command that makes a run, in backticks; for a generator without configs, the run in words.
 
     Args:
-        family: whose run is missing.
+        family: family of the missing run.
         run: a key of `RUNS`.
     """
     config, (suffix, added) = family.generator.config, RUNS[run]
@@ -165,17 +165,17 @@ def command_for(family: Family, run: str) -> str:
 
 
 def takes_counts(probe: str, arguments: Mapping[str, Any]) -> bool:
-    """Whether a probe selects entries by frequency, and so needs a file of counts.
+    """Whether a probe selects entries by frequency, and so needs codebook counts.
 
     Args:
-        probe: its name, or class path.
-        arguments: as in a config.
+        probe: name or class path.
+        arguments: arguments as in a config.
     """
     return probe.rpartition(".")[2] == SUBSET and arguments.get("select") not in ("random", "list")
 
 
 def run_of(family: Family, run: str) -> Setting | None:
-    """The setting that a key of `RUNS` makes; None where it is missing."""
+    """The setting of a key of `RUNS`; None if it is missing."""
     profile = find_profile(family)
     return {
         "baseline": family.baseline,
@@ -197,12 +197,12 @@ class Claim(NamedTuple):
 
     Attributes:
         words: what the paper reports.
-        criterion: the share, and what it must be.
-        measure: the share, by a distance; None where runs are missing.
-        needs: the run to make for it, a key of `RUNS`.
-        family: its name in the protocol; empty for every family.
-        low: the share must not be below this.
-        high: nor above this.
+        criterion: the share and its threshold in words.
+        measure: computes the share by a distance; None if runs are missing.
+        needs: the run that it needs, a key of `RUNS`.
+        family: name in the protocol; empty for every family.
+        low: minimum of the share.
+        high: maximum of the share.
     """
 
     words: str
@@ -215,7 +215,7 @@ class Claim(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """A claim and what became of it: agrees, contradicted, undecided, not measured, or does not apply."""
+    """A claim and its outcome: agrees, contradicted, undecided, not measured, or does not apply."""
 
     claim: Claim
     share: Interval | None
@@ -233,12 +233,12 @@ def check_claims(family: Family, distance: str) -> list[Finding]:
 
 
 def applies(family: Family, run: str) -> bool:
-    """Whether a key of `RUNS` is a run that the family can make: subsets need tokens from a codebook."""
+    """Whether a family can make the run of a key of `RUNS`; subsets need tokens from a codebook."""
     return family.draws_tokens or not (run == "subset" or SUBSET in RUNS[run][1])
 
 
 def outcome_of(claim: Claim, share: Interval | None) -> str:
-    """See `RULE`; a share without an interval decides nothing."""
+    """The outcome of a claim by `RULE`; a share without an interval is undecided."""
     if share is None or math.isnan(share.value):
         return "not measured"
     if claim.low <= share.low and share.high <= claim.high:
@@ -265,7 +265,7 @@ def _codebook_share(family: Family, distance: str) -> Interval | None:
 
 
 def _left(choose: Callable[[Family], Setting | None]) -> Callable[[Family, str], Interval | None]:
-    """What is left of the baseline's diversity in a setting."""
+    """A function that returns the share of the baseline's diversity that remains in a setting."""
 
     def measure(family: Family, distance: str) -> Interval | None:
         setting = choose(family)
@@ -284,7 +284,7 @@ CLAIMS = (
     Claim(
         family=LLAMAGEN,
         words="autoregressive: negligible path diversity",
-        criterion="sampler path, share of the diversity of one wording: below 10 %",
+        criterion="sampler path, share of the diversity of one paraphrase: below 10 %",
         high=0.1,
         measure=_path_share,
         needs="decompose",
@@ -301,7 +301,7 @@ CLAIMS = (
     Claim(
         family=AMUSED,
         words="masked: high execution diversity",
-        criterion="execution, share of the diversity of one wording: above 50 %",
+        criterion="execution, share of the diversity of one paraphrase: above 50 %",
         low=0.5,
         measure=_execution_share,
         needs="decompose",
@@ -325,7 +325,7 @@ CLAIMS = (
     Claim(
         family=VQ_DIFFUSION,
         words="diffusion: diversity relies on the path",
-        criterion="sampler path, share of the diversity of one wording: above 50 %",
+        criterion="sampler path, share of the diversity of one paraphrase: above 50 %",
         low=0.5,
         measure=_path_share,
         needs="decompose",

@@ -1,4 +1,4 @@
-"""How many prompts and samples a question needs, from variances that are stated or measured on pilot runs."""
+"""Power analysis: how many prompts and samples a question needs, from given variances or pilot runs."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ NUMBERS_OF_SAMPLES = (2, 4, 8, 16, 32, 64)
 
 
 class Variances(NamedTuple):
-    """Variance between the prompts' true values, and of one prompt's estimate times its number of samples."""
+    """Variance of the true values between prompts, and variance of the estimate of a prompt times its samples."""
 
     between: float
     within: float
 
 
 class Need(NamedTuple):
-    """Prompts that a question needs with some samples per prompt, and the images that makes."""
+    """Number of prompts that a question needs, for a number of samples per prompt."""
 
     num_samples: int
     num_prompts: int
 
     @property
     def num_images(self) -> int:
-        """Of all prompts."""
+        """Total number of images."""
         return self.num_samples * self.num_prompts
 
 
@@ -50,9 +50,9 @@ class Pilot(NamedTuple):
     """A number of a run, prompt by prompt.
 
     Attributes:
-        whole: (P,) from all samples.
-        halves: (P, 2) from two halves of them.
-        num_samples: samples of the prompt that has the fewest.
+        whole: values (P,) from all samples.
+        halves: values (P, 2) from two halves of the samples.
+        num_samples: smallest number of samples of a prompt.
     """
 
     whole: Tensor
@@ -63,25 +63,27 @@ class Pilot(NamedTuple):
 def find_needs(
     variances: Variances, *, width: float | None = None, effect: float | None = None, power: float = 0.8
 ) -> list[Need]:
-    """Prompts for each number of samples in `NUMBERS_OF_SAMPLES`.
+    """Number of prompts for each number of samples in `NUMBERS_OF_SAMPLES`.
 
     Args:
-        variances: of single prompts' numbers; for an effect those of the paired differences.
+        variances: variances of per-prompt values, or for an effect of their paired differences.
         width: half-width of the 95 % interval. Give this or `effect`.
-        effect: difference to find.
-        power: chance to find it.
+        effect: difference to detect.
+        power: probability of detecting it.
 
     Raises:
-        ValueError: a variance is negative or no number, or width, effect or power is out of range.
+        ValueError: a variance is negative or not finite, or width, effect or power is out of range.
     """
     for name, value in variances._asdict().items():
         if not 0 <= value < math.inf:
-            raise ConfigValueError(f"--{name} is a variance, a number of at least 0; got {value:g}")
+            raise ConfigValueError(f"--{name} is a variance and must be at least 0, got {value:g}. Correct it")
     if (width is None) == (effect is None):
-        raise OptionConflictError("give either --width (of an interval) or --effect (a difference to be found)")
+        raise OptionConflictError(
+            "exactly one goal is needed. Give either --width (of an interval) or --effect (a difference to detect)"
+        )
     for name, goal in (("width", width), ("effect", effect)):
         if goal is not None and not math.isfinite(goal):
-            raise ConfigValueError(f"--{name} must be a number, got {goal:g}")
+            raise ConfigValueError(f"--{name} must be finite, got {goal:g}. Correct it")
     needs = []
     for num in NUMBERS_OF_SAMPLES:
         if width is not None:
@@ -93,38 +95,39 @@ def find_needs(
 
 
 def measure_pilot(folder: RunFolder, metric: PromptMetric, part: str | None = None) -> Pilot:
-    """Measure a metric again on the stored samples of a run, whole and by halves.
+    """Measure a metric on the stored samples of a run, on all samples and on two halves.
 
     Args:
-        folder: of the run.
-        metric: not loaded yet.
+        folder: the run folder.
+        metric: the metric, not loaded yet.
         part: which of its numbers, by the end of the name; None for the first.
 
     Raises:
-        ValueError: the metric has no such number.
+        UnknownNameError: the metric has no such number.
     """
-    places = [place for place, name in enumerate(metric.names) if part is None or name.endswith(f"/{part}")]
-    if not places:
-        raise UnknownNameError(f"--metric has no number {part}: there are {', '.join(metric.names)}")
+    indices = [index for index, name in enumerate(metric.names) if part is None or name.endswith(f"/{part}")]
+    if not indices:
+        raise UnknownNameError(f"--metric has no number {part}. Choose one of {', '.join(metric.names)} with --number")
     metric.load()
     rows = []
     for samples in read_prompts(folder, f"Measuring {folder.path.name}"):
         halves = (samples, _every_other(samples, 0), _every_other(samples, 1))
-        rows.append((samples.place, len(samples.images), *(metric.measure(half)[places[0]] for half in halves)))
+        rows.append((samples.place, len(samples.images), *(metric.measure(half)[indices[0]] for half in halves)))
     table = torch.tensor(sorted(rows), dtype=torch.float64)
     return Pilot(table[:, 2], table[:, 3:], int(table[:, 1].min()))
 
 
 def variances_of(pilots: Sequence[Pilot]) -> Variances:
-    """Variances of a pilot's number, or of the difference of two pilots' over the same prompts.
+    """Variances of the number of one pilot, or of the difference of two pilots over the same prompts.
 
     Raises:
-        ValueError: the pilots have other prompts, or fewer than three prompts define the number.
+        NotComparableError: the pilots have different numbers of prompts.
+        TooLittleDataError: the number is defined for fewer than three prompts.
     """
     first, last = pilots[0], pilots[-1]
     if len(first.whole) != len(last.whole):
         raise NotComparableError(
-            f"the pilots have {len(first.whole)} and {len(last.whole)} prompts: a difference takes the same prompts"
+            f"the pilots have {len(first.whole)} and {len(last.whole)} prompts. Make them over the same prompts"
         )
     values, halves = first.whole, first.halves
     if len(pilots) == 2:
@@ -133,7 +136,8 @@ def variances_of(pilots: Sequence[Pilot]) -> Variances:
     values, halves = values[is_defined], halves[is_defined]
     if len(values) < 3:
         raise TooLittleDataError(
-            f"the pilot has {len(values)} prompts with this number and 4 samples or more, it takes 3"
+            f"the pilot has {len(values)} prompts with this number and at least 4 samples, but 3 are required. Make a "
+            "larger pilot"
         )
     errors = (halves[:, 0] - halves[:, 1]).square() / 4
     return Variances(*variance_components(values, errors, min(pilot.num_samples for pilot in pilots)))

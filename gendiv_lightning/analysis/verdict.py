@@ -1,4 +1,4 @@
-"""What kind of model is it: compression-prioritised, diversity-prioritised, decoupled? By a rule that is printed."""
+"""Classify a model as compression-prioritised, diversity-prioritised or decoupled, by a rule that is printed."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
 
     from gendiv_lightning.runs.load import Setting
 
-RULE = """The rule, over the distance of two samples in one wording (shares are ratios of means over prompts):
-  decoupled                 at least 1/2 of the diversity survives Argmax, and the subset changes it by at most 10 %
-  compression-prioritised   less than 1/10 survives Argmax, paths are less than 1/10 of it, perplexity below K / 2
-  diversity-prioritised     execution is more than 1/2 of it, and the subset takes more than 10 %
-  undecided                 none of these, several, or the same answer in fewer than 9 of 10 bootstrap resamples"""
+RULE = """The rule, for the distance of two samples of one paraphrase (shares are ratios of means over prompts):
+  decoupled                 at least 1/2 of the diversity remains under Argmax, the subset changes it by at most 10 %
+  compression-prioritised   less than 1/10 remains under Argmax, paths are less than 1/10 of it, perplexity below K / 2
+  diversity-prioritised     execution is more than 1/2 of it, and the subset removes more than 10 %
+  undecided                 none or several of these, or the same answer in fewer than 9 of 10 bootstrap resamples"""
 NUM_RESAMPLES = 2000
 
 
 class Verdict(NamedTuple):
-    """What kind of model it is by `RULE`, and how sure that is.
+    """The kind of model by `RULE`, and how certain it is.
 
     Attributes:
-        kind: of the rule.
+        kind: a kind of the rule.
         certainty: share of bootstrap resamples over prompts with this answer, before it may become "undecided".
-        shares: what survives Argmax, what survives the subset, what paths are of the whole, perplexity over K.
+        shares: share remaining under Argmax, share remaining under the subset, share of paths, perplexity over K.
     """
 
     kind: str
@@ -37,13 +37,14 @@ def judge_runs(plain: Setting, argmax: Setting, subset: Setting, name: str) -> V
     """Apply `RULE` to three runs of one design.
 
     Args:
-        plain: run of `Decompose`.
-        argmax: the same under `Argmax`.
-        subset: the same under `CodebookSubset`.
-        name: of the distance.
+        plain: run with the `Decompose` design.
+        argmax: the same run under `Argmax`.
+        subset: the same run under `CodebookSubset`.
+        name: name of the distance.
 
     Raises:
-        ValueError: a number that the rule needs is missing from a run, or there are fewer than two prompts.
+        MetricInputError: a number that the rule needs is missing from a run.
+        TooLittleDataError: there are fewer than two prompts.
     """
     from gendiv_lightning.analysis.effects import codebook_size
 
@@ -51,7 +52,7 @@ def judge_runs(plain: Setting, argmax: Setting, subset: Setting, name: str) -> V
     for setting, number in needed:
         if number not in setting.columns:
             raise MetricInputError(
-                f"{setting.runs[0].folder.path} has no {number}: add the distance to the metrics of the run, or choose "
+                f"{setting.runs[0].folder.path} has no {number}. Add the distance to the metrics of the run, or choose "
                 "another one"
             )
     perplexity = plain.value("codebook/perplexity") / codebook_size(plain)
@@ -65,19 +66,21 @@ def judge(
     """Apply `RULE`.
 
     Args:
-        total: (P,) a prompt's diversity in a wording, from a run of `Decompose`.
-        execution: (P,) given its paths.
-        argmax: (P,) under `Argmax`, by the same design.
-        subset: (P,) under `CodebookSubset`, by the same design.
-        perplexity_share: 2^H(C) over K, of the baseline.
-        seed: of the bootstrap.
+        total: (P,) diversity of each prompt within a paraphrase, from a run with `Decompose`.
+        execution: (P,) diversity given the path.
+        argmax: (P,) the same as `total` under `Argmax`.
+        subset: (P,) the same as `total` under `CodebookSubset`.
+        perplexity_share: 2^H(C) over K of the baseline.
+        seed: seed of the bootstrap.
     """
-    import torch  # not above: `--help` shows the rule and waits for nothing
+    import torch  # not at the top: `--help` prints the rule and must start quickly
 
     columns = torch.stack([total, execution, argmax, subset], 1).double()
     columns = columns[~columns.isnan().any(1)]
     if len(columns) < 2:
-        raise TooLittleDataError(f"a verdict takes two prompts or more that all runs have; there are {len(columns)}")
+        raise TooLittleDataError(
+            f"a verdict needs at least two prompts that all runs have, got {len(columns)}. Use more prompts"
+        )
     draws = torch.randint(len(columns), (NUM_RESAMPLES, len(columns)), generator=torch.Generator().manual_seed(seed))
     whole, *resampled = (_shares(means) for means in (columns.mean(0), *columns[draws].mean(1)))
     kind = _kind(whole, perplexity_share)

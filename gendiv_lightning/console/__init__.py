@@ -1,1 +1,1 @@
-"""Terminal output: tables, grids, pictures."""
+"""Terminal output: tables, grids and pictures."""

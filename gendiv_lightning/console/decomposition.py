@@ -1,4 +1,4 @@
-"""H_total = H_path + H_exec in the terminal: a row per lens, tests, effects and the verdict."""
+"""H_total = H_path + H_exec in the terminal: one row per decomposition, tests, effects and the verdict."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ MOST_UNSEEN = 0.2
 EFFECTS = {
     (0,): "path free, not frozen",
     (1,): "tokens drawn, not argmax",
-    (2,): "wordings pooled, not one",
+    (2,): "paraphrases pooled, not one",
     (0, 1): "path x tokens",
-    (0, 2): "path x wordings",
-    (1, 2): "tokens x wordings",
+    (0, 2): "path x paraphrases",
+    (1, 2): "tokens x paraphrases",
     (0, 1, 2): "all three",
 }
 
 
 def format_decomposition(estimates: Mapping[str, Estimate]) -> str:
-    """An aligned table with intervals; empty for a run that does not separate path from execution."""
+    """An aligned table with intervals; empty if the run does not separate path from execution."""
     lenses = find_lenses(estimates)
     if not lenses:
         return ""
@@ -48,28 +48,29 @@ def format_decomposition(estimates: Mapping[str, Estimate]) -> str:
     truth = "" if true is None else f"\nA perfect generator: H_total {_cell(true)} bits/image, no prompt path."
     return (
         f"{format_table(rows)}\n{size}; 95 % BCa intervals over prompts; H_total - H_exec - H_path is at most "
-        f"{worst:.1e}.{truth}{_what_is_too_few(estimates, lenses)}"
+        f"{worst:.1e}.{truth}{_warnings(estimates, lenses)}"
     )
 
 
-def _what_is_too_few(estimates: Mapping[str, Estimate], lenses: list[Lens]) -> str:
-    """Warnings about paths that these prompts cannot separate from 0, and about small samples."""
-    told = []
+def _warnings(estimates: Mapping[str, Estimate], lenses: list[Lens]) -> str:
+    """Warnings about paths whose interval includes 0, and about small samples."""
+    near_zero = []
     for lens in lenses:
         ends = {"sampler": estimates.get(lens.sampler_path), "prompt": estimates.get(lens.prompt_path)}
         words = [path for path, estimate in ends.items() if estimate is not None and estimate.low < 0 < estimate.high]
-        told += [f"{lens.title} ({', '.join(words)})"] if words else []
+        near_zero += [f"{lens.title} ({', '.join(words)})"] if words else []
     lines = []
-    if told:
+    if near_zero:
         lines.append(
-            f"Paths that are not told from 0: {'; '.join(told)}.\nHow many prompts it takes: gendiv power --pilot RUN "
+            f"Paths that may be 0: {'; '.join(near_zero)}.\nFind out how many prompts are needed: gendiv power "
+            "--pilot RUN "
             "--metric METRIC --number PART --width WIDTH"
         )
     unseen = estimates.get(UNSEEN)
     if unseen is not None and unseen.value > MOST_UNSEEN and any("counts" in lens.title for lens in lenses):
         lines.append(
-            "TOO FEW SAMPLES for counts: one more would show an entry that is new to its prompt and position with "
-            f"probability {unseen.value:.2f} (Good-Turing), at most {MOST_UNSEEN} is relied on: more samples a prompt."
+            "TOO FEW SAMPLES for counts: one more sample would contain an entry that is new to its prompt and position "
+            f"with probability {unseen.value:.2f} (Good-Turing). Above {MOST_UNSEEN}, use more samples per prompt."
         )
     return "".join(f"\n{line}" for line in lines) + few_prompts(estimates[lenses[0].execution].num_prompts).rstrip()
 
@@ -81,7 +82,7 @@ def _cell(estimate: Estimate | None) -> str:
 
 
 def format_count_entropies(found: Sequence[CountEntropy]) -> str:
-    """An aligned table, a row per estimator; empty for none."""
+    """An aligned table with one row per estimator; empty if there are none."""
     rows = [("H_total from counts, by", "bits/token", "95 % interval")]
     for estimator, (value, low, high) in found:
         rows.append((estimator.replace("_", "-"), f"{value:.3f}", f"[{low:.3f}, {high:.3f}]"))
@@ -89,16 +90,16 @@ def format_count_entropies(found: Sequence[CountEntropy]) -> str:
 
 
 def format_group_tests(tests: GroupTests, distance: str) -> str:
-    """An aligned table, a row per kind of group."""
+    """An aligned table with one row per kind of group."""
     rows: list[tuple[str, ...]] = [(f"groups, by {distance}", "pseudo-F", "R^2", "p")]
-    for name, found in (("sampler paths of a wording", tests.paths), ("wordings of a prompt", tests.paraphrases)):
+    for name, found in (("paths of a paraphrase", tests.paths), ("paraphrases of a prompt", tests.paraphrases)):
         cells = ["-"] * 3 if found is None else [f"{number:.3f}" for number in found]
         rows.append((name, *cells))
     return format_table(rows)
 
 
 def format_effects(effects: Sequence[Effect], distance: str) -> str:
-    """An aligned table, a row per main effect or interaction."""
+    """An aligned table with one row per main effect or interaction."""
     rows = [(f"effect on {distance}", "mean", "95 % interval", "p (Holm)")]
     for switches, (mean, low, high), p_value in effects:
         rows.append((EFFECTS[switches], f"{mean:+.4f}", f"[{low:+.4f}, {high:+.4f}]", f"{p_value:.4f}"))
@@ -110,7 +111,8 @@ def format_verdict(verdict: Verdict, distance: str) -> str:
     survives, kept, path, used = verdict.shares
     certainty = f"the same answer in {100 * verdict.certainty:.0f} % of the resamples"
     return (
-        f"Verdict by {distance} in a wording: {verdict.kind} ({certainty})\n"
-        f"  {100 * survives:.1f} % survives Argmax, {100 * kept:.1f} % the subset, paths are {100 * path:.1f} %, "
+        f"Verdict by {distance} within a paraphrase: {verdict.kind} ({certainty})\n"
+        f"  {100 * survives:.1f} % remains under Argmax, {100 * kept:.1f} % under the subset, paths are "
+        f"{100 * path:.1f} %, "
         f"perplexity {100 * used:.1f} % of the codebook"
     )

@@ -1,4 +1,4 @@
-"""A picture of a run: a row a prompt, a column a sample, the prompt above its row."""
+"""Draw a grid of samples: one row per prompt, one column per sample, each prompt above its row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MARGIN, _PADDING, _CAPTION, _CELL = 8, 2, 18, 96
 
 
 def draw_grid(batches: Sequence[SampleBatch], num_prompts: int, num_samples: int) -> Image.Image:
-    """The first samples of the first prompts; images are brought to 96 pixels, or kept if they are larger."""
+    """The first samples of the first prompts; images are enlarged to 96 pixels, or kept if they are larger."""
     prompts = [samples for batch in batches for samples in split_by_prompt(batch)]
     prompts = sorted(prompts, key=lambda samples: samples.place)[:num_prompts]
     num_columns = min(num_samples, max((len(samples.images) for samples in prompts), default=1))
@@ -33,9 +33,9 @@ def draw_grid(batches: Sequence[SampleBatch], num_prompts: int, num_samples: int
 
 
 def fit(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """A text in one line, cut to a width in pixels.
+    """A text in one line, truncated to a width in pixels.
 
-    No more characters than pixels are laid out, since layout takes longer than linear time.
+    At most as many characters as pixels are laid out, since layout takes more than linear time.
     """
     line = " ".join(text.split())
     short = printable(line[:width])[:width]

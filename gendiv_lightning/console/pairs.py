@@ -1,4 +1,4 @@
-"""Single pairs of a prompt's images: their distances as a table, the nearest and the farthest in words and pictures."""
+"""Pairs of images of a prompt: a table of all distances, and the nearest and farthest pair as text and picture."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Pairs(NamedTuple):
     Attributes:
         metric: name of the distance.
         prompt: text of the prompt.
-        names: what its N images are called, N >= 2.
+        names: names of its N images, N >= 2.
         matrix: (N, N) float64 distances.
-        images: (4, 3, H, W) uint8, nearest and farthest pair, for a picture; None for prompts that are not drawn.
+        images: nearest and farthest pair (4, 3, H, W) uint8 for the picture; None for prompts that are not drawn.
     """
 
     metric: str
@@ -39,7 +39,7 @@ class Pairs(NamedTuple):
 
 
 def measure_pairs(metric: DiversityMetric, samples: PromptSamples, *, keeps_images: bool) -> Pairs:
-    """The pairs of a prompt; it takes the features of all its images at once."""
+    """Measure the pairs of a prompt; the features of all its images are in memory at once."""
     matrix = metric.matrix(samples).cpu().double()
     names = samples.names or tuple(f"sample {n}" for n in range(len(matrix)))
     images = samples.images[[n for pair in extreme_pairs(matrix) for n in pair]] if keeps_images else None
@@ -47,7 +47,7 @@ def measure_pairs(metric: DiversityMetric, samples: PromptSamples, *, keeps_imag
 
 
 def to_table(pairs: Sequence[Pairs]) -> pa.Table:
-    """A row a pair: prompt, metric, the two images, their distance."""
+    """A table with one row per pair: prompt, metric, the two images, their distance."""
     columns: dict[str, list[object]] = {name: [] for name in ("prompt", "metric", "a", "b", "distance")}
     for some in pairs:
         a, b = torch.triu_indices(len(some.matrix), len(some.matrix), 1)
@@ -60,7 +60,7 @@ def to_table(pairs: Sequence[Pairs]) -> pa.Table:
 
 
 def format_pairs(pairs: Sequence[Pairs]) -> str:
-    """One row per prompt: its nearest and its farthest pair."""
+    """A table with one row per prompt: its nearest and its farthest pair."""
     rows = [("prompt", "nearest", "", "farthest", "")]
     for some in pairs:
         cells = [
@@ -74,7 +74,7 @@ def format_pairs(pairs: Sequence[Pairs]) -> str:
 
 
 def draw_pairs(pairs: Sequence[Pairs]) -> Image.Image:
-    """One row per prompt with images: matrix (black: the largest distance of all), nearest and farthest pair."""
+    """A picture with one row per prompt: distance matrix (black is the largest), nearest and farthest pair."""
     shown = [some for some in pairs if some.images is not None]
     width, height = 2 * _MARGIN + 5 * _CELL + 2 * _GAP, _CAPTION + _CELL + _GAP
     picture = Image.new("RGB", (width, 2 * _MARGIN + height * len(shown)), "white")

@@ -1,4 +1,4 @@
-"""Estimates as text, and as plain numbers by name."""
+"""Format estimates as text tables, or as plain numbers by name."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ FEWEST_PROMPTS = 8
 
 
 def format_estimates(estimates: Mapping[str, Estimate]) -> str:
-    """An aligned table: name, value, 95 % interval, prompts, samples; what no prompt defines is left out."""
+    """An aligned table: name, value, 95 % interval, prompts, samples. Numbers without any prompt are omitted."""
     header = ("metric", "value", "95 % interval", "prompts", "samples")
     defined = {name: estimate for name, estimate in estimates.items() if estimate.num_prompts}
-    # With one wording a prompt, "within" is the total again.
+    # With one paraphrase per prompt, "within" repeats the total.
     defined = {name: e for name, e in defined.items() if name.replace("/within", "/between") in defined}
-    # In the order in which they were measured: diversity, and what it costs right below it.
+    # In the order of measurement: diversity, followed by its cost in quality.
     rows = [header, *(_row(name, estimate) for name, estimate in defined.items())]
     return format_table(rows)
 
 
 def format_truncation(facts: Mapping[str, Any]) -> str:
-    """Numbers of texts that a text encoder truncates, as a line, zero included; "" where texts are not captions.
+    """A line with the number of texts that a text encoder truncates, including zero; "" if texts are not captions.
 
     Args:
-        facts: `text_encoder` of a prompt card: its limit in tokens, and by kind how many texts there are and are cut.
+        facts: `text_encoder` of the prompt metadata: limit in tokens, and number of texts and of truncated texts by
+            kind.
     """
     kinds = [f"{f['cut']} of {f['texts']} {kind}" for kind, f in facts.items() if isinstance(f, Mapping) and f["texts"]]
-    return f"cut to {facts['limit']} tokens: {', '.join(kinds)}" if kinds else ""
+    return f"truncated to {facts['limit']} tokens: {', '.join(kinds)}" if kinds else ""
 
 
 def format_methods(estimates: Mapping[str, Estimate]) -> str:
-    """How each number came about, a line an estimator: the first of its names, and the method."""
+    """One line per method: the first number that uses it, and the method."""
     first: dict[str, str] = {}
     for name, estimate in estimates.items():
         if estimate.num_prompts:
@@ -43,14 +44,14 @@ def format_methods(estimates: Mapping[str, Estimate]) -> str:
 
 
 def scalars_of(estimates: Mapping[str, Estimate]) -> dict[str, float]:
-    """Values and ends of intervals by name."""
+    """Values and ends of intervals, by name."""
     scalars = {name: estimate.value for name, estimate in estimates.items()}
     scalars |= {f"{name}/low": e.low for name, e in estimates.items()}
     return scalars | {f"{name}/high": e.high for name, e in estimates.items()}
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as aligned columns, the first to the left, the others to the right; a cell is one line."""
+    """Align rows in columns, the first to the left, the others to the right; each cell is one line."""
     rows = [[printable(text) for text in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
@@ -63,12 +64,13 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def few_prompts(num_prompts: int) -> str:
-    """A loud line where intervals over so few prompts cannot be relied on, else nothing."""
+    """A warning if there are too few prompts for reliable intervals, otherwise an empty text."""
     if num_prompts >= FEWEST_PROMPTS:
         return ""
     return (
-        f"\nTOO FEW PROMPTS ({num_prompts}): intervals over fewer than {FEWEST_PROMPTS} prompts miss the truth more "
-        "often than they say. How many it takes: gendiv power --pilot RUN --metric METRIC --width WIDTH\n"
+        f"\nTOO FEW PROMPTS ({num_prompts}): intervals over fewer than {FEWEST_PROMPTS} prompts miss the true value "
+        "more "
+        "often than 5 %. Find out how many are needed: gendiv power --pilot RUN --metric METRIC --width WIDTH\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures in a terminal: two pixels a character, by half blocks in 24-bit colour."""
+"""Show pictures in a terminal: two pixels per character, with half blocks in 24-bit colour."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _RESET = "\x1b[0m"
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether a stream is a terminal that shows 24-bit colour; NO_COLOR and TERM=dumb say that it does not."""
+    """Whether a stream is a terminal with 24-bit colour; NO_COLOR and TERM=dumb disable it."""
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     terminal = os.environ.get("TERM", "")
@@ -24,21 +24,23 @@ def has_colour(stream: TextIO) -> bool:
 
 
 def show(file: Path, columns: int) -> None:
-    """Print a picture; its colours are the one kind of control characters that is sent to a terminal.
+    """Print a picture. Its colours are the only control characters that are sent to a terminal.
 
     Raises:
-        ValueError: it is not a picture.
+        DamagedRunError: the file is not a picture.
     """
     try:
         with Image.open(file) as picture:
             blocks = half_blocks(picture, columns)
     except (OSError, SyntaxError, ValueError) as error:  # PIL raises all three for a damaged file
-        raise DamagedRunError(f"{file} is damaged: {error}. Delete it, or make the run again") from error
+        raise DamagedRunError(
+            f"{file} is damaged: {error}. Delete it, or run the command again with --overwrite true"
+        ) from error
     sys.stdout.write(f"{blocks}\n")
 
 
 def half_blocks(picture: Image.Image, columns: int) -> str:
-    """A picture at most `columns` characters wide: a character is two pixels, the upper one in the foreground."""
+    """Convert a picture to at most `columns` characters per line; each is two pixels, the upper in the foreground."""
     width = min(columns, picture.width)
     height = 2 * max(1, round(picture.height * width / picture.width / 2))
     small = picture.convert("RGB").resize((width, height), Image.Resampling.BOX)

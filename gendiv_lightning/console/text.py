@@ -1,4 +1,4 @@
-"""Text for a terminal: whatever a prompt or a foreign file holds, it cannot move the cursor or forge a line."""
+"""Make text safe for a terminal, so that prompts and untrusted files cannot move the cursor or forge lines."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import sys
 import unicodedata
 from typing import TextIO
 
-# Control characters, directions of writing, halves of characters, and the line ends that are no "\n".
+# Control characters, text directions, surrogates, and line ends other than "\n".
 _UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _JOINERS = "\u200c\u200d"  # parts of words and of emoji
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    r"""Text in which control characters are escapes, such as `\x1b`.
+    r"""Replace control characters with escapes such as `\x1b`.
 
     Args:
-        text: from anywhere.
-        keep: control characters that stay, such as a line break.
+        text: untrusted text.
+        keep: control characters to keep, such as a line break.
     """
     if text.isprintable():
         return text
@@ -26,7 +26,7 @@ def printable(text: str, *, keep: str = "") -> str:
 
 
 def one_line(text: str) -> str:
-    """Text in one line: line breaks and tabs are spaces, other control characters are escapes."""
+    """Text in one line: line breaks and tabs become spaces, other control characters become escapes."""
     return printable(" ".join(text.replace("\t", " ").splitlines()))
 
 
@@ -37,10 +37,10 @@ def _escape(character: str) -> str:
 
 
 def write(text: str, stream: TextIO | None = None) -> None:
-    """Print text as it is, with line breaks, but that other control characters are escaped.
+    """Print text with its line breaks, and with other control characters escaped.
 
     Args:
-        text: with its own line breaks; texts of others that go into it are one line by `printable`.
-        stream: default: the standard output.
+        text: text with line breaks; untrusted parts must be one line, see `printable`.
+        stream: output stream (default: standard output).
     """
     (stream or sys.stdout).write(printable(text, keep="\n"))

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from gendiv_lightning.analysis.paper_claims import takes_counts
-from gendiv_lightning.errors import ConfigKeyError, ConfigValueError, FileFormatError
+from gendiv_lightning.errors import ConfigKeyError, ConfigValueError, FileFormatError, MissingFileError
 
 _KEYS = ("generators", "probes", "seeds", "metrics", "settings")
 _GENERATOR_KEYS = ("config", "usage", "probes", "metrics")
@@ -183,6 +183,8 @@ def _mapping(value: Any, where: str, keys: tuple[str, ...] | None = None) -> dic
 def _load(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise MissingFileError(f"{path} is missing. Correct the path, which is relative to {Path.cwd()}") from error
     except yaml.YAMLError as error:
         raise FileFormatError(f"{path} is not valid YAML ({' '.join(str(error).split())}). Correct it") from error
     except UnicodeDecodeError as error:

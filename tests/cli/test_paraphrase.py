@@ -100,7 +100,7 @@ def test_the_key_is_written_nowhere(connect, tmp_path, capsys):
         assert KEY not in told.out + told.err
         server.faults = [lambda h: h.reply(json.dumps({"error": {"message": f"bad key {KEY}"}}), 401)]
         message = run(*words(tmp_path / "set.jsonl", "--seed", "1", limit=1))
-    assert message.startswith("gendiv: error GD203: the endpoint refuses the request")
+    assert message.startswith("gendiv: error GD203: the endpoint rejected the request")
     assert KEY not in message
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) > 3

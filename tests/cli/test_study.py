@@ -205,7 +205,7 @@ def test_a_study_runs_its_cells_past_a_failed_one_and_skips_what_is_finished(wri
     (tmp_path / "one.txt").write_text("")
     study(config, "--out", out)
     assert "3 cells" in (told := capsys.readouterr()).err
-    assert "2 of them finished before" in told.err
+    assert "2 already finished" in told.err
     assert "no prompt in" in told.out
     assert contents(out / "tiny-baseline-seed0") == before
 

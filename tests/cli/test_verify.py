@@ -54,7 +54,7 @@ def test_a_true_run_is_verified_whatever_rows_stand_beside_a_sample(sampled, cap
     for num, seed in ((5, 1), (100, 0)):
         assert verify(sampled, "--num", num, "--seed", seed) == 0
         told = capsys.readouterr().out
-        assert re.match(rf"LlamaGen \(toy\), .*: {min(num, 24)} of 24 samples, drawn by seed {seed}", told)
+        assert re.match(rf"LlamaGen \(toy\), .*: {min(num, 24)} of 24 samples, drawn with seed {seed}", told)
         assert f"VERIFIED: all {min(num, 24)} samples equal the stored ones" in told
 
 
@@ -91,7 +91,7 @@ def test_other_versions_and_metrics_are_told_and_no_failure(copied, capsys):
     file = copied.path / "fingerprint.json"
     file.write_text(re.sub(r'("torchvision": ")[^"]+', r"\g<1>0.1", file.read_text()))
     assert verify(copied, "--num", 1) == 0
-    assert "Note, no reason to fail: versions.torchvision ('0.1' there" in capsys.readouterr().err
+    assert "Note (not a failure): versions.torchvision ('0.1' before" in capsys.readouterr().err
 
 
 def test_what_cannot_be_verified_is_one_line(copied, tmp_path):

@@ -341,7 +341,7 @@ ERRORS = {
         r"metadata\.jsonl, line 5 has no name",
     ),
     "half a character": (with_images(metadata__jsonl=jsonl([("1.png", "a cat \ud83d")])), "half of a surrogate pair"),
-    "a number for a prompt": (with_images(metadata__jsonl=jsonl([("1.png", 5)])), "must hold text, got int"),
+    "a number for a prompt": (with_images(metadata__jsonl=jsonl([("1.png", 5)])), "must contain text, got int"),
     "a table that names no image": (
         with_images(captions__csv=table(header=("datei", "prompt"))),
         r"prompts are unclear: captions\.csv",

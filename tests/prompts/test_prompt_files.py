@@ -140,8 +140,8 @@ def test_paraphrases_keep_their_length_class_and_get_one_when_they_have_none(tmp
         ("a.jsonl", b'{"prompt": "a"}\n{oops\n', r"a\.jsonl, line 2 is not JSON"),
         ("a.jsonl", b"5\n", "line 1 must be an object or a text, got int"),
         ("a.json", b'{"prompt": "a"}', "must hold a list of records, got dict"),
-        ("a.jsonl", b'{"prompt": {"a": "b"}}', "line 1: column 'prompt' must hold text, got dict"),
-        ("a.jsonl", b'{"prompt": ["a", 5]}', "line 1: column 'prompt' must hold text, got int"),
+        ("a.jsonl", b'{"prompt": {"a": "b"}}', "line 1: column 'prompt' must contain text, got dict"),
+        ("a.jsonl", b'{"prompt": ["a", 5]}', "line 1: column 'prompt' must contain text, got int"),
         (
             "a.json",
             b'{"images": [], "annotations": [{"image_id": 3, "caption": "a"}]}',
@@ -250,5 +250,5 @@ def test_texts_of_a_list_share_an_id_and_the_column_of_ids_can_be_named(tmp_path
     path.write_text('{"caption": ["a", "b"], "cocoid": 9}\n{"caption": ["c"], "cocoid": 25}')
     assert [(p.id, p.text) for p in read_prompts(path, id_column="cocoid")] == [("9", "a"), ("9", "b"), ("25", "c")]
     assert [p.id for p in read_prompts(path)] == [prompt_id(text, "a") for text in ("a", "a", "c")]
-    with pytest.raises(ValueError, match="line 1 has no id in 'image', only the columns caption, cocoid"):
+    with pytest.raises(ValueError, match="line 1 has no id in 'image'. Choose from the columns caption, cocoid"):
         list(read_prompts(path, id_column="image"))

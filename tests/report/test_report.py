@@ -164,7 +164,7 @@ def test_three_runs_of_a_design_give_a_verdict_and_the_answer(decomposed, tmp_pa
     lenses = {row["lens"] for row in rows_of(tmp_path, "decomposition")}
     assert {"A tokens", "B sequences", "C lpips[tiny]"} <= lenses
     outcomes = {row["as a number"]: row["outcome"] for row in rows_of(tmp_path, "claims")}
-    assert outcomes["sampler path, share of the diversity of one wording: below 10 %"] == "agrees"
+    assert outcomes["sampler path, share of the diversity of one paraphrase: below 10 %"] == "agrees"
     assert outcomes["left under both: above 100 %"] == "not measured"
 
 
