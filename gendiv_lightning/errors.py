@@ -508,7 +508,7 @@ class NotComparableError(GendivError):
     What to do: Compare runs over the same prompts with the same metrics. `gendiv compare --anyway` compares runs that
     differ in settings, and says so in its output.
 
-    Example: these runs have no prompt in common. Give runs over one prompt set
+    Example: these runs have no prompt in common. Give runs over the same prompt set
     """
 
     code = "GD706"

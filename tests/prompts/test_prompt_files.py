@@ -250,5 +250,5 @@ def test_texts_of_a_list_share_an_id_and_the_column_of_ids_can_be_named(tmp_path
     path.write_text('{"caption": ["a", "b"], "cocoid": 9}\n{"caption": ["c"], "cocoid": 25}')
     assert [(p.id, p.text) for p in read_prompts(path, id_column="cocoid")] == [("9", "a"), ("9", "b"), ("25", "c")]
     assert [p.id for p in read_prompts(path)] == [prompt_id(text, "a") for text in ("a", "a", "c")]
-    with pytest.raises(ValueError, match="line 1 has no id in 'image'. Choose from the columns caption, cocoid"):
+    with pytest.raises(ValueError, match=r"line 1 has no id in 'image'\. Choose from the columns caption, cocoid"):
         list(read_prompts(path, id_column="image"))

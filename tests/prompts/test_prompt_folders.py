@@ -92,7 +92,7 @@ def test_a_split_is_named_and_a_wrong_one_is_an_error(tmp_path):
     folder = write(tmp_path, FOLDERS["one split of several"])
     assert texts(folder, split="test") == ["another"]
     assert find_prompt_files(folder).notes == ["1 files of other splits were ignored, such as test.jsonl"]
-    with pytest.raises(ValueError, match="has the splits test, train, not validation. Choose one with --split"):
+    with pytest.raises(ValueError, match=r"has the splits test, train, not validation\. Choose one with --split"):
         texts(folder, split="validation")
 
 
