@@ -1,4 +1,4 @@
-"""What is done to a sampling loop (probes) and with its samples (measuring, storing): the classes that configs name."""
+"""Callbacks that configs name: probes and designs change the sampling, others measure and store the samples."""
 
 from .codebook_counts import CodebookCounts, WriteUsage
 from .designs import Decompose, Paraphrase

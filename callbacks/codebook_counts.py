@@ -1,4 +1,4 @@
-"""`CodebookCounts`: counts the tokens of a validation image set, over all ranks, and writes the file of counts."""
+"""`CodebookCounts`: counts the tokens of a set of validation images over all ranks, and writes the counts."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from gendiv_lightning.storage.codebook_counts import write_usage
 
 
 class CodebookCounts(Callback):
-    """`usage.safetensors` in the run folder: counts of each codebook entry over a validation set, with provenance.
+    """Writes `usage.safetensors` to the run folder: counts of each codebook entry over images, with provenance.
 
-    Each image counts once on any number of ranks. Entropy, perplexity and coverage go to `metrics.json`, with intervals
-    over images, and into the file.
+    Each image counts once, on any number of ranks. Entropy, perplexity and coverage, with intervals over images, are
+    written to `metrics.json` and to the header of the file.
 
     Args:
         protocol: everything that can change the counts, as plain values.
-        codebook_size: of the generator.
-        data: whose images are counted.
-        folder: of the run.
+        codebook_size: size of the generator's codebook.
+        data: the images.
+        folder: the run folder.
     """
 
     def __init__(self, protocol: dict[str, Any], codebook_size: int, data: ImageModule, folder: RunFolder) -> None:
         self.protocol, self.codebook_size, self.data, self.folder = protocol, codebook_size, data, folder
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start counting."""
+        """Create the metric and the run folder."""
         self.metric = CodebookUsage(self.codebook_size).to(trainer.strategy.root_device)
         if trainer.is_global_zero:
             self.folder.start(self.protocol, environment())
@@ -48,11 +48,11 @@ class CodebookCounts(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Count the tokens of each image."""
-        for place, image, tokens in zip(batch.indices.tolist(), batch.images, outputs["tokens"], strict=True):
-            self.metric.update(PromptSamples(image[None], tokens[None], place=place))
+        for index, image, tokens in zip(batch.indices.tolist(), batch.images, outputs["tokens"], strict=True):
+            self.metric.update(PromptSamples(image[None], tokens[None], place=index))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Sum over ranks, write."""
+        """Sum the counts over ranks and write them."""
         estimates = self.metric.compute()
         with self.metric.sync_context():
             counts = self.metric.counts.clone()
@@ -66,4 +66,4 @@ class CodebookCounts(Callback):
 
 
 class WriteUsage(Callback):
-    """Does nothing: `validate` counts the codebook anyway. Configs of version 0.1 name it."""
+    """Does nothing, since `validate` always counts the codebook. Kept for configs of version 0.1."""

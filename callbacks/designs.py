@@ -1,4 +1,4 @@
-"""The designs as callbacks: which paraphrases and paths the samples of a prompt have. The sampler is left as it is."""
+"""Designs as callbacks: they choose paraphrases and paths of the samples and do not change the sampler."""
 
 from __future__ import annotations
 
@@ -31,58 +31,61 @@ class Paraphrase(DesignCallback):
 
     def __init__(self, num_paraphrases: int = 4, length: Length = "any") -> None:
         if num_paraphrases < 1:
-            raise DesignError(f"num_paraphrases must be at least 1, got {num_paraphrases}")
+            raise DesignError(f"num_paraphrases must be at least 1, got {num_paraphrases}. Give a positive integer")
         self.num_paraphrases, self.length = num_paraphrases, length
 
     def describe(self, codebook_size: int) -> Description:
-        """How many, of which length."""
+        """Describe the number and length of the paraphrases."""
         short = "paraphrases" if self.length == "any" else self.length
         return Description(f"{self.num_paraphrases} {_adjective(self.length)}paraphrases", short, self.isolates)
 
     def design(self, design: SampleDesign) -> SampleDesign:
-        """Ask for paraphrases."""
+        """Set the paraphrases."""
         if design.num_paraphrases:
-            raise ProbeError("Paraphrase and Decompose both select paraphrases: use only one of them")
+            raise ProbeError("Paraphrase and Decompose both select paraphrases. Use only one of them")
         return replace(design, num_paraphrases=self.num_paraphrases, length=self.length)
 
 
 class Decompose(DesignCallback):
     """Give each prompt `num_paths` x `num_paths` samples per paraphrase, which separates H_path from H_exec.
 
-    There are as many executions of a path as there are paths: groups of samples that share a path, and groups with one
-    sample per path, are then of one size, and small-sample bias cancels in their difference. Samples of a path share
-    its noise; execution noise is each sample's own. Probes act beside it, and `data.num_samples` is ignored.
+    Each path has as many executions as there are paths. Groups of samples that share a path, and groups with one sample
+    per path, then have the same size, so that small-sample bias cancels in their difference. Samples of a path share
+    its noise; each sample has its own execution noise. The design can be combined with probes. `data.num_samples` is
+    ignored.
 
     Args:
         num_paths: sampler paths per paraphrase, and samples per path; an even number.
-        num_paraphrases: paraphrases per prompt, a divisor of `num_paths`; 0 uses the original prompt alone, which
-            leaves no prompt path to measure.
-        length: of the paraphrases, see `Paraphrase`.
+        num_paraphrases: paraphrases per prompt, a divisor of `num_paths`; 0 uses only the original prompt, so that no
+            prompt path is measured.
+        length: length of the paraphrases, see `Paraphrase`.
     """
 
     isolates = "path and execution, each with its own noise"
 
     def __init__(self, num_paths: int = 4, num_paraphrases: int = 0, length: Length = "any") -> None:
         if num_paths < 2 or num_paths % 2:
-            raise DesignError(f"num_paths must be an even number, 2 or more, got {num_paths}")
+            raise DesignError(f"num_paths must be an even number of at least 2, got {num_paths}. Try 4")
         if num_paraphrases and (num_paraphrases < 2 or num_paths % num_paraphrases):
             raise DesignError(
-                f"num_paraphrases must be 0 (the original prompt alone), or a divisor of num_paths above 1, got "
-                f"{num_paraphrases} for {num_paths} paths"
+                f"num_paraphrases must be 0 or a divisor of num_paths above 1, got {num_paraphrases} for {num_paths} "
+                "paths. "
+                "Use 0 for the original prompt alone"
             )
         self.num_paths, self.num_paraphrases, self.length = num_paths, num_paraphrases, length
 
     def describe(self, codebook_size: int) -> Description:
-        """How many paths, executions and paraphrases."""
+        """Describe the number of paths, executions and paraphrases."""
         num, pool = self.num_paths, self.num_paraphrases
         texts = f" x {pool} {_adjective(self.length)}paraphrases" if pool else ""
         return Description(f"decomposed ({num} paths x {num} executions{texts})", "decomposed", self.isolates)
 
     def design(self, design: SampleDesign) -> SampleDesign:
-        """Ask for the crossed samples."""
+        """Set the crossed design."""
         if design.num_paraphrases:
             raise ProbeError(
-                "Paraphrase and Decompose both select paraphrases: give num_paraphrases to Decompose alone"
+                "Paraphrase and Decompose both select paraphrases. Set num_paraphrases of Decompose, and remove "
+                "Paraphrase"
             )
         return replace(
             share_paths(design, self.num_paths),

@@ -1,4 +1,4 @@
-"""`Measure`: feeds the samples of each prompt to metrics, on every rank. It computes and writes nothing itself."""
+"""`Measure`: updates metrics with the samples of each prompt, on every rank."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from gendiv_lightning.records.estimate import Estimate
 
 
 class Measure(Callback):
-    """Metrics of the samples of a run; where the generator draws tokens, codebook usage is always among them.
+    """The metrics of a run. For generators with tokens, codebook usage is always measured in addition.
 
     Args:
-        metrics: by name, such as `ssim`, `lpips[vgg]`, `vendi[inception,q=2]` (see `gendiv measure --help`), or as
-            objects of `gendiv_lightning.metrics`; each is updated with all samples of one prompt at a time.
-        reference: reference file of the metrics by name that compare with real images, see `gendiv reference`.
+        metrics: names such as `ssim`, `lpips[vgg]`, `vendi[inception,q=2]` (see `gendiv measure --help`), or objects of
+            `gendiv_lightning.metrics`; each is updated with all samples of one prompt at a time.
+        reference: reference file for named metrics that compare with real images, see `gendiv reference`.
 
     Attributes:
-        unused_reference: the reference, if no metric compares with real images. That is no error, since a config often
-            names it for metrics that the command line or a study replaces.
+        unused_reference: the reference, if no metric compares with real images. This is not an error, since a config
+            may set it for metrics that the command line or a study replaces.
     """
 
     usage: CodebookUsage | None = None
@@ -38,22 +38,22 @@ class Measure(Callback):
         self.metrics = make_metrics(metrics, reference)
 
     def identity(self) -> list[dict[str, object]]:
-        """All that can change a number of each metric."""
+        """For each metric, everything that can change a number."""
         return [metric.identity() for metric in self.metrics]
 
     @property
     def recorders(self) -> tuple[type[Recorder], ...]:
-        """What the metrics need of the sampling loop, each once."""
+        """The recorders that the metrics need, each once."""
         return tuple(dict.fromkeys(recorder for metric in self.metrics for recorder in metric.recorders))
 
     def load(self) -> None:
-        """Load backbones; raises OSError for one that cannot be had."""
+        """Load the feature networks; raises OSError if one is not available."""
         for metric in self.metrics:
             metric.load()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start from nothing, load backbones (rank zero first: it may download them), move to the rank's device."""
-        assert isinstance(pl_module, Generator), "samples are measured of generators"
+        """Reset the metrics and load their networks, first on rank zero, which may download them."""
+        assert isinstance(pl_module, Generator), "only samples of generators are measured"
         for is_turn in (trainer.is_global_zero, not trainer.is_global_zero):
             if is_turn:
                 self.load()
@@ -78,7 +78,7 @@ class Measure(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Measure what was just sampled."""
+        """Measure the samples of the batch."""
         self.add(outputs)
 
     @property
@@ -86,9 +86,9 @@ class Measure(Callback):
         return [*self.metrics, *([] if self.usage is None else [self.usage])]
 
     def compute(self) -> tuple[dict[str, Estimate], dict[str, Tensor], Tensor | None]:
-        """Estimates, columns (P,) of numbers by the prompts' places, and counts (K,) of the codebook entries, if any.
+        """Estimates, columns (P,) of per-prompt values by prompt index, and codebook counts (K,), if any.
 
-        All three over all ranks: every rank must call it.
+        The results are combined over all ranks, so every rank must call this.
         """
         estimates, columns = compute_metrics(self._all)
         if self.usage is None:

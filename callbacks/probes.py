@@ -1,6 +1,6 @@
-"""The probes as callbacks: each changes its own field of the sampler, before the loop, in every family alike.
+"""Probes as callbacks: each changes its own fields of the sampler before the loop, in the same way in every family.
 
-What decides which samples a prompt gets is a design, see `designs.py`.
+Designs, which choose the samples of a prompt, are in `designs.py`.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ Selection = Literal["most_frequent", "least_frequent", "drop_most_frequent", "ra
 
 
 class SettingCallback(Callback):
-    """What probes and designs have in common: their arguments identify them, and describe them where they say no more.
+    """Base class of probes and designs: by default their arguments identify and describe them.
 
     Attributes:
-        isolates: what is left of the diversity, or what is added to it; for tables.
+        isolates: the part of the diversity that remains, or that is added, for tables.
     """
 
     isolates: ClassVar[str] = ""
 
     def identity(self, codebook_size: int) -> dict[str, object]:
-        """Name and arguments; a trainer adds attributes of its own, so `vars` would not do."""
+        """Name and arguments. `vars` would include attributes that a trainer adds."""
         return {"probe": type(self).__name__, **self._arguments()}
 
     def describe(self, codebook_size: int) -> Description:
-        """The class's name and its arguments."""
+        """The name of the class and its arguments."""
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", type(self).__name__).lower()
         label = " ".join([words, *map(str, self._arguments().values())])
         return Description(label, label, self.isolates)
@@ -56,7 +56,7 @@ class ProbeCallback(SettingCallback, Probe):
 
 
 class Argmax(ProbeCallback):
-    """Execution noise off: every chosen position gets its most probable token. What is left is path diversity."""
+    """Execution noise off: every chosen position gets its most probable token. Only path diversity remains."""
 
     sets = ("exec",)
     isolates = "the diversity of the sampler path"
@@ -70,9 +70,9 @@ class PosteriorArgmax(ProbeCallback):
     """Fully deterministic sampling: token and path decisions both take their mode, leaving one sample per paraphrase.
 
     In VQ-Diffusion this is the literal argmax of the reverse transition: "stay masked" is by far its most probable
-    outcome, so all tokens stay masked until the last steps and are then revealed at once. That is why `Argmax` acts on
-    the token given the change, and leaves the changes to the path noise. Continuous generators refuse it: the mode of
-    their initial noise is a blank.
+    outcome, so all tokens stay masked until the last steps and are then revealed at once. `Argmax` therefore acts on
+    the token given the change, and leaves the changes to the path noise. The probe does not apply to continuous
+    generators, because the mode of their initial noise is a blank.
     """
 
     sets = ("path", "exec")
@@ -82,20 +82,21 @@ class PosteriorArgmax(ProbeCallback):
         """Switch path and execution noise off."""
         if not isinstance(sampler, TokenSampler):
             raise ProbeError(
-                f"PosteriorArgmax needs a sampler of tokens, got a {type(sampler).__name__}: without initial noise "
-                "a continuous generator has no image. Use Argmax, or FreezePath and Argmax"
+                f"PosteriorArgmax needs a sampler of tokens, got a {type(sampler).__name__}, whose initial noise "
+                "cannot be "
+                "switched off. Use Argmax, or FreezePath and Argmax"
             )
         return replace(sampler, path=sampler.path.off(), exec=sampler.exec.off())
 
 
 class FreezePath(ProbeCallback, Design):
-    """One path noise for all samples of a paraphrase. What is left is execution diversity."""
+    """One path noise for all samples of a paraphrase. Only execution diversity remains."""
 
     sets = ("path",)
     isolates = "the diversity of the token draws"
 
     def describe(self, codebook_size: int) -> Description:
-        """In words."""
+        """Describe the probe."""
         return Description("frozen path", "frozen path", self.isolates)
 
     def apply(self, sampler: AnySampler) -> AnySampler:
@@ -103,12 +104,12 @@ class FreezePath(ProbeCallback, Design):
         return replace(sampler, path=sampler.path.shared())
 
     def design(self, design: SampleDesign) -> SampleDesign:
-        """All samples of a paraphrase have path 0, by which they are counted."""
+        """Give all samples of a paraphrase path 0, so that they are counted as one path."""
         return share_paths(design, 1)
 
 
 class Branch(ProbeCallback):
-    """All samples of a paraphrase share every noise before decision `step`, and have their own from that one on.
+    """All samples of a paraphrase share all noise before decision `step`, and have independent noise from then on.
 
     A decision is an image token in raster order (autoregressive), a step of the loop (masked models, discrete
     diffusion), a scale (next-scale models), or the initial noise and then the scheduler's steps (continuous models).
@@ -122,11 +123,11 @@ class Branch(ProbeCallback):
 
     def __init__(self, step: int) -> None:
         if step < 0:
-            raise ConfigValueError(f"step must be at least 0, got {step}. 0 shares nothing")
+            raise ConfigValueError(f"step must be at least 0, got {step}. Use 0 to share nothing")
         self.step = step
 
     def describe(self, codebook_size: int) -> Description:
-        """In words."""
+        """Describe the probe."""
         return Description(f"shared until step {self.step}", f"until {self.step}", self.isolates)
 
     def apply(self, sampler: AnySampler) -> AnySampler:
@@ -135,7 +136,7 @@ class Branch(ProbeCallback):
 
 
 class Temperature(ProbeCallback):
-    """Divide the logits by `temperature` >= 0; for a mode instead of a draw use `Argmax`."""
+    """Divide the logits by `temperature` >= 0. Use `Argmax` for the mode instead of a draw."""
 
     sets = ("temperature",)
 
@@ -149,13 +150,13 @@ class Temperature(ProbeCallback):
 
 
 class TopK(ProbeCallback):
-    """Keep the `top_k` >= 1 most probable tokens, ties with the last one too."""
+    """Keep the `top_k` >= 1 most probable tokens, including ties with the last one."""
 
     sets = ("top_k",)
 
     def __init__(self, top_k: int) -> None:
         if top_k < 1:
-            raise ConfigValueError(f"top_k must be at least 1, got {top_k}")
+            raise ConfigValueError(f"top_k must be at least 1, got {top_k}. Remove the probe to keep all tokens")
         self.top_k = top_k
 
     def apply(self, sampler: TokenSampler) -> TokenSampler:
@@ -164,7 +165,7 @@ class TopK(ProbeCallback):
 
 
 class TopP(ProbeCallback):
-    """Keep the most probable tokens that hold `top_p` of the probability, in [0, 1]."""
+    """Keep the smallest set of most probable tokens whose total probability reaches `top_p`, in [0, 1]."""
 
     sets = ("top_p",)
 
@@ -178,7 +179,7 @@ class TopP(ProbeCallback):
 
 
 class Guidance(ProbeCallback):
-    """Classifier-free guidance by `guidance_scale`; 1 and below switch it off."""
+    """Classifier-free guidance with `guidance_scale`; 1 and below switch it off."""
 
     sets = ("guidance",)
 
@@ -192,18 +193,18 @@ class Guidance(ProbeCallback):
 
 
 class CodebookSubset(ProbeCallback):
-    """Allow a subset of the codebook only; it caps H(C) at log2 of its size.
+    """Allow only a subset of the codebook, which caps H(C) at log2 of its size.
 
     Args:
-        select: which entries are allowed: the "most_frequent" ones (the paper's), the "least_frequent", all but the
-            most frequent ("drop_most_frequent", the enhancement), as many "random" ones (the control), or an explicit
-            "list".
-        size: how many entries (to drop, for "drop_most_frequent"). Give this or `ratio`.
+        select: the allowed entries: the "most_frequent" ones (as in the paper), the "least_frequent", all but the most
+            frequent ("drop_most_frequent", the enhancement), the same number of "random" ones (the control), or an
+            explicit "list".
+        size: number of entries (to drop, for "drop_most_frequent"). Give this or `ratio`.
         ratio: the same as a share of the codebook, in (0, 1].
         tokens: the entries of a "list".
-        usage: file of counts written by `gendiv fit-free validate`, or any run's `usage.safetensors`; needed for the
-            selections by frequency. `toy:llamagen_usage.safetensors` is the embedded model's.
-        seed: of the random selection.
+        usage: codebook counts written by `gendiv validate`, or the `usage.safetensors` of any run; required for
+            selections by frequency. `toy:llamagen_usage.safetensors` contains the counts of the toy model.
+        seed: seed of the random selection.
     """
 
     sets = ("allowed",)
@@ -220,22 +221,28 @@ class CodebookSubset(ProbeCallback):
     ) -> None:
         if select == "list":
             if tokens is None or size is not None or ratio is not None or usage is not None:
-                raise OptionConflictError('select "list" takes tokens, and neither size, ratio nor usage')
+                raise OptionConflictError(
+                    'select "list" needs tokens, and excludes size, ratio and usage. Remove those'
+                )
             if not tokens or len(set(tokens)) < len(tokens):
-                raise ConfigValueError(f"tokens must be at least one entry, each once, got {_show(tokens)}")
+                raise ConfigValueError(
+                    f"tokens must be at least one entry without repetitions, got {_show(tokens)}. Correct the list"
+                )
         else:
             if tokens is not None or (size is None) == (ratio is None):
                 raise OptionConflictError(
-                    f'select "{select}" takes either size or ratio, and no tokens; got {size=} {ratio=} {tokens=}'
+                    f'select "{select}" needs either size or ratio, and excludes tokens. Got {size=} {ratio=} {tokens=}'
                 )
-            if (usage is None) != (select == "random"):
-                raise OptionConflictError(
-                    f'select "{select}" takes {"no" if select == "random" else "a"} usage file, got {usage!r}'
-                )
+            if usage is None and select != "random":
+                raise OptionConflictError(f'select "{select}" needs usage, a file of codebook counts. {_USAGE_ADVICE}')
+            if usage is not None and select == "random":
+                raise OptionConflictError(f'select "random" excludes usage, got {usage!r}. Remove it')
         if ratio is not None and not 0 < ratio <= 1:
-            raise ConfigValueError(f"ratio is a share of the codebook in (0, 1], got {ratio}")
+            raise ConfigValueError(
+                f"ratio must be a share of the codebook in (0, 1], got {ratio}. Give for example 0.25"
+            )
         if size is not None and size < 1:
-            raise ConfigValueError(f"size must be at least 1, got {size}")
+            raise ConfigValueError(f"size must be at least 1, got {size}. Give the number of entries")
         self.select, self.size, self.ratio = select, size, ratio
         self.tokens, self.usage, self.seed = tokens, usage, seed
 
@@ -244,18 +251,19 @@ class CodebookSubset(ProbeCallback):
         return replace(sampler, allowed=self.allowed(sampler.codebook_size).to(sampler.exec.keys.device))
 
     def check(self, codebook_size: int) -> None:
-        """Out of range, empty, or counts of another codebook: ValueError."""
+        """Raise ValueError if the subset is out of range or empty, or the counts are of another codebook."""
         self.allowed(codebook_size)
 
     def check_generator(self, identity: Mapping[str, object]) -> None:
-        """Counts of another tokenizer would select entries at random: ValueError."""
+        """Raise ProbeError for counts of another tokenizer, which would select arbitrary entries."""
         if self.usage is None:
             return
         counted = _tokenizer_hash(read_usage(self._usage_file())[1].get("generator", {}))
         own = _tokenizer_hash(identity)
         if counted is not None and counted != own:
             raise ProbeError(
-                f"{self.usage} counts another tokenizer's codes than this generator's (sha256 {counted[:12]}..., not "
+                f"{self.usage} contains counts of another tokenizer than this generator's (sha256 {counted[:12]}..., "
+                "not "
                 f"{str(own)[:12]}...). {_USAGE_ADVICE}"
             )
 
@@ -263,7 +271,7 @@ class CodebookSubset(ProbeCallback):
         return resolve(str(self.usage), "CodebookSubset.usage", advice=_USAGE_ADVICE, folder=False)
 
     def identity(self, codebook_size: int) -> dict[str, object]:
-        """The subset itself, by its hash: where the counts lie does not matter, what they select does."""
+        """The subset, by its hash: what the counts select matters, not where their file is."""
         allowed = self.allowed(codebook_size)
         digest = hashlib.sha256(allowed.numpy().tobytes()).hexdigest()
         size = int(allowed.sum())
@@ -276,7 +284,7 @@ class CodebookSubset(ProbeCallback):
         }
 
     def describe(self, codebook_size: int) -> Description:
-        """Which part of the codebook, in percent."""
+        """Describe the subset, in percent of the codebook."""
         share = 100 * int(self.allowed(codebook_size).sum()) / codebook_size
         if self.select == "drop_most_frequent":
             return Description(f"most frequent {100 - share:.3g} % dropped", f"drop {100 - share:.3g} %", self.isolates)
@@ -288,17 +296,19 @@ class CodebookSubset(ProbeCallback):
         }[self.select]
         return Description(f"{label} {share:.3g} %", f"{short} {share:.3g} %", self.isolates)
 
-    @lru_cache(maxsize=16)  # noqa: B019  shared by all probes; a run has a handful of them
+    @lru_cache(maxsize=16)  # noqa: B019  shared by all probes; a run has only a few
     def allowed(self, codebook_size: int) -> Tensor:
         """The entries that may be drawn, (K,) bool."""
         chosen = self._chosen(codebook_size)
         if not len(chosen):
             raise ProbeError(
-                f"CodebookSubset allows no entry: {self._amount(codebook_size)} of {codebook_size} entries"
+                f"CodebookSubset allows no entry: {self._amount(codebook_size)} of {codebook_size} entries. Choose a "
+                "larger "
+                "subset"
             )
         if not 0 <= int(chosen.min()) <= int(chosen.max()) < codebook_size:
             wrong = [t for t in chosen.tolist() if not 0 <= t < codebook_size]
-            raise ConfigValueError(f"tokens must be in 0..{codebook_size - 1}, got {_show(wrong)}")
+            raise ConfigValueError(f"tokens must be in 0..{codebook_size - 1}, got {_show(wrong)}. Correct the list")
         return torch.zeros(codebook_size, dtype=torch.bool).index_fill(0, chosen, True)
 
     def _chosen(self, codebook_size: int) -> Tensor:
@@ -306,14 +316,18 @@ class CodebookSubset(ProbeCallback):
             return torch.tensor(self.tokens)
         amount = self._amount(codebook_size)
         if amount > codebook_size:
-            raise ConfigValueError(f"size must be at most {codebook_size}, the generator's codebook, got {amount}")
+            raise ConfigValueError(
+                f"size must be at most {codebook_size}, the size of the codebook, got {amount}. Choose a smaller subset"
+            )
         if self.select == "random":
             uniforms = Noise.of(self.seed, "subset", [()]).uniform_grid(0, codebook_size)[0]
             return uniforms.argsort()[:amount]
         counts, _ = read_usage(self._usage_file())
         if len(counts) != codebook_size:
-            raise ProbeError(f"{self.usage} counts {len(counts)} entries, the generator's codebook has {codebook_size}")
-        order = counts.argsort(descending=True, stable=True)  # equally frequent: the lower number first
+            raise ProbeError(
+                f"{self.usage} counts {len(counts)} entries, but the codebook has {codebook_size}. {_USAGE_ADVICE}"
+            )
+        order = counts.argsort(descending=True, stable=True)  # ties: the lower number first
         if self.select == "least_frequent":
             return order[codebook_size - amount :]
         return order[:amount] if self.select == "most_frequent" else order[amount:]
@@ -323,13 +337,13 @@ class CodebookSubset(ProbeCallback):
 
 
 def _tokenizer_hash(identity: Mapping[str, Any]) -> str | None:
-    """Of the tokenizer of images, by the names that the families have for it."""
+    """Hash of the image tokenizer, by the names that the families use for it."""
     return identity.get("vq_checkpoint") or identity.get("vqvae")
 
 
 _USAGE_ADVICE = (
-    "It is written by `gendiv fit-free validate --config configs/FAMILY_codebook.yaml` (or configs/tiny/...); every "
-    "run's folder holds one of its own samples too."
+    "Make the file with `gendiv validate --config configs/FAMILY_codebook.yaml` (or configs/tiny/...), or use "
+    "usage.safetensors of a run"
 )
 
 

@@ -1,4 +1,4 @@
-"""The progress bar of a run, in samples a second."""
+"""The progress bar of a run, in samples per second."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _FORMAT = "{desc} {percentage:3.0f}% |{bar:30}| {n_fmt}/{total_fmt} batches [{el
 
 
 class SamplesPerSecond(ProgressBar):
-    """A bar over rank zero's batches, on standard error, with the images a second over all ranks.
+    """A bar over the batches of rank zero, on standard error, with the images per second over all ranks.
 
-    Other ranks are taken to be as fast as rank zero, so that none waits for a bar.
+    Other ranks are assumed to be as fast as rank zero, so that no rank waits for the bar.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class SamplesPerSecond(ProgressBar):
         self.is_enabled = True
 
     def disable(self) -> None:
-        """Show nothing; Lightning calls it on all ranks but zero."""
+        """Hide the bar; Lightning calls this on all ranks except zero."""
         self.is_enabled = False
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -63,11 +63,11 @@ class SamplesPerSecond(ProgressBar):
         self._advance(len(batch.images) * trainer.world_size, "images")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the bar as it is."""
+        """Close the bar, which stays visible."""
         self.bar.close()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the bar as it is."""
+        """Close the bar, which stays visible."""
         self.bar.close()
 
     def _start(self, what: str, num_batches: float) -> None:

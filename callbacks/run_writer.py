@@ -1,4 +1,4 @@
-"""`RunWriter`: keeps the folder of a run, from its start or resumption over each batch of samples to its results."""
+"""`RunWriter`: writes the run folder, from the start or resumption of a run to its results."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ GRID_SAMPLES = 8
 
 
 class RunWriter(Callback):
-    """Stores a run in its folder. Prompts whose samples are there already are measured from them.
+    """Stores a run in its folder. Prompts with stored samples are measured from these.
 
     Args:
-        run: to store.
-        folder: where to; it holds nothing, or a part of the same run.
-        measure: measures the samples, and is among the trainer's callbacks too.
+        run: the run.
+        folder: its folder, empty or with a part of the same run.
+        measure: the metrics, which must also be among the callbacks of the trainer.
     """
 
     def __init__(self, run: Run, folder: RunFolder, measure: Measure) -> None:
         self.run, self.folder, self.measure = run, folder, measure
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Start the folder, or measure what it holds."""
+        """Create the folder, or measure the samples in it."""
         if trainer.is_global_zero:
             self.folder.start(self.run.protocol, environment())
             self.folder.write("prompts.jsonl", lambda path: write_manifest(self.run.prompt_set, path))
             self.folder.write_prompt_card(self.run.prompt_metadata)
             self.folder.write_description(self.run.description)
             self.folder.finished_prompts(self.run.sample_names(), self.run.parts.data.seed)
-        trainer.strategy.barrier("the run folder is there")
+        trainer.strategy.barrier("the run folder exists")
         self._token, self._parent = token_of(self.folder.path), os.getppid()
         self._resume(trainer)
-        trainer.strategy.barrier("all ranks have listed what is stored")  # before one of them stores more
+        trainer.strategy.barrier("all ranks have listed the stored samples")  # before one of them stores more
 
     def _resume(self, trainer: Trainer) -> None:
         shards = self.folder.shards()
@@ -78,25 +78,25 @@ class RunWriter(Callback):
         """Store a batch of whole prompts.
 
         Raises:
-            ValueError: the process that started this rank died, or another one has taken the run over.
+            UnfinishedRunError: the process that started this rank died, or another process has taken over the run.
         """
         if token_of(self.folder.path) != self._token or (trainer.global_rank and os.getppid() != self._parent):
             raise UnfinishedRunError(
-                f"{self.folder.path}: rank {trainer.global_rank} stops and stores nothing more, because the process "
-                "that wrote this run died. Run the same command again to resume"
+                f"{self.folder.path}: rank {trainer.global_rank} stops, because the main process of this run died. Run "
+                "the same command again to resume"
             )
         self.folder.write_samples(outputs, self.run.parts.generator.codebook_size)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the run, once all ranks are done: results, picture, loggers.
+        """Write results, picture and logs after all ranks have finished.
 
-        Here and not at the end of the predict loop, since a rank without work never enters the loop.
+        This is not in `on_predict_end`, because a rank without work never enters the loop.
         """
         trainer.strategy.barrier("all samples are stored")
         prompts = self.run.prompt_set.prompts
         num_missing = len(prompts) - len(self.folder.finished_prompts())
         if num_missing:
-            rank_zero_warn(f"{num_missing} prompts are not sampled yet: start the run again to finish it")
+            rank_zero_warn(f"{num_missing} prompts are not sampled yet. Run the same command again to finish")
             return
         estimates, columns, counts = self.measure.compute()
         if trainer.is_global_zero:
@@ -114,8 +114,8 @@ class RunWriter(Callback):
             grid = draw_grid(first, GRID_PROMPTS, GRID_SAMPLES)
             self.folder.write("grid.png", lambda path: grid.save(path, "PNG"))
             log_run(trainer, estimates, per_prompt, first, self.folder.path / "grid.png")
-        except (OSError, ValueError, RuntimeError) as error:  # neither may cost the results
-            rank_zero_warn(f"the picture of the samples or a log could not be written: {error}")
+        except (OSError, ValueError, RuntimeError) as error:  # a failure of these must not lose the results
+            rank_zero_warn(f"the grid of samples or a log could not be written: {error}")
         self.folder.write_metrics(estimates)
         decomposition = format_decomposition(estimates)
         truncation = format_truncation(self.folder.read_prompt_card()["text_encoder"])
@@ -131,7 +131,7 @@ class RunWriter(Callback):
 def log_run(
     trainer: Trainer, estimates: dict[str, Estimate], per_prompt: pa.Table, first: list[SampleBatch], grid: Path
 ) -> None:
-    """Send the results to the loggers: scalars to all, tables and the grid to W&B."""
+    """Send the results to the loggers: scalars to all, and tables and the grid to W&B."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger):
             from gendiv_lightning.tracking.wandb import send_results

@@ -1,12 +1,12 @@
-"""Plug-ins: what is registered under a name, by which installed package, and how it is loaded.
+"""Plug-ins: objects that installed packages register under names.
 
-A plug-in is an entry point of an installed package in one of the `GROUPS`. gendiv's own generators, probes, metrics
-and feature networks are registered in its `pyproject.toml` in the same way, and so is the toy:
+A plug-in is an entry point of an installed package in one of the `GROUPS`. gendiv registers its own
+generators, probes, metrics, feature networks and the toy in the same way, in its `pyproject.toml`:
 
     [project.entry-points."gendiv.generators"]
     my_model = "my_package.my_module:MyGenerator"
 
-Looking a name up imports nothing; `Plugin.load` imports the module.
+Looking up a name imports nothing; `Plugin.load` imports the module.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ GROUPS = {
     "features": "a class of `ImageFeatures`",
     "images": "a data module of images, an `ImageModule`, that needs no files",
     "paraphrasers": "a class of `Paraphraser` without arguments",
-    "ground_truths": "a function (batches, columns, metric) that compares a run with what is known to be true, as text",
+    "ground_truths": "a function (batches, columns, metric) that compares a run with its ground truth and returns a "
+    "text",
     "files": "a folder as a `Path`; `NAME:FILE` is a file in it, wherever weights or prompts are named",
 }
 
@@ -37,8 +38,8 @@ class Plugin(NamedTuple):
 
     Attributes:
         group: a key of `GROUPS`.
-        name: by which a config or a command names it.
-        target: `module:attribute` that it stands for.
+        name: name in configs and commands.
+        target: the object, as `module:attribute`.
         distribution: the installed package that registered it.
     """
 
@@ -51,7 +52,7 @@ class Plugin(NamedTuple):
         """Import the module and return the object.
 
         Raises:
-            ValueError: the module cannot be imported or has no such attribute; the plug-in's package is named.
+            PackageError: the module cannot be imported or has no such attribute; names the package of the plug-in.
         """
         try:
             return EntryPoint(self.name, self.target, f"gendiv.{self.group}").load()
@@ -66,8 +67,8 @@ class Plugin(NamedTuple):
 def registered(group: str) -> dict[str, Plugin]:
     """All plug-ins of a group by name, gendiv's own first.
 
-    A name belongs to gendiv where gendiv has it, else to the first package in alphabetical order; the others that
-    claim it are ignored with a warning.
+    If several packages register the same name, gendiv's own is used, or else that of the first package in alphabetical
+    order; the others are ignored with a warning.
     """
     assert group in GROUPS, f"{group!r} is not one of {', '.join(GROUPS)}"
     found = [
@@ -80,7 +81,7 @@ def registered(group: str) -> dict[str, Plugin]:
         if first.target != plugin.target or first.distribution != plugin.distribution:
             warnings.warn(
                 f"plug-in {plugin.name!r} ({group}) of {plugin.distribution} is ignored: {first.distribution} "
-                "already has that name. Register it under another one",
+                "already uses that name. Register it under another name",
                 stacklevel=2,
             )
     return plugins
@@ -90,7 +91,7 @@ def find(group: str, name: str) -> Plugin:
     """The plug-in of a name.
 
     Raises:
-        ValueError: none has that name; the similar names are listed.
+        UnknownNameError: the name is not registered; lists similar names.
     """
     plugins = registered(group)
     if name in plugins:
@@ -103,5 +104,5 @@ def find(group: str, name: str) -> Plugin:
 
 
 def load(group: str, name: str) -> Any:
-    """The object that a name stands for; see `find` and `Plugin.load`."""
+    """The object that is registered under a name; see `find` and `Plugin.load`."""
     return find(group, name).load()

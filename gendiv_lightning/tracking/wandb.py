@@ -1,6 +1,6 @@
-"""A run on Weights & Biases: how it is named and grouped, and what is sent. A service that fails stops no run.
+"""Log runs to Weights & Biases. A failure of the service never stops a run.
 
-Whatever the service does, the run's data lie in its folder, below `wandb/`, and `gendiv report RUN --sync` sends them.
+The data of a run are always stored in its folder, in `wandb/`, and `gendiv report RUN --sync` sends them.
 """
 
 from __future__ import annotations
@@ -30,19 +30,22 @@ from gendiv_lightning.runs.labels import label_of
 if TYPE_CHECKING:
     from gendiv_lightning.records import SampleBatch
 
-# What the client raises where the service, or the client's own process of transport, is not there or talks nonsense.
+# Raised by the client if the service, or the client's own transport process, is missing or returns nonsense.
 FAILURES = (wandb.Error, HandleAbandonedError, MailboxClosedError, ServerResponseError, ValidationError, OSError)
-PATIENCE = {"init_timeout": 60, "finish_timeout": 300}  # seconds; WANDB_INIT_TIMEOUT, WANDB_FINISH_TIMEOUT: others
+PATIENCE = {
+    "init_timeout": 60,
+    "finish_timeout": 300,
+}  # seconds; WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT override them
 ANSWER_SECONDS = 15
-GRACE_SECONDS = 20  # beyond the client's own timeout
+GRACE_SECONDS = 20  # in addition to the client's own timeout
 SHOWN_PROMPTS = 8
 
 
 def describe(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """Name, group, tags and config of a run by its label, as arguments of `wandb.init`; seeds of a setting are a group.
+    """Name, group, tags and config of a run, as arguments of `wandb.init`. Seeds of a setting form a group.
 
     Args:
-        protocol: of the run, see `RunFolder.read_protocol`.
+        protocol: protocol of the run, see `RunFolder.read_protocol`.
     """
     label, data = label_of(protocol), protocol["data"]
     probes = label.probe.split(" + ")
@@ -58,38 +61,43 @@ def describe(protocol: Mapping[str, Any]) -> dict[str, Any]:
 def open_run(
     folder: Path, protocol: Mapping[str, Any], config: Mapping[str, Any], *, run_id: str, project: str, mode: str
 ) -> wandb.Run:
-    """Start the run there, "online" or "offline"; offline with a warning where the service cannot be reached.
+    """Start a W&B run, "online" or "offline"; offline with a warning if the service cannot be reached.
 
     Args:
-        folder: of the run.
-        protocol: of the run.
+        folder: the run folder.
+        protocol: protocol of the run.
         config: resolved config of the command.
-        run_id: of W&B; the same one goes on with the run.
-        project: of W&B.
+        run_id: id of the W&B run; an existing id resumes that run.
+        project: W&B project.
         mode: "online" or "offline".
 
     Raises:
-        ValueError: W&B's client does not work here at all.
+        NetworkError: the client of W&B does not work.
     """
-    told = describe(protocol)
-    told["config"] = {**config, **told["config"]}
-    common = {**told, "id": run_id, "project": project, "dir": folder}
+    described = describe(protocol)
+    described["config"] = {**config, **described["config"]}
+    common = {**described, "id": run_id, "project": project, "dir": folder}
     if mode == "online":
         try:
             return wandb.init(**common, mode="online", resume="allow", settings=_settings(silent=False))
         except FAILURES as error:
-            with _told("not closed"):
-                wandb.teardown()  # the client holds the run's id
-            _warn(f"Weights & Biases cannot be reached: {_reason(error)}. The run goes on. {how_to_send(folder)}")
+            with _warning_on_failure("not closed"):
+                wandb.teardown()  # the client keeps the id of the run
+            _warn(
+                f"Weights & Biases cannot be reached: {_reason(error)}. The run continues offline. "
+                f"{how_to_send(folder)}"
+            )
     try:
         return wandb.init(**common, mode="offline", settings=_settings(silent=True))
     except wandb.Error as error:
-        raise NetworkError(f"Weights & Biases: {error} Without it: --wandb disabled") from error
+        raise NetworkError(
+            f"Weights & Biases cannot be used: {error}. Pass --wandb disabled to run without it"
+        ) from error
 
 
 def how_to_send(folder: Path) -> str:
-    """Which command sends what lies in a run folder."""
-    return f"W&B run, to be sent at any time: gendiv report {folder} --sync"
+    """A line with the command that sends the data in a run folder."""
+    return f"Send the W&B run at any time with: gendiv report {folder} --sync"
 
 
 def _settings(silent: bool) -> wandb.Settings:
@@ -106,22 +114,22 @@ def _warn(message: str) -> None:
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
-    """A failure of the service is a warning: it must not cost the run its results."""
+def _warning_on_failure(what: str) -> Iterator[None]:
+    """Turn a failure of the service into a warning, so that the results of the run are not lost."""
     try:
         yield
     except FAILURES as error:
-        _warn(f"Weights & Biases failed, {what}; all results are in the run folder: {_reason(error)}")
+        _warn(f"Weights & Biases failed ({what}); all results are in the run folder: {_reason(error)}")
 
 
 def send_results(
     run: wandb.Run, estimates: Mapping[str, Estimate], per_prompt: pa.Table, first: Sequence[SampleBatch], grid: Path
 ) -> None:
-    """Scalars `NAME`, `NAME/low`, `NAME/high`; the grid; tables of estimates, of prompts and of the first samples."""
+    """Send scalars `NAME`, `NAME/low`, `NAME/high`, the grid, and tables of estimates, prompts and first samples."""
     scalars = {name: value for name, value in scalars_of(estimates).items() if math.isfinite(value)}
-    with _told("its results are not there"):
+    with _warning_on_failure("results were not sent"):
         run.log({**scalars, "grid": wandb.Image(str(grid))})
-    with _told("its tables are not there"):  # for tables, the client asks the service first
+    with _warning_on_failure("tables were not sent"):  # for tables, the client calls the service first
         run.log(
             {
                 "estimates": _estimates(estimates),
@@ -132,24 +140,24 @@ def send_results(
 
 
 def close_run(run: wandb.Run, folder: Path, exit_code: int) -> None:
-    """End it. What could not be sent in time is kept as a run that was made offline."""
+    """Finish the W&B run. Data that could not be sent in time are kept as an offline run."""
     try:
         with _killing_transport_after(run.settings.finish_timeout):
             run.finish(exit_code=exit_code)
     except FAILURES as error:
         with suppress(*FAILURES):  # one warning, below, is enough
-            wandb.teardown()  # or it would be tried again when the process ends
+            wandb.teardown()  # otherwise the client tries again when the process ends
         made = Path(run.dir).parent
         if not made.name.startswith("offline-"):
             made.rename(made.with_name(f"offline-{made.name}"))
-        _warn(f"Weights & Biases did not take all of the run: {_reason(error)}. {how_to_send(folder)}")
+        _warn(f"Weights & Biases did not accept all data of the run: {_reason(error)}. {how_to_send(folder)}")
 
 
 @contextmanager
 def _killing_transport_after(timeout: float) -> Iterator[None]:
-    """The client's process of transport has been seen to wait for ever beyond its own timeout; 0 asks it to."""
+    """Kill the client's transport process if it hangs beyond its own timeout; with 0 it may wait forever."""
     service = wandb.setup().ensure_service()
-    process = getattr(getattr(service, "_proc", None), "_process", None)  # there is no public way
+    process = getattr(getattr(service, "_proc", None), "_process", None)  # there is no public API for it
     if process is None or timeout <= 0:
         yield
         return
@@ -172,13 +180,13 @@ def _rows(table: pa.Table) -> list[list[Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """None for what is not a number, so that a column has one type."""
+    """None for NaN and infinity, so that a column has one type."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _samples(batches: Sequence[SampleBatch]) -> wandb.Table:
-    table = wandb.Table(columns=["prompt", "wording", "paraphrase", "path", "sample", "image"])
-    shown = sorted(place for sampled in batches for place in sampled.batch.indices)[:SHOWN_PROMPTS]
+    table = wandb.Table(columns=["prompt", "text", "paraphrase", "path", "sample", "image"])
+    shown = sorted(index for sampled in batches for index in sampled.batch.indices)[:SHOWN_PROMPTS]
     for sampled in batches:
         batch = sampled.batch
         for row, key, text, image in zip(batch.rows, batch.keys, batch.texts, sampled.images, strict=True):
@@ -188,43 +196,47 @@ def _samples(batches: Sequence[SampleBatch]) -> wandb.Table:
     return table
 
 
-# --- sending what was kept ---
+# --- sending offline runs ---
 
 
 def check_service() -> None:
-    """Raises ValueError where nobody is logged in, or the service does not answer."""
+    """Raise NetworkError if the user is not logged in, or the service does not answer."""
     try:
-        wandb.Api(timeout=ANSWER_SECONDS).viewer  # noqa: B018  it asks the service
+        wandb.Api(timeout=ANSWER_SECONDS).viewer  # noqa: B018  calls the service
     except FAILURES as error:
-        raise NetworkError(f"nothing was sent to Weights & Biases: {error} (`wandb login` logs in)") from error
+        raise NetworkError(
+            f"nothing was sent to Weights & Biases: {error}. Check the network, or log in with `wandb login`"
+        ) from error
 
 
 def unsent(folders: Iterable[Path]) -> list[Path]:
-    """Offline runs in or below folders that were not sent yet, the oldest first."""
+    """Offline runs in or below folders that have not been sent yet, the oldest first."""
     found = {file for folder in folders for file in Path(folder).rglob("wandb/offline-run-*/run-*.wandb")}
     return sorted((f for f in found if not _mark(f).exists()), key=lambda file: file.parent.name)
 
 
 def send(files: Sequence[Path], entity: str | None = None, project: str | None = None) -> None:
-    """Send offline runs by `wandb sync`, which remembers what it sent.
+    """Send offline runs with `wandb sync`, which marks the files that it has sent.
 
     Args:
-        files: from `unsent`.
-        entity: instead of the one that is logged in.
-        project: instead of the runs' own.
+        files: result of `unsent`.
+        entity: W&B entity; None for the one that is logged in.
+        project: W&B project; None for that of each run.
 
     Raises:
-        ValueError: some were not taken.
+        NetworkError: some runs were not accepted.
     """
     others = [word for name, value in (("--entity", entity), ("--project", project)) if value for word in (name, value)]
-    own = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # not this process's client
+    own = {
+        name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"
+    }  # do not use the client of this process
     own["WANDB_DIR"] = str(files[0].parents[2])  # for its log
     subprocess.run([sys.executable, "-m", "wandb", "sync", *others, *map(str, files)], env=own, check=False)
     left = [str(file.parent) for file in files if not _mark(file).exists()]
     if left:
-        raise NetworkError(f"{len(left)} of {len(files)} runs were not sent, see above: {', '.join(left)}")
+        raise NetworkError(f"{len(left)} of {len(files)} runs were not sent: {', '.join(left)}. See the messages above")
 
 
 def _mark(file: Path) -> Path:
-    """W&B's mark of a file that was sent."""
+    """The file with which W&B marks a file as sent."""
     return file.with_name(f"{file.name}.synced")

@@ -1,6 +1,6 @@
-"""A report as a W&B Report: its words and tables, and instead of its pictures W&B's panels over the same runs.
+"""Convert a report to a W&B Report: the same text and tables, with W&B's panels over the runs instead of figures.
 
-Runs are found on W&B by the `fingerprint` in their config (`wandb_run.describe`). Only `save` uses the network.
+Runs are found on W&B by the `fingerprint` in their config (`tracking.wandb.describe`). Only `save` uses the network.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from gendiv_lightning.tracking.wandb import FAILURES
 
 
 def build_report(report: Report, study: Study, entity: str, project: str) -> Any:
-    """The W&B Report of a report, not saved yet.
+    """Build the W&B Report of a report, without saving it.
 
     Raises:
-        ValueError: wandb-workspaces is not installed.
+        PackageError: wandb-workspaces is not installed.
     """
     wr = _workspaces()
     blocks: list[Any] = [wr.P(report.answer)]
@@ -44,15 +44,17 @@ def build_report(report: Report, study: Study, entity: str, project: str) -> Any
 
 
 def save(built: Any) -> str:
-    """Send it; its address.
+    """Send a W&B Report; returns its address.
 
     Raises:
-        ValueError: the service did not take it.
+        NetworkError: the service did not accept it.
     """
     try:
         return str(built.save().url)
     except FAILURES as error:
-        raise NetworkError(f"Weights & Biases did not take the report: {error}") from error
+        raise NetworkError(
+            f"Weights & Biases did not accept the report: {error}. Check entity, project and network"
+        ) from error
 
 
 def _workspaces() -> Any:
@@ -60,10 +62,12 @@ def _workspaces() -> Any:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # its models are written for an older pydantic
+            warnings.simplefilter("ignore", DeprecationWarning)  # its models use an older API of pydantic
             import wandb_workspaces.reports.v2 as wr
     except ImportError as error:
-        raise PackageError("--wandb needs wandb-workspaces: pip install 'gendiv_lightning[wandb]'") from error
+        raise PackageError(
+            "--wandb needs wandb-workspaces. Install it with pip install 'gendiv_lightning[wandb]'"
+        ) from error
     return wr
 
 
@@ -81,7 +85,7 @@ def _runset(family: Family) -> Any:
 
 
 def _panels(anchor: str, study: Study) -> list[Any]:
-    """W&B's panels of a section, for those with pictures of numbers that runs have there."""
+    """W&B panels of a section, for figures whose numbers are on W&B."""
     wr = _workspaces()
 
     def bars(title: str, names: Sequence[str]) -> Any:

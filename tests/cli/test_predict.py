@@ -378,7 +378,7 @@ BAD_INPUT = [
     (add("CodebookSubset", select="random", size=257), ["at most 256"]),
     (
         add("CodebookSubset", size=9, usage="/nowhere/usage.safetensors"),
-        ["CodebookSubset.usage", "/nowhere/usage.safetensors", "gendiv fit-free validate"],
+        ["CodebookSubset.usage", "/nowhere/usage.safetensors", "gendiv validate"],
     ),
     (add("Paraphrase", length="short"), ["num_samples", "4 paraphrases"]),
     (["--data.num_samples", "24", *add("Paraphrase", num_paraphrases=12)], ["has 9 paraphrases", "12 are required"]),

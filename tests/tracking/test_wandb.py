@@ -138,7 +138,7 @@ def test_a_service_that_dies_in_the_run_costs_nothing(fault, made, connect):
     service = connect()
     service.fails_after, service.then = "UpsertBucket", fault
     run = opened(made)
-    with pytest.warns(UserWarning, match="Weights & Biases failed|did not take all"):
+    with pytest.warns(UserWarning, match="Weights & Biases failed|did not accept all"):
         log_and_close(run, made)
     (kept,) = unsent([made.path])
     assert all(name in kept.read_bytes() for name in (b"diversity/lpips[tiny]/low", b"grid"))
@@ -149,7 +149,7 @@ def test_a_client_that_waits_for_ever_is_given_up(made, connect, monkeypatch):
     monkeypatch.setattr("gendiv_lightning.tracking.wandb.GRACE_SECONDS", -3)
     run = opened(made)
     os.kill(wandb.setup().ensure_service()._proc._process.pid, signal.SIGSTOP)
-    with pytest.warns(UserWarning, match="did not take all"):
+    with pytest.warns(UserWarning, match="did not accept all"):
         close_run(run, made.path, exit_code=0)
     (kept,) = unsent([made.path])
     assert kept.parent.name.startswith("offline-run-")
