@@ -176,7 +176,8 @@ class NetworkError(GendivError, ConnectionError):
 
     What to do: Check network, address and credentials, then run the same command again. Finished work is kept.
 
-    Example: nothing was sent to Weights & Biases: not logged in (`wandb login` logs in)
+    Example: nothing was sent to Weights & Biases: not logged in. Check the network, or log
+    in with `wandb login`
     """
 
     code = "GD203"
@@ -321,7 +322,7 @@ class ProbeError(GendivError):
     What to do: Remove one of the probes that the message names. The table of probes says which families each probe
     applies to.
 
-    Example: Paraphrase and Decompose both select paraphrases: use only one of them
+    Example: Paraphrase and Decompose both select paraphrases. Use only one of them
     """
 
     code = "GD501"
@@ -335,7 +336,7 @@ class DesignError(GendivError):
 
     What to do: Use the number that the message suggests.
 
-    Example: num_paths must be an even number, 2 or more, got 3
+    Example: num_paths must be an even number of at least 2, got 3. Try 4
     """
 
     code = "GD502"

@@ -68,14 +68,14 @@ def test_both_commands_count_in_their_cards_and_say_it(clip, tmp_path, capsys):
     words = ["prompts", str(prompts_file(tmp_path)), "--num", "2", "--out", str(tmp_path / "out" / "set.jsonl")]
     with pytest.raises(SystemExit):
         main([*words, "--count-tokens", str(clip), "--count-tokens", f"{clip}:100"])
-    assert f"{clip.name}: cut to 64 tokens: 1 of 2 prompts\n" in capsys.readouterr().out
+    assert f"{clip.name}: truncated to 64 tokens: 1 of 2 prompts\n" in capsys.readouterr().out
     card = json.loads((tmp_path / "out" / "set.card.json").read_text())
     assert card["tokens"][f"{clip.name}:100"]["prompts"] == {"texts": 2, "cut": 0, "longest": 92}
     (tmp_path / "sky.jsonl").write_text('{"prompt": "the moon at the left"}')
     words = ["paraphrase", str(tmp_path / "sky.jsonl"), "--model", "postcards", "--out", str(tmp_path / "p.jsonl")]
     with pytest.raises(SystemExit):
         main([*words, "--per-prompt", "3", "--count-tokens", f"{clip}:20"])
-    assert f"{clip.name}:20: cut to 20 tokens: 0 of 1 prompts, 2 of 3 paraphrases" in capsys.readouterr().out
+    assert f"{clip.name}:20: truncated to 20 tokens: 0 of 1 prompts, 2 of 3 paraphrases" in capsys.readouterr().out
     card = json.loads((tmp_path / "p.card.json").read_text())
     assert card["tokens"][f"{clip.name}:20"]["paraphrases"]["cut"] == 2
 
@@ -95,7 +95,7 @@ def test_a_run_counts_its_prompts_and_the_paraphrases_that_it_samples(make_t2i, 
         "prompts": {"texts": 2, "cut": 1, "longest": 91},
         "paraphrases": {"texts": 4, "cut": 2, "longest": 91},
     }
-    assert format_truncation(found) == "cut to 64 tokens: 1 of 2 prompts, 2 of 4 paraphrases"
+    assert format_truncation(found) == "truncated to 64 tokens: 1 of 2 prompts, 2 of 4 paraphrases"
     labels = make_c2i()
     labels.locate()
     numbers = tmp_path / "labels.txt"
