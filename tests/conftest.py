@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from study_runs import decomposed, hostile, study  # noqa: F401  fixtures
+from tiny_token_models import PIXELS, build_emu3, build_janus
 
-from gendiv_lightning.generators import VAR, Amused, LlamaGen, Meissonic, VQDiffusion
+from gendiv_lightning.generators import VAR, Amused, Emu3, Janus, LlamaGen, Meissonic, VQDiffusion
 from gendiv_lightning.generators.llamagen.tokenizer import VQ_SIZES, VQConfig, VQModel
 from gendiv_lightning.generators.llamagen.transformer import GPT, GPT_SIZES, GPTConfig
 from gendiv_lightning.generators.meissonic.transformer import MeissonicConfig, MeissonicTransformer
@@ -270,6 +271,31 @@ def make_vq_diffusion(pipelines) -> Callable[..., VQDiffusion]:
         checkpoint = str(pipelines / "vq_diffusion")
         defaults = {"checkpoint": checkpoint, "num_steps": 5, "guidance_scale": 2.0, "batch_size": 8}
         return VQDiffusion(**{**defaults, **settings})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_janus(tmp_path_factory) -> Callable[..., Janus]:
+    """A tiny Janus, 16 tokens, K = 64; not loaded yet."""
+    folder = build_janus(tmp_path_factory.mktemp("janus"))
+
+    def make(**settings) -> Janus:
+        defaults = {"checkpoint": str(folder), "dtype": "float32", "guidance_scale": 2.0, "batch_size": 8}
+        return Janus(**{**defaults, **settings})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_emu3(tmp_path_factory) -> Callable[..., Emu3]:
+    """A tiny Emu3, 16 tokens and 4 row ends, K = 64; not loaded yet."""
+    folder = build_emu3(tmp_path_factory.mktemp("emu3"))
+
+    def make(**settings) -> Emu3:
+        texts = {"suffix": " red hill", "negative_prompt": "black tree"}
+        defaults = {"checkpoint": str(folder), "image_size": PIXELS, "dtype": "float32", "top_k": 0, **texts}
+        return Emu3(**{**defaults, "guidance_scale": 2.0, "batch_size": 8, **settings})
 
     return make
 

@@ -19,12 +19,32 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from gendiv_lightning.errors import ConfigValueError, OptionConflictError
 from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling.sampler import Draw, TokenGrid, TokenSampler
 
 # Relative to a row's largest logit. Passes of 4 to 63 positions moved no logit by more than 2.2e-6 of it (GPT-B, 12
 # layers, float32 on a CPU); the tolerance is about five times that.
 TOLERANCE = 1e-5
+
+
+def check_decoding(decoding: str, window: int, dtype: str) -> None:
+    """Raise ValueError for settings of a generator that offers both loops, before its weights are loaded.
+
+    Args:
+        decoding: "sequential" or "parallel".
+        window: positions that a parallel pass predicts.
+        dtype: of the network.
+    """
+    if decoding not in ("sequential", "parallel"):
+        raise ConfigValueError(f'decoding must be "sequential" or "parallel", got {decoding!r}. Choose one of the two')
+    if window < 1:
+        raise ConfigValueError(f"window must be at least 1, got {window}. Set the number of tokens per pass")
+    if decoding == "parallel" and dtype != "float32":
+        raise OptionConflictError(
+            f"decoding: parallel requires dtype: float32, got {dtype} (in half precision passes of different widths "
+            "give different tokens). Change the dtype, or use decoding: sequential"
+        )
 
 
 def sample_in_parallel(

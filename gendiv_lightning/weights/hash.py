@@ -10,7 +10,7 @@ from pathlib import Path
 from gendiv_lightning.storage.atomic import cache_folder, write_atomically
 from gendiv_lightning.storage.hashing import sha256_of
 
-_HASHED_SUFFIXES = (".safetensors", ".bin", ".json", ".model")
+_HASHED_SUFFIXES = (".safetensors", ".bin", ".json", ".model", ".jinja")
 _REMEMBERED_BYTES = 1 << 26  # smaller files are faster to hash than to look up
 
 

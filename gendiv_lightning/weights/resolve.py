@@ -69,7 +69,7 @@ def _from_hub(repo: str, file: str | None, parts: Sequence[str]) -> Path:
     def fetch(local_files_only: bool, *more: str) -> Path:
         if file:
             return Path(hf_hub_download(repo, file, local_files_only=local_files_only))
-        patterns = ["*.json", "*.model", "*.safetensors", "*.txt", *more]
+        patterns = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt", *more]
         return Path(
             snapshot_download(
                 repo, allow_patterns=patterns, ignore_patterns=_VARIANTS, local_files_only=local_files_only

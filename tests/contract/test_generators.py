@@ -49,6 +49,8 @@ GENERATORS = {
     "amused": Kind("make_amused", **PIPELINE),
     "vq_diffusion": Kind("make_vq_diffusion", **PIPELINE),
     "meissonic": Kind("make_meissonic", **PIPELINE),
+    "janus": Kind("make_janus"),
+    "emu3": Kind("make_emu3"),
     "diffusers, DDIM": Kind("make_ode_pipeline", open=OF_TOKENS),
     "diffusers, DDPM": Kind("make_sde_pipeline", open=OF_TOKENS),
 }

@@ -34,7 +34,7 @@ from gendiv_lightning.generators.vqgan import from_uint8
 from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling import Draw, TokenSampler
 from gendiv_lightning.sampling.autoregressive import sample_autoregressive
-from gendiv_lightning.sampling.parallel import sample_in_parallel
+from gendiv_lightning.sampling.parallel import check_decoding, sample_in_parallel
 from gendiv_lightning.text.lengths import TextLengths
 from gendiv_lightning.text.t5 import CaptionFeatures
 from gendiv_lightning.weights.hash import sha256
@@ -229,7 +229,12 @@ class LlamaGen(TokenGenerator[Conditions]):
             dtype=dtype,
             batch_size=batch_size,
         )
-        _check_decoding(decoding, window, dtype, compile)
+        check_decoding(decoding, window, dtype)
+        if decoding == "parallel" and compile:
+            raise OptionConflictError(
+                "decoding: parallel requires compile: false, got true (each width would be compiled separately). Change one of "
+                "the two"
+            )
         _check_official(gpt_checkpoint, "gpt_checkpoint", gpt, vq, model_type, image_size)
         _check_official(vq_checkpoint, "vq_checkpoint", vq, vq, model_type, image_size)
         self.gpt_checkpoint, self.vq_checkpoint, self.text_encoder = gpt_checkpoint, vq_checkpoint, text_encoder
@@ -428,17 +433,4 @@ def _check_official(checkpoint: str, key: str, size: str, vq: str, model_type: s
             f"{key}: {file} is {kind}, {name}, for images of {' or '.join(map(str, image_sizes))} pixels, but the "
             f"settings are {model_type}, {size}, {vq}, {image_size} pixels, with which it would sample garbage. "
             "Correct the settings"
-        )
-
-
-def _check_decoding(decoding: str, window: int, dtype: str, compiles: bool) -> None:
-    if decoding not in ("sequential", "parallel"):
-        raise ConfigValueError(f'decoding must be "sequential" or "parallel", got {decoding!r}. Choose one of the two')
-    if window < 1:
-        raise ConfigValueError(f"window must be at least 1, got {window}. Set the number of tokens per pass")
-    if decoding == "parallel" and (dtype != "float32" or compiles):
-        raise OptionConflictError(
-            f"decoding: parallel requires dtype: float32 and compile: false, got {dtype} and {compiles} (in half "
-            "precision passes of different widths give different tokens, and each width would be compiled separately). "
-            "Change these settings, or use decoding: sequential"
         )

@@ -1,0 +1,110 @@
+"""Random models of transformers that draw image tokens, a few thousand parameters each, as folders like the Hub's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WORDS = [
+    *("the", "sun", "at", "left", "two", "green", "hills", "pink", "sky", "black", "tree", "red", "hill"),
+    *("user", ":", "assistant"),
+]
+SIDE, PIXELS_PER_TOKEN, CODES = 4, 8, 64
+PIXELS = SIDE * PIXELS_PER_TOKEN
+LANGUAGE_MODEL = {
+    "hidden_size": 32,
+    "intermediate_size": 37,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+NORMALISATION = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+
+
+def _tokenizer(named: dict[str, str], others: Sequence[str] = ()) -> Any:
+    """Words, special tokens under the names that a processor asks for, and others that stand alone wherever found."""
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    vocabulary = [*special.values(), *named.values(), *others, *WORDS]
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.add_tokens([AddedToken(token, special=True) for token in others])
+    return PreTrainedTokenizerFast(tokenizer_object=words, **special, extra_special_tokens=named)
+
+
+def randomise(module: torch.nn.Module, **scales: float) -> None:
+    """Random weights; those of a submodule named in `scales` so many times larger. Draws depend on what was before."""
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in module.named_parameters():
+        scale = next((scale for part, scale in scales.items() if part in name), 1.0)
+        noise = torch.randn(tensor.shape, generator=generator)
+        if tensor.ndim > 1:
+            tensor.data = scale * noise / tensor[0].numel() ** 0.5
+        else:
+            tensor.data = 0.1 * noise + name.endswith("weight")
+
+
+def build_janus(folder: Path) -> Path:
+    """A Janus of 16 tokens, K = 64, 32 pixels."""
+    from transformers import JanusConfig, JanusForConditionalGeneration, JanusImageProcessor, JanusProcessor
+
+    tokenizer = _tokenizer({"image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<eoi>"})
+    template = (
+        "{% for message in messages %}<s>user : {{ message['content'][0]['text'] }}{% endfor %}"
+        "{% if add_generation_prompt %} assistant :{% endif %}"
+    )
+    images = JanusImageProcessor(**NORMALISATION, size={"height": PIXELS, "width": PIXELS})
+    vision = {
+        "image_size": PIXELS, "patch_size": PIXELS_PER_TOKEN, "num_image_tokens": SIDE**2, "hidden_size": 32,
+        "projection_dim": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "depth": 1,
+    }  # fmt: skip
+    vq = {
+        "num_embeddings": CODES, "embed_dim": 8, "latent_channels": 32, "base_channels": 32,
+        "channel_multiplier": [1] * 4, "num_res_blocks": 1, "projection_dim": 32, "image_token_embed_dim": 32,
+    }  # fmt: skip
+    text = {**LANGUAGE_MODEL, "model_type": "llama", "vocab_size": len(tokenizer), "max_position_embeddings": 64}
+    image_token = tokenizer.convert_tokens_to_ids("<image>")
+    config = JanusConfig(text_config=text, vision_config=vision, vq_config=vq, image_token_id=image_token)
+    model = JanusForConditionalGeneration(config)
+    randomise(model, vision_head=2.0, generation_embeddings=8.0, embed_tokens=5.0, conv_out=2.0)
+    model.save_pretrained(folder)
+    JanusProcessor(images, tokenizer, chat_template=template, num_image_tokens=SIDE**2).save_pretrained(folder)
+    return folder
+
+
+def build_emu3(folder: Path) -> Path:
+    """An Emu3 of 16 tokens and 4 row ends at 32 pixels, K = 64."""
+    from transformers import Emu3Config, Emu3ForConditionalGeneration, Emu3ImageProcessor, Emu3Processor
+
+    named = {
+        "image_token": "<image>",
+        "boi_token": "<|image start|>",
+        "eoi_token": "<|image end|>",
+        "image_wrapper_token": "<|image token|>",
+        "eof_token": "<|extra_201|>",
+    }
+    tokenizer = _tokenizer(named, ["<|extra_200|>", "*", *map(str, range(10))])
+    first = len(tokenizer)
+    vocabulary = {name: tokenizer.convert_tokens_to_ids(name) for name in ("<|extra_200|>", "<image>")}
+    # Not in the order of the codes, which the released model's are.
+    entries = {f"<|visual token {code:06d}|>": first + (5 * code + 3) % CODES for code in range(CODES)}
+    text = {**LANGUAGE_MODEL, "vocab_size": first + CODES, "max_position_embeddings": 64}
+    vq = {
+        "codebook_size": CODES, "embed_dim": 8, "latent_channels": 8, "base_channels": 32, "num_res_blocks": 1,
+        "channel_multiplier": [1] * 4, "attn_resolutions": [], "hidden_size": 32, "temporal_downsample_factor": 1,
+    }  # fmt: skip
+    config = Emu3Config(text_config=text, vq_config=vq, vocabulary_map={**vocabulary, **entries})
+    model = Emu3ForConditionalGeneration(config)
+    randomise(model, lm_head=2.0, embed_tokens=5.0)
+    model.save_pretrained(folder)
+    images = Emu3ImageProcessor(**NORMALISATION)
+    Emu3Processor(images, tokenizer, chat_template="{{ messages }}").save_pretrained(folder)
+    return folder
