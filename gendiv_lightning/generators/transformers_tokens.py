@@ -89,7 +89,7 @@ class TokenPredictor:
         # Shorter prompts are padded on the left. Without padding there is no mask, and attention is faster.
         is_real = torch.arange(self.longest, device=device) >= self.longest - self.lengths[:, None]
         self.mask = None if is_real.all() else is_real.long()
-        self.cache = DynamicCache()
+        self.cache: Any = DynamicCache()  # its layers may be of any kind, says their type
         for layer, parts in enumerate(zip(*(prefix.layers for prefix in prefixes), strict=True)):
             keys, values = (
                 torch.cat([pad(part, (0, 0, self.longest - part.shape[2], 0)) for part in both])
@@ -374,7 +374,8 @@ class TransformersTokens(TokenGenerator[Conditions]):
     def _prefix(self, ids: Ids) -> Prefix:
         from transformers import DynamicCache
 
-        cache, positions = DynamicCache(), torch.arange(len(ids), device=self.device)[None]
+        cache: Any = DynamicCache()
+        positions = torch.arange(len(ids), device=self.device)[None]
         states = self.run(self.embed_ids(ids), positions, None, cache)
         return Prefix([(layer.keys, layer.values) for layer in cache.layers], self.head(states[:, -1]).float())
 
