@@ -1,4 +1,4 @@
-"""The gallery shows what the code does: every page has its picture, and both are as `docs/gallery/make.py` makes them."""
+"""The gallery shows what the code does: pages, pictures and tables are as `docs/gallery/make.py` makes them."""
 
 import importlib.util
 import io
