@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gendiv_lightning import plugins
 from gendiv_lightning.cli.commands.prompts import COUNT_TOKENS
+from gendiv_lightning.storage.named_files import expand
 from gendiv_lightning.console.text import write
 from gendiv_lightning.errors import ConfigValueError, OptionConflictError, OutputError, PromptError
 
@@ -50,7 +51,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv paraphrase`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("prompts", type=Path, metavar="PROMPTS", help="prompt file, as for --data.path")
+    parser.add_argument("prompts", type=expand, metavar="PROMPTS", help="prompt file, as for --data.path")
     parser.add_argument("--out", type=Path, metavar="SET", help="file for the paraphrase set, .jsonl")
     parser.add_argument(
         "--check",
