@@ -32,7 +32,7 @@ def test_an_entry_names_every_number(name):
     for number in metric.names:
         plain = re.sub(r"\[.*?\]", "", number)
         shown = plain, f".../{plain.rpartition('/')[2]}", re.sub(r"/[^/]+$", "/<factor>", plain)
-        variant = re.fullmatch(r"(h_\w+/token)/(plugin|counts)", plain)
+        variant = re.fullmatch(r"(h_\w+/(?:token|kernel))/(plugin|counts|order1)", plain)
         if variant:
             assert f"`{variant[1]}`" in text
             assert f"`/{variant[2]}`" in text

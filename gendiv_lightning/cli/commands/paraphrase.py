@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from gendiv_lightning import plugins
 from gendiv_lightning.cli.commands.prompts import COUNT_TOKENS
-from gendiv_lightning.storage.named_files import expand
 from gendiv_lightning.console.text import write
 from gendiv_lightning.errors import ConfigValueError, OptionConflictError, OutputError, PromptError
+from gendiv_lightning.storage.named_files import expand
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
