@@ -57,7 +57,7 @@ def test_importing_the_package_imports_nothing_heavy():
     assert not {"torch", "numpy", "lightning", "yaml", "PIL"} & set(found)
 
 
-def test_all_public_names_are_there_and_documented():
+def test_all_public_names_exist_and_are_documented():
     for name in gd.__all__:
         assert getattr(gd, name).__doc__, name
     assert set(gd.__all__) <= set(dir(gd))
@@ -77,7 +77,7 @@ def test_type_checkers_see_the_names_that_are_loaded_lazily():
 
 
 @pytest.mark.run
-def test_samples_are_those_of_the_command(samples, run):
+def test_samples_equal_those_of_the_command(samples, run):
     stored = samples_of(run)
     assert stored.keys() == set(samples.keys)
     for key, tokens, image in zip(samples.keys, samples.tokens, samples.images, strict=True):
@@ -85,7 +85,7 @@ def test_samples_are_those_of_the_command(samples, run):
 
 
 @pytest.mark.run
-def test_numbers_are_those_of_the_command(samples, run):
+def test_numbers_equal_those_of_the_command(samples, run):
     there = metrics_of(run)
     for source in (samples, run.path):
         found = gd.evaluate(source, ["ssim", "lpips[tiny]"])
@@ -154,17 +154,17 @@ def test_a_recorder_gives_a_metric_what_it_needs(generator):
         ([3], r"prompts\[0\].*int"),
     ],
 )
-def test_prompts_that_cannot_be_are_refused(generator, prompts, message):
+def test_invalid_prompts_are_rejected(generator, prompts, message):
     with pytest.raises(ValueError, match=message):
         generator.generate(prompts)
 
 
-def test_what_is_no_probe_is_refused(generator):
+def test_objects_that_are_not_probes_are_rejected(generator):
     with pytest.raises(ValueError, match=r"probes.*str.*gendiv list probes"):
         generator.generate("a hill", probes=["Argmax"])
 
 
-def test_probes_that_contradict_are_refused(generator):
+def test_contradicting_probes_are_rejected(generator):
     with pytest.raises(ValueError, match="temperature"):
         generator.generate("a hill", probes=[gd.Temperature(0.5), gd.Temperature(0.6)])
 
@@ -178,17 +178,17 @@ def test_probes_that_contradict_are_refused(generator):
         ([np.zeros((8, 8, 3), np.uint8), np.zeros((9, 8, 3), np.uint8)], "the same size"),
     ],
 )
-def test_images_that_cannot_be_measured_are_refused(images, message):
+def test_invalid_images_are_rejected(images, message):
     with pytest.raises(ValueError, match=message):
         gd.evaluate({"a hill": images}, ["ssim"])
 
 
-def test_a_list_of_images_says_how_to_name_its_prompt():
+def test_the_error_for_a_list_of_images_explains_how_to_name_its_prompt():
     with pytest.raises(ValueError, match=r'list.*"the prompt": images'):
         gd.evaluate([Image.new("RGB", (8, 8))], ["ssim"])
 
 
-def test_a_metric_of_tokens_refuses_images():
+def test_a_metric_of_tokens_rejects_images():
     with pytest.raises(ValueError, match="'token_entropy' requires tokens"):
         gd.evaluate({"a hill": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, ["token_entropy"])
 

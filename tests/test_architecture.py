@@ -112,7 +112,7 @@ def test_nothing_but_its_own_command_imports_the_toy(module):
         assert not [name for name in imports(module) if name.startswith("gendiv_lightning.toy")]
 
 
-def test_an_arrow_that_points_back_would_be_seen():
+def test_an_import_that_points_back_would_be_found():
     assert PLACES["sampling"] < PLACES["generators"] < PLACES["report"] < PLACES["callbacks"] < PLACES["cli"]
     assert layer("gendiv_lightning.generators.base") == "generators"
     assert layer("gendiv_lightning.toy.postcards") == "toy"
@@ -176,13 +176,13 @@ CHANCE = [module for module in FILES if module.split(".")[1:2] in (["generators"
 
 
 @pytest.mark.parametrize("module", CHANCE)
-def test_chance_comes_from_keyed_noise_alone(module):
+def test_all_random_numbers_come_from_keyed_noise(module):
     tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
     assert not list(random_names(called(tree) if module == INTERCEPTS else tree))
     assert not {"random", "numpy.random", "secrets", "torch.distributions"} & set(imports(module))
 
 
-def test_other_randomness_would_be_seen():
+def test_other_randomness_would_be_found():
     code = "torch.multinomial(p, 1); x.exponential_(); from torch import rand; rand(3); noise.uniform(0, 1)"
     found = list(random_names(ast.parse(code.replace("; ", "\n"))))
     assert found.count("rand") == 2

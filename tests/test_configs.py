@@ -81,7 +81,7 @@ def test_an_experiment_names_fragments_for_its_large_parts(path):
     assert {(path.parent / part).resolve() for part in parts} <= {fragment for fragment in fragments_of(path)}
 
 
-def test_an_embedded_config_says_that_its_numbers_are_a_toys():
+def test_a_toy_config_states_that_its_numbers_are_of_a_toy():
     silent = [path for path in (CONFIGS / "tiny").iterdir() if "# EMBEDDED MODEL" not in path.read_text()]
     assert not silent
 
@@ -109,7 +109,7 @@ def test_no_two_fragments_are_the_same():
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_a_config_names_files_that_are_there(path):
+def test_a_config_names_existing_files(path):
     text = path.read_text()
     configs = {word.rpartition("/")[2] for word in re.findall(r"[\w./]+\.yaml", text)}
     assert configs <= {other.name for other in FILES}

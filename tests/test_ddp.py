@@ -30,7 +30,7 @@ def assert_same_run(two, one):
     assert torch.equal(*usage)
 
 
-def test_two_ranks_finish_what_one_began_with_the_same_results(weights, tmp_path):
+def test_two_ranks_finish_the_run_of_one_with_the_same_results(weights, tmp_path):
     """One prompt of four is done, so that the ranks have two and one left."""
     with pytest.warns(UserWarning, match="3 prompts"):
         predict(weights, tmp_path / "two", "--trainer.limit_predict_batches", "1", limit=4)
@@ -45,7 +45,7 @@ def test_a_rank_without_a_prompt_does_not_hang(weights, tmp_path):
 
 
 @pytest.mark.slow
-def test_batches_of_two_ranks_hold_the_same_samples(weights, tmp_path):
+def test_batches_of_two_ranks_contain_the_same_samples(weights, tmp_path):
     """Prompts are dealt in turn, so no batch of the two ranks is one of the single rank's."""
     more = ("--data.prompts_per_batch", "3", "--data.num_samples", "3")
     two = predict_on_two_ranks(weights, tmp_path / "two", *more, "--wandb", "offline", limit=9)
@@ -79,7 +79,7 @@ def test_codebook_usage_of_images_is_the_same_on_two_ranks(weights, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_error_of_all_ranks_ends_the_run(weights, tmp_path):
+def test_an_error_on_all_ranks_ends_the_run(weights, tmp_path):
     (tmp_path / "gpt.pt").write_text("no weights at all")
     more = (*RANKS, "--model.gpt_checkpoint", str(tmp_path / "gpt.pt"))
     ended = run(gendiv("fit-free", "predict", *arguments(weights, tmp_path / "run", *more)), timeout=120)

@@ -44,7 +44,7 @@ def installed(tmp_path_factory):
         sys.modules.pop(module, None)
 
 
-def test_the_examples_are_listed_with_the_package_that_brings_them(installed, capsys):
+def test_the_examples_are_listed_with_their_package(installed, capsys):
     with pytest.raises(SystemExit):
         main(["list"])
     listed = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -53,7 +53,7 @@ def test_the_examples_are_listed_with_the_package_that_brings_them(installed, ca
     assert ["colour_spread", "my_metric:ColourSpread", "gendiv_examples"] in listed
 
 
-def test_the_generator_keeps_the_contract(installed, monkeypatch, capsys):
+def test_the_generator_fulfils_the_contract(installed, monkeypatch, capsys):
     monkeypatch.chdir(installed)
     with pytest.raises(SystemExit) as ended:
         main(["check-generator", "my_generator.yaml"])

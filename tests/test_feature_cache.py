@@ -24,7 +24,7 @@ def test_features_are_computed_once(dtype):
 
 
 @pytest.mark.filterwarnings("ignore:.*damaged and is recomputed")
-def test_no_flipped_bit_is_taken_for_a_feature():
+def test_no_flipped_bit_changes_a_feature():
     cache, features = FeatureCache("test", "flips"), torch.rand(3, 5)
     cache.get("a", lambda: features)
     (path,) = cache.folder.rglob("*.safetensors")
@@ -37,7 +37,7 @@ def test_no_flipped_bit_is_taken_for_a_feature():
         path.write_bytes(whole)
 
 
-def test_a_damaged_entry_is_noted():
+def test_a_damaged_entry_gives_a_warning():
     cache = FeatureCache("test", "noted")
     cache.get("a", lambda: torch.ones(2))
     (path,) = cache.folder.rglob("*.safetensors")

@@ -74,7 +74,7 @@ def test_images_of_a_dataset_on_the_hub_make_a_reference(tmp_path):
         ("../nothing.tar", "../nothing.tar is missing"),
     ],
 )
-def test_a_source_that_is_nowhere_is_one_line(source, message, tmp_path):
+def test_a_missing_source_is_one_line(source, message, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         main(["prompts", source, "--num", "1", "--out", str(tmp_path / "x.jsonl")])
     shown = without_link(stopped.value.code)

@@ -45,7 +45,7 @@ def test_a_plugin_that_shadows_a_built_in_is_ignored_with_a_warning(install):
         assert plugins.find("generators", "llamagen").distribution == "gendiv_lightning"
 
 
-def test_of_two_packages_with_one_name_the_first_keeps_it(install):
+def test_if_two_packages_use_a_name_the_first_keeps_it(install):
     install("alien", "[gendiv.probes]\nbeam = alien:Beam\n")
     install("second", "[gendiv.probes]\nbeam = second:Beam\n")
     with pytest.warns(UserWarning, match="second"):

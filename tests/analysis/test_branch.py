@@ -19,7 +19,7 @@ def test_the_share_is_one_less_the_ratio_of_mean_distances() -> None:
         assert (point.low, point.high) == pytest.approx((point.share, point.share))
 
 
-def test_the_interval_holds_the_share_and_widens_with_the_spread_over_prompts() -> None:
+def test_the_interval_contains_the_share_and_widens_with_the_spread_over_prompts() -> None:
     noise = torch.rand(40, generator=torch.Generator().manual_seed(1)).double()
     _, narrow = branch_curve({0: PROMPTS, 1: PROMPTS * (0.5 + 0.1 * (noise - 0.5))})
     _, wide = branch_curve({0: PROMPTS, 1: PROMPTS * (0.5 + 0.9 * (noise - 0.5))})
@@ -35,7 +35,7 @@ def test_without_independent_samples_there_is_no_curve() -> None:
         branch_curve({0: PROMPTS, 1: PROMPTS[:3]})
 
 
-def test_samples_that_do_not_differ_have_no_share() -> None:
+def test_equal_samples_have_no_share() -> None:
     assert math.isnan(branch_curve({0: torch.zeros(4), 1: torch.zeros(4)})[1].share)
 
 
@@ -45,6 +45,6 @@ def test_the_step_of_a_half_is_interpolated() -> None:
     assert math.isnan(decided_at(points, 0.9))
 
 
-def test_a_branch_before_the_first_decision_is_refused() -> None:
+def test_a_branch_at_a_negative_step_is_an_error() -> None:
     with pytest.raises(ValueError, match="step must be at least 0, got -1"):
         Branch(-1)

@@ -54,7 +54,7 @@ def columns_mean(columns):
     return torch.tensor(columns, dtype=torch.float64).mean().item()
 
 
-def test_a_group_of_other_settings_is_refused(study):
+def test_a_group_with_different_settings_is_rejected(study):
     message = gendiv("compare", f"{study / 'baseline'},{study / 'argmax'}", study / "random-0.5")
     assert "probes ([] and [{'probe': 'Argmax'}], within A)" in message
 
@@ -70,7 +70,7 @@ def test_a_group_of_other_settings_is_refused(study):
     ],
     ids=["embedded", "prompts", "versions", "backbone", "resize"],
 )
-def test_what_does_not_compare_is_named_by_its_key(study, changed, capsys, change, key):
+def test_runs_that_are_not_comparable_are_rejected_with_the_key(study, changed, capsys, change, key):
     other = changed(change)
     message = gendiv("compare", study / "baseline", other)
     assert key in message
@@ -81,7 +81,7 @@ def test_what_does_not_compare_is_named_by_its_key(study, changed, capsys, chang
     assert row_of(told.out, LPIPS)
 
 
-def test_a_metric_that_one_run_lacks_is_no_reason(study, changed, capsys):
+def test_a_metric_missing_from_one_run_is_not_an_obstacle(study, changed, capsys):
     other = changed(lambda protocol: protocol["metrics"].pop())
     assert gendiv("compare", study / "baseline", other, "--only", LPIPS) == 0
     value = metrics_of(RunFolder(other))[LPIPS]["value"]

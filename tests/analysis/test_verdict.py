@@ -27,7 +27,7 @@ def test_a_clear_case_has_its_kind(numbers, perplexity, kind):
     assert verdict.shares == pytest.approx((numbers[1], numbers[2], 1 - numbers[0], perplexity), abs=0.02)
 
 
-def test_a_case_on_the_edge_is_undecided():
+def test_a_borderline_case_is_undecided():
     verdict = judge(*columns(0.9, 0.3, 0.9, noise=0.1), 0.8)
     assert verdict.kind == "undecided"
     assert verdict.certainty < 0.9

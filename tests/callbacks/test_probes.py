@@ -47,7 +47,7 @@ def chosen(probe, codebook_size=8):
 # --- codebook subsets ---
 
 
-def test_the_usage_file_gives_back_counts_and_provenance(usage, tmp_path):
+def test_counts_and_provenance_are_read_as_written(usage, tmp_path):
     counts, provenance = read_usage(tmp_path / "usage.safetensors")
     assert torch.equal(counts, COUNTS)
     assert provenance == {"source": "made up"}
@@ -72,13 +72,13 @@ def test_selections_by_frequency(usage, select, amount, expected):
     assert chosen(CodebookSubset(select, usage=usage, **amount)) == expected
 
 
-def test_of_equally_frequent_entries_the_lower_number_comes_first(tmp_path):
+def test_ties_in_frequency_are_broken_by_the_lower_number(tmp_path):
     write_usage(tmp_path / "usage.safetensors", torch.ones(4096), {})
     probe = CodebookSubset("most_frequent", size=100, usage=str(tmp_path / "usage.safetensors"))
     assert chosen(probe, 4096) == list(range(100))
 
 
-def test_most_frequent_and_the_rest_divide_the_codebook(usage):
+def test_most_frequent_entries_and_the_rest_partition_the_codebook(usage):
     for size in range(1, 8):
         most = CodebookSubset("most_frequent", size=size, usage=usage).allowed(8)
         assert torch.equal(most, ~CodebookSubset("drop_most_frequent", size=size, usage=usage).allowed(8))
@@ -86,20 +86,20 @@ def test_most_frequent_and_the_rest_divide_the_codebook(usage):
 
 
 @pytest.mark.parametrize("amount", [{"size": 100}, {"ratio": 100 / 4096}])
-def test_a_random_subset_has_the_size_asked_for_and_follows_its_seed(amount):
+def test_a_random_subset_has_the_requested_size_and_depends_on_its_seed(amount):
     first, again, other = (CodebookSubset("random", seed=seed, **amount).allowed(4096) for seed in (0, 0, 1))
     assert first.sum() == other.sum() == 100
     assert torch.equal(first, again)
     assert (first & other).sum() < 15  # 2.4 expected
 
 
-def test_random_subsets_take_every_entry_equally_often():
+def test_random_subsets_contain_every_entry_equally_often():
     counts = sum(CodebookSubset("random", size=4, seed=seed).allowed(16).long() for seed in range(1000))
     assert counts.sum() == 4000
     assert (counts - 250).abs().max() < 4 * (1000 * 0.25 * 0.75) ** 0.5
 
 
-def test_a_list_is_taken_as_it_is():
+def test_a_list_is_used_unchanged():
     assert chosen(CodebookSubset("list", tokens=[7, 0, 3])) == [0, 3, 7]
     assert chosen(CodebookSubset("list", tokens=[0])) == [0]
 
@@ -109,7 +109,7 @@ def test_a_subset_is_put_on_the_sampler(usage):
     assert apply_probes(make_sampler(), [probe]).allowed.nonzero()[:, 0].tolist() == [2, 4]
 
 
-def test_several_subset_probes_keep_apart(usage):
+def test_several_subset_probes_are_independent(usage):
     probes = [CodebookSubset("most_frequent", size=size, usage=usage) for size in (1, 2, 3)]
     for _ in range(2):
         assert [len(chosen(probe)) for probe in probes] == [1, 2, 3]
@@ -139,7 +139,7 @@ def test_several_subset_probes_keep_apart(usage):
         ({"select": "random", "ratio": float("nan")}, r"\(0, 1\]"),
     ],
 )
-def test_a_subset_that_cannot_be_is_refused_when_it_is_made(arguments, message):
+def test_an_impossible_subset_is_rejected_in_the_constructor(arguments, message):
     with pytest.raises(ValueError, match=message):
         CodebookSubset(**arguments)
 
@@ -166,13 +166,13 @@ def test_a_subset_that_cannot_be_is_refused_when_it_is_made(arguments, message):
         ),
     ],
 )
-def test_a_subset_that_does_not_fit_the_codebook_is_refused_by_the_check(usage, arguments, message):
+def test_a_subset_that_does_not_fit_the_codebook_is_rejected_by_the_check(usage, arguments, message):
     arguments = {key: usage if value == "FILE" else value for key, value in arguments.items()}
     with pytest.raises(ValueError, match=message):
         CodebookSubset(**arguments).check(8)
 
 
-def test_counts_of_another_codebook_are_refused(usage):
+def test_counts_of_another_codebook_are_rejected(usage):
     with pytest.raises(ValueError, match=r"8 .*16"):
         CodebookSubset("most_frequent", size=1, usage=usage).check(16)
 
@@ -203,12 +203,12 @@ def test_a_knob_sets_its_field(probe, field, value):
     ("probe", "arguments"),
     [(Temperature, [-0.1]), (TopK, [0]), (TopK, [-1]), (TopP, [-0.1]), (TopP, [1.1]), (Paraphrase, [0])],
 )
-def test_a_value_out_of_range_is_refused_when_the_probe_is_made(probe, arguments):
+def test_a_value_out_of_range_is_rejected_in_the_constructor_of_a_probe(probe, arguments):
     with pytest.raises(ValueError, match=str(arguments[0])):
         probe(*arguments)
 
 
-def test_argmax_switches_execution_noise_off_and_nothing_else():
+def test_argmax_only_switches_off_execution_noise():
     sampler = make_sampler()
     changed = apply_probes(sampler, [Argmax()])
     assert changed.exec.is_off
@@ -216,7 +216,7 @@ def test_argmax_switches_execution_noise_off_and_nothing_else():
     assert not sampler.exec.is_off
 
 
-def test_freeze_path_shares_path_noise_and_nothing_else():
+def test_freeze_path_only_shares_path_noise():
     sampler = make_sampler()
     changed = apply_probes(sampler, [FreezePath()])
     assert len(changed.path.keys.unique()) == 1
@@ -228,12 +228,12 @@ def test_paraphrase_changes_the_design():
     assert plan == SampleDesign(8, 2, "long")
 
 
-def test_other_probes_leave_the_plan_as_it_is():
+def test_other_probes_do_not_change_the_design():
     plan = SampleDesign(num_samples=8)
     assert apply_designs(plan, [Argmax(), TopK(2), CodebookSubset("list", tokens=[1])]) == plan
 
 
-def test_freezepath_gives_all_samples_of_a_wording_path_zero():
+def test_freezepath_gives_all_samples_of_a_paraphrase_path_zero():
     assert apply_designs(SampleDesign(), [FreezePath()]).num_paths == 1
     prompt = Prompt("p", "a house", (Wording("a hut", "short"), Wording("a home", "short")))
     plan = SampleDesign(4, 2, num_paths=1)
@@ -255,18 +255,18 @@ def test_freezepath_gives_all_samples_of_a_wording_path_zero():
         ([FreezePath(), FreezePath()], "path"),
     ],
 )
-def test_two_probes_of_one_field_are_refused(probes, field):
+def test_two_probes_of_one_field_are_rejected(probes, field):
     name = type(probes[0]).__name__
     with pytest.raises(ValueError, match=f"{name}.*{name}.*'{field}'"):
         apply_probes(make_sampler(), probes)
 
 
-def test_two_paraphrase_probes_are_refused():
+def test_two_paraphrase_designs_are_rejected():
     with pytest.raises(ValueError, match=r"Paraphrase.*Decompose"):
         apply_designs(SampleDesign(), [Paraphrase(2), Paraphrase(2)])
 
 
-def test_decompose_crosses_paths_with_executions_and_wordings():
+def test_decompose_crosses_paths_with_executions_and_paraphrases():
     prompt = Prompt("p", "a house", (Wording("a hut", "short"), Wording("a home", "short")))
     plan = apply_designs(SampleDesign(3), [Decompose(4, 2)])
     keys = name_samples(prompt, plan)
@@ -276,7 +276,7 @@ def test_decompose_crosses_paths_with_executions_and_wordings():
 
 
 @pytest.mark.parametrize("other", [Paraphrase(2), FreezePath(), Decompose(2)])
-def test_decompose_and_a_probe_of_the_same_samples_are_refused(other):
+def test_decompose_and_another_design_of_the_same_samples_are_rejected(other):
     for probes in ([Decompose(4, 2), other], [other, Decompose(4, 2)]):
         with pytest.raises(ValueError, match="Decompose"):
             apply_designs(SampleDesign(), probes)
@@ -285,7 +285,7 @@ def test_decompose_and_a_probe_of_the_same_samples_are_refused(other):
 @pytest.mark.parametrize(
     "settings", [{"num_paths": 3}, {"num_paths": 0}, {"num_paraphrases": 1}, {"num_paraphrases": 3}]
 )
-def test_paths_that_cannot_be_crossed_are_refused(settings):
+def test_paths_that_cannot_be_crossed_are_an_error(settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))}.*{next(iter(settings.values()))}"):
         Decompose(**settings)
 
@@ -296,7 +296,7 @@ def test_subsets_are_intersected():
         assert apply_probes(make_sampler(), order).allowed.nonzero()[:, 0].tolist() == [3]
 
 
-def test_subsets_with_nothing_in_common_are_refused():
+def test_disjoint_subsets_are_rejected():
     with pytest.raises(ValueError, match="no codebook entry in common"):
         apply_probes(make_sampler(), [CodebookSubset("list", tokens=[0, 1]), CodebookSubset("list", tokens=[2])])
 
@@ -351,7 +351,7 @@ def make_probes(usage):
     ]
 
 
-def test_identities_tell_probes_apart_and_are_the_same_for_the_same_probe(usage):
+def test_identities_are_equal_exactly_for_equal_probes(usage):
     first, again = ([json.dumps(p.identity(8), sort_keys=True) for p in make_probes(usage)] for _ in range(2))
     assert first == again
     assert len(set(first)) == len(first)
@@ -365,7 +365,7 @@ def test_an_identity_does_not_change_when_the_probe_is_used():
         assert probe.identity(8) == before
 
 
-def test_the_identity_of_a_subset_is_what_it_selects_not_where_the_counts_lie(usage, tmp_path):
+def test_the_identity_of_a_subset_is_its_selection_not_the_path_of_the_counts(usage, tmp_path):
     write_usage(tmp_path / "doubled.safetensors", 2 * COUNTS, {})
     write_usage(tmp_path / "others.safetensors", COUNTS.flip(0), {})
     identities = [
@@ -377,7 +377,7 @@ def test_the_identity_of_a_subset_is_what_it_selects_not_where_the_counts_lie(us
     assert by_ratio == identities[0]
 
 
-def test_counts_of_another_tokenizer_are_refused(tmp_path):
+def test_counts_of_another_tokenizer_are_rejected(tmp_path):
     path = tmp_path / "usage.safetensors"
     write_usage(path, torch.arange(8), {"generator": {"vq_checkpoint": "a" * 64}})
     probe = CodebookSubset("most_frequent", size=2, usage=str(path))
@@ -388,7 +388,7 @@ def test_counts_of_another_tokenizer_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("counts", [torch.ones(4, 1, dtype=torch.int64), torch.ones(4) / 2, torch.tensor([1, -1])])
-def test_counts_that_are_no_counts_are_refused(tmp_path, counts):
+def test_invalid_counts_are_rejected(tmp_path, counts):
     from safetensors.torch import save_file
 
     save_file({"counts": counts}, tmp_path / "usage.safetensors")
@@ -396,7 +396,7 @@ def test_counts_that_are_no_counts_are_refused(tmp_path, counts):
         read_usage(tmp_path / "usage.safetensors")
 
 
-def test_posterior_argmax_is_refused_where_the_path_is_the_initial_noise():
+def test_posterior_argmax_is_rejected_if_the_path_is_the_initial_noise():
     noise = Noise.of(0, "path", [("p", 0, 0)])
     with pytest.raises(ValueError, match=r"PosteriorArgmax.*LatentSampler"):
         apply_probes(LatentSampler(noise, noise), [PosteriorArgmax()])

@@ -38,7 +38,7 @@ def test_a_config_in_the_working_directory_comes_before_the_shipped_one():
 
 
 @pytest.mark.parametrize("name", ["configs/no_such.yaml", "llamagen.yaml", "tiny/llamagen.yaml", "/configs/tiny.yaml"])
-def test_another_name_stays_as_it_is(name):
+def test_other_names_are_unchanged(name):
     assert find_config(name) == Path(name)
     assert find_configs([f"--config={name}", name]) == [f"--config={name}", name]
 

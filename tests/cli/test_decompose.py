@@ -33,7 +33,7 @@ def runs(weights, tmp_path_factory):
     return plain, predict(weights, folder / "argmax", ARGMAX, config="llamagen_decompose")
 
 
-def test_every_lens_adds_up(runs):
+def test_every_decomposition_adds_up(runs):
     for run in runs:
         estimates = run.read_metrics()
         lenses = find_lenses(estimates)
@@ -68,7 +68,7 @@ def test_the_table_is_printed_by_the_run_and_again_from_its_folder(runs, capsys)
         assert words in printed
 
 
-def test_the_truth_stands_beside_the_lenses_and_errors_are_told_apart(runs, capsys, monkeypatch):
+def test_the_ground_truth_separates_errors_of_model_and_estimator(runs, capsys, monkeypatch):
     plain, _ = runs
     (run,), _ = find_runs([plain.path])
     metric = make_metric("ssim")
@@ -112,7 +112,7 @@ def test_a_resumed_run_has_the_same_numbers(runs, weights):
         assert estimate[:3] == pytest.approx(before[name][:3], rel=1e-6, abs=1e-9, nan_ok=True)
 
 
-def test_what_these_prompts_and_samples_cannot_tell_is_said(runs):
+def test_too_few_prompts_and_samples_give_warnings(runs):
     estimates = runs[0].read_metrics()
     told = format_decomposition({**estimates, UNSEEN: estimates[UNSEEN]._replace(value=0.3)})
     assert "TOO FEW PROMPTS (3)" in told
@@ -133,7 +133,7 @@ def test_runs_are_compared_prompt_by_prompt(runs, capsys):
     assert f"{difference:+.4f}" in row
 
 
-def test_no_difference_is_shown_by_two_one_sided_tests_or_not_at_all(runs, capsys):
+def test_equivalence_is_decided_by_two_one_sided_tests(runs, capsys):
     plain, argmax = runs
     same, other = (plain.path, plain.path), (plain.path, argmax.path)
     answers = []
@@ -147,7 +147,7 @@ def test_no_difference_is_shown_by_two_one_sided_tests_or_not_at_all(runs, capsy
     assert "--margin must be positive" in gendiv("compare", *same, "--margin", "-3")
 
 
-def test_what_does_not_compare_is_refused_with_the_reason(runs, weights, tmp_path):
+def test_runs_that_are_not_comparable_are_rejected_with_the_reason(runs, weights, tmp_path):
     plain, _ = runs
     other = predict(weights, tmp_path / "other", limit=2)
     message = gendiv("compare", plain.path, other.path)
@@ -157,7 +157,7 @@ def test_what_does_not_compare_is_refused_with_the_reason(runs, weights, tmp_pat
     assert "Make a run with `--probes+=Decompose`" in gendiv("decompose", other.path)
 
 
-def test_a_run_with_other_numbers_of_samples_is_refused_though_its_data_ask_for_the_same(weights, tmp_path):
+def test_runs_with_different_sample_counts_are_rejected_even_if_their_data_agree(weights, tmp_path):
     few = predict(weights, tmp_path / "few", "--data.num_samples", "8", config="llamagen_decompose")
     less = predict(weights, tmp_path / "less", "--data.num_samples", "8")
     assert few.read_protocol()["data"]["num_samples"] == less.read_protocol()["data"]["num_samples"]
@@ -166,7 +166,7 @@ def test_a_run_with_other_numbers_of_samples_is_refused_though_its_data_ask_for_
     assert "--anyway" in message
 
 
-def test_a_plan_from_a_pilot_and_from_stated_variances(runs, capsys):
+def test_sample_sizes_from_a_pilot_equal_those_from_given_variances(runs, capsys):
     plain, argmax = runs
     assert gendiv("plan", "--pilot", plain.path, "--metric", "pixel_cosine", "--width", "0.01") == 0
     part = ["power", "--pilot", plain.path, "--metric", "pixel_cosine", "--width", "0.01", "--number"]
@@ -177,7 +177,7 @@ def test_a_plan_from_a_pilot_and_from_stated_variances(runs, capsys):
     assert capsys.readouterr().out.splitlines()[-1].split() == ["64", "34", "2176"]
 
 
-def test_a_distance_that_the_run_lacks_is_refused_with_those_it_has(runs):
+def test_a_distance_missing_from_the_run_is_an_error_that_lists_the_others(runs):
     message = gendiv("decompose", runs[0].path, "--distance", "lpips[vgg]")
     assert "--distance lpips[vgg]" in message
     assert "lpips[tiny], pixel_cosine, ssim" in message
@@ -217,5 +217,5 @@ def test_a_prompt_set_without_ground_truth_is_named(runs, tmp_path):
         ),
     ],
 )
-def test_a_plan_needs_a_question_and_variances(words, message):
+def test_a_power_analysis_needs_a_goal_and_variances(words, message):
     assert message in gendiv("power", *words)

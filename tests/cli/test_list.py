@@ -24,7 +24,7 @@ def test_everything_that_is_registered_is_listed_with_its_package(capsys):
     assert "configs/tiny/llamagen.yaml" in lines
 
 
-def test_one_kind_is_listed_alone(capsys):
+def test_one_kind_can_be_listed(capsys):
     assert listed(capsys, "probes").split()[:4] == ["probes", "stands", "for", "from"]
     assert "toy/llamagen" not in listed(capsys, "probes")
 

@@ -26,7 +26,7 @@ def test_help_answers_in_under_a_second():
     assert min(times) < 1
 
 
-def test_the_parser_needs_nothing_heavy():
+def test_the_parser_imports_nothing_heavy():
     heavy = "torch lightning transformers datasets pyarrow wandb numpy"
     code = (
         "import sys; from gendiv_lightning.cli.main import build_parser; build_parser(); "
@@ -65,7 +65,7 @@ def test_every_command_has_help(words, capsys):
         (["predict", "--config", "no/such.yaml"], "no/such.yaml"),
     ],
 )
-def test_a_wrong_call_is_told_in_a_line(words, told):
+def test_a_wrong_call_is_one_line(words, told):
     with pytest.raises(SystemExit) as stopped:
         fit_free.main(words)
     message = without_link(stopped.value.code)
@@ -73,7 +73,7 @@ def test_a_wrong_call_is_told_in_a_line(words, told):
     assert "\n" not in message
 
 
-def test_a_config_with_a_wrong_key_or_broken_yaml_is_told(tmp_path):
+def test_a_config_with_a_wrong_key_or_broken_yaml_is_an_error(tmp_path):
     for text, told in (("modle: 3\n", "modle"), ("model: [", "Problems parsing config")):
         (tmp_path / "config.yaml").write_text(text)
         with pytest.raises(SystemExit) as stopped:
@@ -97,7 +97,7 @@ def test_an_error_is_explained_by_its_keys_and_its_cause():
     )
 
 
-def test_an_error_of_our_own_is_told_as_it_is():
+def test_our_own_errors_are_shown_unchanged():
     error = ValueError("the file is missing")
     error.__cause__ = OSError("no such file")
     assert explain(error) == "the file is missing"
@@ -123,7 +123,7 @@ def test_predict_and_validate_need_no_fit_free(words, left, monkeypatch):
     assert fit_free.command_words() == left
 
 
-def test_what_takes_long_is_said_once_and_on_rank_zero_only(capsys, monkeypatch):
+def test_slow_loading_is_reported_once_and_only_on_rank_zero(capsys, monkeypatch):
     with cli.say_if_slow("loading ...", seconds=0.01):
         time.sleep(0.2)
     assert capsys.readouterr().err == "gendiv: loading ...\n"

@@ -64,7 +64,7 @@ def test_the_images_alone_give_the_same(run, tmp_path):
         (["--device", "meta"], DEVICE.format("meta")),
     ],
 )
-def test_what_cannot_be_is_one_line(words, message, tmp_path):
+def test_impossible_arguments_are_one_line(words, message, tmp_path):
     assert message in gendiv("measure", tmp_path, *words)
 
 
@@ -80,7 +80,7 @@ def test_a_reference_is_a_file_and_takes_no_option_that_does_not_apply(run, tmp_
         assert "leave" in gendiv(*call, "--out", tmp_path / "x", option, "y")
 
 
-def test_what_is_passed_over_is_written_to_standard_error_without_control_characters(tmp_path, capsys):
+def test_ignored_files_are_reported_without_control_characters(tmp_path, capsys):
     for name in ("1.png", "2.png", ".hidden/\x1b[31m.png"):
         path = tmp_path / "a red ball" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,11 +95,11 @@ def test_what_is_passed_over_is_written_to_standard_error_without_control_charac
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("command", [("measure", "."), ("reference", ".", "--out", "file")])
-def test_a_gpu_that_is_not_there_is_one_line(command):
+def test_a_missing_gpu_is_one_line(command):
     assert without_link(gendiv(*command, "--device", "cuda")) == "gendiv: error GD101: " + DEVICE.format("cuda")
 
 
-def test_one_image_a_prompt_has_quality_and_no_diversity(tmp_path, capsys):
+def test_one_image_per_prompt_has_quality_but_no_diversity(tmp_path, capsys):
     for word in ("hills", "sea"):
         (tmp_path / word).mkdir()
         Image.fromarray(np.full((32, 32, 3), len(word), np.uint8)).save(tmp_path / word / "0.png")
@@ -110,7 +110,7 @@ def test_one_image_a_prompt_has_quality_and_no_diversity(tmp_path, capsys):
     assert "diversity/vendi_set" in capsys.readouterr().out
 
 
-def test_rows_of_a_run_belong_to_their_prompts_whatever_the_order_of_its_shards(run, tmp_path):
+def test_rows_of_a_run_belong_to_their_prompts_in_any_order_of_shards(run, tmp_path):
     """Prompts dealt to ranks in turn lie in shards of every second one."""
     batches = list(run.read_samples())
     copy = RunFolder(tmp_path / "run")
@@ -124,7 +124,7 @@ def test_rows_of_a_run_belong_to_their_prompts_whatever_the_order_of_its_shards(
     assert len(set(wanted.values())) == len(batches) == 3
 
 
-def test_a_reference_is_the_same_file_each_time_and_knows_where_it_comes_from(tmp_path):
+def test_a_reference_is_the_same_file_each_time_with_its_provenance(tmp_path):
     for name in ("a", "b"):
         call = ("reference", "postcards", "--backbone", "tiny-clip", "--num", "64", "--out", tmp_path / name)
         assert gendiv(*call) == 0
@@ -134,7 +134,7 @@ def test_a_reference_is_the_same_file_each_time_and_knows_where_it_comes_from(tm
     assert provenance["num_images"] == 64
 
 
-def test_the_parts_of_a_reference_are_together_what_the_whole_is(run, tmp_path):
+def test_the_merged_parts_of_a_reference_equal_the_whole(run, tmp_path):
     call = ("reference", run.path / "samples", "--backbone", "tiny-clip", "--keep-features")
     assert gendiv(*call, "--out", tmp_path / "whole.safetensors") == 0
     for part in (3, 1, 2):
@@ -184,7 +184,7 @@ def _joined(batches):
     return SampleBatch(joined, samples, torch.cat([batch.images for batch in batches]), *recorded)
 
 
-def test_single_pairs_have_names_distances_and_a_picture(tmp_path, capsys):
+def test_pairs_have_names_distances_and_a_picture(tmp_path, capsys):
     levels = {"hills": (10, 10, 200, 90), "sea": (50, 60, 180)}
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 50, (16, 16, 3), dtype=np.uint8)
@@ -211,7 +211,7 @@ def test_single_pairs_have_names_distances_and_a_picture(tmp_path, capsys):
     ("words", "message"),
     [(("--pairs",), "--out FOLDER"), (("--pairs", "--out", "x", "--metrics", "vendi"), "distance")],
 )
-def test_pairs_need_a_place_and_a_distance(words, message, tmp_path):
+def test_pairs_need_a_folder_and_a_distance(words, message, tmp_path):
     assert message in gendiv("measure", tmp_path, *words)
 
 
@@ -231,7 +231,7 @@ def test_the_codebook_of_a_run_is_counted_again_with_its_ranks(run, tmp_path):
     assert len(ranks) == (counts > 0).sum()
 
 
-def test_the_method_of_a_number_stands_below_the_table(run, tmp_path, capsys):
+def test_the_method_of_a_number_is_printed_below_the_table(run, tmp_path, capsys):
     reference = tmp_path / "reference"
     assert gendiv("reference", "postcards", "--backbone", "tiny-clip", "--num", "64", "--out", reference) == 0
     names = "ssim,vendi[tiny,q=2],fd[tiny-clip]"

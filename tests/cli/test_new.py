@@ -22,7 +22,7 @@ def template(tmp_path, monkeypatch):
     return folder
 
 
-def test_the_template_passes_as_it_is(template, capsys):
+def test_the_unchanged_template_passes(template, capsys):
     assert command("check-generator", "nebula_model.yaml") == 0
     shown = capsys.readouterr().out
     assert "NebulaModel" in shown
@@ -30,7 +30,7 @@ def test_the_template_passes_as_it_is(template, capsys):
     assert "not applicable" in shown
 
 
-def test_its_files_name_it_and_nothing_else(template):
+def test_its_files_name_it(template):
     files = {path.name: path.read_text() for path in template.iterdir() if path.is_file()}
     assert files.keys() == {"nebula_model.py", "nebula_model.yaml", "test_nebula_model.py", "pyproject.toml"}
     assert not any("template" in text.lower() for text in files.values())
@@ -55,18 +55,18 @@ def test_files_are_not_overwritten(template):
 
 
 @pytest.mark.parametrize("name", ["Nebula", "my-model", "1st", "../x"])
-def test_a_name_that_is_no_module_is_refused(name, tmp_path):
+def test_a_name_that_is_not_a_module_name_is_rejected(name, tmp_path):
     assert repr(name) in command("new", "generator", name, "--to", str(tmp_path))
 
 
-def test_prompts_that_a_generator_does_not_take_are_refused_before_it_loads(tmp_path):
+def test_prompts_that_a_generator_does_not_accept_are_rejected_before_loading(tmp_path):
     (tmp_path / "prompts.txt").write_text("a moose\na rose\na goose\n")
     message = command("check-generator", "toy/perfect", "--prompts", str(tmp_path / "prompts.txt"))
     assert "a moose" in message
     assert "--prompts FILE" in message
 
 
-def test_too_few_prompts_are_refused(tmp_path):
+def test_too_few_prompts_are_an_error(tmp_path):
     (tmp_path / "prompts.txt").write_text("the pink sky\nThe  pink sky\n")
     message = command("check-generator", "toy/perfect", "--prompts", str(tmp_path / "prompts.txt"))
     assert "3 different prompts, got 1" in message

@@ -73,7 +73,7 @@ def test_a_set_is_what_the_probe_reads_and_its_card_says_how_it_was_made(connect
     assert run("paraphrase", out, "--check", "--similarity", "tiny-clip", "--min-similarity", "0.9999") == 1
 
 
-def test_a_server_that_fails_gives_the_same_files_and_a_second_run_asks_nothing(connect, tmp_path):
+def test_a_failing_server_gives_the_same_files_and_a_second_run_requests_nothing(connect, tmp_path):
     with serving() as server:
         connect(server, "one")
         assert run(*words(tmp_path / "smooth.jsonl", limit=4)) == 0
@@ -107,7 +107,7 @@ def test_the_key_is_written_nowhere(connect, tmp_path, capsys):
     assert not [path for path in written if KEY.encode() in path.read_bytes()]
 
 
-def test_a_killed_run_goes_on_pays_for_nothing_twice_and_ends_with_the_same_files(connect, tmp_path):
+def test_a_killed_run_resumes_repeats_no_request_and_writes_the_same_files(connect, tmp_path):
     with serving() as server:
         connect(server, "straight")
         assert run(*words(tmp_path / "set.jsonl", limit=12)) == 0
@@ -135,7 +135,7 @@ def test_a_killed_run_goes_on_pays_for_nothing_twice_and_ends_with_the_same_file
         assert sum(server.asked.values()) <= 36 + 2  # those that were on their way
 
 
-def test_a_model_that_says_one_thing_ends_with_status_1_and_names_the_prompt(connect, tmp_path, capsys):
+def test_a_model_with_one_answer_ends_with_status_1_and_names_the_prompt(connect, tmp_path, capsys):
     out = tmp_path / "set.jsonl"
     with serving(content=lambda body: '["red sky", "red sky", "RED sky"]') as server:
         connect(server)
@@ -147,7 +147,7 @@ def test_a_model_that_says_one_thing_ends_with_status_1_and_names_the_prompt(con
     assert card["counts"]["dropped"] == {"duplicate": 34}
 
 
-def test_an_instruction_of_ones_own_is_what_the_model_is_told(connect, tmp_path):
+def test_a_custom_instruction_is_sent_to_the_model(connect, tmp_path):
     (tmp_path / "mine.txt").write_text("Say it like a sailor.")
     with serving(content=reword) as server:
         connect(server)
@@ -185,7 +185,7 @@ def test_the_grammar_needs_neither_server_nor_key(tmp_path, monkeypatch):
         (["--out", "set.jsonl", "--model", "postcards", "--similarity", "ViT"], "backbone must be"),
     ],
 )
-def test_what_cannot_be_is_one_line(more, told, monkeypatch, tmp_path):
+def test_impossible_arguments_are_one_line(more, told, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -195,7 +195,7 @@ def test_what_cannot_be_is_one_line(more, told, monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_prompts_that_are_missing_or_have_no_paraphrases_are_told(tmp_path):
+def test_missing_prompts_or_paraphrases_are_errors(tmp_path):
     assert "is missing" in run("paraphrase", tmp_path / "no.txt", "--check")
     (tmp_path / "plain.txt").write_text("red sky\n")
     call = ("paraphrase", tmp_path / "plain.txt", "--check", "--similarity", "tiny-clip")

@@ -54,7 +54,7 @@ def finished(weights, tmp_path_factory) -> RunFolder:
 # --- what a run leaves ---
 
 
-def test_a_run_leaves_the_whole_folder(finished):
+def test_a_run_writes_all_files_of_its_folder(finished):
     assert {path.name for path in finished.path.iterdir()} == {*FILES, "samples", "log", "wandb"}
     assert len(finished.shards()) == 3
     prompts = [json.loads(line) for line in (finished.path / "prompts.jsonl").read_text().splitlines()]
@@ -94,7 +94,7 @@ def test_metrics_are_estimates_and_nan_is_null(finished):
     assert metrics["codebook/entropy_bits"]["num_samples"] == 12
 
 
-def test_the_numbers_of_prompts_have_the_estimate_as_mean(finished):
+def test_the_per_prompt_values_have_the_estimate_as_mean(finished):
     table = pq.read_table(finished.path / "per_prompt.parquet").to_pydict()
     prompts = [json.loads(line)["id"] for line in (finished.path / "prompts.jsonl").read_text().splitlines()]
     assert table["prompt_id"] == prompts
@@ -182,7 +182,7 @@ def wait_for_shard(process, folder, seconds=120):
     raise AssertionError(f"no shard after {seconds} s")
 
 
-def test_a_killed_run_goes_on_and_ends_as_if_it_was_not(weights, tmp_path):
+def test_a_killed_run_resumes_with_identical_results(weights, tmp_path):
     slow = ("--model.batch_size", "1")
     line = gendiv("fit-free", "predict", *arguments(weights, tmp_path / "killed", *slow, limit=6))
     killed = RunFolder(tmp_path / "killed")
@@ -216,7 +216,7 @@ def test_a_run_without_its_results_measures_its_samples_and_samples_nothing(fini
     assert {shard: shard.read_bytes() for shard in again.shards()} == before
 
 
-def test_a_run_cut_short_by_the_trainer_is_not_finished(finished, weights, tmp_path):
+def test_a_run_shortened_by_the_trainer_is_not_finished(finished, weights, tmp_path):
     with pytest.warns(UserWarning, match="2 prompts"):
         part = predict(weights, tmp_path / "run", "--trainer.limit_predict_batches", "1")
     assert not part.is_finished
@@ -230,7 +230,7 @@ def test_a_run_cut_short_by_the_trainer_is_not_finished(finished, weights, tmp_p
         assert estimate == expected, name
 
 
-def test_a_service_that_fails_at_the_end_costs_no_result(weights, tmp_path, monkeypatch):
+def test_a_service_that_fails_at_the_end_loses_no_result(weights, tmp_path, monkeypatch):
     def fail(*_):
         raise wandb.Error("the service is down")
 
@@ -261,7 +261,7 @@ def test_overwrite_runs_again_and_leaves_other_files(weights, tmp_path):
     assert (made.path / "my notes.txt").read_text() == "keep me"
 
 
-def test_another_protocol_is_refused_by_the_keys_that_differ(finished, weights):
+def test_another_protocol_is_rejected_with_the_keys_that_differ(finished, weights):
     before = contents(finished.path)
     more = ("--data.seed", "7", "--model.guidance_scale", "3", "--wandb", "offline")
     message = error_of("predict", *arguments(weights, finished.path, *more))
@@ -278,7 +278,7 @@ def test_a_bad_config_with_overwrite_deletes_nothing(finished, weights):
     assert contents(finished.path) == before
 
 
-def test_overwrite_deletes_nothing_where_no_run_is(weights, tmp_path):
+def test_overwrite_deletes_nothing_without_a_run(weights, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     assert "nothing was deleted" in error_of("predict", *arguments(weights, tmp_path, "--overwrite", "true"))
     assert contents(tmp_path) == {"thesis.tex": b"years of work"}
@@ -294,7 +294,7 @@ def test_other_weights_are_another_run(finished, weights, tmp_path):
     assert "generator.gpt_checkpoint" in message
 
 
-def test_what_changes_no_number_is_the_same_run(finished, weights, capsys):
+def test_settings_that_change_no_number_give_the_same_run(finished, weights, capsys):
     more = ("--data.prompts_per_batch", "3", "--model.batch_size", "2", "--wandb", "disabled")
     predict(weights, finished.path, *more)
     assert "is finished" in capsys.readouterr().err
@@ -405,7 +405,7 @@ def test_a_prompt_file_without_prompts_is_refused(weights, tmp_path):
 
 
 @pytest.mark.usefixtures("_nothing_loads")
-def test_a_backbone_that_cannot_be_had_stops_the_run_before_it_samples(weights, tmp_path, monkeypatch):
+def test_a_missing_backbone_stops_the_run_before_sampling(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr("urllib.request.urlopen", _no_network)
     metrics = "--measure.metrics=[{class_path: gendiv_lightning.metrics.LPIPS}]"
@@ -419,7 +419,7 @@ def _no_network(*arguments, **more):
 
 
 @pytest.mark.usefixtures("_nothing_loads")
-def test_validate_refuses_images_of_another_size_before_it_loads(weights, tmp_path):
+def test_validate_rejects_images_of_another_size_before_loading(weights, tmp_path):
     line = ["--config", str(TINY / "llamagen_codebook.yaml"), *tiny_weights(weights), "--run_dir", str(tmp_path)]
     data = ["--data", "gendiv_lightning.datamodules.ImageData", "--data.source", str(tmp_path)]
     Image.new("RGB", (64, 64)).save(tmp_path / "1.png")
@@ -428,7 +428,7 @@ def test_validate_refuses_images_of_another_size_before_it_loads(weights, tmp_pa
 
 
 @pytest.mark.usefixtures("_nothing_loads")
-def test_predict_wants_prompts_and_validate_wants_images(weights, tmp_path):
+def test_predict_requires_prompts_and_validate_requires_images(weights, tmp_path):
     folder = ["--run_dir", str(tmp_path / "run"), *tiny_weights(weights)]
     message = error_of("predict", "--config", str(TINY / "llamagen_codebook.yaml"), *folder)
     assert "data must be PromptData, got PostcardImages" in message
@@ -444,7 +444,7 @@ def test_a_missing_image_folder_is_named(weights, tmp_path):
     assert "/nowhere/images is missing" in error_of(*words, "--run_dir", str(tmp_path / "run"))
 
 
-def test_a_file_that_is_no_checkpoint_is_named(weights, tmp_path):
+def test_a_file_that_is_not_a_checkpoint_is_named(weights, tmp_path):
     (tmp_path / "gpt.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
     more = ("--model.gpt_checkpoint", str(tmp_path / "gpt.pt"))
     message = error_of("predict", *arguments(weights, tmp_path / "run", *more))
@@ -456,7 +456,7 @@ REAL = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if not path.s
 
 @pytest.mark.usefixtures("_nothing_loads")
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
-def test_a_real_config_without_its_weights_says_how_to_get_them(path, tmp_path, monkeypatch):
+def test_the_error_of_a_real_config_without_weights_explains_how_to_get_them(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = yaml.safe_load(path.read_text())
     model = yaml.safe_load((path.parent / config["model"]).read_text())

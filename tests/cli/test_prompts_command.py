@@ -50,7 +50,7 @@ def test_a_set_is_drawn_from_tars_of_the_dalle_schema_with_its_card(dalle, tmp_p
     assert "20 prompts of dalle\n200 read, 40 empty" in capsys.readouterr().out
 
 
-def test_the_same_call_gives_the_same_bytes_whatever_the_shards_and_their_order(dalle, tmp_path):
+def test_the_same_call_gives_the_same_bytes_for_any_shards_and_order(dalle, tmp_path):
     for name in ("one", "two"):
         assert gendiv(dalle, *CALL, "--out", tmp_path / name / "set.jsonl") == 0
     rows = list(records(200))
@@ -63,7 +63,7 @@ def test_the_same_call_gives_the_same_bytes_whatever_the_shards_and_their_order(
     assert files[0]["set.jsonl"] == files[2]["set.jsonl"]
 
 
-def test_a_call_that_was_interrupted_anywhere_ends_with_the_same_files(dalle, tmp_path, monkeypatch):
+def test_an_interrupted_call_ends_with_the_same_files(dalle, tmp_path, monkeypatch):
     assert gendiv(dalle, *CALL, "--out", tmp_path / "whole" / "set.jsonl") == 0
     replace = disk.Path.replace
     for survives in (0, 1):  # killed before the set has its name, and before the card has
@@ -98,7 +98,7 @@ def test_a_table_of_the_same_captions_gives_the_same_prompts(dalle, tmp_path):
     assert (tmp_path / "0" / "set.jsonl").read_bytes() == (tmp_path / "1" / "set.jsonl").read_bytes()
 
 
-def test_records_that_cannot_be_read_are_named_and_too_many_are_an_error(tmp_path, capsys):
+def test_unreadable_records_are_listed_and_too_many_are_an_error(tmp_path, capsys):
     rows = list(records(198))
     source = write_tars(tmp_path / "dalle", [*rows[:50], b"{oops", *rows[50:], b"\xff"])
     call = (source, "--num", 5, "--out", tmp_path / "set.jsonl")
@@ -123,7 +123,7 @@ def coco(root, splits=("val2014",)):
     return root
 
 
-def test_of_the_captions_of_a_coco_image_one_is_drawn_by_seed(tmp_path):
+def test_one_caption_per_coco_image_is_drawn_by_seed(tmp_path):
     source = coco(tmp_path / "coco")
     for seed in (0, 1):
         call = (source, "--num", 40, "--seed", seed, "--license", "CC-BY-4.0")
@@ -134,7 +134,7 @@ def test_of_the_captions_of_a_coco_image_one_is_drawn_by_seed(tmp_path):
     assert json.loads((tmp_path / "0.card.json").read_text())["source"]["license"] == "CC-BY-4.0"
 
 
-def test_of_several_coco_files_one_is_to_be_named(tmp_path):
+def test_several_coco_files_are_an_error(tmp_path):
     source = coco(tmp_path / "coco", ("train2014", "val2014"))
     out = ("--num", 3, "--out", tmp_path / "set.jsonl")
     assert "several captions files" in gendiv(source, *out)
@@ -155,7 +155,7 @@ def test_of_several_coco_files_one_is_to_be_named(tmp_path):
         (["--num", "1", "--out", "a.jsonl"], "must not be inside SOURCE"),
     ],
 )
-def test_what_cannot_be_is_one_line(words, message, tmp_path, monkeypatch):
+def test_impossible_arguments_are_one_line(words, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.jsonl").write_text('{"prompt": "a tent"}')
     assert message in gendiv("a.jsonl", *(() if "--out" in words else ("--out", "set.jsonl")), *words)

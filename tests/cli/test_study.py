@@ -82,7 +82,7 @@ def test_lists_are_swept_and_every_cell_has_its_own_name(write):
     assert chosen.config["measure"]["metrics"] == ["pixel_cosine"]
 
 
-def test_baseline_and_probes_differ_in_their_probes_alone(write):
+def test_baseline_and_probe_configs_differ_only_in_their_probes(write):
     """The same prompts, numbers of samples and seed: the same noise, so that differences are paired."""
     cells = read_study(write(probes={"baseline": None, "subset": {"CodebookSubset": {"ratio": 0.25}}}, seeds=[5]))
     for cell in cells:
@@ -91,7 +91,7 @@ def test_baseline_and_probes_differ_in_their_probes_alone(write):
     assert cells[0].config["data"]["init_args"]["seed"] == 5
 
 
-def test_a_probe_may_have_settings_of_its_own(write):
+def test_a_probe_may_have_its_own_settings(write):
     probes = {"baseline": None, "few": {"Argmax": None, "settings": {"data.limit": 1, "data.max_words": 9}}}
     baseline, few = read_study(write(probes=probes))
     assert [cell.config["data"]["init_args"]["limit"] for cell in (baseline, few)] == [2, 1]
@@ -99,7 +99,7 @@ def test_a_probe_may_have_settings_of_its_own(write):
     assert list(few.probes) == ["Argmax"]
 
 
-def test_a_subset_by_chance_or_by_list_gets_no_usage_file(write):
+def test_a_random_or_listed_subset_gets_no_counts(write):
     probes = {
         "random": {"CodebookSubset": {"select": "random", "size": 9}},
         "list": {"CodebookSubset": {"select": "list", "tokens": [[1, 2]]}},
@@ -107,7 +107,7 @@ def test_a_subset_by_chance_or_by_list_gets_no_usage_file(write):
     assert all("usage" not in cell.probes["CodebookSubset"] for cell in read_study(write(probes=probes)))
 
 
-def test_a_generator_may_have_probes_and_metrics_of_its_own(write):
+def test_a_generator_may_have_its_own_probes_and_metrics(write):
     def entry(**more):
         return {"config": str(TINY / "llamagen.yaml"), **more}
 
@@ -153,7 +153,7 @@ def test_a_bad_study_is_one_clear_line_before_anything_runs(write, tmp_path, ent
     assert not (tmp_path / "out" / "study.json").exists()
 
 
-def test_yaml_that_is_broken_is_told(tmp_path):
+def test_broken_yaml_is_an_error(tmp_path):
     (tmp_path / "study.yaml").write_text("generators: {")
     assert "study.yaml is not valid YAML" in study(tmp_path / "study.yaml", "--out", tmp_path / "out")
 
@@ -219,7 +219,7 @@ def test_a_study_runs_its_cells_past_a_failed_one_and_skips_what_is_finished(wri
     assert [name for name in same if plain[name] != cell[name]] == []
 
 
-def test_a_killed_study_takes_its_cells_along_and_goes_on(write, tmp_path):
+def test_a_killed_study_ends_its_cells_and_can_be_resumed(write, tmp_path):
     slow = yaml.safe_load(write().read_text())["settings"] | {"model.batch_size": 1, "data.limit": 8}
     config, out = write(settings=slow), tmp_path / "out"
     cell = RunFolder(out / "tiny-baseline-seed0")
@@ -261,7 +261,7 @@ def _mentioning(words):
     return found
 
 
-def test_a_cell_that_was_set_otherwise_is_not_taken_for_finished(write, tmp_path, capsys):
+def test_a_cell_with_changed_settings_is_not_finished(write, tmp_path, capsys):
     out = tmp_path / "out"
     only = {"baseline": None}
     assert study(write(probes=only), "--out", out) == 0
@@ -271,7 +271,7 @@ def test_a_cell_that_was_set_otherwise_is_not_taken_for_finished(write, tmp_path
         assert "data.num_samples (4 before, 6 now)" in capsys.readouterr().out
 
 
-def test_two_studies_do_not_work_in_one_folder(write, tmp_path):
+def test_two_studies_cannot_run_in_one_folder(write, tmp_path):
     config = write()
     with StudyFolder(tmp_path / "out", read_study(config)).lock():
         assert "another `gendiv study` is running" in study(config, "--out", tmp_path / "out")
@@ -287,7 +287,7 @@ def test_cells_run_as_jobs_of_submitit(write, tmp_path):
     assert RunFolder(folder.path / "tiny-baseline-seed0").is_finished
 
 
-def test_a_cluster_that_is_not_there_and_its_bad_parameters_are_told(write, tmp_path):
+def test_a_missing_cluster_and_bad_parameters_are_errors(write, tmp_path):
     words = (write(), "--out", tmp_path / "out", "--launch", "slurm")
     assert "slurm" in study(*words)
     assert "KEY=VALUE, got 'gpu'" in study(*words, "--slurm", "gpu")
@@ -319,7 +319,7 @@ def test_the_batch_script_of_a_slurm_cluster_has_the_parameters(write, tmp_path,
     assert [cell["job"] for cell in index(folder.path).values()] == ["17_0", "17_1"]
 
 
-def test_what_is_no_cell_any_more_is_named_and_not_reported(write, tmp_path, capsys):
+def test_former_cells_are_listed_and_not_reported(write, tmp_path, capsys):
     out = tmp_path / "out"
     assert study(write(metrics=["pixel_cosine"]), "--out", out) == 0
     assert study(write(probes={"baseline": None}), "--out", out) == 0

@@ -56,11 +56,11 @@ def test_null_in_a_group_and_in_a_list_of_objects_is_found():
 
 
 @pytest.mark.parametrize("function", [os.system, "os.system", {"class_path": "os.popen"}])
-def test_a_function_is_refused(function):
+def test_a_function_is_rejected(function):
     with pytest.raises(ValueError, match=r"^callbacks\[0\]\.hook must not name a function"):
         check_values(Namespace(callbacks=[spec(hook=function)]), {})
 
 
-def test_a_function_is_refused_where_anything_is_allowed():
+def test_a_function_is_rejected_even_if_any_value_is_allowed():
     with pytest.raises(ValueError, match=r"^data\.anything must not name a function"):
         check_values(Namespace(data=spec(anything=os.system)), {})

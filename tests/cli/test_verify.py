@@ -50,7 +50,7 @@ def name_of(row):
     return f"prompt {row['prompt_id']}, paraphrase {row['paraphrase']}, path {row['path']}, sample {row['sample']}"
 
 
-def test_a_true_run_is_verified_whatever_rows_stand_beside_a_sample(sampled, capsys):
+def test_a_genuine_run_is_verified_with_any_other_rows_in_the_batch(sampled, capsys):
     for num, seed in ((5, 1), (100, 0)):
         assert verify(sampled, "--num", num, "--seed", seed) == 0
         told = capsys.readouterr().out
@@ -58,7 +58,7 @@ def test_a_true_run_is_verified_whatever_rows_stand_beside_a_sample(sampled, cap
         assert f"VERIFIED: all {min(num, 24)} samples equal the stored ones" in told
 
 
-def test_whatever_was_changed_is_found_and_its_sample_named(copied, capsys):
+def test_every_change_is_found_and_its_sample_listed(copied, capsys):
     rows = tamper(copied, 0, "prompt_id", lambda ids: ["f" * 16 for _ in ids])
     tamper(
         copied, 1, "tokens", lambda tokens: [[*tokens[0][:7], (tokens[0][7] + 1) % 256, *tokens[0][8:]], *tokens[1:]]
@@ -87,14 +87,14 @@ def test_a_run_of_another_checkpoint_is_one_line_before_anything_loads(copied, w
     assert "generator.gpt_checkpoint" in message
 
 
-def test_other_versions_and_metrics_are_told_and_no_failure(copied, capsys):
+def test_other_versions_and_metrics_are_reported_but_not_a_failure(copied, capsys):
     file = copied.path / "fingerprint.json"
     file.write_text(re.sub(r'("torchvision": ")[^"]+', r"\g<1>0.1", file.read_text()))
     assert verify(copied, "--num", 1) == 0
     assert "Note (not a failure): versions.torchvision ('0.1' before" in capsys.readouterr().err
 
 
-def test_what_cannot_be_verified_is_one_line(copied, tmp_path):
+def test_runs_that_cannot_be_verified_are_one_line(copied, tmp_path):
     assert "not a run folder" in verify(RunFolder(tmp_path))
     assert "--num must be at least 1, got 0" in verify(copied, "--num", 0)
     (copied.path / "config.yaml").unlink()

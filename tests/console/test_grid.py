@@ -20,7 +20,7 @@ def test_a_short_caption_is_kept_on_one_line(draw):
     assert fit("a red\n  ball", draw, FONT, WIDTH) == "a red ball"
 
 
-def test_a_long_caption_is_cut_at_the_last_letter_that_fits(draw):
+def test_a_long_caption_is_truncated_at_the_last_letter_that_fits(draw):
     text = "a red ball on green grass by night " * 10
     cut = fit(text, draw, FONT, WIDTH)
     assert text.startswith(cut[:-1])
@@ -41,5 +41,5 @@ def test_control_characters_are_escaped(draw):
     assert fit("a red\0 \x1b[0mball", draw, FONT, WIDTH) == r"a red\x00 \x1b[0mball"
 
 
-def test_a_width_of_nothing_leaves_the_dots(draw):
+def test_a_width_of_zero_leaves_the_ellipsis(draw):
     assert fit("a red ball", draw, FONT, 0) == "…"

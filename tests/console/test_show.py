@@ -35,7 +35,7 @@ def test_a_decomposed_run_is_shown_with_its_decomposition(decomposed, capsys):
     assert "= H_exec" not in capsys.readouterr().out
 
 
-def test_what_cannot_be_shown_is_told(study, tmp_path):
+def test_runs_that_cannot_be_shown_are_errors(study, tmp_path):
     assert "not a run folder" in gendiv("show", tmp_path)
     assert "no number starts with 'nothing/'" in gendiv("show", study / "argmax", "--only", "nothing/")
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2] / "gendiv_lightning"
         ("\ufeff\u2028\ud800", r"\ufeff\u2028\ud800"),
     ],
 )
-def test_control_characters_are_escapes_and_all_else_stays(text, printed):
+def test_only_control_characters_are_escaped(text, printed):
     assert printable(text) == printed
 
 
@@ -38,12 +38,12 @@ def test_a_text_that_goes_into_a_line_is_one_line():
     assert "\x1b" not in table
 
 
-def test_only_line_breaks_of_our_own_reach_the_terminal():
+def test_only_our_own_line_breaks_reach_the_terminal():
     stream = io.StringIO()
     write("two\nlines \x1b[31m\x08\n", stream)
     assert stream.getvalue() == "two\nlines \\x1b[31m\\x08\n"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "cli" / "commands").glob("*.py")), ids=lambda path: path.stem)
-def test_a_command_prints_by_one_function_alone(path):
+def test_all_commands_print_with_one_function(path):
     assert not re.search(r"sys\.std(out|err)\.write|\bprint\(", path.read_text(encoding="utf-8"))

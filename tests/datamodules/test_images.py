@@ -38,7 +38,7 @@ def read_all(data):
     return torch.cat([batch.images for batch in batches]), torch.cat([batch.indices for batch in batches])
 
 
-def test_an_image_of_the_right_size_is_left_as_it_is():
+def test_an_image_of_the_right_size_is_unchanged():
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     assert (np.array(crop_center(Image.fromarray(pixels), 16)) == pixels).all()
 
@@ -50,7 +50,7 @@ def test_the_crop_is_the_middle_of_the_long_side(width, height, left, top):
     assert (cropped == pixels[top : top + 16, left : left + 16]).all()
 
 
-def test_a_power_of_two_is_reduced_by_box_filters_alone():
+def test_a_power_of_two_is_reduced_by_box_filters_only():
     blocks = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     pixels = blocks.repeat(4, axis=0).repeat(4, axis=1)
     assert (np.array(crop_center(Image.fromarray(pixels), 8)) == blocks).all()
@@ -63,7 +63,7 @@ def test_every_shape_becomes_a_square_and_keeps_a_plain_colour(size):
     assert cropped.getextrema() == ((12, 12), (200, 200), (99, 99))
 
 
-def test_images_come_in_the_order_of_their_relative_paths_with_their_places(tmp_path):
+def test_images_are_ordered_by_relative_path_with_their_indices(tmp_path):
     write_images(tmp_path, ["b/0.png", "a.PNG", "a/1.png", "z.bmp"])
     (tmp_path / "notes.txt").write_text("no image")
     data = ImageData(str(tmp_path), image_size=8, batch_size=3, num_workers=0)
@@ -83,7 +83,7 @@ def test_grey_palette_and_transparent_images_become_rgb(tmp_path):
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_every_image_is_met_once_over_all_ranks(tmp_path, world_size):
+def test_every_image_occurs_once_over_all_ranks(tmp_path, world_size):
     write_images(tmp_path, [f"{number}.png" for number in range(7)])
     dealt = []
     for rank in range(world_size):
@@ -93,7 +93,7 @@ def test_every_image_is_met_once_over_all_ranks(tmp_path, world_size):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_corrupt_files_are_skipped_and_named(tmp_path, num_workers):
+def test_unreadable_files_are_skipped_and_listed(tmp_path, num_workers):
     write_images(tmp_path, [f"{number}.png" for number in range(6)])
     (tmp_path / "1.png").write_bytes(b"no image")
     whole = (tmp_path / "4.png").read_bytes()
@@ -133,7 +133,7 @@ def test_counts_below_one_fail_in_the_constructor(argument):
         ImageData("anywhere", **{argument: 0})
 
 
-def test_identity_sees_names_sizes_and_limit_but_not_where_the_folder_stands(tmp_path):
+def test_identity_depends_on_names_sizes_and_limit_but_not_on_the_path(tmp_path):
     for place in ("one", "two"):
         write_images(tmp_path / place, ["a.png", "b.png"])
     identity = ImageData(str(tmp_path / "one")).identity()
@@ -144,7 +144,7 @@ def test_identity_sees_names_sizes_and_limit_but_not_where_the_folder_stands(tmp
     assert identity != ImageData(str(tmp_path / "two")).identity()
 
 
-def test_postcards_are_distinct_named_by_their_place_in_the_world_and_reproducible():
+def test_postcards_are_distinct_indexed_and_reproducible():
     images, indices = read_all(PostcardImages(num_images=50, batch_size=16))
     assert len(indices.unique()) == 50
     assert (images == render(indices)).all()
@@ -152,7 +152,7 @@ def test_postcards_are_distinct_named_by_their_place_in_the_world_and_reproducib
     assert indices.tolist() != read_all(PostcardImages(num_images=50, seed=1))[1].tolist()
 
 
-def test_postcards_are_dealt_whole_to_two_ranks():
+def test_postcards_are_sharded_over_two_ranks():
     whole = read_all(PostcardImages(num_images=9))[1].tolist()
     halves = [read_all(on_rank(PostcardImages(num_images=9, batch_size=2), rank, 2))[1].tolist() for rank in range(2)]
     assert halves == [whole[0::2], whole[1::2]]
@@ -164,13 +164,13 @@ def test_a_rank_without_an_image_gets_an_empty_loader(tmp_path):
         assert [len(list(on_rank(data, rank, 2).val_dataloader())) for rank in range(2)] == [1, 0]
 
 
-def test_more_postcards_than_the_world_has_are_an_error():
+def test_more_postcards_than_exist_are_an_error():
     with pytest.raises(ValueError, match="52500"):
         PostcardImages(num_images=52501)
 
 
 @pytest.mark.parametrize("make", [lambda folder: ImageData(str(folder)), lambda _: PostcardImages()])
-def test_lightning_must_not_deal_a_second_time(tmp_path, make):
+def test_lightning_must_not_shard_a_second_time(tmp_path, make):
     write_images(tmp_path, ["a.png"])
     with pytest.raises(ValueError, match="use_distributed_sampler false"):
         on_rank(make(tmp_path), 0, 2, use_distributed_sampler=True).setup("validate")

@@ -70,7 +70,7 @@ def test_limit_counts_prompts_that_are_kept(tmp_path):
     assert [prompt.text for prompt in prompt_set.prompts] == ["a", "b"]
 
 
-def test_ids_depend_on_the_text_and_the_name_of_the_set_alone(tmp_path):
+def test_ids_depend_only_on_the_text_and_the_name_of_the_set(tmp_path):
     one = PromptData(write_lines(tmp_path)).prompt_set()
     (tmp_path / "elsewhere").mkdir()
     other = PromptData(write_lines(tmp_path / "elsewhere", TEXTS[::-1])).prompt_set()
@@ -79,18 +79,18 @@ def test_ids_depend_on_the_text_and_the_name_of_the_set_alone(tmp_path):
     assert one.prompts[3].id == prompt_id(TEXTS[3], "cards")
 
 
-def test_a_prompt_set_without_a_prompt_is_an_error_that_names_the_file(tmp_path):
+def test_an_empty_prompt_set_is_an_error_that_names_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"nothing\.txt: 2 read, 0 kept, 2 empty"):
         PromptData(write_lines(tmp_path, ["", " "], name="nothing.txt")).prompt_set()
 
 
-def test_two_prompts_of_one_id_are_an_error(tmp_path):
+def test_two_prompts_with_the_same_id_are_an_error(tmp_path):
     path = write_lines(tmp_path, ['{"id": 1, "prompt": "a"}', '{"id": 1, "prompt": "b"}'], name="ids.jsonl")
     with pytest.raises(ValueError, match=r"ids\.jsonl.*'1'"):
         PromptData(path).prompt_set()
 
 
-def test_a_manifest_is_a_prompt_file_that_gives_the_set_back_exactly(tmp_path):
+def test_a_manifest_is_a_prompt_file_that_restores_the_set_exactly(tmp_path):
     lines = [
         json.dumps(
             {"prompt": ' "quoted"\u2028line ', "paraphrases": [{"text": "a\nb", "length": "long"}], "source": "ü"}
@@ -108,7 +108,7 @@ def test_a_manifest_is_a_prompt_file_that_gives_the_set_back_exactly(tmp_path):
     assert list(first) == ["id", "text", "source", "sha256", "paraphrases"]
 
 
-def test_a_manifest_whose_text_was_changed_is_refused(tmp_path):
+def test_a_manifest_with_a_changed_text_is_rejected(tmp_path):
     manifest = tmp_path / "prompts.jsonl"
     write_manifest(PromptData(write_lines(tmp_path)).prompt_set(), manifest)
     manifest.write_text(manifest.read_text().replace("number 3", "number three"))
@@ -116,7 +116,7 @@ def test_a_manifest_whose_text_was_changed_is_refused(tmp_path):
         read_manifest(manifest)
 
 
-def test_the_hash_sees_ids_texts_and_paraphrases_but_no_source(tmp_path):
+def test_the_hash_depends_on_ids_texts_and_paraphrases_but_not_on_the_source(tmp_path):
     base = {"id": "1", "prompt": "a", "source": "x", "paraphrases": [{"text": "b"}]}
     changes = [{}, {"source": "y"}, {"id": "2"}, {"prompt": "c"}, {"paraphrases": [{"text": "d"}]}]
     hashes = [
@@ -151,7 +151,7 @@ def test_a_streamed_dataset_is_read_once_and_then_from_its_manifest(tmp_path, su
         make(limit=2).prompt_set()
 
 
-def test_the_cache_stands_where_the_environment_says(tmp_path, monkeypatch):
+def test_the_environment_sets_the_cache_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("GENDIV_CACHE", str(tmp_path / "cache"))
     (tmp_path / "captions").mkdir()
     write_lines(tmp_path / "captions", ['{"caption": "a house"}'], name="part.jsonl")
@@ -175,7 +175,7 @@ def test_the_cache_stands_where_the_environment_says(tmp_path, monkeypatch):
         ({"split": "train"}, "split belongs to a dataset"),
     ],
 )
-def test_arguments_that_cannot_be_fail_in_the_constructor(tmp_path, arguments, message):
+def test_impossible_arguments_fail_in_the_constructor(tmp_path, arguments, message):
     path = write_lines(tmp_path) if arguments else None
     with pytest.raises(ValueError, match=message):
         PromptData(path, **arguments)
@@ -191,7 +191,7 @@ def test_a_missing_file_and_an_unknown_format_fail_in_the_constructor(tmp_path):
 # plans
 
 
-def test_without_paraphrases_a_sample_is_its_own_path_of_the_base_prompt():
+def test_without_paraphrases_each_sample_has_its_own_path_of_the_original_prompt():
     assert name_samples(wordings(), SampleDesign(3)) == [NoiseKey("p", 0, s, s) for s in range(3)]
 
 
@@ -206,7 +206,7 @@ def test_without_paraphrases_a_sample_is_its_own_path_of_the_base_prompt():
         ("mixed", 5, [2, 5, 3, 6, 1]),
     ],
 )
-def test_samples_go_round_the_chosen_wordings(length, num_paraphrases, expected):
+def test_samples_cycle_through_the_chosen_paraphrases(length, num_paraphrases, expected):
     prompt = wordings("long", "short", "medium", "long", "short", "medium")
     keys = name_samples(prompt, SampleDesign(2 * num_paraphrases, num_paraphrases, length))
     assert [key.paraphrase for key in keys] == expected * 2
@@ -226,12 +226,12 @@ def test_samples_go_round_the_chosen_wordings(length, num_paraphrases, expected)
         (SampleDesign(0), "num_samples must be at least 1"),
     ],
 )
-def test_plans_that_cannot_be_are_errors(plan, message):
+def test_impossible_designs_are_errors(plan, message):
     with pytest.raises(ValueError, match=message):
         name_samples(wordings("short", "medium"), plan)
 
 
-def test_a_probe_changes_the_plan_and_too_few_paraphrases_fail_in_setup(tmp_path):
+def test_a_design_changes_the_samples_and_too_few_paraphrases_fail_in_setup(tmp_path):
     lines = [json.dumps({"prompt": "base", "paraphrases": [{"text": "one"}, {"text": "two"}]})]
     path = write_lines(tmp_path, lines, name="set.jsonl")
     data = on_rank(PromptData(path), 0, 1, callbacks=[SpreadOverWordings(SampleDesign(4, 2))])
@@ -245,7 +245,7 @@ def test_a_probe_changes_the_plan_and_too_few_paraphrases_fail_in_setup(tmp_path
 # batches and ranks
 
 
-def test_a_batch_names_the_rows_of_whole_prompts(tmp_path):
+def test_a_batch_contains_all_samples_of_its_prompts(tmp_path):
     data = PromptData(write_lines(tmp_path), num_samples=2, seed=7, prompts_per_batch=3)
     batches = list(data.predict_dataloader())
     prompts = data.prompt_set().prompts
@@ -259,7 +259,7 @@ def test_a_batch_names_the_rows_of_whole_prompts(tmp_path):
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("num_finished", [0, 4, 10, 11])
-def test_every_unfinished_prompt_is_met_once_over_all_ranks(tmp_path, world_size, num_finished):
+def test_every_unfinished_prompt_occurs_once_over_all_ranks(tmp_path, world_size, num_finished):
     data, seen = PromptData(write_lines(tmp_path), prompts_per_batch=2), []
     finished = frozenset(prompt.id for prompt in data.prompt_set().prompts[:num_finished])
     folder = SimpleNamespace(finished_prompts=lambda: finished)
@@ -277,14 +277,14 @@ def test_every_unfinished_prompt_is_met_once_over_all_ranks(tmp_path, world_size
     assert sorted(seen) == list(range(num_finished, len(TEXTS)))
 
 
-def test_lightning_must_not_deal_a_second_time(tmp_path):
+def test_lightning_must_not_shard_a_second_time(tmp_path):
     path = write_lines(tmp_path)
     with pytest.raises(ValueError, match="use_distributed_sampler false"):
         on_rank(PromptData(path), 0, 2, use_distributed_sampler=True).setup("predict")
     on_rank(PromptData(path), 0, 1, use_distributed_sampler=True).setup("predict")
 
 
-def test_a_real_trainer_hands_the_batches_over_unchanged(tmp_path):
+def test_a_real_trainer_passes_batches_on_unchanged(tmp_path):
     class Keep(pl.LightningModule):
         def predict_step(self, batch):
             return batch
@@ -297,7 +297,7 @@ def test_a_real_trainer_hands_the_batches_over_unchanged(tmp_path):
     assert isinstance(received[0].keys[0], NoiseKey)
 
 
-def test_identity_holds_what_changes_a_number_and_nothing_else(tmp_path):
+def test_identity_contains_only_what_changes_a_number(tmp_path):
     path = write_lines(tmp_path)
     identity = PromptData(path).identity()
     assert identity == PromptData(path, prompts_per_batch=1, cache_dir="elsewhere", max_words=1).identity()

@@ -165,7 +165,7 @@ def test_every_layout_gives_the_same_samples(layout, tmp_path):
         assert samples.num_paths == len(samples.images)
 
 
-def test_wordings_and_paths_are_read_where_they_are_told(tmp_path):
+def test_paraphrases_and_paths_are_read_from_columns(tmp_path):
     (tmp_path / "a.png").write_bytes(png(0))
     told = [{"file_name": "a.png", "my prompt": "x", "paraphrase": n % 2, "path": 5} for n in range(4)]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, told)))
@@ -176,7 +176,7 @@ def test_wordings_and_paths_are_read_where_they_are_told(tmp_path):
         find_images(tmp_path)
 
 
-def test_corrupt_images_are_named_and_too_many_are_an_error(tmp_path):
+def test_unreadable_images_are_listed_and_too_many_are_an_error(tmp_path):
     folders(tmp_path)
     (tmp_path / "0" / "1.png").write_bytes(b"no image")
     groups = find_images(tmp_path)
@@ -187,7 +187,7 @@ def test_corrupt_images_are_named_and_too_many_are_an_error(tmp_path):
         load_prompts(groups)
 
 
-def test_corrupt_images_of_a_prompt_without_others_are_named_too(tmp_path):
+def test_unreadable_images_of_a_prompt_without_others_are_listed(tmp_path):
     folders(tmp_path)
     for file in (tmp_path / "1").glob("*.png"):
         file.write_bytes(b"no image")
@@ -197,7 +197,7 @@ def test_corrupt_images_of_a_prompt_without_others_are_named_too(tmp_path):
     assert corrupt.names == ["1/0.png", "1/1.png"]
 
 
-def test_deep_pixels_are_not_clipped_but_refused(tmp_path):
+def test_images_with_more_than_8_bits_are_rejected_not_clipped(tmp_path):
     folders(tmp_path)
     Image.fromarray(np.full((16, 16), 40000, dtype=np.uint16)).save(tmp_path / "0" / "1.png")
     _, corrupt = load_prompts(find_images(tmp_path), max_corrupt=0.5)
@@ -214,7 +214,7 @@ def test_mixed_sizes_need_a_size(tmp_path):
     assert [samples.images.shape[2:] for samples in load_prompts(groups, resize=8)[0]] == [(8, 8)] * 2
 
 
-def test_what_is_no_source_is_refused(tmp_path):
+def test_unsupported_sources_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="missing"):
         find_images(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"no images.*nothing"):
@@ -239,7 +239,7 @@ def test_a_tar_of_folders_is_read_like_the_folders(tmp_path):
     assert {samples.prompt: len(samples.images) for samples in found} == PROMPTS
 
 
-def test_images_of_one_prompt_may_lie_flat_and_it_is_said(tmp_path):
+def test_images_of_one_prompt_may_be_in_one_folder_with_a_note(tmp_path):
     folder = tmp_path / "a blue star"
     folder.mkdir()
     for n in range(3):
@@ -251,7 +251,7 @@ def test_images_of_one_prompt_may_lie_flat_and_it_is_said(tmp_path):
     assert list(find_images(folder).groups) == ["another"]
 
 
-def test_what_is_passed_over_is_counted(tmp_path):
+def test_ignored_files_are_counted(tmp_path):
     folders(tmp_path)
     (tmp_path / "grid.png").write_bytes(png(0))
     (tmp_path / "0" / "x.heic").touch()

@@ -30,7 +30,7 @@ def deep_png(channels):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def test_what_is_transparent_stands_over_white():
+def test_transparency_is_composited_over_white():
     pixels = np.zeros((2, 2, 4), dtype=np.uint8)
     pixels[0] = (200, 100, 0, 255)
     pixels[1, 0] = (0, 0, 0, 128)
@@ -39,7 +39,7 @@ def test_what_is_transparent_stands_over_white():
     assert found[1].tolist() == [[127] * 3, [255] * 3]
 
 
-def test_a_transparent_colour_of_a_palette_or_of_grey_stands_over_white_too():
+def test_transparent_palette_and_grey_colours_are_composited_over_white():
     palette = Image.new("P", (1, 1), 0)
     palette.putpalette([10, 20, 30])
     for image, plain in ((palette, [10, 20, 30]), (Image.new("L", (1, 1), 7), [7] * 3)):
@@ -65,7 +65,7 @@ def test_every_kind_of_8_bits_becomes_rgb(kind, mode):
     assert image.getextrema() == ((255, 255),) * 3
 
 
-def test_of_an_animation_the_first_frame_is_taken():
+def test_the_first_frame_of_an_animation_is_used():
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     data = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert decode_image(data).getpixel((0, 0)) == (255, 0, 0)
@@ -80,13 +80,13 @@ def test_of_an_animation_the_first_frame_is_taken():
     ],
     ids=["grey png", "rgb png", "rgba png", "grey png of Pillow", "float tiff"],
 )
-def test_more_than_8_bits_are_refused_whatever_the_channels(data):
+def test_more_than_8_bits_per_channel_are_rejected(data):
     with pytest.raises(ValueError, match="8 bits"):
         decode_image(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", file_of(Image.new("RGB", (64, 64)))[:60]])
-def test_what_is_no_whole_image_is_one_of_the_known_errors(data):
+def test_incomplete_images_raise_known_errors(data):
     with pytest.raises(ImageError):
         decode_image(data)
 
@@ -95,7 +95,7 @@ def items(*data):
     return [ImageItem(f"{n}.png", len(d), lambda d=d: d) for n, d in enumerate(data)]
 
 
-def test_corrupt_images_are_left_out_named_and_too_many_are_an_error():
+def test_unreadable_images_are_skipped_and_listed_and_too_many_are_an_error():
     good = file_of(Image.new("RGB", (2, 2), (1, 2, 3)))
     for num_images in (None, 4):  # of a stream it is known at the end
         corrupt = CorruptImages(0.25, num_images)

@@ -76,7 +76,7 @@ def test_every_layout_gives_the_same_images_in_the_same_order(layout, tmp_path):
     assert source.version == open_images(str(tmp_path / source.name)).version != few.version
 
 
-def test_what_is_passed_over_is_counted(tmp_path):
+def test_ignored_files_are_counted(tmp_path):
     (folder(tmp_path) / "notes.md").touch()
     assert open_images(str(tmp_path / "images")).notes == ["1 file was ignored, not images: 1 .md"]
     assert open_images(str(parquet(tmp_path))).notes == []
@@ -89,7 +89,7 @@ def stream_of(folder, limit=None):
 
 @pytest.mark.parametrize("layout", [tars, parquet, folder])
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_a_stream_is_dealt_to_ranks_each_image_once(layout, world_size, tmp_path):
+def test_a_stream_is_sharded_with_each_image_once(layout, world_size, tmp_path):
     source = layout(tmp_path)
     met = []
     for rank in range(world_size):
@@ -104,7 +104,7 @@ def test_a_stream_is_dealt_to_ranks_each_image_once(layout, world_size, tmp_path
     assert [item.read() for item in few.items] == DATA[:4]
 
 
-def test_a_source_that_is_nowhere_is_one_line(tmp_path):
+def test_a_missing_source_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="/nowhere/images"):
         open_images("/nowhere/images")
     with pytest.raises(ValueError, match="nobody/nothing"):
@@ -113,7 +113,7 @@ def test_a_source_that_is_nowhere_is_one_line(tmp_path):
         open_images(str(saved(tmp_path)), split="train")
 
 
-def test_a_tar_that_is_compressed_is_refused(tmp_path):
+def test_a_compressed_tar_is_rejected(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w:gz") as file:
         file.add(__file__, "a.png")
     with pytest.raises(ValueError, match="damaged"):

@@ -410,7 +410,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize(("make", "message"), ERRORS.values(), ids=ERRORS)
-def test_what_is_unclear_or_broken_is_one_error_with_its_reason(make, message, tmp_path):
+def test_ambiguous_or_broken_input_is_one_error_with_its_reason(make, message, tmp_path):
     root = tmp_path / "images"
     layout(make)(root)
     write(tmp_path / "secret.png", MASK)
@@ -431,7 +431,7 @@ NOTES = {
 
 
 @pytest.mark.parametrize(("case", "line"), NOTES.items())
-def test_what_is_passed_over_or_brought_together_is_reported(case, line, tmp_path):
+def test_ignored_and_merged_files_are_reported(case, line, tmp_path):
     layout(SAME[case])(tmp_path / "images")
     assert any(note.startswith(line) for note in samples_of(tmp_path / "images")[1])
 
@@ -447,7 +447,7 @@ def test_a_folder_that_is_reached_twice_is_reported(tmp_path):
     assert "latest and a red ball are the same folder; its files count twice" in samples_of(tmp_path)[1]
 
 
-def test_a_reference_leaves_out_the_same_files(tmp_path):
+def test_a_reference_skips_the_same_files(tmp_path):
     layout(SAME["geneval"])(tmp_path / "images")
     layout(SAME["tar with masks"])(tmp_path / "tars")
     for folder in ("images", "tars"):
@@ -502,7 +502,7 @@ def test_names_that_are_not_utf8_are_read_and_stay_valid_text(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_are_turned_as_their_orientation_says(orientation, tmp_path):
+def test_exif_orientation_is_applied(orientation, tmp_path):
     from PIL import ImageOps
 
     exif, buffer = Image.Exif(), io.BytesIO()
@@ -512,7 +512,7 @@ def test_images_are_turned_as_their_orientation_says(orientation, tmp_path):
         assert (np.array(decode_image(buffer.getvalue())) == np.array(ImageOps.exif_transpose(file))).all()
 
 
-def test_an_image_that_takes_too_much_memory_is_refused_before_it_is_decoded():
+def test_an_image_that_takes_too_much_memory_is_rejected_before_decoding():
     bomb, strip = io.BytesIO(), io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
     Image.new("L", (60_000, 1)).save(strip, "PNG")
@@ -525,7 +525,7 @@ def test_an_image_that_takes_too_much_memory_is_refused_before_it_is_decoded():
         decode_image(IMAGES[0], memory_limit=1e-6)
 
 
-def test_a_parquet_file_that_expands_is_refused(tmp_path):
+def test_a_parquet_file_that_expands_too_much_is_rejected(tmp_path):
     value = pa.DictionaryArray.from_arrays(pa.array([0] * 3000, pa.int32()), pa.array([bytes(2**20)]))
     path = tmp_path / "bomb.parquet"
     pq.write_table(pa.table({"image": value, "prompt": ["a"] * 3000}), path, compression="zstd", store_schema=False)

@@ -39,14 +39,14 @@ def shuffled(prompts, seed):
 
 
 @pytest.mark.parametrize("stratify", [None, "length", "source"])
-def test_a_pick_does_not_depend_on_the_order_of_the_stream(stratify):
+def test_a_draw_does_not_depend_on_the_order_of_the_stream(stratify):
     prompts = stream(300) + stream(40)  # some twice
     expected = pick(prompts, 30, stratify=stratify)
     for seed in range(3):
         assert pick(shuffled(prompts, seed), 30, stratify=stratify) == expected
 
 
-def test_the_seed_changes_the_pick():
+def test_the_seed_changes_the_draw():
     prompts = stream(300)
     ids = [{p.id for p in pick(prompts, 30, seed).prompts} for seed in (0, 1)]
     assert len(ids[0] & ids[1]) < 15
@@ -68,19 +68,19 @@ def test_an_image_with_more_captions_has_no_more_chances():
     assert captions.keys() == set(WORDS[1:])
 
 
-def test_the_first_prompts_are_a_smaller_pick():
+def test_the_first_prompts_equal_a_smaller_draw():
     prompts = stream(300)
     assert pick(prompts, 50).prompts[:20] == pick(prompts, 20).prompts
 
 
-def test_of_prompts_with_one_id_one_is_drawn_and_the_rest_is_counted():
+def test_one_prompt_per_id_is_drawn_and_the_others_are_counted():
     prompts = [prompt(f"{place} {word}", id=str(place)) for place in range(4) for word in WORDS[:5]]
     found = pick(prompts, 4)
     assert sorted(p.id for p in found.prompts) == list("0123")
     assert found.counts["same_id"] + found.counts["not_drawn"] == 16
 
 
-def test_what_became_of_each_record_is_counted_and_adds_up():
+def test_outcomes_of_records_are_counted_and_add_up():
     prompts = [
         prompt("the sun over the hill"),
         prompt("The  sun over the hill"),
@@ -113,7 +113,7 @@ def test_what_became_of_each_record_is_counted_and_adds_up():
 
 
 @pytest.mark.parametrize("stratify", ["length", "source"])
-def test_strata_have_equal_shares(stratify):
+def test_strata_get_equal_numbers(stratify):
     found = pick(stream(400), 20, stratify=stratify).prompts
     of = (lambda p: length_class(p.text)) if stratify == "length" else (lambda p: p.source)
     shares = Counter(map(of, found))
@@ -121,7 +121,7 @@ def test_strata_have_equal_shares(stratify):
     assert shares == expected
 
 
-def test_near_duplicates_take_nobodys_place_however_many_there_are(monkeypatch):
+def test_near_duplicates_never_displace_other_prompts(monkeypatch):
     """So many that the candidates held in memory are not enough, and the stream is read again with more."""
     readings = []
 
@@ -145,7 +145,7 @@ def test_near_duplicates_take_nobodys_place_however_many_there_are(monkeypatch):
         (20, "source", r"to draw 20: 3 rare \(20 read, "),
     ],
 )
-def test_too_few_prompts_are_an_error_that_says_how_many_there_are(num, stratify, message):
+def test_too_few_prompts_are_an_error_with_their_number(num, stratify, message):
     texts = [f"{word} {place}" for place, word in enumerate([*WORDS, "end"])]
     prompts = [prompt(text, source="rare" if place < 3 else "web") for place, text in enumerate(texts)]
     with pytest.raises(ValueError, match=message):

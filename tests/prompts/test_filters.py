@@ -21,7 +21,7 @@ from gendiv_lightning.records import Prompt
         ("ein Haus auf dem Hügel", "DALL-E 3", "language"),
     ],
 )
-def test_the_first_reason_to_drop_a_prompt_is_told(text, source, reason):
+def test_the_first_reason_to_drop_a_prompt_is_returned(text, source, reason):
     keep = PromptFilter(("DALL",), min_words=3, max_words=6, english=True)
     assert keep.reason(Prompt("1", text, source=source)) == reason
     assert PromptFilter().reason(Prompt("1", text, source=source)) == (reason if reason == "empty" else None)
@@ -60,7 +60,7 @@ def test_names_numbers_and_short_texts_pass(text):
     assert looks_english(text)
 
 
-def test_common_words_of_other_languages_are_none_of_english():
+def test_common_words_of_other_languages_are_not_english_words():
     assert all(not words & LANGUAGES["English"] for name, words in LANGUAGES.items() if name != "English")
 
 
@@ -80,7 +80,7 @@ def texts(number):
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.8, 1.0])
-def test_near_duplicates_are_those_that_all_pairs_would_show(threshold):
+def test_near_duplicates_equal_those_of_a_comparison_of_all_pairs(threshold):
     near, kept, expected = NearDuplicates(threshold), [], []
     for text in texts(300):
         shingles = _shingles(text)
@@ -103,6 +103,6 @@ def test_case_punctuation_and_white_space_make_no_difference():
 
 
 @pytest.mark.parametrize("threshold", [0, 0.05, 1.1])
-def test_a_threshold_that_cannot_be_is_an_error(threshold):
+def test_an_impossible_threshold_is_an_error(threshold):
     with pytest.raises(ValueError, match=r"in \[0\.1, 1\]"):
         NearDuplicates(threshold)

@@ -46,7 +46,7 @@ def test_every_format_gives_the_texts_that_were_written(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".txt"])
-def test_a_byte_order_mark_is_no_part_of_a_prompt_or_column(tmp_path, suffix):
+def test_a_byte_order_mark_is_not_part_of_a_prompt_or_column(tmp_path, suffix):
     path = write_as(tmp_path, suffix)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert texts(path) == TEXTS
@@ -71,7 +71,7 @@ def test_a_prompt_that_begins_with_a_quote_is_read_as_pandas_reads_it(tmp_path):
     )
 
 
-def test_a_quote_that_never_closes_is_an_error_and_swallows_no_rows(tmp_path):
+def test_an_unclosed_quote_is_an_error_and_hides_no_rows(tmp_path):
     path = tmp_path / "open.tsv"
     path.write_text('Prompt\n"an open quote\na house\na tree')
     with pytest.raises(ValueError, match=r"open\.tsv.*quote"):
@@ -111,7 +111,7 @@ def test_a_named_column_wins_and_a_missing_one_is_an_error_that_lists_what_is_th
         texts(path)
 
 
-def test_ids_and_sources_are_kept_where_the_file_has_them_and_made_where_not(tmp_path):
+def test_ids_and_sources_are_read_or_made_if_missing(tmp_path):
     path = tmp_path / "ids.jsonl"
     path.write_text(
         '{"id": 0, "prompt": "A", "source": "web"}\n{"prompt_id": "x1", "prompt": "B"}\n{"prompt": "A  b"}\n'
@@ -154,7 +154,7 @@ def test_paraphrases_keep_their_length_class_and_get_one_when_they_have_none(tmp
         ("a.jsonl", b'{"prompt": "a", "paraphrases": [{"text": "b", "length": "tiny"}]}', "short, medium, long"),
     ],
 )
-def test_what_cannot_be_read_is_an_error_that_names_file_and_place(tmp_path, name, content, message):
+def test_an_unreadable_file_is_an_error_that_names_file_and_line(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         texts(tmp_path / name)
@@ -202,13 +202,13 @@ def test_a_column_that_is_null_or_missing_in_a_tar_is_an_empty_prompt(tmp_path):
         texts(path, column="title")
 
 
-def test_a_text_member_is_a_prompt_and_may_stand_beside_json(tmp_path):
+def test_a_text_member_is_a_prompt_also_next_to_json(tmp_path):
     path = write_tar(tmp_path / "a.tar", {"0.json": {"source": "web"}, "0.txt": b" a tent\n", "1.txt": b"a hill"})
     assert [(prompt.text, prompt.source) for prompt in read_prompts(path)] == [("a tent", "web"), ("a hill", "a.tar")]
 
 
 @pytest.mark.parametrize("broken", [b"{oops", b"\xff\xfe", b"5"])
-def test_a_broken_member_of_a_tar_is_named_and_the_others_are_read(tmp_path, broken):
+def test_a_broken_member_of_a_tar_is_reported_and_the_others_are_read(tmp_path, broken):
     path = write_tar(tmp_path / "a.tar", {"0.json": broken, "0.jpg": b"x", "1.json": {"prompt": "a tent"}})
     unreadable, prompt = scan_prompts(path)
     assert "a.tar:0.json cannot be read" in unreadable.where
@@ -218,7 +218,7 @@ def test_a_broken_member_of_a_tar_is_named_and_the_others_are_read(tmp_path, bro
 
 
 @pytest.mark.parametrize("where", ["header", "text", "image", "end"])
-def test_a_tar_that_is_cut_off_or_damaged_is_an_error(tmp_path, where):
+def test_a_truncated_or_damaged_tar_is_an_error(tmp_path, where):
     path = write_tar(tmp_path / "a.tar", {"0.json": {"prompt": "a"}, "0.jpg": bytes(3000), "1.json": {"prompt": "b"}})
     data = path.read_bytes()  # blocks of 512: 0 header, 1 text, 2 header, 3 to 8 image, 9 header, 10 text, 11 zeros
     end = {"header": 9 * 512 + 100, "text": 10 * 512 + 3, "image": 5 * 512, "end": 11 * 512}[where]

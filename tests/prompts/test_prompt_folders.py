@@ -88,7 +88,7 @@ def test_linked_folders_are_followed_and_loops_are_not(tmp_path):
     assert find_prompt_files(folder).notes == ["z is a link to a folder above it and was not followed"]
 
 
-def test_a_split_is_named_and_a_wrong_one_is_an_error(tmp_path):
+def test_a_split_can_be_chosen_and_a_wrong_one_is_an_error(tmp_path):
     folder = write(tmp_path, FOLDERS["one split of several"])
     assert texts(folder, split="test") == ["another"]
     assert find_prompt_files(folder).notes == ["1 files of other splits were ignored, such as test.jsonl"]
@@ -104,7 +104,7 @@ def test_a_split_is_named_and_a_wrong_one_is_an_error(tmp_path):
         ({".hidden/a.jsonl": line("a")}, "contains no captions"),
     ],
 )
-def test_what_is_unclear_is_an_error(files, message, tmp_path):
+def test_an_ambiguous_layout_is_an_error(files, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         texts(write(tmp_path, files))
 

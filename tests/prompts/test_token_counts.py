@@ -45,7 +45,7 @@ def test_captions_for_t5_are_cleaned_as_their_reader_cleans_them(tmp_path, monke
     assert TokenCounter(f"{tmp_path}:120").count(["a circle free download"]).lengths == [3]
 
 
-def test_a_tokenizer_that_is_not_there_or_has_no_limit_is_one_line(tmp_path):
+def test_a_missing_tokenizer_or_one_without_a_limit_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="--count-tokens no/where: "):
         TokenCounter("no/where")
     write_tokenizer(tmp_path)
@@ -64,7 +64,7 @@ def prompts_file(folder):
     return path
 
 
-def test_both_commands_count_in_their_cards_and_say_it(clip, tmp_path, capsys):
+def test_both_commands_record_and_print_counts(clip, tmp_path, capsys):
     words = ["prompts", str(prompts_file(tmp_path)), "--num", "2", "--out", str(tmp_path / "out" / "set.jsonl")]
     with pytest.raises(SystemExit):
         main([*words, "--count-tokens", str(clip), "--count-tokens", f"{clip}:100"])

@@ -63,7 +63,7 @@ def test_tokens_have_the_smallest_unsigned_type(folder, codebook_size, kind):
     assert np.array(table["tokens"].to_pylist())[0, 0] == codebook_size - 1
 
 
-def test_a_prompt_is_finished_when_its_shard_is_there(folder):
+def test_a_prompt_is_finished_when_its_shard_exists(folder):
     assert folder.finished_prompts() == frozenset()
     folder.write_samples(sample(4, 7), 256)
     assert folder.finished_prompts() == {"id-4", "id-7"}
@@ -78,7 +78,7 @@ def test_shards_are_in_the_order_of_their_first_prompt(folder):
     assert [batch.batch.indices[0] for batch in folder.read_samples()] == [2, 5, 12]
 
 
-def test_a_file_is_whole_or_absent(tmp_path):
+def test_a_file_is_complete_or_absent(tmp_path):
     def fail_half_way(path):
         path.write_text("half")
         raise RuntimeError("power")
@@ -89,7 +89,7 @@ def test_a_file_is_whole_or_absent(tmp_path):
     assert (tmp_path / "file").read_text() == "whole"
 
 
-def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(folder):
+def test_only_half_written_files_of_a_killed_process_are_removed(folder):
     folder.write_samples(sample(0), 256)
     leftovers = [folder.path / ".metrics.json.12", folder.samples / ".0000000-ab.parquet.34"]
     foreign = [folder.path / ".gitignore", folder.path / "notes.txt", folder.samples / ".keep"]
@@ -101,7 +101,7 @@ def test_what_a_killed_process_left_half_written_is_removed_and_nothing_else(fol
     assert folder.finished_prompts() == {"id-0"}
 
 
-def test_a_damaged_shard_is_named(folder):
+def test_the_error_of_a_damaged_shard_names_it(folder):
     folder.write_samples(sample(0), 256)
     (shard,) = folder.shards()
     shard.write_bytes(shard.read_bytes()[:-40])
@@ -116,7 +116,7 @@ def test_a_prompt_in_two_shards_is_an_error(folder):
         folder.finished_prompts()
 
 
-def test_another_protocol_is_refused_key_by_key(folder):
+def test_another_protocol_is_rejected_with_each_key(folder):
     other = {"generator": {"gpt": "tiny", "guidance": 3.0}, "probes": [], "data": {"seed": 0, "limit": 4}}
     with pytest.raises(ValueError, match="contains another run") as refused:
         folder.check(other)
@@ -124,20 +124,20 @@ def test_another_protocol_is_refused_key_by_key(folder):
     folder.check(json.loads(json.dumps(PROTOCOL)))
 
 
-def test_of_lists_the_items_that_differ_are_named():
+def test_differing_items_of_lists_are_listed():
     before = {"metrics": [{"names": ["a", "b"], "method": "old"}, {"names": ["c"]}], "probes": [1]}
     now = {"metrics": [{"names": ["a", "b"], "method": "new"}, {"names": ["c"]}], "probes": []}
     assert differences(before, now) == [Difference("metrics[0].method", "old", "new"), Difference("probes", [1], [])]
 
 
-def test_a_difference_lies_below_whole_keys_only():
+def test_a_difference_is_below_whole_keys_only():
     difference = Difference("metrics[0].method", "old", None)
     assert difference.is_below("data", "metrics")
     assert not difference.is_below("metric", "metrics[0].met")
     assert str(difference) == "metrics[0].method ('old' before, None now)"
 
 
-def test_samples_of_nobody_are_refused(folder):
+def test_samples_without_a_fingerprint_are_rejected(folder):
     folder.write_samples(sample(0), 256)
     (folder.path / "fingerprint.json").unlink()
     with pytest.raises(ValueError, match="no fingerprint"):
@@ -152,7 +152,7 @@ def test_deleting_removes_the_run_and_nothing_else(folder):
     assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
 
 
-def test_deleting_what_is_no_run_is_refused(tmp_path):
+def test_deleting_a_folder_that_is_not_a_run_is_an_error(tmp_path):
     RunFolder(tmp_path / "absent").delete()
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="nothing was deleted"):

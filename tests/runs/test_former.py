@@ -12,7 +12,7 @@ CONFIG = {
 }
 
 
-def test_arguments_that_are_gone_are_left_out_of_a_config_and_nothing_else():
+def test_only_removed_arguments_are_dropped_from_a_config():
     before = {**CONFIG, "run_dir": "x"}
     after = upgrade_config(before)
     assert after["model"]["init_args"] == {"gpt": "toy:llamagen_gpt.json", "text_encoder": "toy:t5"}
@@ -28,7 +28,7 @@ def test_arguments_that_are_gone_are_left_out_of_a_config_and_nothing_else():
     assert upgrade_config(dataset) == dataset
 
 
-def test_arguments_that_are_gone_are_left_out_of_a_protocol():
+def test_removed_arguments_are_dropped_from_a_protocol():
     probes = [{"probe": "Decompose", "num_paths": 4, "score_wordings": True}, {"probe": "Argmax"}]
     assert upgrade_protocol({"probes": probes, "seed": 1}) == {
         "probes": [{"probe": "Decompose", "num_paths": 4}, {"probe": "Argmax"}],
@@ -37,7 +37,7 @@ def test_arguments_that_are_gone_are_left_out_of_a_protocol():
     assert upgrade_protocol({"what": "validation images"}) == {"what": "validation images"}
 
 
-def test_arguments_of_a_configs_own_callbacks_go_to_its_probes_and_its_measure(tmp_path):
+def test_arguments_of_callbacks_become_arguments_of_probes_and_measure(tmp_path):
     (tmp_path / "new.yaml").write_text("probes: [Argmax]\ntrainer: {accelerator: cpu}\n")
     words = ["predict", "--config", str(tmp_path / "new.yaml"), "--trainer.callbacks.ratio=0.25"]
     words += ["--trainer.callbacks.metrics=[ssim]", "--trainer.callbacks+=TopK", "--trainer.callbacks.top_k=3"]
@@ -49,7 +49,7 @@ def test_arguments_of_a_configs_own_callbacks_go_to_its_probes_and_its_measure(t
     ]
 
 
-def test_a_config_with_callbacks_of_its_own_is_left_alone(tmp_path):
+def test_a_config_with_its_own_callbacks_is_unchanged(tmp_path):
     (tmp_path / "old.yaml").write_text("trainer: {callbacks: [{class_path: Argmax}]}\n")
     words = ["predict", "--config", str(tmp_path / "old.yaml"), "--trainer.callbacks.ratio=0.25"]
     assert upgrade_words(words) == words

@@ -58,7 +58,7 @@ def test_a_whole_run_reads_as_it_was_written(tmp_path):
 
 
 @pytest.mark.parametrize("num_flips", [100, pytest.param(3000, marks=pytest.mark.slow)])
-def test_no_flipped_bit_changes_what_is_read_in_silence(tmp_path, num_flips):
+def test_no_flipped_bit_silently_changes_what_is_read(tmp_path, num_flips):
     write_run(tmp_path)
     expected = read_all(tmp_path)
     draw = random.Random(0)
@@ -80,7 +80,7 @@ def test_no_flipped_bit_changes_what_is_read_in_silence(tmp_path, num_flips):
     assert [error for error in errors if str(tmp_path) not in error] == []
 
 
-def test_a_damaged_shard_is_named_with_the_way_out(tmp_path):
+def test_the_error_of_a_damaged_shard_names_it_and_the_way_out(tmp_path):
     folder = write_run(tmp_path)
     shard = folder.shards()[1]
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
@@ -88,14 +88,14 @@ def test_a_damaged_shard_is_named_with_the_way_out(tmp_path):
         read_all(tmp_path)
 
 
-def test_a_missing_shard_of_a_finished_run_is_noticed_by_whoever_opens_it(tmp_path):
+def test_a_missing_shard_of_a_finished_run_is_noticed_on_opening(tmp_path):
     folder = write_run(tmp_path)
     folder.shards()[0].unlink()
     with pytest.raises(ValueError, match=r"not whole: samples/0000000-\w+.parquet \(1 files\)"):
         RunFolder(tmp_path).read_protocol()
 
 
-def test_a_missing_shard_of_an_old_run_is_noticed_where_samples_are_read(tmp_path):
+def test_a_missing_shard_of_an_old_run_is_noticed_when_samples_are_read(tmp_path):
     folder = write_run(tmp_path)
     (tmp_path / INDEX).unlink()
     folder.shards()[0].unlink()
@@ -111,7 +111,7 @@ def test_a_run_without_an_index_opens(tmp_path):
     assert read_all(tmp_path) == expected
 
 
-def test_a_line_that_a_crash_cut_off_swallows_no_other(tmp_path):
+def test_a_line_truncated_by_a_crash_does_not_hide_another(tmp_path):
     folder = write_run(tmp_path, finish=False)
     with (tmp_path / INDEX).open("a") as file:
         file.write('{"file": "samples/half')
@@ -131,7 +131,7 @@ def test_samples_are_checked_against_the_design(tmp_path):
         folder.finished_prompts(names, seed=1)
 
 
-def test_overwriting_deletes_the_run_alone(tmp_path):
+def test_overwriting_deletes_only_the_run(tmp_path):
     folder = write_run(tmp_path)
     mine = [tmp_path / "samples" / "mine.parquet", tmp_path / "log" / "diary.txt", tmp_path / "notes.md"]
     for path in mine:

@@ -38,7 +38,7 @@ RANDOM_QUARTER = CodebookSubset(select="random", ratio=0.25)
         ),
     ],
 )
-def test_a_run_is_called_by_its_probes(probes, name, title):
+def test_a_run_is_named_by_its_probes(probes, name, title):
     label = label_of(protocol(*probes))
     assert (label.generator, label.probe, label.title) == ("LlamaGen", name, title)
     assert label.fingerprint == fingerprint_of(protocol(*probes))[:8]
@@ -51,7 +51,7 @@ def test_the_settings_to_group_by_are_numbers():
     assert label_of(protocol()).ratio is None
 
 
-def test_what_is_dropped_is_said_and_what_is_left_is_the_ratio(tmp_path):
+def test_dropped_entries_are_named_and_the_ratio_is_the_rest(tmp_path):
     import torch
 
     from gendiv_lightning.storage.codebook_counts import write_usage
@@ -63,13 +63,13 @@ def test_what_is_dropped_is_said_and_what_is_left_is_the_ratio(tmp_path):
     assert label.title == "LlamaGen (toy), most frequent 6.25 % dropped"
 
 
-def test_a_real_model_is_called_by_its_size_and_an_unknown_one_by_its_own_name():
+def test_a_real_model_is_named_with_its_size_and_an_unknown_one_by_its_own_name():
     real = label_of(protocol(embedded=False, gpt="XL"))
     assert (real.generator, real.title, real.embedded) == ("LlamaGen XL", "LlamaGen XL, baseline", False)
     assert label_of(protocol(generator="mine")).generator == "mine"
 
 
-def test_a_run_is_called_as_it_describes_itself(tmp_path):
+def test_a_run_is_named_by_its_own_description(tmp_path):
     """A family and a probe that nobody here has heard of."""
     run = protocol(generator="mine") | {"probes": [{"probe": "Shake", "strength": 3}]}
     file = tmp_path / "description.json"
@@ -92,6 +92,6 @@ def test_a_run_is_called_as_it_describes_itself(tmp_path):
     assert (read.metrics["mine/gloss"].short, read.metrics["mine/gloss"].higher_is_better) == ("gloss", False)
 
 
-def test_a_probe_that_does_not_describe_itself_is_called_by_its_settings(tmp_path):
+def test_a_probe_without_a_description_is_named_by_its_settings(tmp_path):
     run = protocol() | {"probes": [{"probe": "Shake", "strength": 3}]}
     assert label_of(run, read_description(tmp_path / "description.json", run)).title == "LlamaGen (toy), shake 3"

@@ -31,7 +31,7 @@ def holder(tmp_path):
         process.kill()
 
 
-def test_a_second_process_is_refused_and_told_who_writes(tmp_path, holder):
+def test_a_second_process_is_rejected_with_the_name_of_the_owner(tmp_path, holder):
     with pytest.raises(ValueError, match=rf"process {holder.pid} on .*--run_dir"):
         RunLock(tmp_path).acquire()
 
@@ -45,7 +45,7 @@ def test_the_lock_of_a_dead_process_is_taken_over_at_once(tmp_path, holder, sign
         assert token_of(tmp_path) == taken.token != before
 
 
-def test_released_locks_leave_nothing_and_can_be_taken_again(tmp_path):
+def test_released_locks_leave_no_file_and_can_be_acquired_again(tmp_path):
     for _ in range(2):
         with RunLock(tmp_path):
             assert token_of(tmp_path)
@@ -59,19 +59,19 @@ def write_lock(folder, seconds_ago):
     os.utime(path, (time.time() - seconds_ago,) * 2)
 
 
-def test_a_lock_that_another_machine_touched_a_moment_ago_is_respected(tmp_path):
+def test_a_fresh_lock_of_another_machine_is_respected(tmp_path):
     write_lock(tmp_path, 5)
     with pytest.raises(ValueError, match="another-machine"):
         RunLock(tmp_path).acquire()
 
 
-def test_a_lock_that_another_machine_left_behind_is_taken_over(tmp_path):
+def test_a_stale_lock_of_another_machine_is_taken_over(tmp_path):
     write_lock(tmp_path, 2 * lock.STALE_SECONDS)
     with RunLock(tmp_path) as taken:
         assert token_of(tmp_path) == taken.token
 
 
-def test_the_owner_touches_its_lock(tmp_path, monkeypatch):
+def test_the_owner_updates_its_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.01)
     with RunLock(tmp_path) as held:
         os.utime(held.path, (0, 0))
@@ -81,7 +81,7 @@ def test_the_owner_touches_its_lock(tmp_path, monkeypatch):
         assert held.path.stat().st_mtime > 1
 
 
-def test_a_damaged_lock_file_is_nobodys(tmp_path):
+def test_a_damaged_lock_file_has_no_owner(tmp_path):
     (tmp_path / lock.NAME).write_text("{broken")
     with RunLock(tmp_path):
         assert token_of(tmp_path)

@@ -72,7 +72,7 @@ def gendiv(*words):
 # --- what is sent ---
 
 
-def test_a_run_is_named_grouped_and_tagged_by_what_it_is(study):
+def test_a_run_is_named_grouped_and_tagged_by_its_settings(study):
     told = describe(RunFolder(study / "top-0.25").read_protocol())
     assert told["name"] == told["group"] == "LlamaGen (toy), most frequent 25 %"
     assert told["tags"] == ["LlamaGen", "CodebookSubset", "toy"]
@@ -134,7 +134,7 @@ def test_a_run_whose_service_cannot_be_reached_ends_as_an_offline_run_that_can_b
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["hangs", "fails"])
-def test_a_service_that_dies_in_the_run_costs_nothing(fault, made, connect):
+def test_a_service_that_fails_during_the_run_loses_nothing(fault, made, connect):
     service = connect()
     service.fails_after, service.then = "UpsertBucket", fault
     run = opened(made)
@@ -144,7 +144,7 @@ def test_a_service_that_dies_in_the_run_costs_nothing(fault, made, connect):
     assert all(name in kept.read_bytes() for name in (b"diversity/lpips[tiny]/low", b"grid"))
 
 
-def test_a_client_that_waits_for_ever_is_given_up(made, connect, monkeypatch):
+def test_a_client_that_hangs_is_killed(made, connect, monkeypatch):
     connect()
     monkeypatch.setattr("gendiv_lightning.tracking.wandb.GRACE_SECONDS", -3)
     run = opened(made)
@@ -155,7 +155,7 @@ def test_a_client_that_waits_for_ever_is_given_up(made, connect, monkeypatch):
     assert kept.parent.name.startswith("offline-run-")
 
 
-def test_nobody_who_is_not_logged_in_sends_anything(made, connect, monkeypatch):
+def test_sending_requires_a_login(made, connect, monkeypatch):
     service = connect()
     monkeypatch.delenv("WANDB_API_KEY")
     run = opened(made, mode="offline")
@@ -169,7 +169,7 @@ def test_nobody_who_is_not_logged_in_sends_anything(made, connect, monkeypatch):
 # --- the W&B Report ---
 
 
-def test_the_wandb_report_has_the_words_the_tables_and_panels_over_these_runs(study, decomposed):
+def test_the_wandb_report_has_the_text_the_tables_and_panels_of_these_runs(study, decomposed):
     runs, _ = find_runs([study, decomposed])
     found = make_study(families_of(runs))
     report = write_report(found)
@@ -189,7 +189,7 @@ def test_the_wandb_report_has_the_words_the_tables_and_panels_over_these_runs(st
     assert "figures/" not in told
 
 
-def test_a_wandb_report_is_saved_and_its_address_told(study, tmp_path, connect, monkeypatch, capsys):
+def test_a_wandb_report_is_saved_and_its_address_printed(study, tmp_path, connect, monkeypatch, capsys):
     service = connect()
     monkeypatch.chdir(tmp_path)
     assert gendiv("report", study, "--wandb", "team/gendiv") == 0

@@ -37,7 +37,7 @@ def ask(endpoint, request=REQUEST):
     return asyncio.run(answer())
 
 
-def test_a_request_says_all_that_it_wants(connect):
+def test_a_request_contains_everything_that_the_model_needs(connect):
     with serving() as server:
         answer = ask(connect(server))
     (body,) = server.bodies
@@ -51,7 +51,7 @@ def test_a_request_says_all_that_it_wants(connect):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_passes_is_asked_again_and_the_answer_is_the_same(connect, fault):
+def test_a_transient_failure_is_retried_with_the_same_answer(connect, fault):
     with serving(faults=[FAULTS[fault]] * 2) as server:
         answer = ask(connect(server, timeout=0.3))
     assert answer == reword(server.bodies[0])
@@ -70,21 +70,21 @@ def test_delays_double_and_the_server_may_ask_for_longer_ones(connect):
     assert server.times[1] - server.times[0] >= 1
 
 
-def test_an_endpoint_that_stays_down_is_one_line_without_the_key(connect):
+def test_an_unreachable_endpoint_is_one_line_without_the_key(connect):
     with serving(faults=[status(500)] * 9) as server, pytest.raises(OSError, match="4 times") as told:
         ask(connect(server))
     assert "run the same command again" in str(told.value)
     assert len(server.bodies) == 4
 
 
-def test_nobody_there_is_told(monkeypatch):
+def test_a_refused_connection_is_reported(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://name:password@127.0.0.1:9/v1")
     with pytest.raises(OSError, match="APIConnectionError") as told:
         ask(Endpoint("tiny", num_tries=2, first_delay=0.01))
     assert "password" not in str(told.value)
 
 
-def test_an_outage_is_one_line_that_says_what_is_waited_for(connect, capsys):
+def test_an_outage_is_one_line_that_names_the_endpoint(connect, capsys):
     with serving(faults=[status(500)] * 2) as server:
         ask(connect(server))
     lines = capsys.readouterr().err.splitlines()
@@ -93,7 +93,7 @@ def test_an_outage_is_one_line_that_says_what_is_waited_for(connect, capsys):
     assert "3 more tries within" in lines[0]
 
 
-def test_silence_is_reported_before_the_time_out(connect, capsys, monkeypatch):
+def test_a_pending_answer_is_reported_before_the_timeout(connect, capsys, monkeypatch):
     monkeypatch.setattr(endpoint, "_SILENCE", 0.05)
     with serving(faults=[lambda handler: time.sleep(0.3)]) as server:
         ask(connect(server, timeout=5))
@@ -101,7 +101,7 @@ def test_silence_is_reported_before_the_time_out(connect, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [400, 401, 404, 422])
-def test_what_does_not_pass_is_not_asked_again(connect, number):
+def test_a_permanent_failure_is_not_retried(connect, number):
     started = time.monotonic()
     with serving(faults=[status(number)] * 9) as server, pytest.raises(ValueError, match=f"rejected.*fault {number}"):
         ask(connect(server, first_delay=10))
@@ -110,7 +110,7 @@ def test_what_does_not_pass_is_not_asked_again(connect, number):
 
 
 @pytest.mark.parametrize("number", [401, 500])
-def test_a_key_that_the_server_repeats_is_not_passed_on(connect, number):
+def test_a_key_that_the_server_repeats_is_not_shown(connect, number):
     error = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}."}})
     faults = [lambda handler: handler.reply(error, number)] * 4
     with serving(faults=faults) as server, pytest.raises((ValueError, OSError)) as told:
@@ -120,7 +120,7 @@ def test_a_key_that_the_server_repeats_is_not_passed_on(connect, number):
     assert told.value.__suppress_context__
 
 
-def test_a_refusal_and_a_cut_off_answer_come_back_as_they_are(connect):
+def test_refusals_and_truncated_answers_are_returned_unchanged(connect):
     refusal = {"role": "assistant", "content": None, "refusal": "I will not."}
     whole = json.loads(completion(""))
     whole["choices"][0]["message"] = refusal
@@ -133,7 +133,7 @@ def test_a_refusal_and_a_cut_off_answer_come_back_as_they_are(connect):
             read_answer(answer)
 
 
-def test_without_an_address_and_a_key_it_says_what_to_set(monkeypatch):
+def test_a_missing_address_and_key_is_an_error_that_explains_what_to_set(monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ValueError, match=r"OPENAI_BASE_URL.*OPENAI_API_KEY.*postcards"):
@@ -147,7 +147,7 @@ def test_a_local_server_needs_no_key(monkeypatch):
         assert ask(Endpoint("tiny")) == reword(server.bodies[0])
 
 
-def test_a_missing_client_is_told(monkeypatch):
+def test_a_missing_client_is_an_error(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "openai", None)
     with pytest.raises(ValueError, match=r'pip install "gendiv_lightning\[paraphrase\]"'):
         Endpoint("gpt")

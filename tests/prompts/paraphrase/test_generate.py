@@ -61,7 +61,7 @@ def texts(reworded):
     return [scored.text for scored in reworded.paraphrases]
 
 
-def test_what_is_no_paraphrase_is_dropped_by_its_reason_and_asked_for_again():
+def test_unsuitable_texts_are_dropped_with_a_reason_and_requested_again():
     first = ["blue SKY; red house, left", "a blue sky", "A blue sky!", LONG, "no such thing"]
     script = Script(first, ["another blue sky"])
     (found,) = reword(script, min_similarity=0.2)
@@ -78,25 +78,25 @@ def test_what_is_no_paraphrase_is_dropped_by_its_reason_and_asked_for_again():
     assert again.seed != script.requests[0].seed
 
 
-def test_a_text_that_was_refused_once_is_not_taken_later():
+def test_a_text_that_was_rejected_once_is_not_accepted_later():
     (found,) = reword(Script(["no such thing", "a sky"], ["no such thing", "the sky"]), min_similarity=0.2)
     assert texts(found) == ["a sky", "the sky"]
     assert found.dropped == {"below --min-similarity": 1, "duplicate": 1}
 
 
-def test_unreadable_answers_are_counted_and_asking_ends():
+def test_unreadable_answers_are_counted_and_requests_end():
     (found,) = reword(Script(["a sky"], *["I would rather not."] * NUM_ROUNDS))
     assert texts(found) == ["a sky"]
     assert found.missing == 1
     assert found.dropped == {"unreadable answer": NUM_ROUNDS - 1}
 
 
-def test_more_than_was_asked_for_is_left():
+def test_surplus_paraphrases_are_ignored():
     assert texts(reword(Script([f"sky {n}" for n in range(5)]))[0]) == ["sky 0", "sky 1"]
 
 
 @pytest.mark.parametrize("per_prompt", [1, 3, 8])
-def test_mixed_lengths_are_shared_evenly_the_shorter_first(per_prompt):
+def test_mixed_lengths_are_split_evenly_shorter_ones_first(per_prompt):
     prompts = captions.prompts(12)
     for reworded in reword(Grammar(), *prompts, per_prompt=per_prompt, length="mixed"):
         lengths = [scored.length for scored in reworded.paraphrases]
@@ -119,12 +119,12 @@ def test_the_grammar_keeps_the_meaning_and_draws_by_the_seed():
             assert captions.parse(text) == captions.parse(reworded.prompt.text)
 
 
-def test_a_caption_out_of_the_grammar_is_told():
+def test_a_caption_outside_the_grammar_is_an_error():
     with pytest.raises(ValueError, match=r"a corgi.*postcard grammar"):
         reword(Grammar(), Prompt("one", "a corgi"))
 
 
-def test_what_was_answered_is_not_asked_again():
+def test_answered_requests_are_not_repeated():
     prompts = [PROMPT, Prompt("two", "green sky")]
     answers = [["sky 0", "sky 1"], ["sky 2"], ConnectionError("down")]
     with pytest.raises(ConnectionError):
@@ -137,7 +137,7 @@ def test_what_was_answered_is_not_asked_again():
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"instruction": "other"}, {"length": "any"}, {"prompt": "other"}])
-def test_another_question_is_another_answer(change):
+def test_another_request_has_another_answer(change):
     change = dict(change)
     reword(Script(["sky 0", "sky 1"]))
     prompt = Prompt("one", change.pop("prompt", PROMPT.text))
@@ -149,14 +149,14 @@ def test_another_question_is_another_answer(change):
     assert texts(found) != ["sky 0", "sky 1"]
 
 
-def test_prompts_come_back_in_their_order_however_many_are_asked_at_a_time():
+def test_prompts_keep_their_order_with_any_concurrency():
     prompts = captions.prompts(16)
     found = [reword(Grammar(), *prompts, concurrency=number) for number in (1, 5, 50)]
     assert found[0] == found[1] == found[2]
     assert [reworded.prompt for reworded in found[0]] == prompts
 
 
-def test_a_set_that_is_there_is_judged_by_the_same_rules():
+def test_an_existing_set_is_filtered_by_the_same_rules():
     wordings = [("a blue sky", "short"), ("a blue  sky", "short"), (LONG, "short"), ("other", "short"), (LONG, "long")]
     prompt = Prompt("one", PROMPT.text, tuple(Paraphrase(*wording) for wording in wordings))
     found = check_set([prompt], Judge([Overlap()], 0.2))

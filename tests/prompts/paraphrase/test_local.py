@@ -46,11 +46,11 @@ def ask(model, request=REQUEST):
     return asyncio.run(model.answer(request))
 
 
-def test_the_answer_is_what_the_model_says_after_the_chat(tmp_path):
+def test_the_answer_is_the_text_after_the_chat(tmp_path):
     assert read_answer(ask(ChatModel(write_chat_model(tmp_path, learnt=ANSWER)))) == ["a blue sky", "sky in blue"]
 
 
-def test_a_request_is_drawn_by_its_seed_alone(tmp_path):
+def test_an_answer_is_sampled_with_the_seed_of_its_request_only(tmp_path):
     model = ChatModel(write_chat_model(tmp_path / "chat"))
     state = torch.random.get_rng_state()
     answers = [ask(model, REQUEST._replace(seed=seed)) for seed in (0, 1, 0)]
@@ -60,7 +60,7 @@ def test_a_request_is_drawn_by_its_seed_alone(tmp_path):
     assert len(model.identity()["weights"]) == 64
 
 
-def test_what_is_no_chat_model_is_told(tmp_path):
+def test_a_model_without_a_chat_template_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"local:.*chat"):
         ask(ChatModel(write_chat_model(tmp_path, template=None)))
     with pytest.raises(FileNotFoundError, match="local:no/such"):

@@ -49,7 +49,7 @@ def test_clip_gives_the_cosine_of_its_text_features():
     assert clip.name == "tiny-clip"
 
 
-def test_clip_tells_wordings_of_a_postcard_from_other_postcards():
+def test_clip_separates_paraphrases_from_other_postcards():
     clip, prompts = load("tiny-clip"), captions.prompts(12)
     own = [clip.score(prompt.text, text) for prompt in prompts for text, _ in prompt.paraphrases]
     others = [clip.score(a.text, b.text) for a in prompts for b in prompts if a != b]
@@ -95,7 +95,7 @@ def test_entailment_is_the_smaller_of_both_directions(nli):
     assert abs(ways[0] - ways[1]) > 1e-3
 
 
-def test_what_is_no_such_model_is_told(sentence, nli, tmp_path):
+def test_wrong_models_are_errors(sentence, nli, tmp_path):
     with pytest.raises(ValueError, match=r"label_0, label_1, not entailment"):
         load(write_model(tmp_path / "labels", "nli"))
     with pytest.raises(ValueError, match=r"missing .*classifier"):
