@@ -1,4 +1,4 @@
-"""A server on this machine that speaks OpenAI's chat completions, knows postcards, and fails as it is told to."""
+"""A local server with OpenAI's chat completions API that paraphrases postcards, and fails on request."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from gendiv_lightning.toy.captions import new_caption, parse
 
 
 def reword(body):
-    """Wordings of a postcard's caption, by the seed of the request."""
+    """Paraphrases of a postcard's caption, by the seed of the request."""
     wanted = json.loads(body["messages"][-1]["content"])
     length = {"1 to 12": "short", "13 to 40": "medium", "41 to 80": "long"}[wanted["words"]]
     rng, stated, texts = random.Random(f"{body['seed']} {wanted['caption']}"), parse(wanted["caption"]), []
@@ -24,9 +24,9 @@ def reword(body):
 
 
 class ChatServer(ThreadingHTTPServer):
-    """Answers with `content(body)`; a request is first met by the next of `faults`, if any is left.
+    """Answers with `content(body)`, after the next of `faults`, if any is left.
 
-    A fault is a function of the handler; it has answered, or not, when it returns.
+    A fault is a function of the handler, which may or may not answer.
     """
 
     daemon_threads = True
@@ -100,13 +100,13 @@ def status(number, **headers):
 
 
 def silence(handler):
-    """Longer than any client waits."""
+    """Do not answer for longer than any client waits."""
     time.sleep(1.0)
     handler.close_connection = True
 
 
 def trickle(handler):
-    """A byte now and then: no wait is long, the answer never comes."""
+    """Send a byte now and then: no wait is long, but the answer never ends."""
     handler.send_response(200)
     handler.send_header("Content-Length", "400")
     handler.end_headers()

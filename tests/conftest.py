@@ -35,7 +35,7 @@ from gendiv_lightning.toy.files import (
     write_tokenizer,
 )
 
-torch.set_num_threads(1)  # models this small gain nothing from more, and lose much on a busy machine
+torch.set_num_threads(1)  # such small models gain nothing from more threads, and lose much on a busy machine
 
 SMALL_GPT = {"n_layer": 2, "n_head": 2, "dim": 32}
 SMALL_VQ = VQConfig(base_channels=32, ch_mult=(1, 1, 1, 1, 1), num_res_blocks=1, z_channels=32)
@@ -68,7 +68,7 @@ def _own_cache(tmp_path_factory):
 
 
 def write_random_weights(module: torch.nn.Module, path: Path, seed: int) -> None:
-    """Random weights in the official wrapper; peaked enough for samples to differ from the mode and from each other."""
+    """Random weights in the official wrapper, peaked enough for samples to differ from the mode and from each other."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in module.state_dict().items():
         if tensor.ndim > 1:
@@ -147,7 +147,7 @@ def make_var(tmp_path_factory) -> Callable[..., VAR]:
 
 
 def randomise(module: torch.nn.Module, seed: int, **scales: float) -> torch.nn.Module:
-    """Random parameters, biases and norms too; those of a submodule named in `scales` so many times larger."""
+    """Random parameters, including biases and norms; those of submodules in `scales` are multiplied by the factor."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in module.named_parameters():
         noise = torch.randn(tensor.shape, generator=generator)
@@ -189,7 +189,7 @@ def pipelines(tmp_path_factory) -> Path:
         "vq_embed_dim": 8,
         "num_vq_embeddings": TINY_VQ.codebook_size,
     }
-    # The official one looks up its codes itself, which diffusers can do only if latents are as wide as codes.
+    # The official model looks up its codes itself, which diffusers can only do if latents are as wide as codes.
     unit = randomise(VQModel(**codec, latent_channels=8, lookup_from_codebook=True), 0, conv_out=0.3)
     unit.decoder.conv_out.bias.data += 0.5  # images in [0, 1]
     narrow = {"hidden_size": 64, "in_channels": 64, "block_out_channels": 64, "num_res_blocks": 1}

@@ -1,4 +1,4 @@
-"""Captions in the schema of the DALL-E 3 data set, in WebDataset tars."""
+"""Captions in the schema of the DALL-E 3 dataset, in WebDataset tars."""
 
 import io
 import json
@@ -14,7 +14,7 @@ def caption(rng):
 
 
 def records(number):
-    """Of the schema of the DALL-E 3 captions: `short_caption2` is null or missing here and there."""
+    """Records in the schema of the DALL-E 3 captions; `short_caption2` is sometimes null or missing."""
     rng = random.Random(0)
     for place in range(number):
         record = dict.fromkeys(SCHEMA, "x") | {

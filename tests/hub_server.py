@@ -1,4 +1,4 @@
-"""A server on this machine that speaks as much of the Hugging Face Hub as streaming a dataset needs."""
+"""A local server with the part of the Hugging Face Hub API that streaming a dataset needs."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ SHA = "5ca1ab1e" * 5
 
 
 class HubServer(ThreadingHTTPServer):
-    """Serves a folder as the dataset `name`; `fetched` counts the bytes of each file that went out."""
+    """Serves a folder as the dataset `name`; `fetched` counts the bytes sent of each file."""
 
     daemon_threads = True
 
@@ -24,12 +24,12 @@ class HubServer(ThreadingHTTPServer):
 
     @property
     def environment(self):
-        """Of a process that takes this server for the Hub, with caches of its own."""
+        """Environment of a process that uses this server as the Hub, with its own caches."""
         own = {"HF_ENDPOINT": f"http://127.0.0.1:{self.server_port}", "HF_HOME": str(self.folder.parent / "hf")}
         return {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE"} | own
 
     def handle_error(self, request, client_address):
-        pass  # clients that have seen enough
+        pass  # clients that disconnect early
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""A server of this machine, in a thread of its own."""
+"""A local server in a thread."""
 
 import threading
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What every pipeline of diffusers must satisfy. `python tests/pipeline_contract.py` writes the table."""
+"""The contract that every pipeline of diffusers must fulfil. `python tests/pipeline_contract.py` writes the table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXTS = ("red sky", "a picture of a green hill")
 
 
 class Row(NamedTuple):
-    """What the contract found of one class.
+    """Results of the contract for one class.
 
     Attributes:
         pipeline: its name.

@@ -15,7 +15,7 @@ TEXT = {"context_length": CONTEXT, "width": 32, "heads": 2, "layers": 2}
 
 
 def sentence(num_words, start=0):
-    """So many different words of the postcards' grammar."""
+    """A number of different words of the grammar of Postcards."""
     return " ".join((vocabulary() * 3)[start : start + num_words])
 
 

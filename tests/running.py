@@ -1,4 +1,4 @@
-"""How the tests start runs: the embedded configs with random weights, in this process or in one of their own."""
+"""Helpers that start runs: the toy configs with random weights, in this process or in another one."""
 
 import json
 import os
@@ -18,7 +18,7 @@ TINY = ROOT / "configs" / "tiny"
 
 
 def arguments(weights: Path, folder: Path, *more: str, config: str = "llamagen", limit: int = 3) -> list[str]:
-    """What follows `gendiv fit-free predict`: a few prompts with 4 samples each, no W&B; `more` wins."""
+    """The words after `gendiv fit-free predict`: a few prompts with 4 samples each, no W&B; `more` overrides."""
     return [
         *("--config", str(TINY / f"{config}.yaml"), "--run_dir", str(folder), *tiny_weights(weights)),
         *("--data.path", "toy:postcards.jsonl", "--data.limit", str(limit)),
@@ -27,7 +27,7 @@ def arguments(weights: Path, folder: Path, *more: str, config: str = "llamagen",
 
 
 def tiny_weights(weights: Path) -> list[str]:
-    """The options that put the random weights in the place of the embedded ones."""
+    """The options that replace the toy weights by random ones."""
     files = {"gpt_checkpoint": "gpt.pt", "vq_checkpoint": "vq.pt", "text_encoder": "t5"}
     return [word for key, file in files.items() for word in (f"--model.{key}", str(weights / file))]
 
@@ -46,13 +46,13 @@ def gendiv(*words: str) -> list[str]:
 def run(
     line: list[str], timeout: float = 240, environment: Mapping[str, str] = os.environ
 ) -> subprocess.CompletedProcess[str]:
-    """A command line to its end, with as many threads as it likes."""
+    """Run a command line to its end, with any number of threads."""
     environment = {name: value for name, value in environment.items() if name != "OMP_NUM_THREADS"}
     return subprocess.run(line, capture_output=True, text=True, timeout=timeout, env=environment, check=False)
 
 
 def samples_of(folder: RunFolder) -> dict[tuple, tuple]:
-    """Tokens and image bytes of each sample by its name; a sample that is there twice is an error."""
+    """Tokens and image bytes of each sample by its key; a repeated sample is an error."""
     found = {}
     for sampled in folder.read_samples():
         for key, tokens, image in zip(sampled.batch.keys, sampled.samples.tokens, sampled.images, strict=True):
@@ -62,7 +62,7 @@ def samples_of(folder: RunFolder) -> dict[tuple, tuple]:
 
 
 def metrics_of(folder: RunFolder) -> dict[str, dict]:
-    """`metrics.json` as it stands there; NaN and infinity are no JSON."""
+    """The content of `metrics.json`; NaN and infinity are not valid JSON."""
     return json.loads((folder.path / "metrics.json").read_text(), parse_constant=_not_json)
 
 

@@ -16,14 +16,14 @@ def hostile():
 
 @pytest.fixture(scope="session")
 def study(weights, tmp_path_factory):
-    """Folder of runs of one generator: baseline and argmax of two seeds, two subsets; 4 hostile prompts."""
+    """Folder of runs of one generator: baseline and argmax with two seeds, two subsets; 4 hostile prompts."""
     folder = tmp_path_factory.mktemp("study")
     texts = [f"{HOSTILE} {number}" for number in range(4)]
     prompts = folder / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"id": str(n), "text": text}) + "\n" for n, text in enumerate(texts)))
     add = "--probes+="
     names = ["lpips[tiny]", "pixel_cosine", "clip_score[tiny-clip]", "fd[tiny-clip]", "token_entropy"]
-    metrics = f"--measure.metrics={json.dumps(names)}"  # without those of postcards, whose words are few
+    metrics = f"--measure.metrics={json.dumps(names)}"  # without those of postcards, which accept only a few words
 
     def run(name, *more):
         return predict(weights, folder / name, metrics, "--data.path", str(prompts), "--data.limit", "4", *more)

@@ -1,4 +1,4 @@
-"""The public API: five lines in a notebook give the samples and the numbers of the command."""
+"""The public API: five lines in a notebook give the same samples and numbers as the command."""
 
 import re
 import subprocess
@@ -30,7 +30,7 @@ def samples(generator):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The same by the command, from a prompt file that is named prompts.txt."""
+    """The same run by the command, from a prompt file that is named prompts.txt."""
     folder = tmp_path_factory.mktemp("run")
     (folder / "prompts.txt").write_text("\n".join(TEXTS))
     command.main(

@@ -1,4 +1,4 @@
-"""Imports go one way, chance comes from `Noise` alone, and the command starts light."""
+"""Imports go one way, all random numbers come from `Noise`, and the command starts quickly."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# A module may import what stands above it, and its own package; never what stands on its line or below.
+# A module may import from the layers above it and from its own package, never from its own layer or below.
 LAYERS = [
     ["errors"],
     ["records", "storage.atomic", "functional", "plugins", "console.text"],
@@ -40,7 +40,7 @@ LAYERS = [
     ["tracking", "api"],
     ["callbacks"],
     ["testing"],
-    ["toy"],  # on top of all that a plug-in uses; the commands below load it by its names alone
+    ["toy"],  # above everything that a plug-in uses; the commands below load it only by registered names
     ["cli.values"],
     ["cli.predict"],
     ["study"],
@@ -65,7 +65,7 @@ FILES = {module_name(path): path for folder in FOLDERS for path in sorted((ROOT 
 
 
 def imports(module):
-    """Full names of all that a module imports, anywhere in its code, relative imports resolved."""
+    """Full names of everything that a module imports, anywhere in its code, with relative imports resolved."""
     path = FILES[module]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -97,7 +97,7 @@ def ours(module):
 def test_imports_go_one_way(module):
     mine = layer(module)
     if module == "gendiv_lightning":
-        return  # the facade: it names what it imports on first use
+        return  # the facade imports its names on first use
     for imported in filter(ours, imports(module)):
         theirs = layer(imported)
         if theirs is None or theirs == mine:
@@ -164,11 +164,13 @@ def random_names(tree):
             yield from (alias.name for alias in node.names if RANDOM.fullmatch(alias.name))
 
 
-INTERCEPTS = "gendiv_lightning.sampling.latents"  # compares calls of others with these functions, and calls none itself
+INTERCEPTS = (
+    "gendiv_lightning.sampling.latents"  # compares calls of other code with these functions, and calls none itself
+)
 
 
 def called(tree):
-    """The functions of all calls, as trees of their own."""
+    """The functions of all calls, as syntax trees."""
     return ast.Module([ast.Expr(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)], type_ignores=[])
 
 

@@ -1,4 +1,4 @@
-"""Every config that is there parses, is put together from fragments, and makes its objects without any weights."""
+"""Every shipped config parses, includes its fragments, and instantiates its objects without any weights."""
 
 import json
 import re
@@ -41,14 +41,14 @@ MEASURES = [path for path in FILES if path.parent.name == "measures"]
 
 @pytest.fixture(autouse=True)
 def _files_of_the_user(monkeypatch, tmp_path):
-    """What a user brings along, in the working directory: prompts with paraphrases, and classes."""
+    """Files of a user in the working directory: prompts with paraphrases, and classes."""
     (tmp_path / "paraphrases.jsonl").write_text(json.dumps({"prompt": "a hill"}))
     (tmp_path / "classes.txt").write_text("207\n3\n")
     monkeypatch.chdir(tmp_path)
 
 
 def _without_weights():
-    """A pipeline of diffusers is known by its folder alone, which is not here."""
+    """A pipeline of diffusers is only known by its folder, which does not exist here."""
     return suppress(MissingWeightsError)
 
 
@@ -59,7 +59,7 @@ def test_the_command_of_a_config_makes_sound_parts_without_weights(path):
         assert isinstance(config.options.data, ImageModule)
         return
     generator = config.options.model
-    for probe in config.parts.probes:  # as a codebook config would have counted
+    for probe in config.parts.probes:  # counts as a codebook config would write them
         if isinstance(probe, CodebookSubset) and named_file(probe.usage) is None:
             Path(probe.usage).parent.mkdir(parents=True)
             write_usage(Path(probe.usage), torch.ones(generator.codebook_size), {})

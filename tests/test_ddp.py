@@ -1,4 +1,4 @@
-"""One rank and two give the same samples and the same numbers; processes talk over gloo, on the CPU."""
+"""One rank and two ranks give the same samples and numbers; processes communicate with gloo, on the CPU."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_a_rank_without_a_prompt_does_not_hang(weights, tmp_path):
 
 @pytest.mark.slow
 def test_batches_of_two_ranks_contain_the_same_samples(weights, tmp_path):
-    """Prompts are dealt in turn, so no batch of the two ranks is one of the single rank's."""
+    """Prompts are sharded in turn, so no batch of the two ranks equals one of the single rank."""
     more = ("--data.prompts_per_batch", "3", "--data.num_samples", "3")
     two = predict_on_two_ranks(weights, tmp_path / "two", *more, "--wandb", "offline", limit=9)
     assert len(list(two.path.glob("wandb/offline-run-*"))) == 1
@@ -55,7 +55,7 @@ def test_batches_of_two_ranks_contain_the_same_samples(weights, tmp_path):
 
 
 def test_codebook_usage_of_images_is_the_same_on_two_ranks(weights, tmp_path):
-    """One of each rank's files is corrupt, which is a share of 2 of 35."""
+    """One file of each rank is unreadable, a share of 2 of 35."""
     (tmp_path / "images").mkdir()
     for place, image in enumerate(render(torch.arange(0, 35_000, 1_000))):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "images" / f"{place:02}.png")

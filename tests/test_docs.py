@@ -1,4 +1,4 @@
-"""Links of the documentation lead somewhere, and the site builds."""
+"""Links of the documentation have targets, and the site builds."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Cached features are computed once; a damaged entry is computed again, with a note."""
+"""Cached features are computed once; a damaged entry is recomputed with a warning."""
 
 import random
 

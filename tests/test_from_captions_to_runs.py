@@ -1,6 +1,6 @@
-"""From a tar of captions to samples of all three embedded families; killed anywhere, it ends with the same files.
+"""From a tar of captions to samples of three toy families; killed at any point, the result is the same.
 
-The embedded text encoders know the words of postcards alone, so the captions in the tar are postcards'.
+The toy text encoders only know the words of postcards, so the captions in the tar are those of postcards.
 """
 
 import io
@@ -26,7 +26,7 @@ SCHEMA = ["image_name", "md5_pil_hash", "md5_file_hash", "sha512_hash", "url", "
 
 
 def write_tar(path, num_captions=40):
-    """Of the schema of the DALL-E 3 captions; a caption in ten is missing, and as many are of another source."""
+    """Captions in the schema of DALL-E 3; one in ten is missing, and one in ten is of another source."""
     rng = random.Random(0)
     with tarfile.open(path, "w") as tar:
         for place, prompt in enumerate(prompts(num_captions)):
@@ -40,7 +40,7 @@ def write_tar(path, num_captions=40):
 
 
 def killed_and_run_again(line, is_under_way, environment):
-    """Start a command, kill it for good once it is under way, and run it to its end."""
+    """Start a command, kill it once it is running, and run it again to its end."""
     with subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         until = time.monotonic() + 600
         while process.poll() is None and not is_under_way() and time.monotonic() < until:
@@ -60,7 +60,7 @@ def test_captions_of_a_tar_become_paraphrases_and_runs_and_survive_a_kill_at_eac
 
 
 def make(source, folder, kills):
-    """All steps by the command line; what they leave, by name."""
+    """All steps on the command line; returns their files by name."""
     folder.mkdir()
     environment = dict(os.environ) | {"GENDIV_CACHE": str(folder / "cache"), "OPENAI_API_KEY": "none"}
 
@@ -80,7 +80,7 @@ def make(source, folder, kills):
         environment["OPENAI_BASE_URL"] = server.url
         ask = ["paraphrase", captions, "--model", "tiny", "--per-prompt", 4, "--similarity", "tiny-clip"]
         command([*ask, "--concurrency", 1, "--out", wordings], lambda: sum(server.answered.values()) >= 3)
-        assert sum(server.answered.values()) <= len(server.answered) + 1  # what was on its way is asked again
+        assert sum(server.answered.values()) <= len(server.answered) + 1  # requests in flight are repeated
     command(["paraphrase", wordings, "--check", "--similarity", "tiny-clip"], lambda: True)
     found = {path.name: path.read_bytes() for path in folder.glob("[!.]*.json*")}  # hidden: unfinished when killed
     for family in FAMILIES:

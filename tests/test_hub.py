@@ -1,4 +1,4 @@
-"""Datasets on the Hub by name: streamed from a server that speaks its protocol, in processes of their own."""
+"""Datasets on the Hub by name, streamed from a server with its API, in separate processes."""
 
 import io
 import json

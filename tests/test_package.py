@@ -1,4 +1,4 @@
-"""The wheel and the sdist are complete, and the quick start runs from an empty directory where only the wheel is."""
+"""The wheel and the sdist are complete, and the quick start runs in an empty directory with only the wheel."""
 
 import os
 import re
@@ -72,7 +72,7 @@ def wheel(sdist, tmp_path_factory) -> Path:
     """The wheel, built from the sdist as an installer builds it."""
     folder = tmp_path_factory.mktemp("wheel")
     with tarfile.open(sdist) as archive:
-        archive.extraction_filter = lambda member, _: member  # our own archive
+        archive.extraction_filter = lambda member, _: member  # our own archive, which is trusted
         archive.extractall(folder)
     (source,) = folder.iterdir()
     return build("wheel", source, folder)

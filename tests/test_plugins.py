@@ -1,4 +1,4 @@
-"""Plug-ins of other packages are found by their entry points, and cannot take a name of gendiv's own."""
+"""Plug-ins of other packages are found by their entry points, and cannot replace gendiv's own names."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The README's commands do what it says they do."""
+"""The commands of the README work as described."""
 
 import re
 import shlex

@@ -32,7 +32,7 @@ def names():
 
 
 def texts(path):
-    """All texts in a file's code that are no docstrings."""
+    """All texts in the code of a file except docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     docs = {
         id(node.body[0].value)

@@ -1,6 +1,6 @@
-"""Soak: runs that are killed again and again end like undisturbed ones; slow, `GENDIV_KILLS=10` makes it shorter.
+"""Soak: runs that are killed repeatedly give the results of undisturbed ones; slow, `GENDIV_KILLS=10` shortens it.
 
-A trial starts a run, kills it at a random moment (SIGKILL, SIGTERM or SIGINT; of two ranks sometimes rank 0 alone),
+A trial starts a run, kills it at a random moment (SIGKILL, SIGTERM or SIGINT; with two ranks sometimes only rank 0),
 starts it again at once on another number of ranks and with batches of another size, and lets it finish in the end.
 """
 
@@ -30,7 +30,7 @@ def command(family, folder, ranks, batch):
 
 
 def start(line, log):
-    """A process group of its own, so that a kill can reach all ranks or rank 0 alone."""
+    """Start a separate process group, so that a kill can reach all ranks or only rank 0."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return subprocess.Popen(line, stdout=log, stderr=log, start_new_session=True, env=environment)
 
@@ -38,7 +38,7 @@ def start(line, log):
 def stop(process, draw):
     number = draw.choice(SIGNALS)
     if draw.random() < 0.5:
-        process.send_signal(number)  # rank 0 alone: the others must notice
+        process.send_signal(number)  # only rank 0: the other ranks must notice
     else:
         os.killpg(process.pid, number)
     if number != signal.SIGKILL:
@@ -50,7 +50,7 @@ def stop(process, draw):
 
 
 def wait_for_samples(folder, process, draw, seconds):
-    """Until a moment in the part of a run that writes samples, or somewhere before it."""
+    """Wait for a moment before or while a run writes samples."""
     deadline = time.monotonic() + seconds
     enough = len(folder.shards()) + draw.randrange(4)
     while time.monotonic() < deadline and process.poll() is None and len(folder.shards()) <= enough:

@@ -431,7 +431,7 @@ def _z_image(folder: Path, name: str) -> Parts:
         axes_dims=[4, 6, 6],
         axes_lens=[1024, 64, 64],
     )
-    # Its padding tokens are allocated and not initialised.
+    # Its padding tokens are allocated but not initialised.
     for parameter in (transformer.x_pad_token, transformer.cap_pad_token):
         torch.nn.init.normal_(parameter, std=0.02)
     parts = {"text_encoder": _decoder("Qwen3"), "tokenizer": _tokenizer(folder, 512), "vae": _kl(16)}
@@ -528,7 +528,7 @@ def _kolors(folder: Path, name: str) -> Parts:
     )
     tokenizer = ChatGLMTokenizer(str(_sentencepiece(folder)))
     encoder = ChatGLMModel(config)
-    for parameter in encoder.parameters():  # it allocates and does not initialise
+    for parameter in encoder.parameters():  # allocated but not initialised
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.05)
     parts = {"vae": _kl(), "text_encoder": encoder, "tokenizer": tokenizer, "unet": unet}
     return {**parts, "scheduler": diffusers.EulerDiscreteScheduler()}
@@ -585,7 +585,7 @@ BUILDERS: dict[str, Callable[[Path, str], Parts]] = {
 
 
 def build(name: str, folder: Path) -> Path:
-    """A random pipeline of a class, saved in a folder of its own."""
+    """A random pipeline of a class, saved in a separate folder."""
     target = folder / name
     target.mkdir(parents=True)
     with torch.random.fork_rng():

@@ -1,4 +1,4 @@
-"""A small stand-in for the service of Weights & Biases on this machine: it takes runs, or fails, or never answers."""
+"""A small local replacement for the service of Weights & Biases: it accepts runs, or fails, or never answers."""
 
 import json
 import socket
@@ -19,7 +19,7 @@ class _Quiet(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_):
-        """A client that is gone is none."""
+        """Ignore clients that have disconnected."""
 
 
 class Service:
@@ -58,7 +58,7 @@ class Service:
             do_GET = do_PUT = do_POST
 
             def log_message(self, *_):
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = _Quiet(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -111,7 +111,7 @@ class Service:
 
 
 def closed_port():
-    """An address where nobody listens."""
+    """An address without a server."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""The curve of what is decided by each step: known answers, and what every family's noise does under `Branch`."""
+"""The curve of decisions by step: known answers, and the noise of every family under `Branch`."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""`gendiv compare`: two runs or two groups, prompt by prompt; what is not comparable is refused by its keys."""
+"""`gendiv compare`: two runs or groups, prompt by prompt; runs that are not comparable are rejected with the keys."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The verdict: each kind of model is told, and what is unsure is said to be."""
+"""The verdict: each kind of model is recognized, and uncertain cases are undecided."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Probes: what each one changes, what it refuses, and that several of them go together."""
+"""Probes: what each one changes and rejects, and that several can be combined."""
 
 import itertools
 import json
@@ -57,7 +57,7 @@ def test_counts_and_provenance_are_read_as_written(usage, tmp_path):
     ("select", "amount", "expected"),
     [
         ("most_frequent", {"size": 1}, [4]),
-        ("most_frequent", {"size": 4}, [0, 2, 4, 7]),  # of the equally frequent 0 and 3 the first
+        ("most_frequent", {"size": 4}, [0, 2, 4, 7]),  # 0 and 3 are equally frequent: the first
         ("most_frequent", {"ratio": 0.25}, [2, 4]),
         ("most_frequent", {"ratio": 1.0}, [0, 1, 2, 3, 4, 5, 6, 7]),
         ("least_frequent", {"size": 1}, [6]),
@@ -183,7 +183,7 @@ def test_a_file_without_counts_is_refused(tmp_path):
         CodebookSubset("most_frequent", size=1, usage=str(tmp_path / "usage.safetensors")).check(8)
 
 
-# --- the other knobs ---
+# --- the other settings ---
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A run with the Decompose probe, and what is made of it: the table, the comparison, the plan."""
+"""A run with the Decompose design, and its analyses: the table, the comparison, the power analysis."""
 
 import math
 import re
@@ -27,7 +27,7 @@ def gendiv(*words):
 
 @pytest.fixture(scope="module")
 def runs(weights, tmp_path_factory):
-    """A decomposed run of random weights, plain and under Argmax: 3 prompts x 4 wordings x 4 paths x 4 executions."""
+    """Decomposed runs of random weights, plain and under Argmax: 3 prompts x 4 paraphrases, 4 x 4 samples."""
     folder = tmp_path_factory.mktemp("runs")
     plain = predict(weights, folder / "plain", config="llamagen_decompose")
     return plain, predict(weights, folder / "argmax", ARGMAX, config="llamagen_decompose")
@@ -78,7 +78,7 @@ def test_the_ground_truth_separates_errors_of_model_and_estimator(runs, capsys, 
     for number in found:
         assert number.part == "H_total" or not number.truth.any()
         if not number.truth.isnan().any():
-            # Of three prompts x 64 samples the lens is right to a few percent of what there is to see.
+            # With three prompts x 64 samples the decomposition is accurate to a few percent.
             error = (number.perfect - number.truth).nanmean().abs()
             assert error < 0.1 * max(1.0, totals[number.lens[0]].truth.mean())
     monkeypatch.setattr("gendiv_lightning.toy.ground_truth.compare_with_truth", lambda *_: found)  # not all over again

@@ -1,4 +1,4 @@
-"""`gendiv list` shows what is registered and from where, and imports nothing for it."""
+"""`gendiv list` shows everything that is registered with its package, and imports nothing."""
 
 import subprocess
 import sys

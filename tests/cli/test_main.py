@@ -1,4 +1,4 @@
-"""The command: it answers at once, teaches, and ends in one line where the user is wrong."""
+"""The command: it starts at once, its help teaches, and a user error is one line."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from gendiv_lightning.cli.predict import explain
 
 
 def test_help_answers_in_under_a_second():
-    """The fastest of three: the machine may be busy, the command is not."""
+    """The fastest of three runs, since the machine may be busy."""
     times = []
     for _ in range(3):
         started = time.monotonic()

@@ -1,4 +1,4 @@
-"""`gendiv measure` and `gendiv reference`: a run's images give the run's numbers, in any layout."""
+"""`gendiv measure` and `gendiv reference`: the images of a run give its numbers, in any layout."""
 
 import json
 import re
@@ -111,7 +111,7 @@ def test_one_image_per_prompt_has_quality_but_no_diversity(tmp_path, capsys):
 
 
 def test_rows_of_a_run_belong_to_their_prompts_in_any_order_of_shards(run, tmp_path):
-    """Prompts dealt to ranks in turn lie in shards of every second one."""
+    """Prompts that were sharded over two ranks are in shards of every second prompt."""
     batches = list(run.read_samples())
     copy = RunFolder(tmp_path / "run")
     copy.path.mkdir()

@@ -1,4 +1,4 @@
-"""`gendiv new generator` writes a package that keeps the contract as it is, and `check-generator` says so."""
+"""`gendiv new generator` writes a package that passes `check-generator` unchanged."""
 
 import pytest
 import yaml

@@ -1,4 +1,4 @@
-"""`gendiv paraphrase` from end to end: files, refusals, a server that fails, a process that is killed."""
+"""`gendiv paraphrase` from end to end: files, errors, a failing server, a killed process."""
 
 import json
 import os
@@ -22,7 +22,7 @@ KEY = "sk-f00dfacef00dfacef00dface"
 
 @pytest.fixture
 def connect(monkeypatch, tmp_path):
-    """Let the command ask a server, with a cache of its own."""
+    """Let the command use a server, with its own cache."""
 
     def connect(server, cache="cache"):
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
@@ -132,7 +132,7 @@ def test_a_killed_run_resumes_repeats_no_request_and_writes_the_same_files(conne
         assert run(*words(out, limit=12)) == 0
         assert files(out) == straight
         assert len(server.asked) == 36
-        assert sum(server.asked.values()) <= 36 + 2  # those that were on their way
+        assert sum(server.asked.values()) <= 36 + 2  # requests in flight
 
 
 def test_a_model_with_one_answer_ends_with_status_1_and_names_the_prompt(connect, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Runs from end to end: the folder they leave, how they go on, what they refuse."""
+"""Runs from end to end: their folder, how they resume, and what they reject."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def finished(weights, tmp_path_factory) -> RunFolder:
         return predict(weights, tmp_path_factory.mktemp("runs") / "finished", "--wandb", "offline")
 
 
-# --- what a run leaves ---
+# --- the run folder ---
 
 
 def test_a_run_writes_all_files_of_its_folder(finished):
@@ -170,7 +170,7 @@ def test_a_run_folder_is_named_by_config_and_fingerprint(weights, tmp_path, monk
     assert folder.name == f"tiny-llamagen-{fingerprint[:8]}"
 
 
-# --- runs that were stopped ---
+# --- interrupted runs ---
 
 
 def wait_for_shard(process, folder, seconds=120):
@@ -225,7 +225,7 @@ def test_a_run_shortened_by_the_trainer_is_not_finished(finished, weights, tmp_p
     assert resumed.keys() == whole.keys()
     for name, estimate in resumed.items():
         expected = whole[name]
-        if name.startswith("h_"):  # other rows in a forward pass: logits, and so entropies, may have other last digits
+        if name.startswith("h_"):  # other batches: the last digits of logits, and so of entropies, may differ
             expected = {key: pytest.approx(x, rel=1e-6) if isinstance(x, float) else x for key, x in expected.items()}
         assert estimate == expected, name
 
@@ -326,7 +326,7 @@ def test_validate_writes_the_usage_file_that_a_subset_reads(weights, tmp_path):
     predict(weights, tmp_path / "run", probe, config="llamagen_subset", limit=1)
 
 
-# --- what is refused, before any weights are loaded ---
+# --- input that is rejected before any weights are loaded ---
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`gendiv prompts`: a prompt set out of tars of the DALL-E 3 schema, Parquet and MSCOCO, the same bytes each time."""
+"""`gendiv prompts`: prompt sets from tars in the DALL-E 3 schema, Parquet and MSCOCO, with the same bytes each time."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_same_call_gives_the_same_bytes_for_any_shards_and_order(dalle, tmp_
 def test_an_interrupted_call_ends_with_the_same_files(dalle, tmp_path, monkeypatch):
     assert gendiv(dalle, *CALL, "--out", tmp_path / "whole" / "set.jsonl") == 0
     replace = disk.Path.replace
-    for survives in (0, 1):  # killed before the set has its name, and before the card has
+    for survives in (0, 1):  # killed before the set is renamed, and before its metadata is
         left = [survives]
 
         def stop(path, target, left=left):

@@ -1,4 +1,4 @@
-"""Commands that only read results load none of what sampling and measuring need, so they start at once."""
+"""Commands that only read results start quickly, because they do not load what sampling and measuring need."""
 
 import subprocess
 import sys

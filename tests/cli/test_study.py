@@ -1,4 +1,4 @@
-"""A study: what its YAML stands for, and that its cells are plain runs, whatever happens to the study."""
+"""A study: the cells of its YAML, and that they are plain runs, whatever happens to the study."""
 
 import json
 import os
@@ -27,7 +27,7 @@ USAGE = "toy:llamagen_usage.safetensors"
 
 @pytest.fixture
 def write(weights, tmp_path):
-    """Write a study of the tiny LlamaGen with random weights; entries given replace those of the default."""
+    """Write a study of the tiny LlamaGen with random weights; given entries replace the default ones."""
 
     def write(**entries) -> Path:
         settings = {
@@ -65,7 +65,7 @@ def index(folder):
     return {cell["name"]: cell for cell in json.loads((folder / "study.json").read_text())["cells"]}
 
 
-# --- what the YAML stands for ---
+# --- the cells of the YAML ---
 
 
 def test_lists_are_swept_and_every_cell_has_its_own_name(write):
@@ -250,7 +250,7 @@ def test_a_killed_study_ends_its_cells_and_can_be_resumed(write, tmp_path):
 
 
 def _mentioning(words):
-    """Processes that hold a file below a path open: the logs of cells at work."""
+    """Processes with an open file below a path: the logs of running cells."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -303,7 +303,7 @@ def test_the_help_teaches(capsys):
 
 
 def test_the_batch_script_of_a_slurm_cluster_has_the_parameters(write, tmp_path, monkeypatch):
-    """With stand-ins for slurm's commands that keep the script and run nothing."""
+    """Replacements of slurm's commands keep the script and run nothing."""
     commands = tmp_path / "bin"
     commands.mkdir()
     for name, does in (("srun", "exit 1"), ("sbatch", f'cp "$1" {tmp_path}/script; echo "Submitted batch job 17"')):

@@ -1,4 +1,4 @@
-"""Values of a config: `~` is expanded, null is refused where a value is required, functions are refused everywhere."""
+"""Values of a config: `~` is expanded, null is rejected if a value is required, functions are always rejected."""
 
 import os
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def test_values_of_the_declared_types_are_allowed(arguments):
 
 @pytest.mark.parametrize(("arguments", "key"), [({"name": None}, "data.name"), ({"count": None}, "data.count")])
 def test_null_for_a_required_value_is_an_error_that_names_the_key(arguments, key):
-    """That of a base class too, which the class hands its arguments on to."""
+    """Also for arguments that a class passes on to its base class."""
     with pytest.raises(ValueError, match=f"^{key} must not be null"):
         check_values(Namespace(data=spec(**arguments)), {})
 

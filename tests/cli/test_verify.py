@@ -1,4 +1,4 @@
-"""`gendiv verify`: a true run passes, one that was tampered with or whose weights changed does not."""
+"""`gendiv verify`: an unchanged run passes; a manipulated run, or one with other weights, does not."""
 
 import re
 import shutil
@@ -16,14 +16,14 @@ from gendiv_lightning.runs.folder import RunFolder
 
 @pytest.fixture(scope="module")
 def sampled(weights, tmp_path_factory) -> RunFolder:
-    """A run of 3 prompts in several wordings, which no test may change."""
+    """A run of 3 prompts with several paraphrases, which no test may change."""
     folder = tmp_path_factory.mktemp("verify") / "run"
     return predict(weights, folder, "--data.num_samples", "8", config="llamagen_paraphrase")
 
 
 @pytest.fixture
 def copied(sampled, tmp_path) -> RunFolder:
-    """A copy without checksums, as a forger would leave it."""
+    """A copy without checksums, as a forger would make it."""
     shutil.copytree(sampled.path, tmp_path / "run")
     (tmp_path / "run" / "index.jsonl").unlink()
     return RunFolder(tmp_path / "run")
@@ -37,7 +37,7 @@ def verify(folder, *words):
 
 
 def tamper(folder, shard, column, change):
-    """Change a column of a shard; the rows as they were are returned."""
+    """Change a column of a shard; returns the original rows."""
     path = folder.shards()[shard]
     table = pq.ParquetFile(path).read()
     place = table.schema.get_field_index(column)

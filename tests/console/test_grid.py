@@ -1,4 +1,4 @@
-"""Captions above the rows of a picture: one line, cut to its width, in time that does not depend on their length."""
+"""Captions above the rows of a picture: one line, truncated to its width, in time independent of their length."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What others wrote is printed as text: it moves no cursor, forges no line and turns no direction."""
+"""Untrusted text is printed as text: it cannot move the cursor, forge a line or change the direction."""
 
 import io
 import re

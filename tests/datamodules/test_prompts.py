@@ -1,4 +1,4 @@
-"""Prompt sets, sample plans and their dealing to ranks."""
+"""Prompt sets, sampling designs and sharding over ranks."""
 
 from __future__ import annotations
 

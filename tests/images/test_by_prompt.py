@@ -1,4 +1,4 @@
-"""Images by prompt: the same images in any layout are the same samples; what is broken is counted and named."""
+"""Images by prompt: the same images are the same samples in any layout; broken images are counted and listed."""
 
 import csv
 import io
@@ -97,7 +97,7 @@ def beside(suffix):
 
 
 def nested(root):
-    """Samples in folders of their own, and the prompt in a file that tells more, as of GenEval."""
+    """Samples in their own folders, and the prompt in a file with more fields, as in GenEval."""
     for place, (prompt, n, data) in enumerate(rows()):
         folder = root / f"{list(PROMPTS).index(prompt):05}"
         (folder / "samples").mkdir(parents=True, exist_ok=True)

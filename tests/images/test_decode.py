@@ -1,4 +1,4 @@
-"""One rule from files to pixels: over white, 8 bits a channel, the first frame; what cannot be read is counted."""
+"""One rule from files to pixels: over white, 8 bits per channel, the first frame; unreadable images are counted."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ def file_of(image, kind="PNG", **settings):
 
 
 def deep_png(channels):
-    """A PNG of 16 bits a channel, which Pillow cannot write."""
+    """A PNG with 16 bits per channel, which Pillow cannot write."""
     colour = {1: 0, 3: 2, 4: 6}[channels]
 
     def chunk(name, data):
@@ -97,7 +97,7 @@ def items(*data):
 
 def test_unreadable_images_are_skipped_and_listed_and_too_many_are_an_error():
     good = file_of(Image.new("RGB", (2, 2), (1, 2, 3)))
-    for num_images in (None, 4):  # of a stream it is known at the end
+    for num_images in (None, 4):  # for a stream this is known at the end
         corrupt = CorruptImages(0.25, num_images)
         read = list(read_images(items(good, b"oops", good, good), corrupt))
         assert [image[:, 0, 0].tolist() for image in read] == [[1, 2, 3]] * 3

@@ -83,7 +83,7 @@ def test_ignored_files_are_counted(tmp_path):
 
 
 def stream_of(folder, limit=None):
-    """A local folder, read as a dataset on the Hub is."""
+    """A local folder, read like a dataset on the Hub."""
     return ImageSource(folder.name, "", _HubImages(str(folder), None, "train", None, None, limit))
 
 

@@ -1,4 +1,4 @@
-"""Layouts that people use: each is the same four samples of two prompts, or one error of the right reason."""
+"""Layouts that people use: each gives the same four samples of two prompts, or one error with the right reason."""
 
 import base64
 import csv
@@ -56,7 +56,7 @@ def layout(make):
 
 
 def with_images(**tables):
-    """Flat images, and tables by their names with `__` for the dot."""
+    """Images in one folder, and tables by their names with `__` for the dot."""
     return layout({**DATA, **{name.replace("__", "."): content for name, content in tables.items()}})
 
 

@@ -1,4 +1,4 @@
-"""The pick of prompts: random, but by the seed and the prompts alone; every record is accounted for."""
+"""The draw of prompts: random, but determined by the seed and the prompts; every record is counted."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_seed_changes_the_draw():
 
 
 def test_every_prompt_has_the_same_chance():
-    """400 picks of 5 out of 20: a count is binomial with mean 100 and standard deviation 8.7."""
+    """400 draws of 5 out of 20: a count is binomial with mean 100 and standard deviation 8.7."""
     prompts = [prompt(f"{word} alone") for word in WORDS] + [prompt("nothing")]
     drawn = Counter(p.text for seed in range(400) for p in pick(prompts, 5, seed).prompts)
     assert len(prompts) == 20
@@ -122,7 +122,7 @@ def test_strata_get_equal_numbers(stratify):
 
 
 def test_near_duplicates_never_displace_other_prompts(monkeypatch):
-    """So many that the candidates held in memory are not enough, and the stream is read again with more."""
+    """So many that the candidates in memory are not enough, and the stream is read again with more."""
     readings = []
 
     def read():

@@ -1,4 +1,4 @@
-"""Filters of prompts: why each is dropped, what looks English, and near-duplicates against all pairs."""
+"""Filters of prompts: the reasons for dropping, texts that look English, and near-duplicates versus all pairs."""
 
 from __future__ import annotations
 

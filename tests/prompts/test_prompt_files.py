@@ -1,4 +1,4 @@
-"""Prompts out of every format, against what was written into it."""
+"""Prompts from every format equal those that were written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts out of folders: links are followed, hidden files are not read, and what is left out is reported."""
+"""Prompts from folders: links are followed, hidden files are not read, and ignored files are reported."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What a text encoder would cut is counted by its tokenizer, for the card of a prompt set."""
+"""Texts that a text encoder would truncate are counted by its tokenizer, for the metadata of a prompt set."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a run says about the code that made it."""
+"""The record of the code that made a run."""
 
 import subprocess
 

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: whole or not at all, and read back as it was."""
+"""Files of a run are complete or absent, and are read as they were written."""
 
 import json
 import math
@@ -19,7 +19,7 @@ PROTOCOL = {"generator": {"gpt": "tiny", "guidance": 1.5}, "probes": [], "data":
 
 
 def sample(*places, codebook_size=256, num_samples=2):
-    """Random samples of the prompts at some places, with a paraphrase for every second one."""
+    """Random samples of the prompts at some indices, with a paraphrase for every second one."""
     generator = torch.Generator().manual_seed(sum(places))
     prompts = tuple(Prompt(f"id-{p}", f"prompt {p}", (Paraphrase(f"other {p}", "short"),), "set") for p in places)
     named = [(row, NoiseKey(p.id, s % 2, s, s)) for row, p in enumerate(prompts) for s in range(num_samples)]

@@ -1,4 +1,4 @@
-"""What version 0.1 wrote and took on the command line still works."""
+"""Run folders and command lines of version 0.1 still work."""
 
 from gendiv_lightning.runs.former import upgrade_config, upgrade_protocol, upgrade_words
 

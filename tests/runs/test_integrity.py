@@ -1,4 +1,4 @@
-"""Every file of a run has a checksum: what is damaged or missing is named by whoever reads it."""
+"""Every file of a run has a checksum: every reader reports damaged and missing files."""
 
 import json
 import random
@@ -39,7 +39,7 @@ def write_run(path, num_prompts=3, finish=True):
 
 
 def read_all(path):
-    """Everything that a command reads of a run."""
+    """Read everything that a command reads from a run."""
     folder = RunFolder(path)
     protocol, table, metrics = folder.read_protocol(), folder.read_per_prompt().to_pydict(), folder.read_metrics()
     samples = [

@@ -1,4 +1,4 @@
-"""Labels: what a run is called in reports, studies and W&B, from the protocol that runs really write."""
+"""Labels: names of runs in reports, studies and W&B, from the protocols that runs write."""
 
 import json
 
@@ -70,7 +70,7 @@ def test_a_real_model_is_named_with_its_size_and_an_unknown_one_by_its_own_name(
 
 
 def test_a_run_is_named_by_its_own_description(tmp_path):
-    """A family and a probe that nobody here has heard of."""
+    """A family and a probe that are unknown to the package."""
     run = protocol(generator="mine") | {"probes": [{"probe": "Shake", "strength": 3}]}
     file = tmp_path / "description.json"
     description = {

@@ -1,4 +1,4 @@
-"""One process writes a run; a dead owner's lock is taken over at once, another machine's after a minute."""
+"""Only one process writes a run; a dead process loses its lock at once, another machine after a minute."""
 
 import json
 import os

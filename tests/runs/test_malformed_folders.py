@@ -1,4 +1,4 @@
-"""Run folders of anybody: whatever is wrong in a file is one line that names the file, in every command."""
+"""Untrusted run folders: every problem in a file is one line that names the file, in every command."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ def text(content):
 
 
 def edited(edit):
-    """Change what a JSON file holds."""
+    """Change the content of a JSON file."""
 
     def change(file):
         value = json.loads(file.read_text())
@@ -57,7 +57,7 @@ def missing(file):
 
 
 def folder(file):
-    """Put a folder in the place of a file."""
+    """Replace a file by a folder."""
     file.unlink()
     file.mkdir()
 
@@ -73,7 +73,7 @@ def retyped(name, kind):
 
 
 def first_shard(file):
-    """The first shard of a run, in the place of its folder."""
+    """The first shard of a run, instead of its folder."""
     return sorted(file.glob("*.parquet"))[0]
 
 
@@ -157,7 +157,7 @@ def ends(decomposed, tmp_path_factory):
         run = here / "run"
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(decomposed / "plain", run)
-        (run / "index.jsonl").unlink(missing_ok=True)  # without checksums: somebody wrote the folder like that
+        (run / "index.jsonl").unlink(missing_ok=True)  # without checksums, since the folder was written like this
         name, change = CASES[case]
         change(run / name)
         words = [word.format(run=run, good=decomposed / "argmax", out=here / "report") for word in COMMANDS[command]]
@@ -168,7 +168,7 @@ def ends(decomposed, tmp_path_factory):
     return ends
 
 
-# Which files a command reads; what it does not read is no reason to fail.
+# The files that a command reads; it must not fail because of other files.
 READS = {
     "show": {FINGERPRINT, METRICS, PER_PROMPT, "description.json", "environment.json", "prompts.card.json"},
     "compare": {FINGERPRINT, METRICS, PER_PROMPT, "description.json"},

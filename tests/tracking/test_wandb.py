@@ -1,4 +1,4 @@
-"""Weights & Biases: what a run is called there, what is sent, and a service that fails, which stops nothing."""
+"""Weights & Biases: names of runs, what is sent, and that a failing service stops nothing."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from gendiv_lightning.tracking.wandb_report import build_report
 
 @pytest.fixture
 def connect(monkeypatch):
-    """Point W&B's client to an address, with short patience; without a word it is pointed to a service that works."""
+    """Point W&B's client to an address, with short timeouts; by default to a working service."""
     services = []
 
     def connect(url=None):
@@ -42,7 +42,7 @@ def connect(monkeypatch):
 
 @pytest.fixture
 def made(study, tmp_path) -> RunFolder:
-    """A finished run of its own."""
+    """A separate finished run."""
     shutil.copytree(study / "top-0.25", tmp_path / "run")
     return RunFolder(tmp_path / "run")
 

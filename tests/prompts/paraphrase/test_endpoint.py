@@ -1,4 +1,4 @@
-"""A real server on the loopback, the official client, and everything that goes wrong between the two."""
+"""The official client with a real server on the loopback interface, and all kinds of failures between them."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ REQUEST = Request("blue sky, red house left", "medium", 3, ("there already",), s
 
 @pytest.fixture
 def connect(monkeypatch):
-    """An endpoint at a server; delays are short."""
+    """An endpoint at a server, with short delays."""
 
     def connect(server, **settings):
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
@@ -153,7 +153,7 @@ def test_a_missing_client_is_an_error(monkeypatch):
         Endpoint("gpt")
 
 
-# --- what an answer is worth ---
+# --- parsing answers ---
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What becomes of answers: judged, asked for again, cached; the same set whatever went wrong on the way."""
+"""Answers are filtered, requested again and cached; the set is the same whatever fails in between."""
 
 import json
 import random
@@ -19,7 +19,7 @@ LONG = " ".join(["blue sky"] * 25)
 
 
 class Overlap:
-    """Share of the prompt's words that a text has."""
+    """Share of the words of the prompt that a text contains."""
 
     name = "overlap"
 
@@ -29,7 +29,7 @@ class Overlap:
 
 
 class Script(Paraphraser):
-    """Gives its answers one after the other, and keeps what it was asked."""
+    """Returns its answers one after the other, and records the requests."""
 
     name = "script"
 

@@ -1,4 +1,4 @@
-"""A chat model on this machine: tiny, random, or one that has learnt one answer by heart."""
+"""A local chat model: tiny and random, or trained to give one answer."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ REQUEST = Request("blue sky", "short", 2, seed=3)
 
 
 def write_chat_model(folder, *, learnt="", template=TEMPLATE):
-    """A GPT-2 of words. Where it has learnt an answer, each position has its word and looks at no other."""
+    """A GPT-2 of words. If it has learnt an answer, each position predicts its word independently of the others."""
     words = list(dict.fromkeys(["<unk>", "<end>", *ANSWER.split(), "green", "hills"]))
     tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

@@ -1,4 +1,4 @@
-"""Similarities of texts: against the same models by hand; what cannot be used is told."""
+"""Similarities of texts, compared with the same models by hand; unusable models are errors."""
 
 import pytest
 import torch
