@@ -14,12 +14,12 @@ from gendiv_lightning.toy.captions import new_caption, parse
 
 def reword(body):
     """Paraphrases of a postcard's caption, by the seed of the request."""
-    wanted = json.loads(body["messages"][-1]["content"])
-    length = {"1 to 12": "short", "13 to 40": "medium", "41 to 80": "long"}[wanted["words"]]
-    rng, stated, texts = random.Random(f"{body['seed']} {wanted['caption']}"), parse(wanted["caption"]), []
-    for _ in range(wanted["number"]):
-        known = {wanted["caption"], *wanted["there already"], *texts}
-        texts.append(new_caption(stated, length, rng, known) or wanted["caption"])
+    request = json.loads(body["messages"][-1]["content"])
+    length = {"1 to 12": "short", "13 to 40": "medium", "41 to 80": "long"}[request["words"]]
+    rng, stated, texts = random.Random(f"{body['seed']} {request['caption']}"), parse(request["caption"]), []
+    for _ in range(request["number"]):
+        known = {request["caption"], *request["there already"], *texts}
+        texts.append(new_caption(stated, length, rng, known) or request["caption"])
     return json.dumps({"paraphrases": texts})
 
 

@@ -77,11 +77,11 @@ class Handler(BaseHTTPRequestHandler):
             return
         data = path.read_bytes()
         headers = {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": SHA, "Accept-Ranges": "bytes"}
-        wanted = self.headers.get("Range")
-        if wanted is None:
+        requested = self.headers.get("Range")
+        if requested is None:
             self.reply(data, 200, headers, name)
             return
-        start, _, last = wanted.removeprefix("bytes=").partition("-")
+        start, _, last = requested.removeprefix("bytes=").partition("-")
         end = min(int(last) + 1 if last else len(data), len(data))
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
         self.reply(data[int(start) : end], 206, headers, name)

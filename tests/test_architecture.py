@@ -95,15 +95,15 @@ def ours(module):
 
 @pytest.mark.parametrize("module", FILES)
 def test_imports_go_one_way(module):
-    mine = layer(module)
+    own = layer(module)
     if module == "gendiv_lightning":
         return  # the facade imports its names on first use
     for imported in filter(ours, imports(module)):
-        theirs = layer(imported)
-        if theirs is None or theirs == mine:
+        other = layer(imported)
+        if other is None or other == own:
             continue
-        assert mine is not None, f"{module} must not import {imported}"
-        assert PLACES[theirs] < PLACES[mine], f"{module} ({mine}) must not import {imported} ({theirs})"
+        assert own is not None, f"{module} must not import {imported}"
+        assert PLACES[other] < PLACES[own], f"{module} ({own}) must not import {imported} ({other})"
 
 
 @pytest.mark.parametrize("module", FILES)

@@ -22,10 +22,10 @@ def predict_on_two_ranks(weights, folder, *more, **settings):
 
 def assert_same_run(two, one):
     assert samples_of(two) == samples_of(one)
-    there, wanted = metrics_of(two), metrics_of(one)
-    assert there.keys() == wanted.keys()
-    for name, estimate in wanted.items():
-        assert there[name] == pytest.approx(estimate, abs=1e-6), name
+    two_ranks, one_rank = metrics_of(two), metrics_of(one)
+    assert two_ranks.keys() == one_rank.keys()
+    for name, estimate in one_rank.items():
+        assert two_ranks[name] == pytest.approx(estimate, abs=1e-6), name
     usage = [read_usage(folder.path / "usage.safetensors")[0] for folder in (two, one)]
     assert torch.equal(*usage)
 

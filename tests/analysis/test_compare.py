@@ -76,9 +76,9 @@ def test_runs_that_are_not_comparable_are_rejected_with_the_key(study, changed, 
     assert key in message
     assert "--anyway" in message
     assert gendiv("compare", study / "baseline", other, "--anyway") == 0
-    told = capsys.readouterr()
-    assert key in told.err
-    assert row_of(told.out, LPIPS)
+    output = capsys.readouterr()
+    assert key in output.err
+    assert row_of(output.out, LPIPS)
 
 
 def test_a_metric_missing_from_one_run_is_not_an_obstacle(study, changed, capsys):

@@ -114,11 +114,11 @@ def test_a_resumed_run_has_the_same_numbers(runs, weights):
 
 def test_too_few_prompts_and_samples_give_warnings(runs):
     estimates = runs[0].read_metrics()
-    told = format_decomposition({**estimates, UNSEEN: estimates[UNSEEN]._replace(value=0.3)})
-    assert "TOO FEW PROMPTS (3)" in told
-    assert "TOO FEW SAMPLES for counts" in told
+    text = format_decomposition({**estimates, UNSEEN: estimates[UNSEEN]._replace(value=0.3)})
+    assert "TOO FEW PROMPTS (3)" in text
+    assert "TOO FEW SAMPLES for counts" in text
     assert 0 < estimates[UNSEEN].value < 1
-    assert "Paths that may be 0: A tokens (sampler" in told
+    assert "Paths that may be 0: A tokens (sampler" in text
     many = {name: e._replace(low=1.0, high=2.0, num_prompts=e.num_prompts and 8) for name, e in estimates.items()}
     many[UNSEEN] = many[UNSEEN]._replace(value=0.01)
     assert not re.search("TOO FEW|may be 0", format_decomposition(many))

@@ -57,7 +57,7 @@ def test_every_command_has_help(words, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "fragment"),
     [
         ([], "predict,validate"),
         (["predikt"], "predikt"),
@@ -65,20 +65,20 @@ def test_every_command_has_help(words, capsys):
         (["predict", "--config", "no/such.yaml"], "no/such.yaml"),
     ],
 )
-def test_a_wrong_call_is_one_line(words, told):
+def test_a_wrong_call_is_one_line(words, fragment):
     with pytest.raises(SystemExit) as stopped:
         fit_free.main(words)
     message = without_link(stopped.value.code)
-    assert told in message
+    assert fragment in message
     assert "\n" not in message
 
 
 def test_a_config_with_a_wrong_key_or_broken_yaml_is_an_error(tmp_path):
-    for text, told in (("modle: 3\n", "modle"), ("model: [", "Problems parsing config")):
+    for text, fragment in (("modle: 3\n", "modle"), ("model: [", "Problems parsing config")):
         (tmp_path / "config.yaml").write_text(text)
         with pytest.raises(SystemExit) as stopped:
             fit_free.main(["predict", "--config", str(tmp_path / "config.yaml")])
-        assert told in stopped.value.code
+        assert fragment in stopped.value.code
 
 
 def wrapped(message, inner):

@@ -119,9 +119,9 @@ def test_rows_of_a_run_belong_to_their_prompts_in_any_order_of_shards(run, tmp_p
         copy.write_samples(_joined(some), 256)
     assert gendiv("measure", copy.path, "--metrics", "pixel_cosine", "--out", tmp_path) == 0
     there, expected = (pq.read_table(path / "per_prompt.parquet").to_pylist() for path in (tmp_path, run.path))
-    wanted = {row["prompt"]: row["diversity/pixel_cosine"] for row in expected}
-    assert {row["prompt"]: row["diversity/pixel_cosine"] for row in there} == wanted
-    assert len(set(wanted.values())) == len(batches) == 3
+    by_prompt = {row["prompt"]: row["diversity/pixel_cosine"] for row in expected}
+    assert {row["prompt"]: row["diversity/pixel_cosine"] for row in there} == by_prompt
+    assert len(set(by_prompt.values())) == len(batches) == 3
 
 
 def test_a_reference_is_the_same_file_each_time_with_its_provenance(tmp_path):

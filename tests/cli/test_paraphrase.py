@@ -52,9 +52,9 @@ def test_a_set_is_what_the_probe_reads_and_its_card_says_how_it_was_made(connect
     with serving() as server:
         connect(server)
         assert run(*words(out, "--min-similarity", "0.8", "--license", "CC0")) == 0
-    told = capsys.readouterr().out
-    assert "48 paraphrases of 6 prompts by tiny" in told
-    assert "tiny-clip" in told
+    output = capsys.readouterr().out
+    assert "48 paraphrases of 6 prompts by tiny" in output
+    assert "tiny-clip" in output
     records = [json.loads(line) for line in out.read_text().splitlines()]
     base = PromptData(path=str(POSTCARDS), limit=6).prompt_set().prompts
     assert [(r["prompt_id"], r["prompt"], r["source"]) for r in records] == [(p.id, p.text, p.source) for p in base]
@@ -96,8 +96,8 @@ def test_the_key_is_written_nowhere(connect, tmp_path, capsys):
     with serving() as server:
         connect(server)
         assert run(*words(tmp_path / "set.jsonl", limit=1)) == 0
-        told = capsys.readouterr()
-        assert KEY not in told.out + told.err
+        output = capsys.readouterr()
+        assert KEY not in output.out + output.err
         server.faults = [lambda h: h.reply(json.dumps({"error": {"message": f"bad key {KEY}"}}), 401)]
         message = run(*words(tmp_path / "set.jsonl", "--seed", "1", limit=1))
     assert message.startswith("gendiv: error GD203: the endpoint rejected the request")
@@ -168,7 +168,7 @@ def test_the_grammar_needs_neither_server_nor_key(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("more", "told"),
+    ("more", "fragment"),
     [
         ([], "--out or --model is missing"),
         (["--out", "set.jsonl"], "--out or --model is missing"),
@@ -185,13 +185,13 @@ def test_the_grammar_needs_neither_server_nor_key(tmp_path, monkeypatch):
         (["--out", "set.jsonl", "--model", "postcards", "--similarity", "ViT"], "backbone must be"),
     ],
 )
-def test_impossible_arguments_are_one_line(more, told, monkeypatch, tmp_path):
+def test_impossible_arguments_are_one_line(more, fragment, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     message = run("paraphrase", POSTCARDS, *more)
     assert message.startswith("gendiv: error GD")
-    assert told in message
+    assert fragment in message
     assert not list(tmp_path.iterdir())
 
 

@@ -199,8 +199,10 @@ def test_a_killed_run_resumes_with_identical_results(weights, tmp_path):
     assert metrics_of(killed) == metrics_of(straight)
     assert not list(killed.path.rglob(".*"))
     assert ended.stdout == ""
-    told = [line for line in ended.stderr.replace("\r", "\n").splitlines() if line.strip()]
-    noise = [line for line in told if any(word in line for word in ("Tip", "available", "deprecat", "Warn", "Loading"))]
+    lines = [line for line in ended.stderr.replace("\r", "\n").splitlines() if line.strip()]
+    noise = [
+        line for line in lines if any(word in line for word in ("Tip", "available", "deprecat", "Warn", "Loading"))
+    ]
     assert not noise
     assert "samples/s" in ended.stderr
 

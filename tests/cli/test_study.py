@@ -118,7 +118,7 @@ def test_a_generator_may_have_its_own_probes_and_metrics(write):
 
 
 @pytest.mark.parametrize(
-    ("entries", "told"),
+    ("entries", "fragments"),
     [
         (
             {"generators": {"tiny": {"config": "x", "probes": ["argmin"]}}},
@@ -146,10 +146,10 @@ def test_a_generator_may_have_its_own_probes_and_metrics(write):
     ],
     ids=lambda given: given[-1] if isinstance(given, list) else "-".join(given),
 )
-def test_a_bad_study_is_one_clear_line_before_anything_runs(write, tmp_path, entries, told):
+def test_a_bad_study_is_one_clear_line_before_anything_runs(write, tmp_path, entries, fragments):
     message = study(write(**entries), "--out", tmp_path / "out")
     assert message.startswith("gendiv: error GD")
-    assert all(words in message for words in told), message
+    assert all(words in message for words in fragments), message
     assert not (tmp_path / "out" / "study.json").exists()
 
 
@@ -191,9 +191,9 @@ def test_a_study_runs_its_cells_past_a_failed_one_and_skips_what_is_finished(wri
     config = write(probes={"bad": bad, "baseline": None, "argmax": {"Argmax": None}})
     out = tmp_path / "out"
     assert study(config, "--out", out, "--jobs", "2") == 1
-    told = capsys.readouterr()
-    assert re.search(r"tiny-bad-seed0 failed: gendiv: error GD305: .* has 0 paraphrases", told.out)
-    assert f"Next: gendiv report {out} --out {out / 'report'}" in told.out
+    output = capsys.readouterr()
+    assert re.search(r"tiny-bad-seed0 failed: gendiv: error GD305: .* has 0 paraphrases", output.out)
+    assert f"Next: gendiv report {out} --out {out / 'report'}" in output.out
     assert {name: cell["status"] for name, cell in index(out).items()} == {
         "tiny-bad-seed0": "failed",
         "tiny-baseline-seed0": "finished",
@@ -204,9 +204,9 @@ def test_a_study_runs_its_cells_past_a_failed_one_and_skips_what_is_finished(wri
 
     (tmp_path / "one.txt").write_text("")
     study(config, "--out", out)
-    assert "3 cells" in (told := capsys.readouterr()).err
-    assert "2 already finished" in told.err
-    assert "no prompt in" in told.out
+    assert "3 cells" in (output := capsys.readouterr()).err
+    assert "2 already finished" in output.err
+    assert "contains no prompts" in output.out
     assert contents(out / "tiny-baseline-seed0") == before
 
     line = ["predict", "--config", str(out / "configs/tiny-baseline-seed0.yaml"), "--run_dir", str(tmp_path / "plain")]

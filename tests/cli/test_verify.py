@@ -53,9 +53,9 @@ def name_of(row):
 def test_a_genuine_run_is_verified_with_any_other_rows_in_the_batch(sampled, capsys):
     for num, seed in ((5, 1), (100, 0)):
         assert verify(sampled, "--num", num, "--seed", seed) == 0
-        told = capsys.readouterr().out
-        assert re.match(rf"LlamaGen \(toy\), .*: {min(num, 24)} of 24 samples, drawn with seed {seed}", told)
-        assert f"VERIFIED: all {min(num, 24)} samples equal the stored ones" in told
+        output = capsys.readouterr().out
+        assert re.match(rf"LlamaGen \(toy\), .*: {min(num, 24)} of 24 samples, drawn with seed {seed}", output)
+        assert f"VERIFIED: all {min(num, 24)} samples equal the stored ones" in output
 
 
 def test_every_change_is_found_and_its_sample_listed(copied, capsys):
@@ -66,13 +66,13 @@ def test_every_change_is_found_and_its_sample_listed(copied, capsys):
     before = tamper(copied, 1, "image", lambda images: [*images[:5], images[0], *images[6:]])
     last = tamper(copied, 2, "text", lambda texts: [*texts[:-1], f"not {texts[-1]}"])
     assert verify(copied, "--num", 24) == 1
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for row in rows:
-        assert f"{name_of(row | {'prompt_id': 'f' * 16})}: its prompt is not in the prompt set" in told
-    assert f"{name_of(before[0])}: 1 of 36 tokens differ, the first at position 7" in told
-    assert f"{name_of(before[5])}: same tokens, but pixels differ by up to " in told
-    assert f"{name_of(last[-1])}: its text was 'not " in told
-    assert re.search(r"DIFFERENT: 1[12] of 24", told)  # two samples share a paraphrase
+        assert f"{name_of(row | {'prompt_id': 'f' * 16})}: its prompt is not in the prompt set" in output
+    assert f"{name_of(before[0])}: 1 of 36 tokens differ, the first at position 7" in output
+    assert f"{name_of(before[5])}: same tokens, but pixels differ by up to " in output
+    assert f"{name_of(last[-1])}: its text was 'not " in output
+    assert re.search(r"DIFFERENT: 1[12] of 24", output)  # two samples share a paraphrase
 
 
 def test_a_run_of_another_checkpoint_is_one_line_before_anything_loads(copied, weights, tmp_path, monkeypatch):

@@ -47,8 +47,8 @@ def test_a_shard_is_read_as_it_was_written(folder):
     assert [read.batch.indices[row] for row in read.batch.rows] == [3, 3, 1, 1]
     assert [read.batch.prompts[row].id for row in read.batch.rows] == [key.prompt for key in read.batch.keys]
     assert torch.equal(read.images, written.images)
-    for there, wanted in zip(read.samples, written.samples, strict=True):
-        assert torch.equal(there, wanted)
+    for there, expected in zip(read.samples, written.samples, strict=True):
+        assert torch.equal(there, expected)
 
 
 @pytest.mark.parametrize(

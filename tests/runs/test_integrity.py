@@ -133,12 +133,12 @@ def test_samples_are_checked_against_the_design(tmp_path):
 
 def test_overwriting_deletes_only_the_run(tmp_path):
     folder = write_run(tmp_path)
-    mine = [tmp_path / "samples" / "mine.parquet", tmp_path / "log" / "diary.txt", tmp_path / "notes.md"]
-    for path in mine:
+    own_files = [tmp_path / "samples" / "mine.parquet", tmp_path / "log" / "diary.txt", tmp_path / "notes.md"]
+    for path in own_files:
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine")
     folder.delete()
-    assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(mine)
+    assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(own_files)
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path):

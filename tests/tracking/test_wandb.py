@@ -73,10 +73,10 @@ def gendiv(*words):
 
 
 def test_a_run_is_named_grouped_and_tagged_by_its_settings(study):
-    told = describe(RunFolder(study / "top-0.25").read_protocol())
-    assert told["name"] == told["group"] == "LlamaGen (toy), most frequent 25 %"
-    assert told["tags"] == ["LlamaGen", "CodebookSubset", "toy"]
-    config = told["config"]
+    described = describe(RunFolder(study / "top-0.25").read_protocol())
+    assert described["name"] == described["group"] == "LlamaGen (toy), most frequent 25 %"
+    assert described["tags"] == ["LlamaGen", "CodebookSubset", "toy"]
+    config = described["config"]
     assert [config[key] for key in ("generator", "probe", "ratio", "paraphrase_length", "seed")] == [
         *("LlamaGen", "CodebookSubset", 0.25, None, 0)
     ]
@@ -127,9 +127,9 @@ def test_a_run_whose_service_cannot_be_reached_ends_as_an_offline_run_that_can_b
     assert unsent([tmp_path]) == []
     assert any("per_prompt" in file for file in service.files)
     assert (tmp_path / "report" / "index.html").exists()
-    told = capfd.readouterr()
-    assert "1 offline W&B runs were sent" in told.out
-    assert KEY not in told.out + told.err
+    output = capfd.readouterr()
+    assert "1 offline W&B runs were sent" in output.out
+    assert KEY not in output.out + output.err
 
 
 @pytest.mark.slow
@@ -174,19 +174,19 @@ def test_the_wandb_report_has_the_text_the_tables_and_panels_of_these_runs(study
     found = make_study(families_of(runs))
     report = write_report(found)
     spec = build_report(report, found, "team", "gendiv")._to_model().spec.model_dump(by_alias=True, exclude_none=True)
-    told = json.dumps(spec)
-    assert report.answer in told
+    text = json.dumps(spec)
+    assert report.answer in text
     headings = [block["children"][0]["text"] for block in spec["blocks"] if block["type"] == "heading"]
     assert headings == [section.title for section in report.sections]
     grids = [block["metadata"] for block in spec["blocks"] if block["type"] == "panel-grid"]
     panels = [panel for grid in grids for panel in grid["panelBankSectionConfig"]["panels"]]
     assert {panel["viewType"] for panel in panels} >= {"Bar Chart", "Scatter Plot", "Media Browser", "Run Comparer"}
-    assert all(axis in told for axis in ("summary:codebook/entropy_bits", "summary_metrics.h_exec/token"))
+    assert all(axis in text for axis in ("summary:codebook/entropy_bits", "summary_metrics.h_exec/token"))
     for grid in grids:
         (filters,) = grid["runSets"][0]["filters"]["filters"]
         assert filters["key"] == {"section": "config", "name": "fingerprint"}
         assert sorted(filters["value"]) == sorted(run.label.fingerprint for run in runs)
-    assert "figures/" not in told
+    assert "figures/" not in text
 
 
 def test_a_wandb_report_is_saved_and_its_address_printed(study, tmp_path, connect, monkeypatch, capsys):

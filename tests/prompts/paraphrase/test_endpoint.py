@@ -44,8 +44,8 @@ def test_a_request_contains_everything_that_the_model_needs(connect):
     assert answer == reword(body)
     assert (body["model"], body["seed"]) == ("tiny", 5)
     assert body["messages"][0] == {"role": "system", "content": INSTRUCTION}
-    wanted = {"caption": REQUEST.prompt, "number": 3, "words": "13 to 40", "there already": ["there already"]}
-    assert json.loads(body["messages"][1]["content"]) == wanted
+    content = {"caption": REQUEST.prompt, "number": 3, "words": "13 to 40", "there already": ["there already"]}
+    assert json.loads(body["messages"][1]["content"]) == content
     assert body["response_format"]["json_schema"]["schema"]["required"] == ["paraphrases"]
     assert server.keys == {f"Bearer {KEY}"}
 
@@ -71,17 +71,17 @@ def test_delays_double_and_the_server_may_ask_for_longer_ones(connect):
 
 
 def test_an_unreachable_endpoint_is_one_line_without_the_key(connect):
-    with serving(faults=[status(500)] * 9) as server, pytest.raises(OSError, match="4 times") as told:
+    with serving(faults=[status(500)] * 9) as server, pytest.raises(OSError, match="4 times") as raised:
         ask(connect(server))
-    assert "run the same command again" in str(told.value)
+    assert "run the same command again" in str(raised.value)
     assert len(server.bodies) == 4
 
 
 def test_a_refused_connection_is_reported(monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://name:password@127.0.0.1:9/v1")
-    with pytest.raises(OSError, match="APIConnectionError") as told:
+    with pytest.raises(OSError, match="APIConnectionError") as raised:
         ask(Endpoint("tiny", num_tries=2, first_delay=0.01))
-    assert "password" not in str(told.value)
+    assert "password" not in str(raised.value)
 
 
 def test_an_outage_is_one_line_that_names_the_endpoint(connect, capsys):
@@ -113,11 +113,11 @@ def test_a_permanent_failure_is_not_retried(connect, number):
 def test_a_key_that_the_server_repeats_is_not_shown(connect, number):
     error = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}."}})
     faults = [lambda handler: handler.reply(error, number)] * 4
-    with serving(faults=faults) as server, pytest.raises((ValueError, OSError)) as told:
+    with serving(faults=faults) as server, pytest.raises((ValueError, OSError)) as raised:
         ask(connect(server))
-    assert KEY not in str(told.value)
-    assert "provided: ***." in str(told.value)
-    assert told.value.__suppress_context__
+    assert KEY not in str(raised.value)
+    assert "provided: ***." in str(raised.value)
+    assert raised.value.__suppress_context__
 
 
 def test_refusals_and_truncated_answers_are_returned_unchanged(connect):
