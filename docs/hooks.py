@@ -222,11 +222,16 @@ def _keys(found: Any, key: str) -> list[str]:
         return ["It has no keys."]
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for p in parameters:
-        kind = str(p.annotation).replace("|", r"\|")
         default = "required" if p.default is None else f"`{p.default}`"
         meaning = described.get(p.name, "").replace("|", r"\|")
-        rows.append(f"| `{p.name}` | `{kind}` | {default} | {meaning} |")
+        rows.append(f"| `{p.name}` | {_type(str(p.annotation))} | {default} | {meaning} |")
     return ["\n".join(rows)]
+
+
+def _type(annotation: str) -> str:
+    """A type in words: `Literal['a', 'b'] | None` is "'a', 'b' or None"; a bar would end the cell of a table."""
+    kinds = [re.sub(r"Literal\[(.*)\]", r"\1", kind.strip()) for kind in annotation.split(" | ")]
+    return " or ".join(", ".join(f"`{part}`" for part in re.split(r", (?=')", kind)) for kind in kinds)
 
 
 def notebook_pages(path: Path) -> Iterator[tuple[str, str | bytes]]:
