@@ -1,12 +1,18 @@
-"""Links of the documentation have targets, and the site builds."""
+"""The documentation: links have targets, code and commands are those of the package, and the site builds."""
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import gendiv_lightning as gd
+from gendiv_lightning.cli.main import build_parser
+from gendiv_lightning.sampling import TokenSampler
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "build", "tests"} & set(path.parts))
@@ -34,3 +40,45 @@ def test_the_site_builds_without_a_warning(tmp_path):
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "reference" / "cli.html").is_file()
+
+
+PAGES_WITH_PYTHON = ["docs/how-to/measure-images.md", "docs/how-to/extend.md"]
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_PYTHON)
+def test_the_python_of_a_guide_runs_as_it_is(page):
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert blocks
+    names = {"__name__": "guide"}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+    if "ColourSpread" in names:
+        images = {"a hill": torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)}
+        assert gd.evaluate(images, [names["ColourSpread"]()])["diversity/colour_spread"].value > 0
+        sampler = TokenSampler(path=None, exec=None, codebook_size=16, top_k=3, top_p=0.5)
+        changed = names["Untruncated"]().apply(sampler)
+        assert (changed.top_k, changed.top_p) == (None, 1.0)
+
+
+def commands(text):
+    """The `gendiv` commands in the blocks of a page, with continued lines joined."""
+    for block in re.findall(r"^```bash\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
+        yield from re.findall(r"^\s*(?:srun )?gendiv (.*)", block.replace("\\\n", " "), flags=re.MULTILINE)
+
+
+COMMANDS = sorted({line for page in PAGES for line in commands(page.read_text(encoding="utf-8"))})
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if not re.match("(fit-free )?(predict|validate)", line)])
+def test_a_command_of_a_page_has_arguments_that_exist(line):
+    words = shlex.split(line.split(" &")[0], comments=True)
+    words = [word.replace("$n/4", "1/4") for word in words if word != "..."]
+    if "--version" not in words:
+        build_parser().parse_args(words)
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if re.match("(fit-free )?(predict|validate)", line)])
+def test_a_config_of_a_page_exists(line):
+    words = shlex.split(line, comments=True)
+    config = words[words.index("--config") + 1]
+    assert (ROOT / config).is_file() or re.match(r"my_|configs/FAMILY", config), f"{config} does not exist"
