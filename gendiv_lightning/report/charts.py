@@ -9,9 +9,9 @@ from gendiv_lightning.analysis.branch import Decided
 from gendiv_lightning.analysis.effects import Knee, change, share_left, usage_counts
 from gendiv_lightning.analysis.lenses import Lens, find_lenses
 from gendiv_lightning.analysis.paper_claims import arm_of, subset_curve
-from gendiv_lightning.report.context import Quality, share
+from gendiv_lightning.report.context import Quality, Sources, share
 from gendiv_lightning.report.document import Number
-from gendiv_lightning.report.svg import Chart, Point, linear, logarithmic
+from gendiv_lightning.report.svg import Chart, Point, bars, key, linear, logarithmic
 from gendiv_lightning.runs.load import Family, Setting
 
 ENTROPY, GIVEN_PROMPT = "codebook/entropy_bits", "codebook/prompt_entropy_bits"
@@ -26,12 +26,18 @@ MARKS = {
     "enhanced": "star",
     "other": "plus",
 }
-PARTS = (("execution", "exec"), ("sampler path", "sampler"), ("wording path", "wording"))
+PARTS = (("execution", "exec"), ("sampler path", "sampler"), ("paraphrase", "wording"))
 
 
 def _width(num_panels: int) -> int:
     """Of a panel, so that three or four fill a row of the page, and one a telephone's."""
-    return 354 if num_panels <= 3 else 260
+    return 340 if num_panels <= 3 else 250
+
+
+def arms_key(settings: Sequence[Setting]) -> str:
+    """The key of the marks that settings have."""
+    arms = {arm_of(setting) for setting in settings}
+    return key([(shape, arm, arm) for arm, shape in MARKS.items() if arm in arms]) if len(arms) > 1 else ""
 
 
 def kind_of(setting: Setting) -> tuple[str, str]:
@@ -40,11 +46,21 @@ def kind_of(setting: Setting) -> tuple[str, str]:
     return MARKS[arm], arm
 
 
+def source_bars(sources: Sources, execution: Number, path: Number) -> str:
+    """Two bars: what each source alone gives of the diversity."""
+    rows = (
+        (f"{sources.execution} alone", execution.value, execution.text, "exec"),
+        (f"{sources.path} alone", path.value, path.text, "sampler"),
+    )
+    named = [(label[0].upper() + label[1:], *rest) for label, *rest in rows]
+    return bars(f"{named[0][0]} {execution.text}, {named[1][0]} {path.text}", named, width=300)
+
+
 def ib_plane(families: Sequence[Family], shown: Shown) -> Panels:
     """H(C) against H(C|X): a probe moves a model; dotted lines join points of one I(X; C)."""
     everything = [setting for family in families for setting in shown(family)]
-    x = linear("H(C), bits a token", [e for s in everything for e in _ends(s, ENTROPY)])
-    y = linear("H(C|X), bits a token", [e for s in everything for e in _ends(s, GIVEN_PROMPT)])
+    x = linear("H(C), bits per token", [e for s in everything for e in _ends(s, ENTROPY)])
+    y = linear("H(C|X), bits per token", [e for s in everything for e in _ends(s, GIVEN_PROMPT)])
     panels = []
     for family in families:
         chart = Chart(family.name, x, y, width=_width(len(families)), height=320)
@@ -142,8 +158,9 @@ def branch_curves(curves: Mapping[str, Sequence[Decided]]) -> str:
     """One panel: the share of the diversity that is decided by each step, a line per generator, with intervals."""
     points = [point for curve in curves.values() for point in curve]
     x = linear("step until which all noise is shared", [point.step for point in points])
-    y = linear("decided", [end for p in points for end in (p.low, p.high)], around=(0, 1), percent=True)
-    chart = Chart("When is the picture decided?", x, y, width=520, height=320)
+    y = linear("decided", [0, 1], percent=True)._replace(low=min(0.0, *(point.low for point in points)))
+    chart = Chart("When is the picture decided?", x, y, width=460, height=320)
+    chart.path([(x.low, 0.5), (x.high, 0.5)], "guide")
     for number, (name, curve) in enumerate(curves.items()):
         style, shape = f"g{number % 6}", SHAPES[number % 6]
         chart.path([(point.step, point.share) for point in curve], style)

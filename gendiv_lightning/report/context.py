@@ -27,11 +27,13 @@ class Study(NamedTuple):
         families: by generator.
         distance: the diversity that all runs have, the first of `DISTANCES`.
         qualities: the costs that all runs have.
+        num_browsed: prompts per generator whose samples can be browsed.
     """
 
     families: tuple[Family, ...]
     distance: str
     qualities: tuple[Quality, ...]
+    num_browsed: int = 0
 
     @property
     def is_toy(self) -> bool:
@@ -49,8 +51,12 @@ class Study(NamedTuple):
         return [self.diversity, *((quality.name, quality.words) for quality in self.qualities)]
 
 
-def make_study(families: Sequence[Family]) -> Study:
+def make_study(families: Sequence[Family], num_browsed: int = 0) -> Study:
     """Find the numbers that all runs share.
+
+    Args:
+        families: by generator.
+        num_browsed: prompts per generator whose samples can be browsed.
 
     Raises:
         ValueError: the runs share no distance.
@@ -58,7 +64,10 @@ def make_study(families: Sequence[Family]) -> Study:
     settings = [setting for family in families for setting in family.settings]
     distance = first_of(DISTANCES, settings)
     if distance is None:
-        raise NotComparableError(f"the runs have none of {', '.join(DISTANCES)} in common: measure one of them in all")
+        raise NotComparableError(
+            f"the runs have none of {', '.join(DISTANCES)} in common. Measure one of them in all runs: "
+            "`gendiv measure RUN --metrics ssim`"
+        )
     shared: list[str] = sorted(set.intersection(*(set(setting.estimates) for setting in settings)))
     clip = [Quality(n, f"CLIP score{_backbone(n)}", False) for n in shared if n.split("[")[0] == "quality/clip_score"]
     frechet = [
@@ -72,7 +81,7 @@ def make_study(families: Sequence[Family]) -> Study:
         for name, words in described.items()
         if name in shared and not name.startswith("quality/") and words.higher_is_better is not None
     ]
-    return Study(tuple(families), distance, (*clip[:1], *frechet[:1], *others))
+    return Study(tuple(families), distance, (*clip[:1], *frechet[:1], *others), num_browsed)
 
 
 def _backbone(name: str) -> str:
@@ -87,6 +96,11 @@ def comparable(family: Family) -> list[Setting]:
     return [s for s in plain if s is family.baseline or family.baseline_of(s)]
 
 
+def with_settings(study: Study) -> Study:
+    """The families that have settings to compare."""
+    return study._replace(families=tuple(family for family in study.families if comparable(family)))
+
+
 def with_tokens(study: Study) -> Study:
     """The families that draw tokens from a codebook, and so have numbers of its use."""
     names = ("codebook/entropy_bits", "codebook/prompt_entropy_bits")
@@ -98,13 +112,33 @@ def with_tokens(study: Study) -> Study:
     return study._replace(families=tuple(drawing))
 
 
+def has_execution(family: Family) -> bool:
+    """False for an ODE sampler, and others whose description says that execution leaves nothing to chance."""
+    return family.generator.chance.get("execution") != ""
+
+
+class Sources(NamedTuple):
+    """The two sources of a family's diversity, in words."""
+
+    execution: str
+    path: str
+
+
+def sources_of(family: Family) -> Sources:
+    """Token draws and the path; of continuous generators what they call their noise."""
+    if family.draws_tokens:
+        return Sources("the token draws", "the path")
+    chance = family.generator.chance
+    return Sources(chance.get("execution") or "execution noise", chance.get("path") or "the path")
+
+
 def about(study: Study, settings: Iterable[Setting]) -> str:
     """The end of a caption: numbers of prompts and samples, run ids, and the word toy where it belongs."""
     shown = list(settings)
     sizes = " or ".join(dict.fromkeys(setting.size for setting in shown))
     ids = ", ".join(dict.fromkeys(run.label.fingerprint for setting in shown for run in setting.runs))
     toy = "Toy models on postcards, never the paper's numbers. " if study.is_toy else ""
-    return f"{toy}{sizes} a run. Runs {ids}."
+    return f"{toy}{sizes} per run. Runs {ids}."
 
 
 def share(interval: Interval) -> Number:

@@ -67,34 +67,73 @@ class Table(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """One or more panels, each an SVG, at most so many in a row; its name is that of its files."""
+    """Panels, each an SVG; the name is that of its files.
+
+    Attributes:
+        name: of its files.
+        panels: SVG texts.
+        caption: below them.
+        columns: panels per row in the file, at most.
+        key: what the marks mean, as an SVG above the panels; empty for none.
+    """
 
     name: str
     panels: tuple[str, ...]
     caption: str
     columns: int = 4
+    key: str = ""
 
 
-class Strip(NamedTuple):
-    """Samples of one setting and prompt side by side: an image as a data URI, and its size in pixels."""
+class Row(NamedTuple):
+    """Samples of one prompt under one setting, side by side in one picture.
 
-    words: str
-    image: str
+    Attributes:
+        setting: in a word or two.
+        image: a WebP file.
+        width: pixels.
+        height: pixels.
+        num_samples: how many samples it shows.
+        numbers: of this prompt under this setting, in words; empty for none.
+    """
+
+    setting: str
+    image: bytes
     width: int
     height: int
-    alt: str
+    num_samples: int
+    numbers: str = ""
 
 
 class Samples(NamedTuple):
-    """Rows of samples of several settings, one group per prompt."""
+    """Rows of samples, one group per prompt.
+
+    Attributes:
+        name: of the block and its files.
+        groups: prompts, each with a row per setting.
+        caption: below them.
+        title: of a block that is folded, such as the generator's name; empty for one that is open.
+    """
 
     name: str
-    groups: tuple[tuple[str, tuple[Strip, ...]], ...]
+    groups: tuple[tuple[str, tuple[Row, ...]], ...]
     caption: str
+    title: str = ""
+
+    def file(self, group: int, row: int) -> str:
+        """Path of a row's picture, where it is a file beside the page."""
+        return f"samples/{self.name}-{group + 1}-{row + 1}.webp"
+
+
+class Answer(NamedTuple):
+    """The answer for one generator: its name, two sentences, and a chart of the two sources."""
+
+    name: str
+    words: str
+    chart: str = ""
 
 
 class Section(NamedTuple):
-    """A part of a report: words, then blocks; `missing` says in a line each what to run for what is not there."""
+    """A part of a report: words, then blocks; `missing` names in a line each what to run for what is missing."""
 
     anchor: str
     title: str
@@ -104,14 +143,31 @@ class Section(NamedTuple):
 
 
 class Report(NamedTuple):
-    """All of it: the question, the answer in a sentence and its rule, a word a generator, the warning of a toy."""
+    """All of a report.
+
+    Attributes:
+        title: the question.
+        answer: one sentence over all generators.
+        answers: one per generator.
+        numbers: the numbers behind the answers; None where nothing was measured.
+        rule: how the answers follow from the numbers.
+        warning: that these are toys; empty for real models.
+        sections: the rest.
+    """
 
     title: str
     answer: str
+    answers: tuple[Answer, ...]
+    numbers: Table | None
     rule: str
-    summary: tuple[tuple[str, str], ...]
     warning: str
     sections: tuple[Section, ...]
+
+    @property
+    def blocks(self) -> tuple[Table | Figure | Samples, ...]:
+        """All blocks, those of the answer first."""
+        first = () if self.numbers is None else (self.numbers,)
+        return (*first, *(block for section in self.sections for block in section.blocks))
 
 
 def number(estimate: Estimate | None, digits: int = 3) -> Number:

@@ -35,7 +35,8 @@ def to_markdown(report: Report) -> str:
     lines = [f"# {_safe(report.title)}", "", f"**{_safe(report.answer)}**", ""]
     if report.warning:
         lines += [f"> {_safe(report.warning)}", ""]
-    lines += [line for name, words in report.summary for line in (f"**{_safe(name)}.** {_safe(words)}", "")]
+    lines += [line for answer in report.answers for line in (f"**{_safe(answer.name)}.** {_safe(answer.words)}", "")]
+    lines += _block(report.numbers) if report.numbers else []
     lines += [_safe(report.rule), ""]
     for section in report.sections:
         lines += [f"## {_safe(section.title)}", "", section_to_markdown(section), ""]
@@ -49,6 +50,11 @@ def section_to_markdown(section: Section) -> str:
         lines += _block(block)
     lines += [f"- Missing: {_safe(words)}" for words in section.missing]
     return "\n".join(lines).rstrip()
+
+
+def block_to_markdown(block: Table | Figure | Samples) -> str:
+    """One block."""
+    return "\n".join(_block(block)).rstrip()
 
 
 def _block(block: Table | Figure | Samples) -> list[str]:

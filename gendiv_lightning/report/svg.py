@@ -153,11 +153,8 @@ class Chart:
     def svg(self) -> str:
         """The panel."""
         self._place_labels()
-        return (
-            f'<svg class="chart" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" '
-            f'width="{self.width}" height="{self.height}" role="img" aria-label="{_escape(self.title)}">'
-            f"{_text(2, 14, self.title, 'title')}{self._frame()}{''.join(self._marks)}</svg>"
-        )
+        content = f"{_text(2, 14, self.title, 'title')}{self._frame()}{''.join(self._marks)}"
+        return _svg(self.title, self.width, self.height, content)
 
     def _frame(self) -> str:
         parts = []
@@ -203,6 +200,45 @@ class Chart:
                     and box[3] <= self.height - _BOTTOM
                 ):
                     yield _Place(box, (x, y + 4), ("middle", "start", "end")[across], far > 17)
+
+
+def bars(title: str, rows: Sequence[tuple[str, float, str, str]], *, width: int) -> str:
+    """Shares as bars on a common track, each below its words.
+
+    Args:
+        title: of the drawing.
+        rows: label, share (drawn within 0 to 1, nothing for NaN), the share in words, style.
+        width: pixels.
+    """
+    drawn = []
+    for number, (label, share, words, style) in enumerate(rows):
+        top, filled = 34 * number, width * min(1.0, max(0.0, share)) if math.isfinite(share) else 0.0
+        drawn.append(_text(0, top + 12, label, "row"))
+        drawn.append(_text(width, top + 12, words, "row strong", "end"))
+        drawn.append(f'<rect class="track" x="0" y="{top + 18}" width="{width}" height="8"/>')
+        drawn.append(f'<rect class="box {style}" x="0" y="{top + 18}" width="{filled:.1f}" height="8"/>')
+    return _svg(title, width, 34 * len(rows) - 6, "".join(drawn))
+
+
+def key(entries: Sequence[tuple[str, str, str]]) -> str:
+    """What marks mean, in one line.
+
+    Args:
+        entries: shape, style and words of each mark.
+    """
+    drawn, left = [], 8.0
+    for shape, style, words in entries:
+        drawn.append(f'<path class="mark {style}" transform="translate({left:.1f},9)" d="{SHAPES[shape]}"/>')
+        drawn.append(_text(left + 10, 13, words, "row"))
+        left += 10 + _CHARACTER * len(words) + 24
+    return _svg(f"Key: {', '.join(words for _, _, words in entries)}", round(left), 18, "".join(drawn), "chart key")
+
+
+def _svg(title: str, width: int, height: int, content: str, style: str = "chart") -> str:
+    return (
+        f'<svg class="{style}" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" role="img" aria-label="{_escape(title)}">{content}</svg>'
+    )
 
 
 class _Place(NamedTuple):

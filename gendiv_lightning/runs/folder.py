@@ -15,6 +15,7 @@ import json
 import math
 import re
 import shutil
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -199,10 +200,45 @@ class RunFolder:
                 f"({len(missing)} files) are missing. {RESTORE}"
             )
 
-    def shards_of(self, places: Iterable[int]) -> list[Path]:
-        """The shards with the prompts at some indices of the prompt set."""
-        chosen, index = set(places), schema.PROMPT_INDEX
-        return [s for s in self.shards() if chosen & set(read_shard(s, [index])[index].to_pylist())]
+    def read_pictures(self, places: Iterable[int], limit: int) -> dict[int, tuple[str, list[bytes]]]:
+        """Texts and first images of some prompts, from the few shards that hold them.
+
+        Args:
+            places: indices in the prompt set.
+            limit: images per prompt, at most.
+
+        Returns:
+            By place, the original prompt and PNG files.
+
+        Raises:
+            ValueError: a shard is damaged.
+        """
+        wanted, shards = set(places), self.shards()
+        starts = [int(shard.name.partition("-")[0]) for shard in shards]  # a shard's name has its first prompt
+        found: dict[int, tuple[str, list[bytes]]] = {}
+        seen: set[Path] = set()
+        for place in sorted(wanted):
+            for shard in reversed(shards[: bisect_right(starts, place)]):  # on one rank it is the first of these
+                if place in found:
+                    break
+                if shard not in seen:
+                    seen.add(shard)
+                    found |= self._pictures_in(shard, wanted, limit)
+        return found
+
+    def _pictures_in(self, shard: Path, wanted: set[int], limit: int) -> dict[int, tuple[str, list[bytes]]]:
+        index = read_shard(shard, [schema.PROMPT_INDEX])[schema.PROMPT_INDEX].to_pylist()
+        if wanted.isdisjoint(index):
+            return {}
+        self.index.check(shard, ADVICE)
+        table = read_shard(shard, [schema.IMAGE, schema.PROMPT])
+        found: dict[int, tuple[str, list[bytes]]] = {}
+        for row, place in enumerate(index):
+            if place in wanted:
+                _, images = found.setdefault(place, (table[schema.PROMPT][row].as_py(), []))
+                if len(images) < limit:
+                    images.append(table[schema.IMAGE][row].as_py()["bytes"])
+        return found
 
     def sample_names(self) -> Iterator[tuple[Path, NoiseKey]]:
         """The shard and the noise key of every stored sample."""

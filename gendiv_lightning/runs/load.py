@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -288,7 +290,9 @@ def _order(run: Run) -> tuple[Any, ...]:
     is_crossed = any("num_paths" in probe for probe in probes)
     settings = label.select or "", label.ratio or 0.0, label.paraphrase_length or ""
     names = is_crossed, len(probes), label.probe
-    return rank_of(run.description.generator), names, settings, run.description.setting, label.seed, label.fingerprint
+    parts = re.split(r"(\d+\.?\d*)", run.description.setting)
+    natural = [float(part) if number % 2 else part for number, part in enumerate(parts)]  # step 2 before step 14
+    return rank_of(run.description.generator), names, settings, natural, label.seed, label.fingerprint
 
 
 def _generator(run: Run) -> str:
@@ -358,11 +362,31 @@ def _mean(estimates: list[Estimate], column: Tensor | None) -> Estimate:
 
 
 def _name_apart(families: list[Family]) -> list[Family]:
-    """Add the settings that differ to the names of generators with the same name."""
+    """Add the fewest settings that differ to the names of generators with the same name."""
     named = []
     for family in families:
         others = [other for other in families if other.name == family.name and other is not family]
-        own = {d.key: d.before for other in others for d in differences(family.identity, other.identity)}
-        settings = [f"{key} {str(value)[:8]}" for key, value in sorted(own.items())]
-        named.append(family._replace(name=", ".join([family.name, *settings])))
+        own = [{d.key: d.before for d in differences(family.identity, other.identity)} for other in others]
+        settings = [f"{_last(key)} {str(value)[:40]}" for key, value in _fewest(own).items()]
+        name = f"{family.name} ({', '.join(settings)})" if settings else family.name
+        named.append(family._replace(name=name))
     return named
+
+
+def _fewest(differing: list[dict[str, Any]]) -> dict[str, Any]:
+    """Settings of which each dictionary has one: greedily those that most have, and among them plain values first."""
+    chosen: dict[str, Any] = {}
+    left = differing
+    while left:
+        counts = Counter(key for each in left for key in each)
+        values = {key: value for each in left for key, value in each.items()}
+        best = min(counts, key=lambda key: (-counts[key], values[key] in (None, "", True, False), key))
+        chosen[best] = values[best]
+        left = [each for each in left if best not in each]
+    return chosen
+
+
+def _last(key: str) -> str:
+    """The last part of a setting's name, or the last two of a class: "eta", "scheduler class"."""
+    *parts, last = key.split(".")
+    return f"{parts[-1]} {last}" if parts and last == "class" else last

@@ -14,7 +14,7 @@ from gendiv_lightning.errors import NetworkError, PackageError
 from gendiv_lightning.report.charts import ENTROPY, GIVEN_PROMPT
 from gendiv_lightning.report.context import Study
 from gendiv_lightning.report.document import Report, Section, Table
-from gendiv_lightning.report.markdown import section_to_markdown
+from gendiv_lightning.report.markdown import block_to_markdown, section_to_markdown
 from gendiv_lightning.runs.load import Family
 from gendiv_lightning.tracking.wandb import FAILURES
 
@@ -28,7 +28,8 @@ def build_report(report: Report, study: Study, entity: str, project: str) -> Any
     wr = _workspaces()
     blocks: list[Any] = [wr.P(report.answer)]
     blocks += [wr.CalloutBlock(report.warning)] if report.warning else []
-    blocks += [wr.MarkdownBlock(f"**{name}.** {words}") for name, words in report.summary]
+    blocks += [wr.MarkdownBlock(f"**{answer.name}.** {answer.words}") for answer in report.answers]
+    blocks += [wr.MarkdownBlock(block_to_markdown(report.numbers))] if report.numbers else []
     blocks += [wr.MarkdownBlock(report.rule), wr.TableOfContents()]
     for section in report.sections:
         blocks.append(wr.H2(section.title))

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gendiv_lightning.errors import ConfigValueError
-
-if TYPE_CHECKING:
-    from gendiv_lightning.report.document import Report
 
 HELP = "write a report of runs as one HTML page, with Markdown, CSV and LaTeX"
 DESCRIPTION = """
@@ -38,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, or folder of run folders")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder for the page (default: report)")
+    parser.add_argument(
+        "--browse",
+        type=int,
+        default=50,
+        metavar="N",
+        help="prompts per generator whose samples can be browsed, evenly spaced by diversity; 0: none (default: 50)",
+    )
     parser.add_argument("--sync", action="store_true", help="send offline runs to Weights & Biases")
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="make a W&B Report in this project")
 
@@ -47,8 +49,13 @@ def run(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.console.text import write
     from gendiv_lightning.report.context import make_study
     from gendiv_lightning.report.summary import write_report
+    from gendiv_lightning.report.write import write_files
     from gendiv_lightning.runs.load import families_of, find_runs
 
+    if arguments.browse < 0:
+        raise ValueError(
+            f"--browse must be at least 0, got {arguments.browse}. Give the number of prompts per generator"
+        )
     entity, project = _where(arguments.wandb)
     sends = arguments.sync or project
     if sends:
@@ -61,11 +68,11 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     runs, left_out = find_runs(arguments.runs)
     write("".join(f"Left out: {why}\n" for why in left_out), sys.stderr)
-    study = make_study(families_of(runs))
+    study = make_study(families_of(runs), arguments.browse if arguments.out or not sends else 0)
     report = write_report(study)
     write(f"{report.answer}\n")
     if arguments.out or not sends:
-        page = _write(report, arguments.out or Path("report"))
+        page = write_files(report, arguments.out or Path("report"))
         write(f"{len(runs)} runs: {page}\n")
     if entity and project:
         from gendiv_lightning.tracking.wandb_report import build_report, save
@@ -91,44 +98,3 @@ def _sync(folders: list[Path], entity: str | None, project: str | None) -> None:
     if files:
         send(files, entity, project)
     write(f"{len(files)} offline W&B runs were sent\n")
-
-
-def _write(report: Report, folder: Path) -> Path:
-    """Write the page and its files, and remove stale files of an earlier report."""
-    from gendiv_lightning.storage.atomic import write_atomically
-
-    former = set(_files_of(folder / "index.html"))
-    for name, text in _files(report):
-        content = text.encode()
-        former.discard(name)
-        if name == "index.html":
-            for stale in former:
-                (folder / stale).unlink(missing_ok=True)
-        write_atomically(folder / name, lambda path, content=content: path.write_bytes(content))  # type: ignore[misc]
-    return folder / "index.html"
-
-
-def _files_of(page: Path) -> Iterator[str]:
-    """Files of an earlier report, according to its page."""
-    import re
-
-    text = page.read_text(encoding="utf-8") if page.exists() else ""
-    if "<footer>Written by gendiv" in text:
-        for kind, name in re.findall(r'<(table|figure) id="([\w-]+)"', text):
-            yield from [f"tables/{name}.csv", f"tables/{name}.tex"] if kind == "table" else [f"figures/{name}.svg"]
-
-
-def _files(report: Report) -> Iterator[tuple[str, str]]:
-    from gendiv_lightning.report.document import Figure, Table
-    from gendiv_lightning.report.html import to_html, to_svg
-    from gendiv_lightning.report.markdown import to_csv, to_latex, to_markdown
-
-    for section in report.sections:
-        for block in section.blocks:
-            if isinstance(block, Table):
-                yield f"tables/{block.name}.csv", to_csv(block)
-                yield f"tables/{block.name}.tex", to_latex(block)
-            elif isinstance(block, Figure):
-                yield f"figures/{block.name}.svg", to_svg(block)
-    yield "report.md", to_markdown(report)
-    yield "index.html", to_html(report)

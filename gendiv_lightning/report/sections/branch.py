@@ -23,21 +23,27 @@ def section(study: Study) -> Section:
     }
     used = [setting for runs in found.values() for setting in runs.values()]
     caption = (
-        f"share(t) = 1 - E(t) / D by {words}: D is the mean distance of independent samples, E(t) that of samples that "
-        f"share all noise until step t. Intervals are bootstrapped over prompts. {about(study, used)}"
+        f"share(t) = 1 \u2212 E(t) / D by {words}. D is the mean distance of independent samples, E(t) that of samples "
+        f"that share all noise until step t. Intervals are bootstrapped over prompts. {about(study, used)}"
     )
-    rows: tuple[tuple[Cell, ...], ...] = tuple(
-        (family, str(point.step), Number(*point[1:], digits=1, percent=True))
-        for family, points in curves.items()
-        for point in points
+    steps = sorted({point.step for points in curves.values() for point in points})
+    decided = {(name, point.step): point for name, points in curves.items() for point in points}
+    rows = tuple((str(step), *(_cell(decided.get((name, step))) for name in curves)) for step in steps)
+    table = Table("branch", "Decided by each step", ("step", *curves), rows, about(study, used))
+    halves = " ".join(_half(family, points) for family, points in curves.items())
+    units = (
+        "Steps are what the family counts: tokens of an autoregressive model, steps of the loop of a masked or "
+        "diffusion model, the initial noise and then the steps of a continuous sampler."
     )
-    told = tuple(_half(family, points) for family, points in curves.items())
-    table = Table("branch", TITLE, ("generator", "step", "decided"), rows, about(study, used))
-    return Section("branch", TITLE, told, (Figure("branch", (branch_curves(curves),), caption), table))
+    return Section("branch", TITLE, (halves, units), (Figure("branch", (branch_curves(curves),), caption), table))
+
+
+def _cell(point: Decided | None) -> Cell:
+    return "" if point is None else Number(*point[1:], digits=1, percent=True)
 
 
 def _half(family: str, points: list[Decided]) -> str:
     half = decided_at(points)
     if half != half:
-        return f"{family}: half of the diversity is not decided within steps {points[0].step} to {points[-1].step}."
-    return f"{family}: half of the diversity is decided by step {half:.1f}."
+        return f"{family} does not decide half of the diversity within steps {points[0].step} to {points[-1].step}."
+    return f"{family} has decided half of the diversity by step {half:.1f}."

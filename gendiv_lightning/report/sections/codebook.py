@@ -11,7 +11,7 @@ from gendiv_lightning.runs.load import Family, Setting
 
 def section(study: Study) -> Section:
     """How often the entries are used, by rank, of the families that draw tokens."""
-    title = "Who uses the codebook"
+    title = "How the codebook is used"
     if not with_tokens(study).families:
         return Section("codebook", title)
     study = with_tokens(study)
@@ -24,7 +24,7 @@ def section(study: Study) -> Section:
     if not used:
         return Section("codebook", title, missing=("a baseline of each generator",))
     caption = (
-        "Share of all sampled tokens by the rank of the codebook entry; dotted: every entry equally often. "
+        "Share of all sampled tokens by the rank of the codebook entry. Dotted: every entry equally often. "
         f"{baselines_in_words(study)} {about(study, used)}"
     )
     panels = rank_frequency(study.families, shown)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gendiv_lightning.analysis.lenses import find_lenses
 from gendiv_lightning.analysis.paper_claims import command_for, find_profile
 from gendiv_lightning.report.charts import decomposition_bars
-from gendiv_lightning.report.context import Study, about, qualities_in_words
+from gendiv_lightning.report.context import Study, about, has_execution, qualities_in_words
 from gendiv_lightning.report.document import Cell, Figure, Section, Table, number
 from gendiv_lightning.runs.load import Family
 
@@ -14,25 +14,26 @@ def section(study: Study) -> Section:
     """H_total = H_path + H_exec by each lens."""
     found = [(family, find_profile(family).plain) for family in study.families]
     there = [(family, plain) for family, plain in found if plain is not None]
-    missing = [f"{f.name}: {command_for(f, 'decompose')}" for f, plain in found if plain is None]
+    missing = [f"{f.name}: {command_for(f, 'decompose')}" for f, plain in found if plain is None and has_execution(f)]
     if not there:
         return Section("decomposition", "Path and execution", missing=tuple(missing))
     panels = decomposition_bars(there)
     used = [plain for _, plain in there]
-    told = ", ".join(f"{family.name} {qualities_in_words(plain, study)}" for family, plain in there)
+    qualities = "; ".join(f"{family.name} {qualities_in_words(plain, study)}" for family, plain in there)
     caption = (
-        "H_total split into execution (which token), the sampler's path (which positions change when) and the "
-        "wording's path, as shares of each lens's total: A token marginals, B whole sequences, C distances. Shares "
-        f"estimated as negative are drawn as none. Quality of these samples: {told}. {about(study, used)}"
+        "H_total split into execution (which token, or the noise of the steps), the sampler's path (which positions "
+        "change when, or the initial noise) and the paraphrase, as shares of each total: A token marginals, B whole "
+        "sequences, C perceptual distances. Shares that are estimated as negative are drawn as none. Quality of these "
+        f"samples: {qualities}. {about(study, used)}"
     )
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (family.name, lens.title, lens.unit, *[number(plain.estimates.get(part)) for part in lens[2:]])
         for family, plain in there
         for lens in find_lenses(plain.estimates)
     )
-    header = ("generator", "lens", "unit", "H_total", "H_exec", "H_path, sampler", "H_path, wording")
+    header = ("generator", "lens", "unit", "H_total", "H_exec", "H_path, sampler", "H_path, paraphrase")
     table = Table("decomposition", "H_total = H_exec + H_path", header, rows, about(study, used))
-    chances = tuple(filter(None, map(_chance, study.families)))
+    chances = tuple(dict.fromkeys(filter(None, map(_chance, study.families))))
     return Section(
         "decomposition",
         "Path and execution",
@@ -47,5 +48,7 @@ def _chance(family: Family) -> str:
     chance = family.generator.chance
     if not chance:
         return ""
-    path, execution = (chance.get(kind) or "nothing, by construction" for kind in ("path", "execution"))
-    return f"{family.name} leaves to chance: on its path {path}; in execution {execution}."
+    path, execution = chance.get("path"), chance.get("execution")
+    if not execution:
+        return f"{family.name} has no execution noise by construction. Its path is {path}."
+    return f"{family.name}: path is {path or 'nothing, by construction'}; execution is {execution}."

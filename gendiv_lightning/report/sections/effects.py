@@ -18,15 +18,15 @@ def section(study: Study) -> Section:
         if not any(arm_of(setting) == arm for setting in shown[family.name])
     ]
     used = [setting for settings in shown.values() for setting in settings]
-    title = "Without dice, and with other words"
+    title = "What argmax and paraphrases change"
     if not used:
         return Section("effects", title, missing=tuple(missing))
     name, words = study.diversity
     numbers = [(name, f"{words} left"), *((q.name, f"{q.words}, change") for q in study.qualities)]
     panels = effect_panels(study.families, lambda family: shown[family.name], numbers)
     caption = (
-        f"What argmax and paraphrases leave of the baseline's {words} (100 %: no change), and what they do to quality "
-        "(0: no change), with 95 % intervals over prompts; set distances have no interval here. Paraphrases pool the "
-        f"samples of several wordings. {about(study, used)}"
+        f"What argmax and paraphrases leave of the baseline's {words} (100 %: no change), and how they change quality "
+        "(0: no change), with 95 % intervals over prompts. Distances of whole sets have no interval here. Paraphrases "
+        f"pool the samples of several texts. {about(study, used)}"
     )
     return Section("effects", title, (), (Figure("effects", panels, caption),), tuple(missing))

@@ -30,16 +30,13 @@ def section(study: Study) -> Section:
     header = ("generator", f"{PAPER} reports", "as a number", "measured", "outcome", "quality beside it")
     notes = about(study, [setting for family in study.families for setting in family.settings])
     words = [
-        f"{RULE} The paper's numbers were not at hand when this was written: what is held against the "
-        "measurements are its findings in words, and the thresholds are this project's."
+        f"{RULE} The paper's numbers were not available when this was written. The measurements are compared with its "
+        "findings in words, and the thresholds are this project's."
     ]
     if study.is_toy:
-        words.append(
-            "These are toys: agreement or contradiction says what the toys do, and nothing about the models of the "
-            "paper."
-        )
+        words.append("These are toys: agreement or contradiction describes the toys, and not the models of the paper.")
     table = Table("claims", "Reported and measured", header, rows, notes)
-    return Section("paper", "What the paper reported, and what was measured", tuple(words), (table,), missing)
+    return Section("paper", "The paper's claims and the measurements", tuple(words), (table,), missing)
 
 
 def _beside(study: Study, family: Family, finding: Finding) -> str:

@@ -7,7 +7,7 @@ import torch
 from gendiv_lightning.analysis.effects import p_value
 from gendiv_lightning.analysis.paper_claims import command_for
 from gendiv_lightning.functional.comparison import holm
-from gendiv_lightning.report.context import Study, about, comparable, measured, moved
+from gendiv_lightning.report.context import Study, about, comparable, measured, moved, with_settings
 from gendiv_lightning.report.document import Cell, Section, Table, number
 from gendiv_lightning.runs.load import Family
 
@@ -16,14 +16,15 @@ UP, DOWN = "\u2191", "\u2193"
 
 def section(study: Study) -> Section:
     """The table of each generator: diversity with its paired difference, and its costs."""
-    tables = tuple(_profile_table(study, family, place) for place, family in enumerate(study.families))
+    shown = with_settings(study).families
+    tables = tuple(_profile_table(study, family, place) for place, family in enumerate(shown))
     missing = [f"{f.name}: {command_for(f, 'baseline')}" for f in study.families if f.baseline is None]
     words = (
-        "Each number with its 95 % interval over prompts. Differences to the baseline are paired by prompt, and by "
-        "noise where the wording is the same; p-values are of sign flips, Holm-corrected over the table. Broken "
+        "Each number has its 95 % interval over prompts. Differences to the baseline are paired by prompt, and by "
+        "noise where the text is the same. P-values come from sign flips and are Holm-corrected over the table. Broken "
         "samples look diverse, too: read each diversity with the costs to its right."
     )
-    return Section("profile", "The profile", (words,), tables, tuple(missing))
+    return Section("profile", "All settings in numbers", (words,) if tables else (), tables, tuple(missing))
 
 
 def _profile_table(study: Study, family: Family, place: int) -> Table:
@@ -39,12 +40,14 @@ def _profile_table(study: Study, family: Family, place: int) -> Table:
             if each == name:
                 numbers.append(_p(next(corrected)) if baseline else "")
         perplexity, coverage = (setting.estimates.get(f"codebook/{each}") for each in ("perplexity", "coverage"))
-        numbers += [number(perplexity, 1), number(coverage, 2)]
+        numbers += [number(perplexity, 1) if perplexity else "", number(coverage, 2) if coverage else ""]
         rows.append((setting.name, *numbers, setting.fingerprints))
     header = ["setting", words, "difference", "p"]
     for quality in study.qualities:
         header += [f"{quality.words} {DOWN if quality.lower_is_better else UP}", "difference"]
     header += ["perplexity", "coverage", "run"]
+    kept = [column for column in range(len(header)) if any(row[column] != "" for row in rows)]
+    header, rows = [header[column] for column in kept], [tuple(row[column] for column in kept) for row in rows]
     return Table(f"profile-{place + 1}", family.name, tuple(header), tuple(rows), about(study, settings))
 
 

@@ -15,7 +15,7 @@ def section(study: Study) -> Section:
         for setting in family.settings
         for run in setting.runs
     )
-    table = Table("runs", "Runs", ("run", "what it is", "seed", "prompt set", "samples a prompt", "size"), rows)
+    table = Table("runs", "Runs", ("run", "what it is", "seed", "prompt set", "samples per prompt", "size"), rows)
     methods: dict[str, None] = {}
     for family in study.families:
         for setting in family.settings:

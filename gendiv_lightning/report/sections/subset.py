@@ -9,6 +9,8 @@ from gendiv_lightning.report.context import Study, about, costs_in_words, measur
 from gendiv_lightning.report.document import Cell, Figure, Section, Table
 from gendiv_lightning.runs.load import Family, Setting
 
+TITLE = "How much of the codebook is needed?"
+
 
 def section(study: Study) -> Section:
     """The subset-ratio curve with its knee, and what it costs."""
@@ -22,11 +24,11 @@ def section(study: Study) -> Section:
     ]
     used = [setting for curve in curves for _, setting in curve]
     if not used:
-        return Section("subset", "How much of the codebook does it need?", missing=tuple(missing))
+        return Section("subset", TITLE, missing=tuple(missing))
     panels = subset_curves(study.families, study.numbers, knees)
     caption = (
         f"{words} and its costs ({', '.join(q.words for q in study.qualities)}) when only the most frequent "
-        f"entries may be drawn; rings mark the knee. {KNEE_RULE} {about(study, used)}"
+        f"entries may be drawn. Rings mark the knee. {KNEE_RULE} {about(study, used)}"
     )
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
@@ -47,7 +49,7 @@ def section(study: Study) -> Section:
     ]
     return Section(
         "subset",
-        "How much of the codebook does it need?",
+        TITLE,
         tuple(told),
         (Figure("subset", panels, caption), table),
         tuple(missing),
@@ -60,11 +62,11 @@ def _knee_words(family: Family, curve: list[tuple[float, Setting]], knee: Knee, 
     setting = next(setting for place, setting in curve if place == ratio)
     share = f"{100 * ratio:.3g} % of the codebook"
     if knee.ratio == 1:
-        found = f"has no knee: {share}, the most measured, already changes the diversity by more than 10 %"
+        found = f"has no knee: {share}, the largest share measured, already changes the diversity by more than 10 %"
     else:
         found = f"has its knee {'at or below' if setting is curve[0][1] else 'at'} {share}"
     sure = f"the same in {100 * knee.certainty:.0f} % of the resamples{'' if knee.is_sure else ', so undecided'}"
-    return f"{family.name} {found} ({sure}); there {costs_in_words(setting, whole, study)}."
+    return f"{family.name} {found} ({sure}). There, {costs_in_words(setting, whole, study)}."
 
 
 def _knee_mark(knee: Knee | None, ratio: float) -> str:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from gendiv_lightning.analysis.effects import share_left, share_within
-from gendiv_lightning.analysis.paper_claims import NO_TOKENS, applies, command_for, find_profile, find_verdict
+from gendiv_lightning.analysis.paper_claims import NO_TOKENS, command_for, find_profile, find_verdict
 from gendiv_lightning.analysis.verdict import RULE
-from gendiv_lightning.report.context import Study, about, moved, share
+from gendiv_lightning.report.context import Study, about, has_execution, moved, share
 from gendiv_lightning.report.document import Cell, Number, Section, Table
+from gendiv_lightning.runs.load import Family, Setting
 
 
 def section(study: Study) -> Section:
     """What kind of model each is, by the printed rule, with the shares that decide it."""
     name, words = study.diversity
     rows: list[tuple[Cell, ...]] = []
-    missing, used = [], []
+    missing: list[str] = []
+    used: list[Setting] = []
     for family in study.families:
+        if not family.draws_tokens:
+            continue
         plain, argmax, subset = find_profile(family)
         runs = {"decompose": plain, "decompose under argmax": argmax, "decompose under subset": subset}
-        lacking = [
-            command_for(family, run) for run, setting in runs.items() if setting is None and applies(family, run)
-        ]
-        missing += [f"{family.name}: {' and '.join(lacking)}"] if lacking else []
+        missing += [f"{family.name}: {command_for(family, run)}" for run, setting in runs.items() if setting is None]
         found = find_verdict(family, name)
         if found is None or plain is None or argmax is None or subset is None:
             continue
@@ -42,12 +43,17 @@ def section(study: Study) -> Section:
     header = ("generator", "verdict", "certainty", "left under argmax", "left under subset", "sampler path")
     table = Table(
         "verdicts",
-        f"What kind of model is it? By {words} of two samples in one wording",
+        f"What kind of model is it? By {words} of two samples of one text",
         (*header, "perplexity / K", *costs),
         tuple(rows),
         about(study, used) if used else "",
     )
-    no_verdict = [f"{NO_TOKENS.format(f.name)} The rule needs both." for f in study.families if not f.draws_tokens]
-    return Section(
-        "verdicts", "The verdict, and the rule", (RULE, *no_verdict), (table,) if rows else (), tuple(missing)
-    )
+    no_verdict = [_no_verdict(family) for family in study.families if not family.draws_tokens]
+    paragraphs = (RULE, *no_verdict) if rows or no_verdict else ()
+    return Section("verdicts", "The verdict, and the rule", paragraphs, (table,) if rows else (), tuple(missing))
+
+
+def _no_verdict(family: Family) -> str:
+    """Why the rule does not apply."""
+    execution = "" if has_execution(family) else " Its sampler has no execution noise by construction."
+    return f"{NO_TOKENS.format(family.name)} The rule needs both.{execution}"
