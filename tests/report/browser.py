@@ -43,7 +43,7 @@ class Browser:
         self.events, self.buffer, self.number, self.session = [], b"", 0, None
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
+        for domain in ("Page", "Runtime", "Log", "Network", "DOM"):
             self.call(f"{domain}.enable")
 
     def call(self, method, **parameters):
@@ -68,11 +68,18 @@ class Browser:
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._read())
 
-    def evaluate(self, expression):
-        """The value of an expression in the page."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+    def press(self, key, text=""):
+        """Press a key, such as "Tab", and release it."""
+        code = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowRight": 39}[key]
+        told = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **told)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **told)
+
+    def evaluate(self, expression, wait=False):
+        """The value of an expression in the page, of a promise its outcome."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=wait)
         assert "exceptionDetails" not in answer, answer
-        return answer["result"]["value"]
+        return answer["result"].get("value")
 
     def said(self, *methods):
         """Events of some kinds."""

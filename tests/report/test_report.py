@@ -1,15 +1,20 @@
 """`gendiv report`: the page from runs, the same bytes for the same runs, and each number the one that was measured."""
 
+import base64
 import csv
+import hashlib
+import io
 import json
 import math
 import re
 import shutil
+from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import torch
+from PIL import Image
 from running import contents, metrics_of, predict
 
 from gendiv_lightning.analysis import paper_claims as claims
@@ -17,9 +22,10 @@ from gendiv_lightning.analysis.effects import Interval, Knee, find_knee
 from gendiv_lightning.analysis.paper_claims import RUNS, command_for, find_verdict
 from gendiv_lightning.cli.main import main
 from gendiv_lightning.functional.comparison import compare
-from gendiv_lightning.report.document import Number, Report, Section, Table
+from gendiv_lightning.report.document import Answer, Number, Report, Samples, Section, Table
 from gendiv_lightning.report.html import to_html
 from gendiv_lightning.report.markdown import to_csv, to_latex, to_markdown
+from gendiv_lightning.report.pictures import make_row
 from gendiv_lightning.report.svg import Chart, linear
 from gendiv_lightning.runs.description import describe
 from gendiv_lightning.runs.folder import RunFolder
@@ -27,6 +33,12 @@ from gendiv_lightning.runs.labels import label_of
 from gendiv_lightning.runs.load import Family, Run, Setting, families_of, find_runs, setting_of
 
 ROOT = Path(__file__).parents[2]
+
+
+def png(side):
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), "teal").save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def gendiv(*words):
@@ -60,12 +72,27 @@ def test_the_page_stands_alone(report):
     page = (report / "index.html").read_text()
     assert not re.findall(r"""(?:src|href)="(?!#|data:)[^"]*|url\(|@import""", page)
     assert set(re.findall(r"https?://[^\"' <]*", page)) == {"http://www.w3.org/2000/svg"}
-    assert "default-src 'none'" in page
+
+
+def test_the_policy_allows_the_one_script_and_the_styles_of_the_page_by_their_hashes(report):
+    page = (report / "index.html").read_text()
+    (policy,) = re.findall(r'"Content-Security-Policy" content="([^"]*)"', page)
+    for kind in ("style", "script"):
+        (content,) = re.findall(f"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    names = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: names.extend(name for name, _ in attributes)
+    parser.feed(page)
+    assert not [name for name in names if name == "style" or name.startswith("on")]
 
 
 def test_a_hostile_prompt_is_only_text(report, hostile):
     page = (report / "index.html").read_text()
-    assert "<script" not in page
+    assert page.count("<script") == 1, "the page's own"
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &quot;a &amp; b&#x27; onload=x" in page
     assert hostile not in page
 
@@ -78,7 +105,7 @@ def test_no_picture_holds_what_is_not_a_number(report):
 
 
 def test_every_caption_says_prompts_samples_runs_and_that_it_is_a_toy(report):
-    captions = re.findall(r"<figcaption>([^<]{60,})</figcaption>", (report / "index.html").read_text())
+    captions = re.findall(r"<figcaption>(?!<b>)(.*?)</figcaption>", (report / "index.html").read_text())
     assert len(captions) >= 5
     for caption in captions:
         assert re.search(r"4 prompts, \d+ samples", caption)
@@ -160,7 +187,7 @@ def test_three_runs_of_a_design_give_a_verdict_and_the_answer(decomposed, tmp_pa
     assert row["verdict"] == find_verdict(llamagen, "diversity/lpips[tiny]").kind
     assert float(row["left under argmax"]) == 0
     page = (tmp_path / "index.html").read_text()
-    assert "LlamaGen leaves to chance: on its path nothing, by construction; in execution which token" in page
+    assert "LlamaGen: path is nothing, by construction; execution is which token each position gets" in page
     lenses = {row["lens"] for row in rows_of(tmp_path, "decomposition")}
     assert {"A tokens", "B sequences", "C lpips[tiny]"} <= lenses
     outcomes = {row["as a number"]: row["outcome"] for row in rows_of(tmp_path, "claims")}
@@ -287,11 +314,14 @@ def test_names_of_others_are_no_markup_and_no_control_characters():
     name = "# *A* [b](c) `d\n\x1b[2J<script>"
     chart = Chart(name, linear("x", [0, 1]), linear("y", [0, 1]), width=200, height=200)
     chart.mark(0.5, 0.5, "circle", "", name)
-    section = Section("a", name, missing=(name,))
-    report = Report(name, f"In {name} it is so.", "", ((name, name),), name, (section,))
+    table = Table("t", name, (name, name), ((name, Number(1.0)),), name)
+    rows = (make_row(name, [png(8), png(8)], name),)
+    samples = (Samples("s", ((name, rows),), name), Samples("b", ((name, rows),), name, name))
+    section = Section("a", name, (name.replace("\n", ""),), (*samples, table), (name,))
+    report = Report(name, f"In {name} it is so.", (Answer(name, name),), table, name, name, (section,))
     for page in (to_markdown(report), to_html(report), chart.svg()):
         assert "\x1b" not in page
-        assert not re.search(r"(?<!\\)<script", page)
+        assert not re.search(r"(?<!\\)<script(?!>\n*\"use strict\")", page)
     ElementTree.fromstring(chart.svg())
     assert r"**In # \*A\* \[b\]".replace("# ", r"\# ") in to_markdown(report)
     assert "\n- Missing: \\# \\*A\\*" in to_markdown(report)

@@ -77,7 +77,7 @@ function enlargeable(picture) {
 // --- samples: one prompt at a time, under all settings or one ---
 
 function browsable(figure) {
-  const groups = [...figure.querySelectorAll("details")];
+  const groups = [...figure.querySelectorAll(":scope > details")];
   const settings = [...new Set([...figure.querySelectorAll(".row")].map((row) => row.dataset.setting))];
   const prompt = make("select", {}, ...groups.map((group, number) =>
     make("option", { value: number }, `${number + 1}. ${group.firstElementChild.textContent}`)));

@@ -46,7 +46,11 @@ def _browse(study: Study, family: Family, place: int) -> Samples:
         else f"{sizes}, evenly spaced by {study.diversity[1]} (`gendiv report --browse N` shows more)"
     )
     seeds = " Of several seeds, the first is shown." if any(len(s.runs) > 1 for s in family.settings) else ""
-    caption = f"{which}, at most {NUM_SAMPLES} samples each.{seeds} {about(study, family.settings)}"
+    names = ", ".join(words for name, words in study.numbers if name in first.columns)
+    caption = (
+        f"{which}, at most {NUM_SAMPLES} samples each. Diversity and quality are those of the prompt: {names}.{seeds} "
+        f"{about(study, family.settings)}"
+    )
     rows = tuple((texts[prompt], tuple(groups[prompt])) for prompt in chosen if prompt in texts)
     return Samples(f"browse-{place + 1}", rows, caption, family.name)
 
