@@ -112,11 +112,6 @@ def with_tokens(study: Study) -> Study:
     return study._replace(families=tuple(drawing))
 
 
-def has_execution(family: Family) -> bool:
-    """False for an ODE sampler, and others whose description says that execution leaves nothing to chance."""
-    return family.generator.chance.get("execution") != ""
-
-
 class Sources(NamedTuple):
     """The two sources of a family's diversity, in words."""
 

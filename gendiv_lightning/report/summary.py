@@ -12,7 +12,6 @@ from gendiv_lightning.report.charts import source_bars
 from gendiv_lightning.report.context import (
     Study,
     about,
-    has_execution,
     measured,
     moved,
     share,
@@ -103,7 +102,7 @@ def _answer(study: Study) -> str:
 def _source(study: Study, family: Family) -> tuple[str, str]:
     """The source of a family's diversity, as the end of a sentence and as a sentence, see `ANSWER_RULE`."""
     execution, path = sources_of(family)
-    if not has_execution(family):
+    if not family.generator.has_execution:
         return f"from {path}", f"Its diversity comes from {path}."
     alone = _alone(study, family)
     if None in alone:
@@ -132,7 +131,7 @@ def _is_most(part: Interval) -> bool | None:
 
 def _alone(study: Study, family: Family) -> tuple[Interval | None, Interval | None]:
     """What execution, and what the path, gives of the diversity of one text without the other."""
-    if not has_execution(family):
+    if not family.generator.has_execution:
         return Interval(0.0), Interval(1.0)
     plain, argmax, _ = find_profile(family)
     within = f"{study.distance}/within"
@@ -147,7 +146,7 @@ def _alone(study: Study, family: Family) -> tuple[Interval | None, Interval | No
 def _answer_of(study: Study, family: Family) -> Answer:
     """Two sentences: the source, and what that makes of the model."""
     found = find_verdict(family, study.distance)
-    if not has_execution(family):
+    if not family.generator.has_execution:
         then = "Its sampler adds no noise, so there is no execution noise by construction."
     elif found is not None:
         then = f"By the rule below it is {found.kind}."
@@ -173,7 +172,7 @@ def _numbers(study: Study) -> Table | None:
     for family in study.families:
         draws, paths = _alone(study, family)
         row: list[Cell] = [family.name, share(draws) if draws else "", share(paths) if paths else ""]
-        if not has_execution(family):
+        if not family.generator.has_execution:
             row[1:] = [NO_EXECUTION, "all, by construction"]
         used += [setting for setting in find_profile(family)[:2] if setting]
         for _, choose in shown:

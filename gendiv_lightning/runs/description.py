@@ -43,6 +43,11 @@ class GeneratorDescription(NamedTuple):
         """Title and size: "LlamaGen XL"."""
         return f"{self.title} {self.size}".rstrip()
 
+    @property
+    def has_execution(self) -> bool:
+        """False where execution leaves nothing to chance by construction, as in an ODE sampler."""
+        return self.chance.get("execution") != ""
+
 
 class ProbeDescription(NamedTuple):
     """A probe with its settings in words.

@@ -49,12 +49,17 @@ def describe(protocol: Mapping[str, Any]) -> dict[str, Any]:
     """
     label, data = label_of(protocol), protocol["data"]
     probes = label.probe.split(" + ")
+    branch_step = next((probe["step"] for probe in protocol["probes"] if "step" in probe), None)
     return {
         "name": label.title[:128],
         "group": label.group[:128],
         "job_type": "predict",
         "tags": [label.generator, *probes, *(["toy"] if label.embedded else [])],
-        "config": {**label._asdict(), **{name: data[name] for name in ("prompt_set", "num_prompts", "num_samples")}},
+        "config": {
+            **label._asdict(),
+            "branch_step": branch_step,
+            **{name: data[name] for name in ("prompt_set", "num_prompts", "num_samples")},
+        },
     }
 
 

@@ -18,6 +18,8 @@ from gendiv_lightning.report.markdown import block_to_markdown, section_to_markd
 from gendiv_lightning.runs.load import Family
 from gendiv_lightning.tracking.wandb import FAILURES
 
+SETTINGS = ("probe", "ratio", "branch_step", "paraphrase_length", "seed")  # keys of a run's config, to sort runs by
+
 
 def build_report(report: Report, study: Study, entity: str, project: str) -> Any:
     """Build the W&B Report of a report, without saving it.
@@ -81,7 +83,7 @@ def _runset(family: Family) -> Any:
 
     wr = _workspaces()
     ids = [run.label.fingerprint for setting in family.settings for run in setting.runs]
-    order = [wr.OrderBy(wr.Config(name), ascending=True) for name in ("probe", "ratio", "paraphrase_length", "seed")]
+    order = [wr.OrderBy(wr.Config(name), ascending=True) for name in SETTINGS]
     return wr.Runset(name=family.name, filters=[expr.Config("fingerprint").isin(ids)], order=order)
 
 
@@ -105,6 +107,8 @@ def _panels(anchor: str, study: Study) -> list[Any]:
         case "decomposition":
             lenses = [lens for f in study.families if (s := find_profile(f).plain) for lens in find_lenses(s.estimates)]
             return [bars(f"{lens.title}, {lens.unit}", [part for part in lens[2:] if part]) for lens in lenses[:1]]
+        case "branch":
+            return [scatter(f"{words} of samples that share all noise until a step", wr.Config("branch_step"), name)]
         case "subset":
             return [scatter(f"{each} by ratio", wr.Config("ratio"), number) for number, each in study.numbers]
         case "frontier":

@@ -53,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--distance", metavar="NAME", help="distance, such as lpips[tiny] (default: the first one in all runs)"
     )
+    parser.add_argument(
+        "--wandb",
+        choices=("online", "offline", "disabled"),
+        default="disabled",
+        help="log the runs to Weights & Biases, where `gendiv report FOLDER --wandb` draws them (default: disabled)",
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs in parallel (default: 1)")
 
 
@@ -99,7 +105,7 @@ def _steps(words: str) -> list[int]:
 def _study(arguments: argparse.Namespace) -> dict[str, object]:
     from gendiv_lightning.storage.config_files import find_config
 
-    settings = {"data.limit": arguments.prompts, "data.num_samples": arguments.samples, "wandb": "disabled"}
+    settings = {"data.limit": arguments.prompts, "data.num_samples": arguments.samples, "wandb": arguments.wandb}
     return {
         "generators": {path.stem: {"config": str(find_config(path).resolve())} for path in arguments.configs},
         "seeds": [arguments.seed],

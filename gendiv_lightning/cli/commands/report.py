@@ -10,20 +10,22 @@ from gendiv_lightning.errors import ConfigValueError
 
 HELP = "write a report of runs as one HTML page, with Markdown, CSV and LaTeX"
 DESCRIPTION = """
-Writes index.html, a self-contained page: the answer in words, sample grids, the profile table with intervals and paired
-differences, path and execution, the subset curve with its knee, the effects of argmax and paraphrases, diversity
-against quality, the information bottleneck plane, codebook usage, and the paper's claims next to the measurements. Also
-writes report.md, figures/*.svg, tables/*.csv and tables/*.tex. The same runs give the same bytes.
+Writes index.html, a self-contained page: the answer in two sentences per generator, samples, all settings in
+numbers with paired differences, path and execution, the effects of argmax and paraphrases, when the picture is decided,
+the subset curve with its knee, diversity against quality, the information bottleneck plane, codebook use, the paper's
+claims beside the measurements, and the samples of each prompt under each setting. Tables sort, pictures enlarge, and
+the page can be read without its script. Also writes report.md, figures/*.svg, tables/*.csv and tables/*.tex. The
+same runs give the same bytes.
 
-RUN is a run folder, or a folder that contains run folders, such as that of a study. A section without runs shows the
-command that makes them.
+RUN is a run folder, or a folder that contains run folders, such as a study's. The page lists the commands that make
+runs that are missing. Samples to browse lie in samples/ beside the page where they would make it larger than 10 MB.
 
 Weights & Biases: --sync sends offline runs. --wandb makes a W&B Report with the text and tables of the page and W&B's
 own panels. With --sync or --wandb the page is written only if you also pass --out.
 
 examples:
   gendiv report runs/tiny-llamagen-1a2b3c4d runs/tiny-llamagen_argmax-5e6f7a8b
-  gendiv report runs --out report
+  gendiv report runs --out report --browse 200
   gendiv report runs --sync --wandb my-team/gendiv
 """
 
@@ -53,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.runs.load import families_of, find_runs
 
     if arguments.browse < 0:
-        raise ValueError(
+        raise ConfigValueError(
             f"--browse must be at least 0, got {arguments.browse}. Give the number of prompts per generator"
         )
     entity, project = _where(arguments.wandb)

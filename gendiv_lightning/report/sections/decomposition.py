@@ -5,7 +5,7 @@ from __future__ import annotations
 from gendiv_lightning.analysis.lenses import find_lenses
 from gendiv_lightning.analysis.paper_claims import command_for, find_profile
 from gendiv_lightning.report.charts import decomposition_bars
-from gendiv_lightning.report.context import Study, about, has_execution, qualities_in_words
+from gendiv_lightning.report.context import Study, about, qualities_in_words
 from gendiv_lightning.report.document import Cell, Figure, Section, Table, number
 from gendiv_lightning.runs.load import Family
 
@@ -14,7 +14,9 @@ def section(study: Study) -> Section:
     """H_total = H_path + H_exec by each lens."""
     found = [(family, find_profile(family).plain) for family in study.families]
     there = [(family, plain) for family, plain in found if plain is not None]
-    missing = [f"{f.name}: {command_for(f, 'decompose')}" for f, plain in found if plain is None and has_execution(f)]
+    missing = [
+        f"{f.name}: {command_for(f, 'decompose')}" for f, plain in found if plain is None and f.generator.has_execution
+    ]
     if not there:
         return Section("decomposition", "Path and execution", missing=tuple(missing))
     panels = decomposition_bars(there)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gendiv_lightning.analysis.effects import share_left, share_within
 from gendiv_lightning.analysis.paper_claims import NO_TOKENS, command_for, find_profile, find_verdict
 from gendiv_lightning.analysis.verdict import RULE
-from gendiv_lightning.report.context import Study, about, has_execution, moved, share
+from gendiv_lightning.report.context import Study, about, moved, share
 from gendiv_lightning.report.document import Cell, Number, Section, Table
 from gendiv_lightning.runs.load import Family, Setting
 
@@ -55,5 +55,5 @@ def section(study: Study) -> Section:
 
 def _no_verdict(family: Family) -> str:
     """Why the rule does not apply."""
-    execution = "" if has_execution(family) else " Its sampler has no execution noise by construction."
+    execution = "" if family.generator.has_execution else " Its sampler has no execution noise by construction."
     return f"{NO_TOKENS.format(family.name)} The rule needs both.{execution}"
