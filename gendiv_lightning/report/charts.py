@@ -9,7 +9,7 @@ from gendiv_lightning.analysis.branch import Decided
 from gendiv_lightning.analysis.effects import Knee, change, share_left, usage_counts
 from gendiv_lightning.analysis.lenses import Lens, find_lenses
 from gendiv_lightning.analysis.paper_claims import arm_of, subset_curve
-from gendiv_lightning.report.context import Quality, Sources, share
+from gendiv_lightning.report.context import Quality, share
 from gendiv_lightning.report.document import Number
 from gendiv_lightning.report.svg import Chart, Point, bars, key, linear, logarithmic
 from gendiv_lightning.runs.load import Family, Setting
@@ -26,6 +26,7 @@ MARKS = {
     "enhanced": "star",
     "other": "plus",
 }
+LABELLED = ("baseline", "argmax", "enhanced")  # arms that get a label however crowded a chart is
 PARTS = (("execution", "exec"), ("sampler path", "sampler"), ("paraphrase", "wording"))
 
 
@@ -46,14 +47,13 @@ def kind_of(setting: Setting) -> tuple[str, str]:
     return MARKS[arm], arm
 
 
-def source_bars(sources: Sources, execution: Number, path: Number) -> str:
+def source_bars(execution: Number, path: Number) -> str:
     """Two bars: what each source alone gives of the diversity."""
     rows = (
-        (f"{sources.execution} alone", execution.value, execution.text, "exec"),
-        (f"{sources.path} alone", path.value, path.text, "sampler"),
+        ("Execution alone", execution.value, execution.text, "exec"),
+        ("Path alone", path.value, path.text, "sampler"),
     )
-    named = [(label[0].upper() + label[1:], *rest) for label, *rest in rows]
-    return bars(f"{named[0][0]} {execution.text}, {named[1][0]} {path.text}", named, width=300)
+    return bars("; ".join(f"{label} {words}" for label, _, words, _ in rows), rows, width=300)
 
 
 def ib_plane(families: Sequence[Family], shown: Shown) -> Panels:
@@ -78,7 +78,7 @@ def ib_plane(families: Sequence[Family], shown: Shown) -> Panels:
             chart.interval((horizontal[0], at[1]), (horizontal[1], at[1]), style)
             chart.interval((at[0], vertical[0]), (at[0], vertical[1]), style)
             chart.mark(*at, shape, style, f"{setting.name}: H(C) {at[0]:.2f}, H(C|X) {at[1]:.2f}")
-            chart.label(*at, setting.short, style)
+            chart.label(*at, setting.short, style, anywhere=style in LABELLED)
         panels.append(chart.svg())
     return tuple(panels)
 
@@ -102,9 +102,10 @@ def decomposition_bars(settings: Sequence[tuple[Family, Setting]]) -> Panels:
 
 def _bars(name: str, setting: Setting, width: int) -> str:
     lenses = [lens for lens in find_lenses(setting.estimates) if _is_shown(setting, lens)]
+    left = max(112, *(round(6.6 * len(lens.title)) + 12 for lens in lenses)) if lenses else 112
     x = linear("share of H_total", [0, 1], percent=True)
     y = linear("", [0])._replace(low=-len(lenses) + 0.3, high=1.2, ticks=())
-    chart = Chart(name, x, y, width=width, height=90 + 40 * len(lenses), left=112)
+    chart = Chart(name, x, y, width=width, height=90 + 40 * len(lenses), left=left)
     for (words, style), shift in zip(PARTS, (-60, 14, 106), strict=True):
         chart.text(0, 0.8, words, f"key {style}", shift=shift)
     for row, lens in enumerate(lenses):
@@ -217,11 +218,12 @@ def frontier(families: Sequence[Family], shown: Shown, diversity: tuple[str, str
     for family in families:
         chart = Chart(family.name, x, y, width=_width(len(families)), height=290)
         points = {s.short: (s.value(diversity[0]), s.value(quality.name)) for s in shown(family)}
-        chart.path(_unbeaten(list(points.values()), lower_is_better), "guide")
+        unbeaten = _unbeaten(list(points.values()), lower_is_better)
+        chart.path(unbeaten, "guide")
         for setting in shown(family):
             at, (shape, style) = points[setting.short], kind_of(setting)
             chart.mark(*at, shape, style, f"{setting.name}: {diversity[1]} {at[0]:.3f}, {quality.words} {at[1]:.3f}")
-            chart.label(*at, setting.short, style)
+            chart.label(*at, setting.short, style, anywhere=style in LABELLED or at in unbeaten)
         panels.append(chart.svg())
     return tuple(panels)
 

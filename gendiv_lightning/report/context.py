@@ -158,30 +158,30 @@ def digits_of(name: str) -> int:
 
 def qualities_in_words(setting: Setting, study: Study) -> str:
     """The qualities of a setting: "CLIP score 31.2, FID 24.1"."""
-    told = [f"{quality.words} {measured(setting, quality.name).text}" for quality in study.qualities]
-    return ", ".join(told) or "no quality measured"
+    parts = [f"{quality.words} {measured(setting, quality.name).text}" for quality in study.qualities]
+    return ", ".join(parts) or "no quality measured"
 
 
 def baselines_in_words(study: Study) -> str:
     """Diversity and qualities of the baselines, for a picture of something else."""
-    told = [
+    parts = [
         f"{family.name} {study.diversity[1]} {measured(family.baseline, study.distance).text}, "
         f"{qualities_in_words(family.baseline, study)}"
         for family in study.families
         if family.baseline is not None
     ]
-    return f"Baselines: {'; '.join(told)}." if told else "There is no baseline."
+    return f"Baselines: {'; '.join(parts)}." if parts else "There is no baseline."
 
 
 def costs_in_words(setting: Setting, baseline: Setting, study: Study) -> str:
     """What qualities do: both means and, where there is one, the interval of the paired difference."""
-    told = []
+    parts = []
     for quality in study.qualities:
         by = moved(setting, baseline, quality.name)
         interval = f" ({by})" if by.interval else ""
         before, after = (measured(s, quality.name).text for s in (baseline, setting))
-        told.append(f"{quality.words} goes from {before} to {after}{interval}")
-    return ", ".join(told) or "no quality was measured"
+        parts.append(f"{quality.words} goes from {before} to {after}{interval}")
+    return ", ".join(parts) or "no quality was measured"
 
 
 def shown_in(study: Study) -> list[Setting]:

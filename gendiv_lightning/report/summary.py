@@ -155,7 +155,7 @@ def _answer_of(study: Study, family: Family) -> Answer:
     else:
         then = "It draws no tokens, so the rule below, which needs a codebook, does not apply."
     draws, paths = _alone(study, family)
-    chart = source_bars(sources_of(family), share(draws), share(paths)) if draws and paths else ""
+    chart = source_bars(share(draws), share(paths)) if draws and paths else ""
     return Answer(family.name, f"{_source(study, family)[1]} {then}", chart)
 
 

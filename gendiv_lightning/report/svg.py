@@ -97,7 +97,7 @@ class Chart:
         self.top = 46 if y.label else 28
         self._marks: list[str] = []
         self._taken: list[tuple[float, float, float, float]] = []
-        self._labels: list[tuple[Point, str, str]] = []
+        self._labels: list[tuple[Point, str, str, bool]] = []
 
     def at(self, x: float, y: float) -> Point:
         """Pixels of a point."""
@@ -117,9 +117,9 @@ class Chart:
         if not (math.isfinite(x) and math.isfinite(y)):
             return
         left, top = self.at(x, y)
-        told = f"<title>{_escape(words)}</title>" if words else ""
+        tooltip = f"<title>{_escape(words)}</title>" if words else ""
         self._marks.append(
-            f'<path class="mark {style}" transform="translate({left:.1f},{top:.1f})" d="{SHAPES[shape]}">{told}</path>'
+            f'<path class="mark {style}" transform="translate({left:.1f},{top:.1f})" d="{SHAPES[shape]}">{tooltip}</path>'
         )
         self._taken.append((left - 6, top - 6, left + 6, top + 6))
 
@@ -134,10 +134,10 @@ class Chart:
     def box(self, low: Point, high: Point, style: str, words: str = "") -> None:
         """A filled rectangle between two corners."""
         (x1, y1), (x2, y2) = self.at(*low), self.at(*high)
-        told = f"<title>{_escape(words)}</title>" if words else ""
+        tooltip = f"<title>{_escape(words)}</title>" if words else ""
         self._marks.append(
             f'<rect class="box {style}" x="{min(x1, x2):.1f}" y="{min(y1, y2):.1f}" width="{abs(x2 - x1):.1f}" '
-            f'height="{abs(y2 - y1):.1f}">{told}</rect>'
+            f'height="{abs(y2 - y1):.1f}">{tooltip}</rect>'
         )
 
     def text(self, x: float, y: float, words: str, style: str = "", *, anchor: str = "start", shift: int = 0) -> None:
@@ -145,10 +145,18 @@ class Chart:
         left, top = self.at(x, y)
         self._marks.append(_text(left + shift, top + 4, words, style, anchor))
 
-    def label(self, x: float, y: float, words: str, style: str = "") -> None:
-        """Words beside a point, wherever there is room once all marks are drawn."""
+    def label(self, x: float, y: float, words: str, style: str = "", *, anywhere: bool = True) -> None:
+        """Words beside a point, where there is room once all marks are drawn.
+
+        Args:
+            x: of the point.
+            y: of the point.
+            words: left out where there is no room.
+            style: of the words.
+            anywhere: in a crowd, the words may stand farther away, with a line to the point. These are placed first.
+        """
         if math.isfinite(x) and math.isfinite(y):
-            self._labels.append((self.at(x, y), words, style))
+            self._labels.append((self.at(x, y), words, style, anywhere))
 
     def svg(self) -> str:
         """The panel."""
@@ -174,12 +182,11 @@ class Chart:
         return "".join(parts)
 
     def _place_labels(self) -> None:
-        for (left, top), words, style in self._labels:
-            places = self._around(left, top, _CHARACTER * len(words))
-            free = (place for place in places if not any(_overlap(place.box, taken) for taken in self._taken))
-            place = next(free, None)
+        for (left, top), words, style, anywhere in sorted(self._labels, key=lambda label: not label[3]):
+            places = (p for p in self._around(left, top, _CHARACTER * len(words)) if anywhere or not p.is_far)
+            place = next((p for p in places if not any(_overlap(p.box, taken) for taken in self._taken)), None)
             if place is None:
-                continue  # its mark still tells its name to whoever rests on it, and the table has it
+                continue  # the tooltip of its mark has the words, and so does the table
             self._taken.append(place.box)
             if place.is_far:
                 x, y = place.anchor[0], place.anchor[1] - 4

@@ -43,14 +43,14 @@ def section(study: Study) -> Section:
     )
     header = ("generator", "codebook allowed", *(each for _, each in study.numbers), "diversity left", "run")
     table = Table("subset", "Subset ratio, diversity and costs", header, rows, about(study, used))
-    told = [NO_TOKENS.format(family.name) for family in study.families if not applies(family, "subset")]
-    told += [
+    sentences = [NO_TOKENS.format(family.name) for family in study.families if not applies(family, "subset")]
+    sentences += [
         _knee_words(f, c, k, study) for f, c, k in zip(study.families, curves, knees, strict=True) if k is not None
     ]
     return Section(
         "subset",
         TITLE,
-        tuple(told),
+        tuple(sentences),
         (Figure("subset", panels, caption), table),
         tuple(missing),
     )
