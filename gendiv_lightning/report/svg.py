@@ -117,9 +117,9 @@ class Chart:
         if not (math.isfinite(x) and math.isfinite(y)):
             return
         left, top = self.at(x, y)
-        tooltip = f"<title>{_escape(words)}</title>" if words else ""
+        tip = f"<title>{_escape(words)}</title>" if words else ""
         self._marks.append(
-            f'<path class="mark {style}" transform="translate({left:.1f},{top:.1f})" d="{SHAPES[shape]}">{tooltip}</path>'
+            f'<path class="mark {style}" transform="translate({left:.1f},{top:.1f})" d="{SHAPES[shape]}">{tip}</path>'
         )
         self._taken.append((left - 6, top - 6, left + 6, top + 6))
 
@@ -134,10 +134,10 @@ class Chart:
     def box(self, low: Point, high: Point, style: str, words: str = "") -> None:
         """A filled rectangle between two corners."""
         (x1, y1), (x2, y2) = self.at(*low), self.at(*high)
-        tooltip = f"<title>{_escape(words)}</title>" if words else ""
+        tip = f"<title>{_escape(words)}</title>" if words else ""
         self._marks.append(
             f'<rect class="box {style}" x="{min(x1, x2):.1f}" y="{min(y1, y2):.1f}" width="{abs(x2 - x1):.1f}" '
-            f'height="{abs(y2 - y1):.1f}">{tooltip}</rect>'
+            f'height="{abs(y2 - y1):.1f}">{tip}</rect>'
         )
 
     def text(self, x: float, y: float, words: str, style: str = "", *, anchor: str = "start", shift: int = 0) -> None:
