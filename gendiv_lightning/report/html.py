@@ -185,7 +185,7 @@ def _table(table: Table) -> str:
     notes = f'<div class="notes">{_caption(table.notes)}</div>' if table.notes else ""
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{_escape(table.title)}">'
-        f'<table id="{table.name}"{prose}><caption>{_escape(table.title)}</caption>'
+        f'<table id="{table.name}"{prose}><caption><span>{_escape(table.title)}</span></caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{notes}"
     )
 

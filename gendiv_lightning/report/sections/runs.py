@@ -16,14 +16,14 @@ def section(study: Study) -> Section:
         for run in setting.runs
     )
     table = Table("runs", "Runs", ("run", "what it is", "seed", "prompt set", "samples per prompt", "size"), rows)
-    methods: dict[str, None] = {}
+    methods: dict[str, str] = {}
     for family in study.families:
         for setting in family.settings:
             for name, _ in (*study.numbers, ("codebook/entropy_bits", "")):
                 if name in setting.runs[0].estimates:
-                    methods.setdefault(f"`{name}`: {setting.runs[0].estimates[name].method}.")
+                    methods.setdefault(name, f"`{name}`: {setting.runs[0].estimates[name].method}.")
     words = "A run is named by the first eight digits of its fingerprint, the hash of all that can change a number."
-    return Section("runs", "Runs and methods", (words, *methods), (table,))
+    return Section("runs", "Runs and methods", (words, *methods.values()), (table,))
 
 
 def _counts(setting: Setting) -> tuple[str, str]:
