@@ -55,6 +55,6 @@ def test_every_command_that_reads_runs_reads_them(latent, tmp_path, capsys):
     assert "my_flow" in page
     assert "information bottleneck" not in page
     assert "the same generator with" in page, "no config of it is known"
-    assert "my_flow has continuous latents and draws no tokens." in page
+    assert "my_flow has continuous latents instead of tokens." in page
     assert "the same generator with decompose under subset" not in page
     assert "does not apply" in page, "the claim about codebook entries"

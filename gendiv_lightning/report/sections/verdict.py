@@ -56,4 +56,4 @@ def section(study: Study) -> Section:
 def _no_verdict(family: Family) -> str:
     """Why the rule does not apply."""
     execution = "" if family.generator.has_execution else " Its sampler has no execution noise by construction."
-    return f"{NO_TOKENS.format(family.name)} The rule needs both.{execution}"
+    return f"{NO_TOKENS.format(family.name)} The rule needs a codebook.{execution}"
