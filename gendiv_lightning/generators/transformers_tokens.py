@@ -105,7 +105,8 @@ class TokenPredictor:
     def _decode(self, tokens: Tensor, start: int) -> Tensor:
         """Logits (R, P, K) after the tokens (B, P) from position `start` on, and after the row ends among them."""
         generator, num_tokens = self.generator, tokens.shape[1]
-        inputs, last = generator.embed(tokens), slice(None)
+        inputs = generator.embed(tokens)
+        last: slice | list[int] = slice(None)
         if generator.row_end is not None:
             is_last = [(start + i + 1) % generator.grid[1] == 0 for i in range(num_tokens)]
             order = [place for i in range(num_tokens) for place in ((i, num_tokens) if is_last[i] else (i,))]
