@@ -271,7 +271,7 @@ class CodebookSubset(ProbeCallback):
         return resolve(str(self.usage), "CodebookSubset.usage", advice=_USAGE_ADVICE, folder=False)
 
     def identity(self, codebook_size: int) -> dict[str, object]:
-        """The subset, by its hash: what the counts select matters, not where their file is."""
+        """The subset, by its hash: the selected entries matter, not the path of the counts."""
         allowed = self.allowed(codebook_size)
         digest = hashlib.sha256(allowed.numpy().tobytes()).hexdigest()
         size = int(allowed.sum())

@@ -110,7 +110,7 @@ class UnsafeInputError(GendivError):
 
 
 class OutputError(GendivError):
-    """The output cannot be written where the command was told to.
+    """The output cannot be written to the given path.
 
     Cause: The file or folder exists and is not to be overwritten, it is a folder where a file is needed or the
     reverse, or its name has the wrong suffix.
@@ -200,7 +200,7 @@ class MissingFileError(GendivError, FileNotFoundError):
 class FileFormatError(GendivError):
     """A file is not in the format that its suffix or its use promises.
 
-    Cause: The file is damaged, is in another encoding than UTF-8, lacks a column, or was renamed.
+    Cause: The file is damaged, is not encoded in UTF-8, has no such column, or was renamed.
 
     What to do: The message names file, line or column, and what is expected. Correct the file, or name the right
     column.
@@ -388,7 +388,7 @@ class NotApplicable(GendivError):
 class MemoryLimitError(GendivError):
     """A file would take more memory than the limit allows.
 
-    Cause: An image, a table or an archive expands to more than `memory_limit`. A few kilobytes on disk can stand for
+    Cause: An image, a table or an archive expands to more than `memory_limit`. A few kilobytes on disk can expand to
     gigabytes.
 
     What to do: If the file is what you expect, raise the limit with `--memory-limit` (in configs `memory_limit`, in

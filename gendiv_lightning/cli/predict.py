@@ -397,7 +397,7 @@ def _is_about_the_run(record: logging.LogRecord) -> bool:
 
 
 def _use_few_threads(generator: Generator) -> None:
-    """Use one thread for toy models: more are no faster, and the last digits would depend on machine and ranks."""
+    """Use one thread for toy models: more threads gain nothing, and the last digits would depend on the machine."""
     if generator.is_toy:
         os.environ["OMP_NUM_THREADS"] = "1"  # for the other ranks; Lightning leaves threads alone if this is set
         torch.set_num_threads(1)

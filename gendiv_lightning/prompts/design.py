@@ -12,7 +12,7 @@ from gendiv_lightning.sampling import Description
 
 
 class Design(ABC):
-    """Decides which samples a prompt gets. It does not change the sampler."""
+    """Chooses the samples of each prompt, without changing the sampler."""
 
     @abstractmethod
     def design(self, design: SampleDesign) -> SampleDesign:

@@ -29,7 +29,7 @@ examples:
   gendiv check-generator my_model.yaml --prompts captions.txt
 """
 EDGE_NOTE = """
-An edge draw: the batch size can change the last digits of a float32 logit, and a uniform that lies exactly on the
+An edge draw: the batch size can change the last digits of a float32 logit, and a uniform draw exactly on the
 boundary between two tokens then selects the other one. Where a sample first differs, the checks compare both
 distributions and excuse only a difference that rounding explains. In half precision batches are padded to batch_size,
 so nothing differs.

@@ -10,8 +10,8 @@ from gendiv_lightning.plugins import GROUPS, registered
 
 HELP = "list everything that is registered: generators, probes, metrics, features, configs"
 DESCRIPTION = """
-Prints the names that configs, commands and `gendiv_lightning.load` accept, the object that each name stands for, and
-the installed package that registered it. Nothing is imported without --long, which imports each object to print its
+Prints the names that configs, commands and `gendiv_lightning.load` accept, with the object behind each name and the
+installed package that registered it. Nothing is imported without --long, which imports each object to print its
 title.
 
 A package registers a class as an entry point of the group gendiv.KIND: gendiv.generators, gendiv.probes, and so on.

@@ -30,6 +30,8 @@ probes of one generator and seed share their noise, so their differences are pai
     subset: {CodebookSubset: {ratio: [0.25, 0.5]}}                             # a list is swept: two cells
     both: {CodebookSubset: {ratio: 0.25}, Argmax: , settings: {data.limit: 16}}
 
+The entry of a generator may list the `probes` and `metrics` that apply to it, if not all of them do.
+
 examples:
   gendiv study --config configs/tiny/study.yaml --jobs 2
   gendiv study --config configs/study_paper.yaml --dry-run            # the commands, for any scheduler

@@ -27,7 +27,7 @@ are listed, and the exit status is 1. Different library versions are reported, b
 
 A sample depends only on its key (seed, prompt, paraphrase, path, sample), not on the other samples in its batch. One
 dependence remains: another kind of device can change the last digit of a logit, and with it a token whose uniform draw
-lies exactly on a boundary.
+is exactly on a boundary.
 
 examples:
   gendiv verify runs/tiny-llamagen-1a2b3c4d
