@@ -53,7 +53,7 @@ class ConfigValueError(GendivError):
 
 
 class ConfigKeyError(GendivError):
-    """A config, or a name with options, has a key that is unknown, or misses one that is required.
+    """A key of a config, or an option of a name, is unknown or missing.
 
     Cause: The key is misspelt, belongs to another class, or was forgotten.
 
@@ -71,7 +71,7 @@ class OptionConflictError(GendivError):
     Cause: Each setting is valid, but the combination has no meaning, for instance a dataset's split together with a
     local file.
 
-    What to do: Remove one of the settings that the message names, or add the one that it asks for.
+    What to do: Remove one of the settings that the message names, or add the one that it requires.
 
     Example: split applies to a dataset, not to a path, got 'train'. Remove it
     """
@@ -80,7 +80,7 @@ class OptionConflictError(GendivError):
 
 
 class UnknownNameError(GendivError):
-    """A name is not among those that exist.
+    """A name does not exist.
 
     Cause: A generator, metric, feature network, config, distance or number is misspelt, or the package that registers
     it is not installed.
@@ -95,7 +95,7 @@ class UnknownNameError(GendivError):
 
 
 class UnsafeInputError(GendivError):
-    """An input would run code, or read files that it has no business with.
+    """An input would execute code, or read files outside its folder.
 
     Cause: A config names a function, a table of images names a file outside its folder, or a dataset points to a file
     of this machine. gendiv treats configs and datasets as data.
@@ -112,7 +112,7 @@ class UnsafeInputError(GendivError):
 class OutputError(GendivError):
     """The output cannot be written to the given path.
 
-    Cause: The file or folder exists and is not to be overwritten, it is a folder where a file is needed or the
+    Cause: The file or folder exists and would be overwritten, it is a folder where a file is needed or the
     reverse, or its name has the wrong suffix.
 
     What to do: Choose another name, or move what is there. gendiv deletes nothing but a run that `--overwrite true`
@@ -198,7 +198,7 @@ class MissingFileError(GendivError, FileNotFoundError):
 
 
 class FileFormatError(GendivError):
-    """A file is not in the format that its suffix or its use promises.
+    """A file does not have the expected format.
 
     Cause: The file is damaged, is not encoded in UTF-8, has no such column, or was renamed.
 
@@ -291,7 +291,7 @@ class GroupingError(GendivError):
     Cause: Captions are missing or ambiguous: no text belongs to an image, several tables describe the same folder, or
     an image has several captions. gendiv never guesses a prompt.
 
-    What to do: Write the prompts into a `metadata.csv`, a text beside each image, or one folder per prompt. The message
+    What to do: Write the prompts into a `metadata.csv`, a text next to each image, or one folder per prompt. The message
     names the first image or table with the problem.
 
     Example: a.png has an empty prompt. Fill it in, or remove the image

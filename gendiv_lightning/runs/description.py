@@ -111,9 +111,9 @@ def read_description(path: Path, protocol: Mapping[str, Any]) -> Description:
         return describe(protocol)
     entry = read_json(path)
     probes = [_probe(path, place, probe) for place, probe in enumerate(_optional(path, entry, "probes", list))]
-    own, theirs = (sorted(names) for names in ((p["probe"] for p in protocol["probes"]), (p.probe for p in probes)))
-    if own != theirs:
-        raise malformed(path, f"it describes the probes {theirs}, but the run has {own}")
+    own, described = (sorted(names) for names in ((p["probe"] for p in protocol["probes"]), (p.probe for p in probes)))
+    if own != described:
+        raise malformed(path, f"it describes the probes {described}, but the run has {own}")
     metrics = {name: _metric(path, name, metric) for name, metric in _optional(path, entry, "metrics", dict).items()}
     probes.sort(key=lambda probe: probe.probe)
     return Description(_generator(path, field(path, entry, "generator", dict)), tuple(probes), metrics)

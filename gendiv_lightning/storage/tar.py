@@ -20,7 +20,7 @@ _NOT_WHOLE = "is not a tar, or it is damaged, truncated or compressed. Download 
 def read_tar(tar: str | Path, memory_limit: float = 1.0) -> Iterator[File]:
     """The files in a tar, in order; their content can be read now or later.
 
-    A link to an earlier file stands for that file. Reading any other link or a special file fails.
+    A link to an earlier file is that file. Reading any other link or a special file fails.
 
     Args:
         tar: path or address.

@@ -128,11 +128,11 @@ def _report(folder: StudyFolder, out: Path, distance: str | None) -> None:
         step = cell.probes["Branch"]["step"]
         columns.setdefault(cell.generator, {})[step] = read_run(folder.path / cell.name).columns
     known = set.intersection(*(set(run) for runs in columns.values() for run in runs.values()))
-    wanted = [f"diversity/{distance.removeprefix('diversity/')}"] if distance else list(DISTANCES)
-    name = next((name for name in wanted if name in known), None)
+    candidates = [f"diversity/{distance.removeprefix('diversity/')}"] if distance else list(DISTANCES)
+    name = next((name for name in candidates if name in known), None)
     if name is None:
         raise UnknownNameError(
-            f"the runs in {out} have no distance {wanted[0]}. Choose one of {', '.join(sorted(known))}"
+            f"the runs in {out} have no distance {candidates[0]}. Choose one of {', '.join(sorted(known))}"
         )
     curves = {
         generator: branch_curve({step: run[name] for step, run in runs.items()}) for generator, runs in columns.items()

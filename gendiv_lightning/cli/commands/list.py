@@ -47,7 +47,7 @@ def _describe(kind: str, *, long: bool) -> list[tuple[str, ...]]:
     plugins = registered(kind).values()
     title = ("title",) if long else ()
     rows = [(p.name, p.target, p.distribution, *([title_of(p.load())] if long else [])) for p in plugins]
-    return [(kind, "stands for", "from", *title), *rows]
+    return [(kind, "object", "package", *title), *rows]
 
 
 def title_of(item: object) -> str:

@@ -21,7 +21,7 @@ unfinished ones resume: after a crash, run the same command again. A failed cell
 probes of one generator and seed share their noise, so their differences are paired.
 
   generators:
-    llamagen: {config: llamagen.yaml, usage: toy:llamagen_usage.safetensors}   # a config beside this file
+    llamagen: {config: llamagen.yaml, usage: toy:llamagen_usage.safetensors}   # a config next to this file
   seeds: [0]
   settings: {data.limit: 32}              # any keys of the configs
   probes:
