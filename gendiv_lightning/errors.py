@@ -291,8 +291,8 @@ class GroupingError(GendivError):
     Cause: Captions are missing or ambiguous: no text belongs to an image, several tables describe the same folder, or
     an image has several captions. gendiv never guesses a prompt.
 
-    What to do: Write the prompts into a `metadata.csv`, a text next to each image, or one folder per prompt. The message
-    names the first image or table with the problem.
+    What to do: Write the prompts into a `metadata.csv`, a text next to each image, or one folder per prompt. The
+    message names the first image or table with the problem.
 
     Example: a.png has an empty prompt. Fill it in, or remove the image
     """
