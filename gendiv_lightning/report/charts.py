@@ -1,4 +1,4 @@
-"""The pictures of a report, a panel a generator or a number. Each is drawn from settings and returns SVG."""
+"""The figures of a report, with one panel per generator or number, as SVG."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ MARKS = {
     "enhanced": "star",
     "other": "plus",
 }
-LABELLED = ("baseline", "argmax", "enhanced")  # arms that get a label however crowded a chart is
+LABELLED = ("baseline", "argmax", "enhanced")  # arms that are always labelled, even in a crowded chart
 PARTS = (("execution", "exec"), ("sampler path", "sampler"), ("paraphrase", "wording"))
 
 
 def _width(num_panels: int) -> int:
-    """Of a panel, so that three or four fill a row of the page, and one a telephone's."""
+    """Width of a panel: three or four fill a row of the page, one fills the screen of a phone."""
     return 340 if num_panels <= 3 else 250
 
 
 def arms_key(settings: Sequence[Setting]) -> str:
-    """The key of the marks that settings have."""
+    """The key of the marks of some settings."""
     arms = {arm_of(setting) for setting in settings}
     return key([(shape, arm, arm) for arm, shape in MARKS.items() if arm in arms]) if len(arms) > 1 else ""
 
 
 def kind_of(setting: Setting) -> tuple[str, str]:
-    """Shape and style of a setting's mark."""
+    """Shape and style of the mark of a setting."""
     arm = arm_of(setting)
     return MARKS[arm], arm
 
 
 def source_bars(execution: Number, path: Number) -> str:
-    """Two bars: what each source alone gives of the diversity."""
+    """Two bars: the share of the diversity that each source gives alone."""
     rows = (
         ("Execution alone", execution.value, execution.text, "exec"),
         ("Path alone", path.value, path.text, "sampler"),
@@ -57,7 +57,7 @@ def source_bars(execution: Number, path: Number) -> str:
 
 
 def ib_plane(families: Sequence[Family], shown: Shown) -> Panels:
-    """H(C) against H(C|X): a probe moves a model; dotted lines join points of one I(X; C)."""
+    """H(C) against H(C|X): a probe moves a model; dotted lines connect points with equal I(X; C)."""
     everything = [setting for family in families for setting in shown(family)]
     x = linear("H(C), bits per token", [e for s in everything for e in _ends(s, ENTROPY)])
     y = linear("H(C|X), bits per token", [e for s in everything for e in _ends(s, GIVEN_PROMPT)])
@@ -89,14 +89,14 @@ def _ends(setting: Setting, name: str) -> tuple[float, float]:
 
 
 def _diagonal(chart: Chart, information: int) -> list[Point]:
-    """Where H(C) - H(C|X) = information, inside of the axes."""
+    """The line H(C) - H(C|X) = information within the axes."""
     left = max(chart.x.low, chart.y.low + information)
     right = min(chart.x.high, chart.y.high + information)
     return [(left, left - information), (right, right - information)] if left < right else []
 
 
 def decomposition_bars(settings: Sequence[tuple[Family, Setting]]) -> Panels:
-    """A panel a generator, a bar a lens: the shares of execution, sampler path and wording path in H_total."""
+    """One panel per generator, one bar per decomposition: shares of execution, sampler path and prompt path."""
     return tuple(_bars(family.name, setting, _width(len(settings))) for family, setting in settings)
 
 
@@ -131,11 +131,11 @@ def _is_shown(setting: Setting, lens: Lens) -> bool:
 
 
 def subset_curves(families: Sequence[Family], names: Sequence[tuple[str, str]], knees: Sequence[Knee | None]) -> Panels:
-    """A panel a number, a line a generator, by the share of the codebook that is allowed."""
+    """One panel per number, one line per generator, by the allowed share of the codebook."""
     curves = [subset_curve(family) for family in families]
     x = logarithmic("share of the codebook allowed", [r for curve in curves for r, _ in curve], percent=True)
     panels = []
-    for place, (name, words) in enumerate(names):
+    for panel, (name, words) in enumerate(names):
         values = [end for curve in curves for _, s in curve for end in _ends(s, name)]
         chart = Chart(words, x, linear("", values), width=_width(len(names)), height=260)
         for number, (family, curve, knee) in enumerate(zip(families, curves, knees, strict=True)):
@@ -148,7 +148,7 @@ def subset_curves(families: Sequence[Family], names: Sequence[tuple[str, str]], 
                 low, high = _ends(setting, name)
                 chart.interval((ratio, low), (ratio, high), style)
                 chart.mark(ratio, value, shape, style, f"{family.name}, {100 * ratio:.3g} %: {value:.3g}")
-                if place == 0 and knee is not None and ratio == knee.ratio < 1:
+                if panel == 0 and knee is not None and ratio == knee.ratio < 1:
                     chart.mark(ratio, value, "ring", f"ring {style}", f"{family.name}: knee")
             chart.label(*points[0], family.name, style)
         panels.append(chart.svg())
@@ -156,7 +156,7 @@ def subset_curves(families: Sequence[Family], names: Sequence[tuple[str, str]], 
 
 
 def branch_curves(curves: Mapping[str, Sequence[Decided]]) -> str:
-    """One panel: the share of the diversity that is decided by each step, a line per generator, with intervals."""
+    """One panel: the share of the diversity that is decided by each step, with one line per generator."""
     points = [point for curve in curves.values() for point in curve]
     x = linear("step until which all noise is shared", [point.step for point in points])
     y = linear("decided", [0, 1], percent=True)._replace(low=min(0.0, *(point.low for point in points)))
@@ -174,16 +174,16 @@ def branch_curves(curves: Mapping[str, Sequence[Decided]]) -> str:
 
 
 def effect_panels(families: Sequence[Family], shown: Shown, names: Sequence[tuple[str, str]]) -> Panels:
-    """A panel a number, a row a setting: the first as what is left of the baseline's, the others as differences."""
+    """One panel per number, one row per setting: the first as a share of the baseline, the others as differences."""
     rows: list[tuple[Family, Setting | None]] = []
     for family in families:
         rows += [(family, None), *((family, setting) for setting in shown(family))]
     panels = []
-    for place, (name, words) in enumerate(names):
-        numbers = [_effect(family, setting, name, is_share=place == 0) for family, setting in rows]
+    for panel, (name, words) in enumerate(names):
+        numbers = [_effect(family, setting, name, is_share=panel == 0) for family, setting in rows]
         ends = [end for n in numbers if n for end in (n.low, n.high, n.value)]
-        neutral = 1.0 if place == 0 else 0.0
-        x = linear("", ends, around=(neutral, *((0.0,) if place == 0 else ())), percent=place == 0)
+        neutral = 1.0 if panel == 0 else 0.0
+        x = linear("", ends, around=(neutral, *((0.0,) if panel == 0 else ())), percent=panel == 0)
         y = linear("", [0])._replace(low=-len(rows) + 0.4, high=0.6, ticks=())
         chart = Chart(words, x, y, width=_width(len(names)), height=72 + 21 * len(rows), left=104)
         chart.path([(neutral, y.low), (neutral, y.high)], "neutral")
@@ -209,7 +209,7 @@ def _effect(family: Family, setting: Setting | None, name: str, *, is_share: boo
 
 
 def frontier(families: Sequence[Family], shown: Shown, diversity: tuple[str, str], quality: Quality) -> Panels:
-    """Diversity to the right, quality upwards: a panel a generator, and a line through what nothing else beats."""
+    """Quality against diversity, one panel per generator, with a line through the Pareto front."""
     lower_is_better = quality.lower_is_better
     everything = [setting for family in families for setting in shown(family)]
     x = linear(diversity[1], [s.value(diversity[0]) for s in everything])
@@ -229,7 +229,7 @@ def frontier(families: Sequence[Family], shown: Shown, diversity: tuple[str, str
 
 
 def _unbeaten(points: list[Point], lower_is_better: bool) -> list[Point]:
-    """Points for which no other is at least as good in both ways, by diversity."""
+    """The Pareto front: points for which no other is at least as good in both, sorted by diversity."""
     sign = -1 if lower_is_better else 1
     known = sorted({p for p in points if all(map(math.isfinite, p))}, key=lambda p: (-p[0], -sign * p[1]))
     kept: list[Point] = []
@@ -240,7 +240,7 @@ def _unbeaten(points: list[Point], lower_is_better: bool) -> list[Point]:
 
 
 def rank_frequency(families: Sequence[Family], shown: Shown) -> Panels:
-    """Share of all tokens by the entry's rank, a panel a generator; dotted: all entries equally often."""
+    """Share of all tokens by the rank of the entry, one panel per generator; dotted: all entries equally often."""
     shares = {id(setting): _ranked(usage_counts(setting).tolist()) for family in families for setting in shown(family)}
     longest = max(len(counts) for counts in shares.values())
     x = logarithmic("rank of the codebook entry", [1, longest])
@@ -267,5 +267,5 @@ def _ranked(counts: list[int]) -> list[float]:
 
 
 def _spread(most: int, num: int = 120) -> list[int]:
-    """Ranks 1..most, evenly on a logarithmic axis, each once."""
+    """Ranks in 1..most, evenly spaced on a logarithmic axis, each once."""
     return sorted({max(1, round(most ** (step / num))) for step in range(num + 1)}) if most else []

@@ -1,4 +1,4 @@
-"""Shared by all sections of a report: the numbers that the runs have in common, and how they are written."""
+"""Shared by all sections of a report: the numbers that the runs have in common, and how they are formatted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gendiv_lightning.runs.load import DISTANCES, Family, Setting, first_of
 
 
 class Quality(NamedTuple):
-    """A cost, shown beside diversity."""
+    """A measure of quality, shown next to diversity."""
 
     name: str
     words: str
@@ -21,10 +21,10 @@ class Quality(NamedTuple):
 
 
 class Study(NamedTuple):
-    """What all sections are made from.
+    """The runs and numbers of a report.
 
     Attributes:
-        families: by generator.
+        families: settings by generator.
         distance: the diversity that all runs have, the first of `DISTANCES`.
         qualities: the costs that all runs have.
         num_browsed: prompts per generator whose samples can be browsed.
@@ -37,7 +37,7 @@ class Study(NamedTuple):
 
     @property
     def is_toy(self) -> bool:
-        """Whether the models are embedded ones."""
+        """Whether the models are toys."""
         return self.families[0].settings[0].label.embedded
 
     @property
@@ -47,7 +47,7 @@ class Study(NamedTuple):
 
     @property
     def numbers(self) -> list[tuple[str, str]]:
-        """The diversity and its costs, by name and in words."""
+        """The diversity and the qualities, by name and in words."""
         return [self.diversity, *((quality.name, quality.words) for quality in self.qualities)]
 
 
@@ -55,11 +55,11 @@ def make_study(families: Sequence[Family], num_browsed: int = 0) -> Study:
     """Find the numbers that all runs share.
 
     Args:
-        families: by generator.
+        families: settings by generator.
         num_browsed: prompts per generator whose samples can be browsed.
 
     Raises:
-        ValueError: the runs share no distance.
+        NotComparableError: the runs share no distance.
     """
     settings = [setting for family in families for setting in family.settings]
     distance = first_of(DISTANCES, settings)
@@ -89,7 +89,7 @@ def _backbone(name: str) -> str:
 
 
 def comparable(family: Family) -> list[Setting]:
-    """The baseline and what is compared with it; all settings without a crossed design where there is no baseline."""
+    """The baseline and the settings compared with it; without a baseline, all settings without a crossed design."""
     plain = [setting for setting in family.settings if not setting.design]
     if family.baseline is None:
         return plain
@@ -102,7 +102,7 @@ def with_settings(study: Study) -> Study:
 
 
 def with_tokens(study: Study) -> Study:
-    """The families that draw tokens from a codebook, and so have numbers of its use."""
+    """The families with tokens, and therefore with numbers of codebook usage."""
     names = ("codebook/entropy_bits", "codebook/prompt_entropy_bits")
     drawing = [
         family
@@ -113,14 +113,14 @@ def with_tokens(study: Study) -> Study:
 
 
 class Sources(NamedTuple):
-    """The two sources of a family's diversity, in words."""
+    """The two sources of the diversity of a family, in words."""
 
     execution: str
     path: str
 
 
 def sources_of(family: Family) -> Sources:
-    """Token draws and the path; of continuous generators what they call their noise."""
+    """Token draws and the path; for continuous generators their own names of the noise."""
     if family.draws_tokens:
         return Sources("the token draws", "the path")
     chance = family.generator.chance
@@ -128,7 +128,7 @@ def sources_of(family: Family) -> Sources:
 
 
 def about(study: Study, settings: Iterable[Setting]) -> str:
-    """The end of a caption: numbers of prompts and samples, run ids, and the word toy where it belongs."""
+    """The end of a caption: numbers of prompts and samples, run ids, and a note about toy models."""
     shown = list(settings)
     sizes = " or ".join(dict.fromkeys(setting.size for setting in shown))
     ids = ", ".join(dict.fromkeys(run.label.fingerprint for setting in shown for run in setting.runs))
@@ -147,12 +147,12 @@ def measured(setting: Setting, name: str) -> Number:
 
 
 def moved(setting: Setting, baseline: Setting, name: str) -> Number:
-    """The paired difference of a number to the baseline."""
+    """The paired difference of a number from the baseline."""
     return Number(*change(setting, baseline, name), digits_of(name), is_change=True)
 
 
 def digits_of(name: str) -> int:
-    """Digits after the point that are worth printing."""
+    """Number of digits to print after the decimal point."""
     return 1 if "clip_score" in name else 3
 
 
@@ -163,7 +163,7 @@ def qualities_in_words(setting: Setting, study: Study) -> str:
 
 
 def baselines_in_words(study: Study) -> str:
-    """Diversity and qualities of the baselines, for a picture of something else."""
+    """Diversity and qualities of the baselines, for figures of other numbers."""
     parts = [
         f"{family.name} {study.diversity[1]} {measured(family.baseline, study.distance).text}, "
         f"{qualities_in_words(family.baseline, study)}"
@@ -174,13 +174,13 @@ def baselines_in_words(study: Study) -> str:
 
 
 def costs_in_words(setting: Setting, baseline: Setting, study: Study) -> str:
-    """What qualities do: both means and, where there is one, the interval of the paired difference."""
+    """How the qualities change: both means and, if known, the interval of the paired difference."""
     parts = []
     for quality in study.qualities:
         by = moved(setting, baseline, quality.name)
         interval = f" ({by})" if by.interval else ""
         before, after = (measured(s, quality.name).text for s in (baseline, setting))
-        parts.append(f"{quality.words} goes from {before} to {after}{interval}")
+        parts.append(f"{quality.words} changes from {before} to {after}{interval}")
     return ", ".join(parts) or "no quality was measured"
 
 

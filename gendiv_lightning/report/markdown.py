@@ -31,7 +31,7 @@ _TEX = {
 
 
 def to_markdown(report: Report) -> str:
-    """The whole report; figures are linked from `figures/`, samples are on the page alone."""
+    """The whole report as Markdown. Figures are linked from `figures/`; samples are only on the HTML page."""
     lines = [f"# {_safe(report.title)}", "", f"**{_safe(report.answer)}**", ""]
     if report.warning:
         lines += [f"> {_safe(report.warning)}", ""]

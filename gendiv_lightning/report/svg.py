@@ -1,4 +1,4 @@
-"""Charts as SVG text: axes, marks and labels that keep out of each other's way. It knows no runs.
+"""Charts as SVG text: axes, marks, and labels that do not overlap.
 
 Colours and fonts are classes (`style/figures.css`), so one drawing serves light, dark and print.
 """
@@ -14,7 +14,7 @@ from gendiv_lightning.console.text import printable
 
 Point = tuple[float, float]
 _LEFT, _RIGHT, _BOTTOM = 50, 20, 40
-_CHARACTER = 6.6  # width of a character of a label, about
+_CHARACTER = 6.6  # approximate width of a character of a label
 SHAPES = {
     "circle": "M-4.5,0a4.5,4.5 0 1,0 9,0a4.5,4.5 0 1,0 -9,0z",
     "square": "M-4,-4h8v8h-8z",
@@ -46,20 +46,20 @@ class Axis(NamedTuple):
     percent: bool = False
 
     def place(self, value: float) -> float:
-        """Where a value lies, 0 at `low`, 1 at `high`; what is outside is brought to the end."""
+        """Position of a value on the axis, 0 at `low` and 1 at `high`; values outside are clipped."""
         low, high = (math.log(self.low), math.log(self.high)) if self.is_log else (self.low, self.high)
         at = math.log(max(value, 1e-300)) if self.is_log else value
         return min(1.0, max(0.0, (at - low) / (high - low)))
 
     def write(self, tick: float) -> str:
-        """A tick in words."""
+        """The label of a tick."""
         return f"{100 * tick:.3g} %" if self.percent else f"{tick:,.6g}".replace("-", "\u2212")
 
 
 def linear(
     label: str, values: Iterable[float], *, around: Sequence[float] = (), backwards: bool = False, percent: bool = False
 ) -> Axis:
-    """An axis over all finite values and those of `around`, with four or so round ticks."""
+    """An axis over all finite values and those of `around`, with about four round ticks."""
     finite = [value for value in (*values, *around) if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
     if high - low < 1e-9 * max(1.0, abs(high)):
@@ -72,7 +72,7 @@ def linear(
 
 
 def logarithmic(label: str, values: Iterable[float], *, percent: bool = False) -> Axis:
-    """An axis over all positive values, with ticks at 1, 2 and 5 times powers of ten, or at powers alone."""
+    """A logarithmic axis over all positive values, with ticks at 1, 2 and 5 times powers of ten, or only at powers."""
     positive = [value for value in values if value > 0 and math.isfinite(value)] or [0.1, 1.0]
     low, high = min(positive), max(positive)
     low, high = (low / 2, high * 2) if low == high else (low, high)
@@ -100,20 +100,20 @@ class Chart:
         self._labels: list[tuple[Point, str, str, bool]] = []
 
     def at(self, x: float, y: float) -> Point:
-        """Pixels of a point."""
+        """The position of a point in pixels."""
         across = self.width - self.left - _RIGHT
         down = self.height - self.top - _BOTTOM
         return self.left + across * self.x.place(x), self.height - _BOTTOM - down * self.y.place(y)
 
     def path(self, points: Sequence[Point], style: str) -> None:
-        """A line through points; those that are no numbers are left out."""
+        """A line through points; NaN and infinite points are skipped."""
         drawn = [self.at(*point) for point in points if all(map(math.isfinite, point))]
         if not drawn:
             return
         self._marks.append(f'<path class="line {style}" d="M{"L".join(f"{x:.1f},{y:.1f}" for x, y in drawn)}"/>')
 
     def mark(self, x: float, y: float, shape: str, style: str, words: str = "") -> None:
-        """A point, with words for whoever rests on it."""
+        """A mark at a point, with a tooltip."""
         if not (math.isfinite(x) and math.isfinite(y)):
             return
         left, top = self.at(x, y)
@@ -124,7 +124,7 @@ class Chart:
         self._taken.append((left - 6, top - 6, left + 6, top + 6))
 
     def interval(self, start: Point, end: Point, style: str) -> None:
-        """A thin line between two points; nothing where an end is not known."""
+        """A thin line between two points; nothing if an end is unknown."""
         if all(map(math.isfinite, (*start, *end))):
             (x1, y1), (x2, y2) = self.at(*start), self.at(*end)
             self._marks.append(
@@ -141,25 +141,25 @@ class Chart:
         )
 
     def text(self, x: float, y: float, words: str, style: str = "", *, anchor: str = "start", shift: int = 0) -> None:
-        """Words at a point, `shift` pixels to the right."""
+        """Text at a point, `shift` pixels to the right."""
         left, top = self.at(x, y)
         self._marks.append(_text(left + shift, top + 4, words, style, anchor))
 
     def label(self, x: float, y: float, words: str, style: str = "", *, anywhere: bool = True) -> None:
-        """Words beside a point, where there is room once all marks are drawn.
+        """Label a point, if there is room after all marks are drawn.
 
         Args:
-            x: of the point.
-            y: of the point.
-            words: left out where there is no room.
-            style: of the words.
-            anywhere: in a crowd, the words may stand farther away, with a line to the point. These are placed first.
+            x: x of the point.
+            y: y of the point.
+            words: text of the label, omitted if there is no room.
+            style: style of the label.
+            anywhere: in a crowd, the label may be farther away, with a line to the point; placed first.
         """
         if math.isfinite(x) and math.isfinite(y):
             self._labels.append((self.at(x, y), words, style, anywhere))
 
     def svg(self) -> str:
-        """The panel."""
+        """The panel as SVG."""
         self._place_labels()
         content = f"{_text(2, 14, self.title, 'title')}{self._frame()}{''.join(self._marks)}"
         return _svg(self.title, self.width, self.height, content)
@@ -186,7 +186,7 @@ class Chart:
             places = (p for p in self._around(left, top, _CHARACTER * len(words)) if anywhere or not p.is_far)
             place = next((p for p in places if not any(_overlap(p.box, taken) for taken in self._taken)), None)
             if place is None:
-                continue  # the tooltip of its mark has the words, and so does the table
+                continue  # the text is also in the tooltip of the mark and in the table
             self._taken.append(place.box)
             if place.is_far:
                 x, y = place.anchor[0], place.anchor[1] - 4
@@ -194,7 +194,7 @@ class Chart:
             self._marks.append(_text(*place.anchor, words, f"label {style}", place.align))
 
     def _around(self, left: float, top: float, width: float) -> Iterator[_Place]:
-        """Places for a label of a width at a point, the best first, all inside of the panel."""
+        """Possible positions of a label at a point, the best first, all within the panel."""
         for far in (9, 17, 27, 40, 56):
             for across, down in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1)):
                 x, y = left + far * across, top + (far + 3) * down
@@ -210,12 +210,12 @@ class Chart:
 
 
 def bars(title: str, rows: Sequence[tuple[str, float, str, str]], *, width: int) -> str:
-    """Shares as bars on a common track, each below its words.
+    """Shares as horizontal bars, each below its label.
 
     Args:
-        title: of the drawing.
-        rows: label, share (drawn within 0 to 1, nothing for NaN), the share in words, style.
-        width: pixels.
+        title: title of the drawing.
+        rows: label, share (clipped to 0..1, nothing for NaN), the share as text, style.
+        width: width in pixels.
     """
     drawn = []
     for number, (label, share, words, style) in enumerate(rows):
@@ -228,7 +228,7 @@ def bars(title: str, rows: Sequence[tuple[str, float, str, str]], *, width: int)
 
 
 def key(entries: Sequence[tuple[str, str, str]]) -> str:
-    """What marks mean, in one line.
+    """The key of the marks, in one line.
 
     Args:
         entries: shape, style and words of each mark.
@@ -249,7 +249,7 @@ def _svg(title: str, width: int, height: int, content: str, style: str = "chart"
 
 
 class _Place(NamedTuple):
-    """Room for a label: its box, where its text is anchored and how, and whether it wants a line to its mark."""
+    """A position of a label: its box, the anchor of its text, and whether it needs a line to its mark."""
 
     box: tuple[float, float, float, float]
     anchor: Point
@@ -267,5 +267,5 @@ def _text(left: float, top: float, words: str, style: str = "", anchor: str = "s
 
 
 def _escape(words: str) -> str:
-    """Text that is neither markup nor a control character, which no XML may hold."""
+    """Escape markup and control characters, which XML must not contain."""
     return html.escape(printable(words))

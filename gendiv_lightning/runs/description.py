@@ -45,7 +45,7 @@ class GeneratorDescription(NamedTuple):
 
     @property
     def has_execution(self) -> bool:
-        """False where execution leaves nothing to chance by construction, as in an ODE sampler."""
+        """False if execution is deterministic by construction, as in an ODE sampler."""
         return self.chance.get("execution") != ""
 
 

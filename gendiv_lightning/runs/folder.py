@@ -200,42 +200,43 @@ class RunFolder:
                 f"({len(missing)} files) are missing. {RESTORE}"
             )
 
-    def read_pictures(self, places: Iterable[int], limit: int) -> dict[int, tuple[str, list[bytes]]]:
-        """Texts and first images of some prompts, from the few shards that hold them.
+    def read_pictures(self, indices: Iterable[int], limit: int) -> dict[int, tuple[str, list[bytes]]]:
+        """Texts and first images of some prompts, read only from the shards that contain them.
 
         Args:
-            places: indices in the prompt set.
-            limit: images per prompt, at most.
+            indices: indices in the prompt set.
+            limit: maximum number of images per prompt.
 
         Returns:
-            By place, the original prompt and PNG files.
+            By index, the original prompt and PNG files.
 
         Raises:
-            ValueError: a shard is damaged.
+            DamagedRunError: a shard is damaged.
         """
-        wanted, shards = set(places), self.shards()
-        starts = [int(shard.name.partition("-")[0]) for shard in shards]  # a shard's name has its first prompt
+        chosen, shards = set(indices), self.shards()
+        # The name of a shard contains its first prompt.
+        starts = [int(shard.name.partition("-")[0]) for shard in shards]
         found: dict[int, tuple[str, list[bytes]]] = {}
         seen: set[Path] = set()
-        for place in sorted(wanted):
-            for shard in reversed(shards[: bisect_right(starts, place)]):  # on one rank it is the first of these
-                if place in found:
+        for number in sorted(chosen):
+            for shard in reversed(shards[: bisect_right(starts, number)]):  # with one rank it is the first of these
+                if number in found:
                     break
                 if shard not in seen:
                     seen.add(shard)
-                    found |= self._pictures_in(shard, wanted, limit)
+                    found |= self._pictures_in(shard, chosen, limit)
         return found
 
-    def _pictures_in(self, shard: Path, wanted: set[int], limit: int) -> dict[int, tuple[str, list[bytes]]]:
+    def _pictures_in(self, shard: Path, chosen: set[int], limit: int) -> dict[int, tuple[str, list[bytes]]]:
         index = read_shard(shard, [schema.PROMPT_INDEX])[schema.PROMPT_INDEX].to_pylist()
-        if wanted.isdisjoint(index):
+        if chosen.isdisjoint(index):
             return {}
         self.index.check(shard, ADVICE)
         table = read_shard(shard, [schema.IMAGE, schema.PROMPT])
         found: dict[int, tuple[str, list[bytes]]] = {}
-        for row, place in enumerate(index):
-            if place in wanted:
-                _, images = found.setdefault(place, (table[schema.PROMPT][row].as_py(), []))
+        for row, number in enumerate(index):
+            if number in chosen:
+                _, images = found.setdefault(number, (table[schema.PROMPT][row].as_py(), []))
                 if len(images) < limit:
                     images.append(table[schema.IMAGE][row].as_py()["bytes"])
         return found

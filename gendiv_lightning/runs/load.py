@@ -374,7 +374,7 @@ def _name_apart(families: list[Family]) -> list[Family]:
 
 
 def _fewest(differing: list[dict[str, Any]]) -> dict[str, Any]:
-    """Settings of which each dictionary has one: greedily those that most have, and among them plain values first."""
+    """A small set of settings of which each dictionary has one, chosen greedily; ties prefer informative values."""
     chosen: dict[str, Any] = {}
     left = differing
     while left:

@@ -18,7 +18,7 @@ from gendiv_lightning.report.markdown import block_to_markdown, section_to_markd
 from gendiv_lightning.runs.load import Family
 from gendiv_lightning.tracking.wandb import FAILURES
 
-SETTINGS = ("probe", "ratio", "branch_step", "paraphrase_length", "seed")  # keys of a run's config, to sort runs by
+SETTINGS = ("probe", "ratio", "branch_step", "paraphrase_length", "seed")  # keys of the config of a run, for sorting
 
 
 def build_report(report: Report, study: Study, entity: str, project: str) -> Any:

@@ -12,13 +12,13 @@ HELP = "write a report of runs as one HTML page, with Markdown, CSV and LaTeX"
 DESCRIPTION = """
 Writes index.html, a self-contained page: the answer in two sentences per generator, samples, all settings in
 numbers with paired differences, path and execution, the effects of argmax and paraphrases, when the picture is decided,
-the subset curve with its knee, diversity against quality, the information bottleneck plane, codebook use, the paper's
-claims beside the measurements, and the samples of each prompt under each setting. Tables sort, pictures enlarge, and
-the page can be read without its script. Also writes report.md, figures/*.svg, tables/*.csv and tables/*.tex. The
-same runs give the same bytes.
+the subset curve with its knee, diversity against quality, the information bottleneck plane, codebook usage, the claims
+of the paper next to the measurements, and the samples of each prompt under each setting. Tables can be sorted, pictures
+enlarged, and the page can be read without its script. Also writes report.md, figures/*.svg, tables/*.csv and
+tables/*.tex. The same runs give the same bytes.
 
-RUN is a run folder, or a folder that contains run folders, such as a study's. The page lists the commands that make
-runs that are missing. Samples to browse lie in samples/ beside the page where they would make it larger than 10 MB.
+RUN is a run folder, or a folder that contains run folders, such as that of a study. The page lists the commands that
+make missing runs. Samples to browse are in samples/ next to the page if they would make it larger than 10 MB.
 
 Weights & Biases: --sync sends offline runs. --wandb makes a W&B Report with the text and tables of the page and W&B's
 own panels. With --sync or --wandb the page is written only if you also pass --out.
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=50,
         metavar="N",
-        help="prompts per generator whose samples can be browsed, evenly spaced by diversity; 0: none (default: 50)",
+        help="prompts per generator whose samples can be browsed, evenly spaced by diversity; 0 for none (default: 50)",
     )
     parser.add_argument("--sync", action="store_true", help="send offline runs to Weights & Biases")
     parser.add_argument("--wandb", metavar="ENTITY/PROJECT", help="make a W&B Report in this project")

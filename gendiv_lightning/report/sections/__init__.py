@@ -1,1 +1,1 @@
-"""The sections of a report, one per file: `section(study)` makes it from what all of them share, a `Study`."""
+"""The sections of a report, one per file: `section(study)` makes it from a `Study`."""

@@ -32,8 +32,8 @@ def section(study: Study) -> Section:
     table = Table("branch", "Decided by each step", ("step", *curves), rows, about(study, used))
     halves = " ".join(_half(family, points) for family, points in curves.items())
     units = (
-        "Steps are what the family counts: tokens of an autoregressive model, steps of the loop of a masked or "
-        "diffusion model, the initial noise and then the steps of a continuous sampler."
+        "Steps depend on the family: tokens of an autoregressive model, steps of the loop of a masked or discrete "
+        "diffusion model, the initial noise followed by the steps of a continuous sampler."
     )
     return Section("branch", TITLE, (halves, units), (Figure("branch", (branch_curves(curves),), caption), table))
 

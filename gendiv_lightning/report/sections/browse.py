@@ -1,4 +1,4 @@
-"""Every prompt's samples under each setting, with its numbers."""
+"""The samples of every prompt under each setting, with its numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Pictures = Mapping[int, tuple[str, list[bytes]]]
 
 
 def section(study: Study) -> Section:
-    """The samples of all prompts, or of as many as the study asks for."""
+    """The samples of all prompts, or of the number that the study requests."""
     limit = study.num_browsed
     blocks = tuple(_browse(study, family, place) for place, family in enumerate(study.families)) if limit else ()
     words = (
@@ -56,7 +56,7 @@ def _browse(study: Study, family: Family, place: int) -> Samples:
 
 
 def spread(run: Run, name: str, limit: int) -> list[str]:
-    """Ids of at most so many prompts, evenly spaced by a number of theirs, the largest first."""
+    """Ids of at most `limit` prompts, evenly spaced by one of their numbers, the largest first."""
     order = run.columns[name].nan_to_num(-1).argsort(descending=True, stable=True).tolist()
     last, num = len(order) - 1, min(limit, len(order))
     ranks = [round(step * last / max(1, num - 1)) for step in range(num)]

@@ -1,4 +1,4 @@
-"""How often the codebook's entries are used, by rank."""
+"""How often codebook entries are used, by rank."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gendiv_lightning.runs.load import Family, Setting
 
 
 def section(study: Study) -> Section:
-    """How often the entries are used, by rank, of the families that draw tokens."""
+    """How often entries are used, by rank, for the families with tokens."""
     title = "How the codebook is used"
     if not with_tokens(study).families:
         return Section("codebook", title)

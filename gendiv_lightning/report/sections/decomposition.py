@@ -1,4 +1,4 @@
-"""H_total = H_path + H_exec by each lens."""
+"""H_total = H_path + H_exec by each decomposition."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gendiv_lightning.runs.load import Family
 
 
 def section(study: Study) -> Section:
-    """H_total = H_path + H_exec by each lens."""
+    """H_total = H_path + H_exec by each decomposition."""
     found = [(family, find_profile(family).plain) for family in study.families]
     there = [(family, plain) for family, plain in found if plain is not None]
     missing = [
@@ -46,7 +46,7 @@ def section(study: Study) -> Section:
 
 
 def _chance(family: Family) -> str:
-    """What the family leaves to chance, by its own description; empty for runs of version 0.1, which have none."""
+    """The random decisions of a family by its own description; empty for runs of version 0.1, which have none."""
     chance = family.generator.chance
     if not chance:
         return ""

@@ -1,4 +1,4 @@
-"""Single probes: what each leaves of the diversity, and what it costs."""
+"""Single probes: the diversity that remains under each, and its cost in quality."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gendiv_lightning.report.document import Figure, Section
 
 
 def section(study: Study) -> Section:
-    """Argmax, paraphrases and the other probes: what is left of the diversity, and what it costs."""
+    """Argmax, paraphrases and other probes: the diversity that remains, and its cost in quality."""
     shown = {family.name: single_probes(family) for family in study.families}
     missing = [
         f"{family.name}, {run}: {command_for(family, run)}"
@@ -25,8 +25,9 @@ def section(study: Study) -> Section:
     numbers = [(name, f"{words} left"), *((q.name, f"{q.words}, change") for q in study.qualities)]
     panels = effect_panels(study.families, lambda family: shown[family.name], numbers)
     caption = (
-        f"What argmax and paraphrases leave of the baseline's {words} (100 %: no change), and how they change quality "
-        "(0: no change), with 95 % intervals over prompts. Distances of whole sets have no interval here. Paraphrases "
+        f"The share of the baseline's {words} that remains under argmax and paraphrases (100 %: no change), and the "
+        "change in quality (0: no change), with 95 % intervals over prompts. Distances of whole sets have no "
+        "interval here. Paraphrases "
         f"pool the samples of several texts. {about(study, used)}"
     )
     return Section("effects", title, (), (Figure("effects", panels, caption),), tuple(missing))

@@ -1,4 +1,4 @@
-"""Diversity against quality, with the enhancement's points."""
+"""Diversity against quality, including the enhancement."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gendiv_lightning.report.document import Figure, Section
 
 
 def section(study: Study) -> Section:
-    """Diversity against quality, with the enhancement's points."""
+    """Diversity against quality, including the enhancement."""
     title, shown = "Diversity against quality", with_settings(study).families
     panels = [panel for quality in study.qualities for panel in frontier(shown, comparable, study.diversity, quality)]
     qualities = ", ".join(quality.words for quality in study.qualities)

@@ -1,4 +1,4 @@
-"""The paper's claims, beside the measurements."""
+"""The claims of the paper, compared with the measurements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gendiv_lightning.runs.load import Family
 
 
 def section(study: Study) -> Section:
-    """The paper's claims, beside the measurements."""
+    """The claims of the paper, compared with the measurements."""
     found = [(family, f) for family in study.families for f in check_claims(family, study.distance)]
     rows = tuple(
         (
@@ -18,7 +18,7 @@ def section(study: Study) -> Section:
             f.claim.criterion,
             share(f.share) if f.share else "",
             f.outcome,
-            _beside(study, family, f),
+            _quality(study, family, f),
         )
         for family, f in found
     )
@@ -27,20 +27,20 @@ def section(study: Study) -> Section:
         for family, f in found
         if f.outcome == "not measured"
     )
-    header = ("generator", f"{PAPER} reports", "as a number", "measured", "outcome", "quality beside it")
+    header = ("generator", f"{PAPER} reports", "as a number", "measured", "outcome", "quality")
     notes = about(study, [setting for family in study.families for setting in family.settings])
     words = [
         f"{RULE} The paper's numbers were not available when this was written. The measurements are compared with its "
         "findings in words, and the thresholds are this project's."
     ]
     if study.is_toy:
-        words.append("These are toys: agreement or contradiction describes the toys, and not the models of the paper.")
+        words.append("These are toys: agreement or contradiction describes the toys, not the models of the paper.")
     table = Table("claims", "Reported and measured", header, rows, notes)
     return Section("paper", "The paper's claims and the measurements", tuple(words), (table,), missing)
 
 
-def _beside(study: Study, family: Family, finding: Finding) -> str:
-    """Quality of the runs behind a number of diversity."""
+def _quality(study: Study, family: Family, finding: Finding) -> str:
+    """Quality of the runs from which a claim was measured."""
     setting = run_of(family, finding.claim.needs)
     if setting is None or finding.share is None:
         return ""

@@ -22,7 +22,8 @@ def section(study: Study) -> Section:
             for name, _ in (*study.numbers, ("codebook/entropy_bits", "")):
                 if name in setting.runs[0].estimates:
                     methods.setdefault(name, f"`{name}`: {setting.runs[0].estimates[name].method}.")
-    words = "A run is named by the first eight digits of its fingerprint, the hash of all that can change a number."
+    words = "A run is named by the first eight digits of its fingerprint, a hash of everything that can change a "
+    "number."
     return Section("runs", "Runs and methods", (words, *methods.values()), (table,))
 
 

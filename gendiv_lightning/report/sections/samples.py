@@ -1,4 +1,4 @@
-"""Rows of samples: what the same noise becomes, with and without a probe."""
+"""Rows of samples: the same noise with and without a probe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ QUANTILES, NUM_SAMPLES = (0.75, 0.5, 0.25), 4
 
 
 def typical_prompts(baseline: Setting, name: str) -> list[int]:
-    """Places of the prompts whose diversity is the upper quartile, the median, the lower: by rule, not by eye."""
+    """Indices of the prompts at the upper quartile, median and lower quartile of diversity: by rule, not by eye."""
     column = baseline.columns[name]
     order = column.nan_to_num(0).argsort(stable=True)
     places = [order[round(quantile * (len(order) - 1))].item() for quantile in QUANTILES]
@@ -35,7 +35,7 @@ def section(study: Study) -> Section:
 
 def _samples_of(study: Study, family: Family, place: int) -> Samples:
     baseline = family.baseline
-    assert baseline is not None, "called for families with a baseline"
+    assert baseline is not None, "only called for families with a baseline"
     shown = _shown(family, baseline)
     places = typical_prompts(baseline, study.distance)
     found = [setting.runs[0].folder.read_pictures(places, NUM_SAMPLES) for setting in shown]
@@ -55,7 +55,7 @@ def _samples_of(study: Study, family: Family, place: int) -> Samples:
 
 
 def _shown(family: Family, baseline: Setting) -> list[Setting]:
-    """The baseline, argmax, the subset closest to a quarter, paraphrases (mixed if they are there), the enhancement."""
+    """The baseline, argmax, the subset closest to a quarter, paraphrases (mixed if available), the enhancement."""
     there = comparable(family)
     candidates = (
         baseline,

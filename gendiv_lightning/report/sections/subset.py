@@ -1,4 +1,4 @@
-"""The subset-ratio curve with its knee, and what it costs."""
+"""The curve of subset ratios with its knee, and the cost in quality."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TITLE = "How much of the codebook is needed?"
 
 
 def section(study: Study) -> Section:
-    """The subset-ratio curve with its knee, and what it costs."""
+    """The curve of subset ratios with its knee, and the cost in quality."""
     name, words = study.diversity
     curves = [subset_curve(family) for family in study.families]
     knees = [find_knee(curve, name) for curve in curves]
@@ -57,9 +57,9 @@ def section(study: Study) -> Section:
 
 
 def _knee_words(family: Family, curve: list[tuple[float, Setting]], knee: Knee, study: Study) -> str:
-    """Where the knee is, how sure that is, and what quality does there."""
+    """Where the knee is, how certain it is, and the quality there."""
     whole, ratio = curve[-1][1], min(knee.ratio, curve[-2][0])
-    setting = next(setting for place, setting in curve if place == ratio)
+    setting = next(setting for share_allowed, setting in curve if share_allowed == ratio)
     share = f"{100 * ratio:.3g} % of the codebook"
     if knee.ratio == 1:
         found = f"has no knee: {share}, the largest share measured, already changes the diversity by more than 10 %"

@@ -1,4 +1,4 @@
-"""What kind of model is each? The rule, and the shares that decide it."""
+"""The kind of each model: the rule, and the shares that decide it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gendiv_lightning.runs.load import Family, Setting
 
 
 def section(study: Study) -> Section:
-    """What kind of model each is, by the printed rule, with the shares that decide it."""
+    """The kind of each model by the printed rule, with the shares that decide it."""
     name, words = study.diversity
     rows: list[tuple[Cell, ...]] = []
     missing: list[str] = []
