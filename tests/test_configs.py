@@ -82,7 +82,7 @@ def test_an_experiment_names_fragments_for_its_large_parts(path):
 
 
 def test_a_toy_config_states_that_its_numbers_are_of_a_toy():
-    silent = [path for path in (CONFIGS / "tiny").iterdir() if "# EMBEDDED MODEL" not in path.read_text()]
+    silent = [path for path in (CONFIGS / "tiny").iterdir() if "# TOY MODEL" not in path.read_text()]
     assert not silent
 
 

@@ -51,7 +51,7 @@ def killed_and_run_again(line, is_under_way, environment):
     return ended
 
 
-def test_captions_of_a_tar_become_paraphrases_and_runs_and_survive_a_kill_at_each_step(tmp_path):
+def test_captions_become_paraphrases_and_runs_and_survive_a_kill_at_each_step(tmp_path):
     write_tar(tmp_path / "dalle.tar")
     whole = make(tmp_path, tmp_path / "whole", kills=False)
     killed = make(tmp_path, tmp_path / "killed", kills=True)

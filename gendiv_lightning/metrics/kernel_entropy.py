@@ -1,4 +1,4 @@
-"""`KernelEntropy`: order-2 Renyi entropy of a prompt's samples by a kernel, and its parts; order 1 beside it."""
+"""`KernelEntropy`: kernel-based Renyi entropy of a prompt's images and its parts, of order 2 and of order 1."""
 
 from __future__ import annotations
 
@@ -27,35 +27,36 @@ ORDER_1 = "order1"
 class KernelEntropy(PromptMetric):
     """Kernel decomposition: order-2 Renyi entropy of images given their prompt, and its parts, in bits.
 
-    With k the kernel of two images, and means over pairs of different samples and over prompts:
+    With k the kernel between two images, averaged over pairs of different samples and over prompts:
 
-    - `h_total/kernel[...]`: -log2 mean k^2 of two draws from all that the prompt leaves open.
-    - `h_exec/kernel[...]`: the same of two samples of one paraphrase and path.
+    - `h_total/kernel[...]`: -log2 mean k^2 over any two samples of a prompt.
+    - `h_exec/kernel[...]`: -log2 mean k^2 over two samples with the same paraphrase and path.
     - `h_path/kernel[...]`: their difference, the sum of `h_sampler_path/...` and `h_prompt_path/...`.
 
-    The means are unbiased in the number of samples. The logarithm is taken of the mean over prompts: by the chain rule
-    of order 2 this is the entropy given the prompt (Conditional-RKE), and given the path too. Prompts whose samples are
-    much alike therefore weigh most. `.../order1` is the von Neumann entropy (log2 of the Vendi score), averaged over
-    prompts. It grows with the number of samples, so its parts come from groups of one size.
+    The means are unbiased for any number of samples. The logarithm is taken after averaging over prompts: by the chain
+    rule of order 2, this is the entropy given the prompt (Conditional-RKE), or given the prompt and the path. Prompts
+    with similar samples therefore have the largest weight. `.../order1` is the von Neumann entropy (log2 of the Vendi
+    score), averaged over prompts. It grows with the number of samples, so its parts come from groups of equal size.
 
-    Columns hold what each prompt contributes: their mean is the number, to first order in the prompts, so that
-    intervals, paired differences and averages over seeds are those of any mean over prompts.
+    The columns hold the contribution of each prompt. To first order, their mean is the entropy, so that intervals,
+    paired differences and averages over seeds are computed as for any mean over prompts.
 
-    A prompt with one sample is left out. Path and execution are separated where samples share paths. Where no two
-    samples of any prompt are alike at all, as the identity kernel may have it, the entropy is NaN.
+    Prompts with one sample are excluded. Path and execution are separated only if samples share paths. If k is 0 for
+    all pairs, as may happen with the identity kernel, the entropy is NaN.
 
     Args:
-        features: the network that images are compared by. Default: DINOv2.
-        bandwidth: of a Gaussian kernel, in the unit of the features, see `functional.kernel_entropy.kernel_matrix`; 0
-            is the identity kernel. Default: the cosine of the features. `gendiv decompose RUN --kernel NAME` prints
-            the median distance of a baseline's samples: use one bandwidth for all runs that are compared.
+        features: network whose features are compared. Default: DINOv2.
+        bandwidth: bandwidth of a Gaussian kernel, in the unit of the features, see
+            `functional.kernel_entropy.kernel_matrix`; 0 is the identity kernel. Default: the cosine of the features.
+            `gendiv decompose RUN --kernel NAME` prints the median distance between samples of a baseline. Use the same
+            bandwidth for all runs you compare.
     """
 
     features: ImageFeatures
     title = "entropy of a prompt's images at a kernel's resolution, and its parts"
     short = "kernel entropy"
     default_features = "dinov2"
-    num_columns = 8  # mean k^2 and order-1 entropy, each in all, of a wording, of a path; numbers of paths and wordings
+    num_columns = 8  # see `measure`
 
     def __init__(self, features: ImageFeatures | None = None, bandwidth: float | None = None) -> None:
         super().__init__()
@@ -86,42 +87,47 @@ class KernelEntropy(PromptMetric):
 
     @override
     def measure(self, samples: PromptSamples) -> list[float]:
-        """Of one prompt: mean k^2 in all, of a wording, of a path; the same entropies of order 1; paths, wordings."""
+        """Compute the eight columns of one prompt.
+
+        They are the mean k^2 of the prompt, of a paraphrase and of a path; the order-1 entropies of the same three; and
+        the numbers of paths per paraphrase and of paraphrases.
+        """
         kernel = kernel_matrix(self.features(samples.images.to(self.device)), self.bandwidth).cpu()
         groups = samples.groups
         cells, cell = groups.unique(dim=0, return_inverse=True)
-        num_wordings = len(cells[:, 0].unique())
+        num_paraphrases = len(cells[:, 0].unique())
         if len(cells) < len(groups):
-            found = split_paths(mean_squared_kernel(kernel, cell), cells[:, 0])
-            means = [found.total, found.within, found.execution]
+            paths = split_paths(mean_squared_kernel(kernel, cell), cells[:, 0])
+            means = [paths.total, paths.within, paths.execution]
         else:
             total, within, _ = split(mean_squared_kernel(kernel, groups[:, 0]))
             means = [total, within, math.nan]
-        execution, wording, pool = matched_entropies(kernel, *groups.T)
-        return [*means, pool, wording, execution, len(cells) / num_wordings, num_wordings]
+        execution, paraphrase, prompt = matched_entropies(kernel, *groups.T)
+        return [*means, prompt, paraphrase, execution, len(cells) / num_paraphrases, num_paraphrases]
 
     @override
     def per_prompt(self) -> PromptRows:
-        """Contributions of each prompt, in the order of `names`."""
+        """Contribution of each prompt, in the order of `names`."""
         order, sizes, rows = super().per_prompt()
-        means, entropies, (paths, wordings) = rows[:, :3], rows[:, 3:6], rows[:, 6:].T
-        parts = [_parts(bits, paths, wordings) for bits in (_contributions(means), entropies)]
+        means, entropies, (paths, paraphrases) = rows[:, :3], rows[:, 3:6], rows[:, 6:].T
+        parts = [_parts(bits, paths, paraphrases) for bits in (_contributions(means), entropies)]
         return PromptRows(order, sizes, torch.cat(parts, 1))
 
 
 def _contributions(means: Tensor) -> Tensor:
-    """(P, C) numbers whose mean is -log2 of the mean (C,) of `means`, to first order; NaN where there is none.
+    """Linearize -log2 of the mean (C,) of `means` (P, C): contributions whose mean it is; NaN if that is infinite.
 
-    Their deviations from it are those of the means over ln 2 times the mean.
+    The contribution of a prompt deviates from their mean by its deviation from the overall mean, divided by that mean
+    times -ln 2.
     """
     overall = means.nanmean(0)
     contributions = -overall.log2() + (overall - means) / (overall * math.log(2))
     return contributions.masked_fill(overall <= 0, math.nan)
 
 
-def _parts(bits: Tensor, paths: Tensor, wordings: Tensor) -> Tensor:
-    """(P, 5) total, execution, path, sampler path, prompt path from entropies (P, 3) in all, of a wording, a path."""
-    total, wording, execution = bits.T
-    sampler = (wording - execution).masked_fill(paths == 1, math.nan)
-    prompt = (total - wording).masked_fill(wordings == 1, math.nan)
+def _parts(bits: Tensor, paths: Tensor, paraphrases: Tensor) -> Tensor:
+    """Split entropies (P, 3) of prompt, paraphrase and path into PARTS (P, 5)."""
+    total, paraphrase, execution = bits.T
+    sampler = (paraphrase - execution).masked_fill(paths == 1, math.nan)
+    prompt = (total - paraphrase).masked_fill(paraphrases == 1, math.nan)
     return torch.stack([total, execution, total - execution, sampler, prompt], 1)

@@ -104,9 +104,9 @@ class TinyClip(ClipFeatures):
 
 
 class PostcardFactors(ImageFeatures):
-    """What a postcard shows, read by the exact ground truth: the value of each of its five groups, one-hot.
+    """Content of a postcard: the exact values of its five groups of factors, one-hot.
 
-    `kernel_entropy[postcard-factors,bandwidth=0]` counts how often two postcards of a prompt show the same.
+    `kernel_entropy[postcard-factors,bandwidth=0]` is based on how often two postcards of a prompt have equal content.
     """
 
     tag = "postcard-factors"

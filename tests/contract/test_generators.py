@@ -98,7 +98,7 @@ def name(check):
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=name)
-def test_a_family_keeps_the_contract(subject, kind, check):
+def test_a_family_fulfils_the_contract(subject, kind, check):
     outcome = run_check(check, subject)
     assert outcome.status == ("not applicable" if check.__name__ in kind.open else "pass"), outcome.detail
     assert not subject.num_edges or not kind.networks
@@ -125,7 +125,7 @@ def embedded(request):
 
 @pytest.mark.slow  # the families themselves are checked above
 @pytest.mark.parametrize("check", CHECKS, ids=name)
-def test_an_embedded_generator_keeps_the_contract(embedded, check):
+def test_a_toy_generator_fulfils_the_contract(embedded, check):
     outcome = run_check(check, embedded)
     assert outcome.status != "fail", outcome.detail
 
@@ -168,7 +168,7 @@ TOKENS = [param for param in PARAMS if not param.marks]
 
 
 @pytest.mark.parametrize("kind", TOKENS, indirect=True)
-def test_predict_runs_under_the_trainers_probes_and_before_its_observers(subject):
+def test_predict_applies_the_probes_and_observers_of_the_trainer(subject):
     recorder, watch = Recorder(), Watch()
     generator, batch = subject.generator, subject.batch(0)
     (result,) = predict(generator, batch, [Argmax(), watch])
@@ -186,7 +186,7 @@ def test_predict_runs_under_the_trainers_probes_and_before_its_observers(subject
         ([CodebookSubset("list", tokens=[10**6])], r"tokens must be in 0\.\."),
     ],
 )
-def test_probes_that_cannot_be_are_refused_before_weights_are_loaded(kind, subject, request, probes, message):
+def test_invalid_probes_are_an_error_before_weights_are_loaded(kind, subject, request, probes, message):
     generator: Generator = request.getfixturevalue(kind.fixture)()
     generator.load = lambda: pytest.fail("loaded weights")
     with pytest.raises(ValueError, match=message):

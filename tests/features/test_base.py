@@ -37,13 +37,13 @@ def images(num=3, seed=0):
     return torch.randint(0, 256, (num, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def test_equal_identities_share_a_network_and_others_do_not():
+def test_features_share_a_network_only_if_their_identities_are_equal():
     one, two, other = Means().load(), Means().load(), Means(2.0).load()
     assert one.network is two.network
     assert one.network is not other.network
 
 
-def test_the_same_images_are_embedded_once_whoever_asks():
+def test_the_same_images_are_embedded_once_for_all_metrics():
     one, two = Means(), Means()
     assert torch.equal(one(images()), two(images()))
     assert one.network.num_images == 3
@@ -54,7 +54,7 @@ def test_the_same_images_are_embedded_once_whoever_asks():
     assert one.network.num_images == 6
 
 
-def test_other_images_are_embedded_anew():
+def test_other_images_are_embedded_again():
     features, pictures = Means(), images()
     before = features(pictures)
     pictures[0] += 1  # in place
@@ -64,14 +64,14 @@ def test_other_images_are_embedded_anew():
     assert features(pictures[:2]).shape == (2, 3)
 
 
-def test_features_larger_than_their_images_are_not_kept():
+def test_features_larger_than_their_images_are_not_cached():
     features = Means(width=16)
     features(images())
     features(images())
     assert features.network.num_images == 6
 
 
-def test_images_that_are_too_small_are_an_error_before_anything_is_read():
+def test_too_small_images_are_an_error_before_weights_are_read():
     features = Means()
     with pytest.raises(ValueError, match="at least 2 pixels high and wide for 'means'"):
         features(torch.zeros(1, 3, 1, 4, dtype=torch.uint8))

@@ -68,7 +68,7 @@ def preprocessed(features, images):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_preprocessing_is_that_of_transformers(names, loaded, size):
+def test_preprocessing_agrees_with_transformers(names, loaded, size):
     images = pictures(2, *size)
     theirs = by_transformers(names["transformers"], images)
     torch.testing.assert_close(preprocessed(loaded["transformers"], images), theirs, rtol=0, atol=1e-5)
@@ -76,7 +76,7 @@ def test_preprocessing_is_that_of_transformers(names, loaded, size):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("way", ["shortest", "squash"])
-def test_preprocessing_is_that_of_open_clip(size, way):
+def test_preprocessing_agrees_with_open_clip(size, way):
     """Pillow's rounding and torch's differ by at most 2 of 255, in a pixel of a hundred of noise."""
     config = {"size": 32, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25), "interpolation": "bicubic"}
     preprocessing = _open_clip_preprocessing({**config, "resize_mode": way})
@@ -89,7 +89,7 @@ def test_preprocessing_is_that_of_open_clip(size, way):
     assert (apart > 1e-5).float().mean() < 0.02
 
 
-def test_an_odd_margin_is_cropped_as_each_library_does():
+def test_an_odd_margin_is_cropped_as_by_each_library():
     images = pictures(1, 33, 35)
     for rounds_half, offset in ((True, 2), (False, 1)):
         preprocessing = Preprocessing(33, (32, 32), "bicubic", rounds_half, (0.0,) * 3, (1.0,) * 3)
@@ -98,7 +98,7 @@ def test_an_odd_margin_is_cropped_as_each_library_does():
 
 @pytest.mark.parametrize("size", [(32, 32), (41, 64)])
 @torch.no_grad()
-def test_image_features_are_those_of_transformers(names, loaded, size):
+def test_image_features_agree_with_transformers(names, loaded, size):
     images, model = pictures(4, *size), loaded["transformers"].network.model
     inputs = by_transformers(names["transformers"], images)
     theirs = F.normalize(model.visual_projection(model.vision_model(pixel_values=inputs).pooler_output), dim=1)
@@ -110,7 +110,7 @@ def test_image_features_are_those_of_transformers(names, loaded, size):
 
 @pytest.mark.parametrize(("size", "tolerance"), [((32, 32), 1e-6), ((41, 64), 1e-4)])
 @torch.no_grad()
-def test_image_features_are_those_of_open_clip(loaded, size, tolerance):
+def test_image_features_agree_with_open_clip(loaded, size, tolerance):
     """Where it resizes, as far as Pillow and torch do it alike."""
     images, model = pictures(4, *size), loaded["open_clip"].network.model
     theirs = model.encode_image(by_open_clip(model.visual.preprocess_cfg, images), normalize=True)
@@ -128,7 +128,7 @@ def test_image_features_do_not_depend_on_their_batch(features):
     torch.testing.assert_close(together.norm(dim=1), torch.ones(34))
 
 
-def test_the_same_images_are_encoded_once_and_never_mistaken_for_others(names, monkeypatch):
+def test_the_same_images_are_encoded_once_and_not_confused_with_others(names, monkeypatch):
     features, again = ClipFeatures(names["transformers"]).load(), ClipFeatures(names["transformers"])
     calls = []
     encode = features.network.encode_images
@@ -140,7 +140,7 @@ def test_the_same_images_are_encoded_once_and_never_mistaken_for_others(names, m
 
 
 @pytest.mark.parametrize("size", [32, 48])
-def test_images_that_changed_in_place_are_other_images(features, size):
+def test_images_changed_in_place_are_encoded_again(features, size):
     images = pictures(3, size, size)
     before = features(images)
     images[0] = 255 - images[0]
@@ -156,7 +156,7 @@ def test_images_of_one_colour_have_features(features, value):
     assert torch.equal(vectors[0], vectors[1])
 
 
-def test_what_is_no_batch_of_images_is_an_error(features):
+def test_input_other_than_a_batch_of_images_is_an_error(features):
     with pytest.raises(ValueError, match="uint8"):
         features(torch.rand(2, 3, 32, 32))
 
@@ -165,7 +165,7 @@ def test_what_is_no_batch_of_images_is_an_error(features):
 
 
 @pytest.mark.parametrize("num_words", [0, 1, CONTEXT - 2, CONTEXT - 1, 40])
-def test_text_features_are_those_of_the_library(loaded, num_words):
+def test_text_features_agree_with_the_library(loaded, num_words):
     text = sentence(num_words)
     with torch.no_grad():
         for library in ("open_clip", "open_clip in English"):
@@ -179,7 +179,7 @@ def test_text_features_are_those_of_the_library(loaded, num_words):
         torch.testing.assert_close(ours, F.normalize(theirs, dim=1), rtol=0, atol=1e-5)
 
 
-def test_a_long_caption_is_read_from_its_end_token(loaded):
+def test_a_long_caption_keeps_its_end_token(loaded):
     """Which stands right after the last word that fits; without it CLIP reads another token, and there is no error."""
     network = loaded["transformers"].network
     start, end = NUM_WORDS - 2, NUM_WORDS - 1
@@ -196,7 +196,7 @@ def test_a_long_caption_is_read_from_its_end_token(loaded):
 
 
 @pytest.mark.parametrize("library", ["transformers", "open_clip"])
-def test_a_caption_in_pieces_is_the_mean_of_its_pieces(loaded, library):
+def test_the_feature_of_a_split_caption_is_the_mean_over_its_chunks(loaded, library):
     features, room = loaded[library], CONTEXT - 2
     text = sentence(2 * room + 3)
     parts = [" ".join(text.split()[start : start + room]) for start in range(0, 2 * room + 3, room)]
@@ -208,13 +208,13 @@ def test_a_caption_in_pieces_is_the_mean_of_its_pieces(loaded, library):
 
 
 @pytest.mark.parametrize("library", ["transformers", "open_clip"])
-def test_a_caption_is_cut_if_a_word_of_it_is_lost(loaded, library):
+def test_a_caption_counts_as_truncated_if_a_word_is_lost(loaded, library):
     texts = [sentence(num_words) for num_words in (0, 3, CONTEXT - 2, CONTEXT - 1, 50)]
     assert [loaded[library].num_cut([text]) for text in texts] == [0, 0, 0, 1, 1]
     assert loaded[library].num_cut(texts) == 2
 
 
-def test_a_text_has_one_feature_wherever_it_stands(features):
+def test_the_feature_of_a_text_does_not_depend_on_its_position(features):
     texts = [sentence(5, start) for start in range(40)] + [sentence(5)]
     together = features.texts(texts)
     torch.testing.assert_close(together[-1], together[0], rtol=0, atol=1e-6)
@@ -222,7 +222,7 @@ def test_a_text_has_one_feature_wherever_it_stands(features):
     assert (together[0] @ together[17]).item() < 0.99
 
 
-def test_one_string_and_no_texts_are_errors(features):
+def test_a_single_string_and_an_empty_list_are_errors(features):
     for texts in ("red hills", []):
         with pytest.raises(ValueError, match="non-empty list of captions"):
             features.texts(texts)
@@ -231,7 +231,7 @@ def test_one_string_and_no_texts_are_errors(features):
 # --- precision, loading, sharing ---
 
 
-def test_autocast_and_fast_matrix_products_do_not_reach_the_features(features, monkeypatch):
+def test_autocast_and_fast_matrix_products_do_not_affect_the_features(features, monkeypatch):
     plain = features(pictures(2)), features.texts(["red hills"])
     monkeypatch.setattr("gendiv_lightning.features.base._LOADED", _LoadedNetworks())  # nothing is remembered
     torch.set_float32_matmul_precision("medium")
@@ -245,7 +245,7 @@ def test_autocast_and_fast_matrix_products_do_not_reach_the_features(features, m
 
 
 @pytest.mark.parametrize("write", [write_transformers_clip, write_open_clip])
-def test_nothing_is_loaded_before_first_use_and_the_global_generator_is_left_alone(write, tmp_path):
+def test_weights_load_at_first_use_without_touching_the_global_generator(write, tmp_path):
     features = ClipFeatures(write(tmp_path))
     assert not list(features.parameters())
     state = torch.random.get_rng_state()
@@ -255,13 +255,13 @@ def test_nothing_is_loaded_before_first_use_and_the_global_generator_is_left_alo
     assert not features.network.training
 
 
-def test_a_network_is_loaded_once_for_all_who_need_it_and_not_kept_after_them(names):
+def test_a_network_is_loaded_once_and_freed_after_its_last_user(names):
     one, two = (ClipFeatures(names["open_clip"]).load() for _ in range(2))
     assert one.network is two.network
     assert pickle.loads(pickle.dumps(one))(pictures(1)).equal(two(pictures(1)))
 
 
-def test_a_network_that_nobody_holds_is_gone(tmp_path):
+def test_a_network_without_users_is_freed(tmp_path):
     features = ClipFeatures(write_open_clip(tmp_path)).load()
     features(pictures(1))
     network = weakref.ref(features.network)
@@ -270,7 +270,7 @@ def test_a_network_that_nobody_holds_is_gone(tmp_path):
     assert network() is None
 
 
-def test_features_are_made_in_float32_whatever_the_module_was_cast_to(names):
+def test_features_are_computed_in_float32_even_if_the_module_was_cast(names):
     features = ClipFeatures(names["open_clip"])
     assert features.half()(pictures(1)).dtype == torch.float32
 
@@ -287,13 +287,13 @@ def test_features_are_made_in_float32_whatever_the_module_was_cast_to(names):
         ("hf-hub:laion/CLIP-ViT-B-32", "hf-hub:laion/CLIP-ViT-B-32", "open_clip"),
     ],
 )
-def test_a_name_says_what_it_is_before_anything_is_imported_or_loaded(backbone, tag, library):
+def test_a_name_is_resolved_before_anything_is_imported_or_loaded(backbone, tag, library):
     features = ClipFeatures(backbone)
     assert (features.tag, features.source.library) == (tag, library)
     assert features.identity() == {"backbone": backbone, "weights": None}
 
 
-def test_a_folder_is_known_by_its_name_and_its_hash(tmp_path):
+def test_a_folder_is_identified_by_its_name_and_its_hash(tmp_path):
     backbone = write_open_clip(tmp_path)
     before = ClipFeatures(backbone)
     identity = before.identity()
@@ -305,7 +305,7 @@ def test_a_folder_is_known_by_its_name_and_its_hash(tmp_path):
     assert ClipFeatures(backbone).identity() != identity
 
 
-def test_a_folder_that_went_away_is_an_error_that_names_it(tmp_path):
+def test_a_folder_deleted_later_is_named_in_the_error(tmp_path):
     features = ClipFeatures(write_open_clip(tmp_path / "gone"))
     shutil.rmtree(tmp_path / "gone")
     for ask in (features.load, features.identity):
@@ -319,12 +319,12 @@ def test_a_folder_that_went_away_is_an_error_that_names_it(tmp_path):
 @pytest.mark.parametrize(
     "backbone", ["", "ViT-B-32", "nowhere/at/all", "local-dir:nowhere", "hf-hub:nothing", "large", "/", "a b/c"]
 )
-def test_a_name_that_is_none_is_an_error_at_once(backbone):
+def test_an_unknown_name_is_an_error_at_construction(backbone):
     with pytest.raises(ValueError, match=r"OWNER/REPO.*local-dir:FOLDER.*gendiv list features"):
         ClipFeatures(backbone)
 
 
-def test_a_folder_in_the_other_layout_is_an_error_that_says_so(tmp_path):
+def test_a_folder_in_the_other_layout_is_reported_as_such(tmp_path):
     write_open_clip(tmp_path)
     with pytest.raises(ValueError, match=f"write local-dir:{tmp_path}"):
         ClipFeatures(str(tmp_path))
@@ -334,18 +334,18 @@ def test_a_folder_in_the_other_layout_is_an_error_that_says_so(tmp_path):
     "backbone",
     ["openai/clip-vit-large-patch14", "ViT-B-32/laion2b_s34b_b79k", "ViT-B-32-quickgelu/openai", "hf-hub:some/clip"],
 )
-def test_without_a_network_the_error_names_the_ways_out(backbone, monkeypatch):
+def test_without_a_network_the_error_says_what_to_do(backbone, monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     with pytest.raises(FileNotFoundError, match=f"{backbone}.*local-dir:FOLDER"):
         ClipFeatures(backbone).load()
 
 
-def test_unknown_weights_of_open_clip_are_an_error_that_lists_the_known_ones():
+def test_the_error_for_unknown_open_clip_weights_lists_the_known_ones():
     with pytest.raises(ValueError, match="laion2b_s34b_b79k"):
         ClipFeatures("ViT-B-32/laion2b").load()
 
 
-def test_weights_of_another_activation_function_are_refused():
+def test_weights_for_another_activation_function_are_an_error():
     with pytest.raises(ValueError, match="Write ViT-B-32-quickgelu/openai"):
         ClipFeatures("ViT-B-32/openai").load()
 
@@ -363,7 +363,7 @@ def spoil(path):
 
 @pytest.mark.parametrize("harm", [drop_a_tensor, spoil])
 @pytest.mark.parametrize("write", [write_transformers_clip, write_open_clip])
-def test_weights_that_lack_or_are_damaged_are_an_error(write, harm, tmp_path):
+def test_missing_or_damaged_weights_are_an_error(write, harm, tmp_path):
     features = ClipFeatures(write(tmp_path))
     harm(tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=f"{tmp_path.name}.*cannot be used as a CLIP backbone"):
@@ -379,7 +379,7 @@ def test_a_folder_without_tokenizer_or_image_processor_is_an_error(file, names, 
 
 
 @pytest.mark.parametrize(("end", "message"), [(2, None), (7, f"looks for the end token 7, but .*with {NUM_WORDS - 1}")])
-def test_a_text_tower_that_looks_for_another_end_token_is_an_error(end, message, names, tmp_path):
+def test_a_text_tower_with_another_end_token_is_an_error(end, message, names, tmp_path):
     """But 2, as in the configurations of old, stands for the highest number."""
     shutil.copytree(names["transformers"], tmp_path / "copy")
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
@@ -405,19 +405,19 @@ def test_a_text_tower_that_looks_for_another_end_token_is_an_error(end, message,
         {"do_center_crop": False},
     ],
 )
-def test_preprocessing_that_is_not_that_of_a_clip_is_an_error(change, names):
+def test_preprocessing_other_than_that_of_clip_is_an_error(change, names):
     config = json.loads((Path(names["transformers"]) / "preprocessor_config.json").read_text())
     assert preprocessing_of(config).shorter == 36
     with pytest.raises(ValueError, match="image processor"):
         preprocessing_of({**config, **change})
 
 
-def test_a_resize_that_pads_is_an_error(tmp_path):
+def test_resizing_with_padding_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="'longest'"):
         ClipFeatures(write_open_clip(tmp_path, resize_mode="longest")).load()
 
 
-def test_a_tokenizer_that_does_not_cut_at_the_end_is_an_error(tmp_path):
+def test_a_tokenizer_that_does_not_truncate_at_the_end_is_an_error(tmp_path):
     backbone = write_open_clip(tmp_path, knows_english=True)
     config = json.loads((tmp_path / "open_clip_config.json").read_text())
     config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"reduction_mask": "shuffle"}

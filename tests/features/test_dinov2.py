@@ -31,7 +31,7 @@ def by_transformers(folder, images):
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 40)])
-def test_features_are_those_of_transformers(folder, features, size):
+def test_features_agree_with_transformers(folder, features, size):
     images = pictures(4, *size)
     theirs = by_transformers(folder, images)
     assert (theirs[0] - theirs[1]).abs().max() > 0.05
@@ -55,7 +55,7 @@ def test_features_do_not_depend_on_their_batch(features):
     torch.testing.assert_close(features(images), alone, rtol=0, atol=1e-5)
 
 
-def test_names_and_identity_tell_models_apart(folder):
+def test_names_and_identities_distinguish_models(folder):
     assert DINOv2Features().tag == "dinov2"
     assert DINOv2Features("facebook/dinov2-large").tag == "dinov2-large"
     identity = DINOv2Features(folder).identity()
@@ -64,12 +64,12 @@ def test_names_and_identity_tell_models_apart(folder):
     assert DINOv2Features().identity() == {"network": "facebook/dinov2-base", "weights": None}
 
 
-def test_a_model_that_cannot_be_had_names_the_ways_out():
+def test_the_error_for_an_unavailable_model_says_what_to_do():
     with pytest.raises(FileNotFoundError, match=r"'facebook/dinov2-base'.*cosine\[dinov2,model=FOLDER\]"):
         DINOv2Features().load()
 
 
-def test_what_is_no_dinov2_is_an_error(folder, tmp_path):
+def test_a_model_other_than_dinov2_is_an_error(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "deep")
     config = json.loads((tmp_path / "deep" / "config.json").read_text())
     (tmp_path / "deep" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))

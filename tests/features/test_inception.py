@@ -55,7 +55,7 @@ def images():
     return torch.randint(0, 256, (2, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def test_features_are_torch_fidelitys(features, weights):
+def test_features_agree_with_torch_fidelity(features, weights):
     with torch.no_grad():
         (truth,) = FeatureExtractorInceptionV3("fid", ["2048"], feature_extractor_weights_path=weights)(images())
     assert features.shape == (2, 2048)
@@ -66,7 +66,7 @@ def test_features_are_torch_fidelitys(features, weights):
 
 
 @pytest.mark.slow
-def test_distances_between_folders_are_torch_fidelitys(ours, weights, tmp_path):
+def test_distances_between_folders_agree_with_torch_fidelity(ours, weights, tmp_path):
     """FID to 1e-3 of itself, KID over all pairs, precision and recall, from image files on."""
     generator = torch.Generator().manual_seed(0)
     sets = {}
@@ -98,7 +98,7 @@ def test_distances_between_folders_are_torch_fidelitys(ours, weights, tmp_path):
     assert numbers["quality/recall"] == pytest.approx(theirs["recall"], abs=1e-6)
 
 
-def test_the_resize_rule_counts_and_is_told(ours, features, weights):
+def test_the_resize_rule_changes_features_and_identity(ours, features, weights):
     clean = InceptionFeatures(weights)
     clean.network = ours.network
     assert (clean(images()[:1]) - features[:1]).abs().max() > 1e-3
@@ -110,7 +110,7 @@ def test_features_do_not_depend_on_their_batch_or_on_autocast(ours, features):
         torch.testing.assert_close(ours(images()[1:]), features[1:], rtol=1e-5, atol=1e-5)
 
 
-def test_only_the_weights_of_2015_have_the_bare_name(weights):
+def test_only_the_2015_weights_have_the_plain_name(weights):
     digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
     assert InceptionFeatures(weights).tag == f"inception-{digest[:8]}"
     assert InceptionFeatures().tag == "inception"
@@ -121,7 +121,7 @@ def test_only_the_weights_of_2015_have_the_bare_name(weights):
     }
 
 
-def test_weights_without_counts_of_batches_are_read_and_others_must_be_whole(weights, tmp_path):
+def test_weights_may_only_lack_the_batch_norm_counters(weights, tmp_path):
     state = torch.load(weights)
     counts = {name for name in state if "num_batches" in name}
     assert counts
@@ -135,7 +135,7 @@ def test_weights_without_counts_of_batches_are_read_and_others_must_be_whole(wei
         InceptionFeatures(str(tmp_path / "broken.pth")).load()
 
 
-def test_weights_that_cannot_be_had_name_the_ways_out(tmp_path, monkeypatch):
+def test_the_error_for_unavailable_weights_says_what_to_do(tmp_path, monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("no network")
 
@@ -145,7 +145,7 @@ def test_weights_that_cannot_be_had_name_the_ways_out(tmp_path, monkeypatch):
         InceptionFeatures().load()
 
 
-def test_the_file_in_the_hub_cache_is_used_if_it_is_the_one(weights, tmp_path, monkeypatch):
+def test_the_file_in_the_hub_cache_is_used_if_its_hash_matches(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / inception.URL.rsplit("/", 1)[1]).symlink_to(weights)
@@ -158,7 +158,7 @@ def test_the_file_in_the_hub_cache_is_used_if_it_is_the_one(weights, tmp_path, m
     assert math.isfinite(features.network.Mixed_7c.branch1x1.conv.weight.sum())
 
 
-def test_wrong_arguments_are_errors_before_anything_loads():
+def test_invalid_arguments_are_errors_before_anything_loads():
     with pytest.raises(ValueError, match=r"clean, torch-fidelity.*'bicubic'"):
         InceptionFeatures(resize="bicubic")
     with pytest.raises(ValueError, match=r"weights .* 'nowhere\.pth'"):

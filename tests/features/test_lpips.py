@@ -45,7 +45,7 @@ def tiny_weights(tmp_path_factory):
 
 
 @pytest.mark.parametrize("net", ["alex", "squeeze", pytest.param("vgg", marks=pytest.mark.slow)])
-def test_squared_distances_of_features_are_the_lpips_of_every_pair(net, tmp_path):
+def test_squared_feature_distances_are_the_lpips_of_every_pair(net, tmp_path):
     network = random_network(net)
     torch.save(as_torchvision(network), tmp_path / "backbone.pth")
     pictures = images()
@@ -61,7 +61,7 @@ def test_squared_distances_of_features_are_the_lpips_of_every_pair(net, tmp_path
 
 
 @pytest.mark.parametrize("net", ["alex", "squeeze", pytest.param("vgg", marks=pytest.mark.slow)])
-def test_the_metric_is_the_mean_over_pairs_of_the_package_and_of_torchmetrics(net, tmp_path):
+def test_the_metric_agrees_with_the_lpips_package_and_torchmetrics(net, tmp_path):
     network = random_network(net)
     torch.save(as_torchvision(network), tmp_path / "backbone.pth")
     pictures = images()
@@ -82,7 +82,7 @@ def test_the_metric_is_the_mean_over_pairs_of_the_package_and_of_torchmetrics(ne
 
 
 @pytest.mark.parametrize("net", ["alex", "vgg", "squeeze"])
-def test_the_linear_weights_that_the_package_ships_are_not_negative(net):
+def test_the_shipped_linear_weights_are_not_negative(net):
     state = torch.load(Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth", map_location="cpu")
     assert all((weight >= 0).all() for weight in state.values())
 
@@ -106,14 +106,14 @@ def test_features_do_not_depend_on_their_batch(tiny_weights):
     torch.testing.assert_close(features(pictures), alone, rtol=0, atol=1e-6)
 
 
-def test_autocast_does_not_reach_the_features(tiny_weights):
+def test_autocast_does_not_affect_the_features(tiny_weights):
     features = TinyPerceptual(tiny_weights)
     plain = features(images(2))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(features(images(2)), plain)
 
 
-def test_nothing_is_loaded_before_first_use_and_the_global_generator_is_left_alone(tmp_path):
+def test_weights_load_at_first_use_without_touching_the_global_generator(tmp_path):
     torch.save(as_torchvision(random_network("alex")), tmp_path / "backbone.pth")
     features = LPIPSFeatures("alex", str(tmp_path / "backbone.pth"))
     assert not list(features.parameters())
@@ -132,7 +132,7 @@ def test_a_checkpoint_in_the_hub_cache_is_used(tmp_path, monkeypatch):
     assert all(torch.equal(weights[name], value) for name, value in network.net.state_dict().items())
 
 
-def test_a_backbone_that_cannot_be_had_names_the_ways_out(tmp_path, monkeypatch):
+def test_the_error_for_an_unavailable_backbone_says_what_to_do(tmp_path, monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("no network")
 
@@ -142,7 +142,7 @@ def test_a_backbone_that_cannot_be_had_names_the_ways_out(tmp_path, monkeypatch)
         LPIPSFeatures("alex").load()
 
 
-def test_a_wrong_net_or_file_is_an_error_before_anything_loads():
+def test_an_invalid_net_or_file_is_an_error_before_anything_loads():
     with pytest.raises(ValueError, match=r"alex, vgg, squeeze.*'resnet'"):
         LPIPSFeatures("resnet")
     with pytest.raises(ValueError, match=r"net .*tiny.*'resnet'"):
@@ -154,7 +154,7 @@ def test_a_wrong_net_or_file_is_an_error_before_anything_loads():
 @pytest.mark.parametrize(
     ("net", "smallest"), [("alex", 31), ("squeeze", 17), pytest.param("vgg", 16, marks=pytest.mark.slow)]
 )
-def test_images_that_are_too_small_are_an_error(net, smallest, tmp_path):
+def test_too_small_images_are_an_error(net, smallest, tmp_path):
     torch.save(as_torchvision(random_network(net)), tmp_path / "backbone.pth")
     features = LPIPSFeatures(net, str(tmp_path / "backbone.pth"))
     assert len(features(images(1, smallest))) == 1
@@ -163,7 +163,7 @@ def test_images_that_are_too_small_are_an_error(net, smallest, tmp_path):
 
 
 @pytest.mark.parametrize("make", [alex, TinyPerceptual])
-def test_a_file_that_is_no_backbone_is_named(make, tmp_path):
+def test_a_file_that_is_not_a_backbone_is_named_in_the_error(make, tmp_path):
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pt")
     (tmp_path / "broken.pt").write_text("not a checkpoint")
     for name in ("other.pt", "broken.pt"):
@@ -171,7 +171,7 @@ def test_a_file_that_is_no_backbone_is_named(make, tmp_path):
             make(str(tmp_path / name)).load()
 
 
-def test_legacy_checkpoints_as_torchvision_ships_them_are_read(tmp_path):
+def test_legacy_checkpoints_of_torchvision_are_read(tmp_path):
     network = random_network("squeeze")
     path = tmp_path / "legacy.pth"
     torch.save(as_torchvision(network), path, _use_new_zipfile_serialization=False)
@@ -179,7 +179,7 @@ def test_legacy_checkpoints_as_torchvision_ships_them_are_read(tmp_path):
     assert all(torch.equal(weights[name], value) for name, value in network.net.state_dict().items())
 
 
-def test_a_network_registered_as_lpips_is_one_for_the_metric(tiny_weights):
+def test_a_registered_network_works_with_the_metric(tiny_weights):
     metric = LPIPS("tiny", tiny_weights)
     assert isinstance(metric.features, TinyPerceptual)
     assert metric.identity()["weights"] == metric.features.weights_sha256 != LPIPS("tiny").identity()["weights"]

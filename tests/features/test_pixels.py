@@ -18,12 +18,12 @@ def test_the_squared_distance_is_twice_the_cosine_distance():
     assert distance.item() == pytest.approx(2 * (1 - F.cosine_similarity(flat[0], flat[1], dim=0).item()), abs=1e-12)
 
 
-def test_every_image_has_length_one_even_a_black_one():
+def test_every_image_has_norm_1_even_a_black_one():
     pictures = torch.cat([images(2), torch.zeros(1, 3, 12, 12, dtype=torch.uint8)])
     torch.testing.assert_close(pixel_features(pictures).norm(dim=1), torch.ones(3, dtype=torch.float64))
 
 
-def test_black_is_the_darkest_grey():
+def test_black_is_treated_as_the_darkest_grey():
     greys = torch.tensor([0, 1, 128, 255], dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 12, 12)
     features = pixel_features(greys)
     torch.testing.assert_close(features, features[:1].expand(4, -1), rtol=0, atol=1e-15)
@@ -40,12 +40,12 @@ def test_black_is_the_darkest_grey():
         ([torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(3, 9, 9, dtype=torch.uint8)], "mixed sizes"),
     ],
 )
-def test_what_is_no_batch_of_images_is_an_error(pictures, words):
+def test_input_other_than_a_batch_of_images_is_an_error(pictures, words):
     with pytest.raises(ValueError, match=words):
         check_images(pictures)
 
 
-def test_parts_are_the_whole_and_never_large():
+def test_chunks_give_the_whole_and_stay_small():
     parts = split_images(images(70))
     assert torch.equal(torch.cat(parts), images(70))
     assert max(map(len, parts)) == 32

@@ -21,18 +21,18 @@ def by_pillow(images):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_clean_rule_is_pillows(size):
+def test_the_clean_rule_agrees_with_pillow(size):
     torch.testing.assert_close(resize_images(noise(*size), 299, "clean"), by_pillow(noise(*size)), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_other_rule_is_torch_fidelitys(size):
+def test_the_legacy_rule_agrees_with_torch_fidelity(size):
     theirs = interpolate_bilinear_2d_like_tensorflow1x(noise(*size).float(), (299, 299), align_corners=False)
     torch.testing.assert_close(resize_images(noise(*size), 299, "torch-fidelity"), theirs, rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("rule", ["clean", "torch-fidelity"])
-def test_images_of_the_right_size_and_of_one_grey_stay_as_they_are(rule):
+def test_images_of_the_target_size_and_constant_images_are_unchanged(rule):
     torch.testing.assert_close(resize_images(noise(299, 299), 299, rule), noise(299, 299).float(), rtol=0, atol=1e-4)
     grey = torch.full((1, 3, 50, 70), 255, dtype=torch.uint8)
     torch.testing.assert_close(resize_images(grey, 299, rule), torch.full((1, 3, 299, 299), 255.0), rtol=0, atol=1e-4)

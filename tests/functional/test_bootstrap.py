@@ -28,13 +28,13 @@ def test_the_interval_of_skewed_values_is_skewed():
     assert high - value > value - low > 0
 
 
-def test_one_value_far_off_shows_no_skewness():
+def test_a_single_outlier_does_not_skew_the_interval():
     values = torch.tensor([*[-1.0, 0.0, 1.0] * 5, 12.0])
     value, low, high = bootstrap_mean(values)
     assert high - value == pytest.approx(value - low)
 
 
-def test_equal_seeds_give_equal_intervals_and_the_global_generator_is_left_alone():
+def test_equal_seeds_give_equal_intervals_without_touching_the_global_generator():
     values = torch.rand(50, generator=torch.Generator().manual_seed(0))
     state = torch.random.get_rng_state()
     assert bootstrap_mean(values) == bootstrap_mean(values)
@@ -57,7 +57,7 @@ def test_too_few_prompts_have_no_interval():
     assert math.isnan(high)
 
 
-def test_equal_values_are_their_own_interval():
+def test_equal_values_have_an_interval_of_width_zero():
     assert bootstrap_mean(torch.full((7,), 0.1, dtype=torch.float64)) == (0.1, 0.1, 0.1)
 
 
@@ -71,7 +71,7 @@ def test_equal_values_are_their_own_interval():
     ],
     ids=["normal", "skewed", "uneven"],
 )
-def test_the_interval_of_few_prompts_covers_the_truth_as_often_as_it_says(num_prompts, draw):
+def test_intervals_of_few_prompts_have_nominal_coverage(num_prompts, draw):
     draws = torch.from_numpy(draw(np.random.default_rng(0), size=(600, num_prompts)))
     intervals = [bootstrap_mean(row, num_resamples=500) for row in draws]
     share = sum(low <= 0 <= high for _, low, high in intervals) / len(intervals)
@@ -79,7 +79,7 @@ def test_the_interval_of_few_prompts_covers_the_truth_as_often_as_it_says(num_pr
 
 
 @pytest.mark.parametrize("num_prompts", [2, 3, 4])
-def test_the_interval_of_two_to_four_prompts_ends_where_the_values_do(num_prompts):
+def test_the_interval_of_two_to_four_prompts_is_the_range_of_the_values(num_prompts):
     values = torch.tensor([0.0, 0.0, 0.5, 1.0][-num_prompts:])
     value, low, high = bootstrap_mean(values)
     assert values.min() <= low < value < high <= values.max()

@@ -51,7 +51,7 @@ def literal_chao_wang_jost(counts):
         [1] * 200,
     ],
 )
-def test_chao_wang_jost_is_the_published_formula(counts):
+def test_chao_wang_jost_agrees_with_the_published_formula(counts):
     estimate = chao_wang_jost_entropy(torch.tensor(counts)).item()
     assert estimate == pytest.approx(literal_chao_wang_jost(counts), rel=1e-12, abs=1e-14)
 
@@ -84,7 +84,7 @@ def test_the_plug_in_agrees_with_scipy():
     )
 
 
-def test_leading_axes_are_a_batch():
+def test_leading_dimensions_are_batched():
     counts = torch.randint(0, 4, (2, 3, 20), generator=torch.Generator().manual_seed(0))
     for estimator in (plugin_entropy, chao_wang_jost_entropy, coverage, gini):
         batched = estimator(counts)
@@ -93,7 +93,7 @@ def test_leading_axes_are_a_batch():
         assert batched[1, 2].item() == pytest.approx(estimator(counts[1, 2]).item(), rel=1e-13)
 
 
-def test_nothing_counted_is_nan_and_leaves_its_neighbours_alone():
+def test_empty_counts_give_nan_for_their_row_only():
     counts = torch.tensor([[0, 0, 0], [4, 4, 0]])
     for estimator, value in ((plugin_entropy, 1.0), (coverage, 2 / 3), (gini, 1 / 3)):
         assert estimator(counts)[0].isnan()
@@ -108,7 +108,7 @@ def test_one_entry_has_no_entropy():
     assert chao_wang_jost_entropy(counts) == 0
 
 
-def test_gini_is_half_the_mean_difference_of_two_entries_over_the_mean():
+def test_gini_is_half_the_relative_mean_difference():
     counts = torch.tensor([0, 7, 2, 2, 0, 31, 1], dtype=torch.float64)
     differences = (counts[:, None] - counts).abs().mean().item()
     assert gini(counts).item() == pytest.approx(differences / 2 / counts.mean().item(), rel=1e-12)
@@ -116,7 +116,7 @@ def test_gini_is_half_the_mean_difference_of_two_entries_over_the_mean():
     assert gini(torch.tensor([0, 0, 8, 0])).item() == pytest.approx(3 / 4, rel=1e-12)
 
 
-def test_zipf_ranks_the_frequencies_of_what_was_counted():
+def test_the_zipf_slope_uses_entries_with_counts_only():
     ranks, frequencies = zipf(torch.tensor([2, 0, 12, 4, 0, 2]))
     assert ranks.tolist() == [1, 2, 3, 4]
     assert frequencies.tolist() == pytest.approx([0.6, 0.2, 0.1, 0.1], rel=1e-12)
@@ -149,7 +149,7 @@ def test_grassberger_by_hand():
 
 
 @pytest.mark.parametrize("estimator", CORRECTED)
-def test_a_correction_is_closer_than_the_plugin_on_average(estimator):
+def test_a_corrected_estimate_has_less_bias_than_the_plug_in(estimator):
     generator = torch.Generator().manual_seed(0)
     probs = torch.distributions.Dirichlet(torch.ones(64, dtype=torch.float64))
     with torch.random.fork_rng():
@@ -163,7 +163,7 @@ def test_a_correction_is_closer_than_the_plugin_on_average(estimator):
 
 
 @pytest.mark.parametrize("estimator", CORRECTED)
-def test_corrections_of_no_one_and_many_tokens(estimator):
+def test_corrected_estimates_of_zero_one_and_many_tokens(estimator):
     assert math.isnan(estimator(torch.zeros(4, dtype=torch.int64)).item())
     assert estimator(torch.tensor([9, 0])).item() == pytest.approx(0, abs=0.2)
     many = torch.full((8,), 10**6)

@@ -51,7 +51,7 @@ def test_gaussians_with_common_axes():
     assert frechet_distance(second, first) == pytest.approx(truth, rel=1e-7)
 
 
-def test_full_rank_is_the_square_root_of_scipy_and_torch_fidelity():
+def test_full_rank_distances_agree_with_scipy_and_torch_fidelity():
     a, b = rows(200, 24), rows(150, 24, 1, shift=0.3)
     ours = frechet_distance(statistics(a), statistics(b))
     theirs = fid_statistics_to_metric(fid_features_to_statistics(a), fid_features_to_statistics(b), verbose=False)
@@ -60,7 +60,7 @@ def test_full_rank_is_the_square_root_of_scipy_and_torch_fidelity():
 
 
 @pytest.mark.parametrize(("num_a", "num_b", "rank"), [(30, 40, None), (300, 20, None), (300, 200, 7), (20, 300, 7)])
-def test_covariances_without_full_rank_are_as_exact(num_a, num_b, rank):
+def test_rank_deficient_covariances_are_as_exact(num_a, num_b, rank):
     a, b = rows(num_a, 64, rank=rank), rows(num_b, 64, 1, shift=0.1, rank=rank)
     truth = by_svd(a, b)
     assert frechet_distance(statistics(a), statistics(b)) == pytest.approx(truth, rel=1e-6)
@@ -68,7 +68,7 @@ def test_covariances_without_full_rank_are_as_exact(num_a, num_b, rank):
 
 
 @pytest.mark.parametrize("num", [12, 40])
-def test_leaving_a_block_out_is_the_distance_of_the_others(num):
+def test_leave_one_block_out_is_the_distance_of_the_other_blocks(num):
     reference, features = statistics(rows(80, 16)), rows(num, 16, 1, shift=0.2)
     blocks = torch.arange(num) % 4
     distances = frechet_distances(reference, features, blocks)
@@ -77,7 +77,7 @@ def test_leaving_a_block_out_is_the_distance_of_the_others(num):
     assert distances.tolist() == pytest.approx(truth, rel=1e-7)
 
 
-def test_parts_merge_to_the_whole_in_any_order():
+def test_merged_moments_equal_those_of_all_rows_in_any_order():
     features = rows(101, 8, shift=5.0)
     whole = statistics(features)
     for sizes in ([1, 100], [50, 1, 50], [1] * 101, [100, 1]):
@@ -89,7 +89,7 @@ def test_parts_merge_to_the_whole_in_any_order():
             torch.testing.assert_close(merged.scatter, whole.scatter, rtol=1e-11, atol=1e-11)
 
 
-def test_statistics_are_numpys():
+def test_statistics_agree_with_numpy():
     features = rows(50, 6, shift=3.0)
     ours = statistics(features.float())
     assert ours.mean.dtype == ours.scatter.dtype == torch.float64
@@ -97,7 +97,7 @@ def test_statistics_are_numpys():
     np.testing.assert_allclose(ours.covariance.numpy(), truth, rtol=1e-10)
 
 
-def test_a_set_has_no_distance_to_itself_and_none_is_negative():
+def test_the_distance_of_a_set_to_itself_is_zero_and_never_negative():
     for num in (10, 100):
         features = rows(num, 32, num)
         assert 0 <= frechet_distance(statistics(features), statistics(features)) < 1e-6
@@ -105,7 +105,7 @@ def test_a_set_has_no_distance_to_itself_and_none_is_negative():
         assert 0 <= frechet_distance(statistics(features), statistics(features + 1e-9)) < 1e-6
 
 
-def test_identical_rows_are_a_point():
+def test_identical_rows_have_zero_covariance():
     point = statistics(torch.full((7, 5), 0.1))
     assert not point.scatter.any()
     other = gaussian(torch.full((5,), 0.1).double(), torch.eye(5))
@@ -119,7 +119,7 @@ def test_a_common_shift_does_not_matter():
     assert far == pytest.approx(near, rel=1e-6)
 
 
-def test_the_jackknife_limit_takes_the_bias_of_few_rows_away():
+def test_the_jackknife_limit_removes_the_bias_of_few_rows():
     reference = gaussian(torch.zeros(6), torch.eye(6))
     blocks = torch.arange(100) % 20
     generator = torch.Generator().manual_seed(0)
@@ -130,13 +130,13 @@ def test_the_jackknife_limit_takes_the_bias_of_few_rows_away():
     assert abs(limit) < plain / 5
 
 
-def test_one_row_has_no_distance():
+def test_a_single_row_gives_nan():
     assert math.isnan(frechet_distance(statistics(rows(1, 4)), statistics(rows(9, 4))))
     assert frechet_distances(statistics(rows(9, 4)), rows(1, 4)).isnan().all()
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_what_is_not_finite_is_an_error(number):
+def test_non_finite_values_are_an_error(number):
     features = rows(5, 4)
     features[3, 2] = number
     with pytest.raises(ValueError, match=r"1 rows, e\.g\. row 3"):

@@ -15,7 +15,7 @@ def sample(num, seed=0):
     return torch.randn(num, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def test_of_a_mean_it_is_the_t_interval():
+def test_the_interval_of_a_mean_is_the_t_interval():
     rows = sample(12)
     value, low, high = jackknife(values_of(torch.mean, rows, torch.arange(12)))
     truth = stats.t.interval(0.95, 11, rows.mean().item(), stats.sem(rows.numpy()))
@@ -23,7 +23,7 @@ def test_of_a_mean_it_is_the_t_interval():
     assert (low, high) == pytest.approx(truth, rel=1e-3)
 
 
-def test_the_limit_of_the_biased_variance_is_the_unbiased_one():
+def test_the_limit_of_the_biased_variance_is_the_unbiased_variance():
     rows = sample(15)
     values = values_of(lambda some: some.var(unbiased=False), rows, torch.arange(15))
     limit, low, high = jackknife_limit(values)
@@ -31,12 +31,12 @@ def test_the_limit_of_the_biased_variance_is_the_unbiased_one():
     assert high - low == pytest.approx(jackknife(values)[2] - jackknife(values)[1], rel=1e-12)
 
 
-def test_the_limit_of_a_bias_that_falls_with_the_number_is_free_of_it():
+def test_the_limit_removes_a_bias_that_falls_with_the_sample_size():
     sizes = torch.tensor([200.0, *[190.0] * 20])
     assert jackknife_limit(3 + 70 / sizes)[0] == pytest.approx(3, abs=1e-4)
 
 
-def test_intervals_over_blocks_cover_as_often_as_they_say():
+def test_intervals_over_blocks_have_nominal_coverage():
     blocks = assign_blocks(100)
     intervals = [jackknife(values_of(lambda some: some.mean() ** 2, 1 + sample(100, s), blocks)) for s in range(100)]
     covered = sum(low < 1 < high for _, low, high in intervals) / 100
@@ -53,7 +53,7 @@ def test_few_blocks_have_no_interval():
     assert not any(math.isnan(number) for number in jackknife(sample(6)))
 
 
-def test_blocks_are_of_one_size_and_do_not_follow_the_order():
+def test_blocks_have_equal_sizes_and_do_not_follow_the_row_order():
     for num_prompts in (1, 7, 20, 53, 200):
         blocks = assign_blocks(num_prompts)
         sizes = blocks.bincount()
@@ -65,7 +65,7 @@ def test_blocks_are_of_one_size_and_do_not_follow_the_order():
     assert len(assign_blocks(0)) == 0
 
 
-def test_no_blocks_is_all_rows():
+def test_without_blocks_all_rows_are_used():
     assert [kept.tolist() for kept in leave_out(3)] == [[True] * 3]
     masks = [kept.tolist() for kept in leave_out(3, torch.tensor([0, 1, 0]))]
     assert masks == [[True, True, True], [False, True, False], [True, False, True]]

@@ -1,4 +1,4 @@
-"""Entropies by a kernel, compared with closed forms and with the published estimators written out in NumPy."""
+"""Kernel-based entropies, compared with closed forms and with the published estimators in NumPy."""
 
 import math
 
@@ -33,25 +33,27 @@ def gaussian(x, sigma):
 
 
 @pytest.mark.parametrize("q", [1.0, 2.0, 3.0])
-def test_conditional_entropy_and_information_are_the_published_ones(q):
+def test_conditional_entropy_and_information_agree_with_the_published_estimators(q):
     x, text = rows(30), rows(30, 3, seed=1).repeat_interleave(2, 0)[:30]
-    mine, theirs = kernel_matrix(x, 1.5), gaussian(x, 1.5)
-    torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-8)
+    kernel, expected = kernel_matrix(x, 1.5), gaussian(x, 1.5)
+    torch.testing.assert_close(kernel, expected, rtol=1e-6, atol=1e-8)
     condition = gaussian(text, 0.8)
-    joint = published(theirs * condition, q)
+    joint = published(expected * condition, q)
     bits = 1 / math.log(2)
-    assert kernel_entropy(mine, q) == pytest.approx(published(theirs, q) * bits, rel=1e-6)
-    assert conditional_entropy(mine, condition, q) == pytest.approx((joint - published(condition, q)) * bits, rel=1e-6)
-    information = published(theirs, q) + published(condition, q) - joint
-    assert kernel_information(mine, condition, q) == pytest.approx(information * bits, rel=1e-6)
+    assert kernel_entropy(kernel, q) == pytest.approx(published(expected, q) * bits, rel=1e-6)
+    assert conditional_entropy(kernel, condition, q) == pytest.approx(
+        (joint - published(condition, q)) * bits, rel=1e-6
+    )
+    information = published(expected, q) + published(condition, q) - joint
+    assert kernel_information(kernel, condition, q) == pytest.approx(information * bits, rel=1e-6)
 
 
-def test_order_one_is_the_logarithm_of_the_vendi_score():
+def test_order_1_is_the_logarithm_of_the_vendi_score():
     x = rows(12)
     assert kernel_entropy(kernel_matrix(x)) == pytest.approx(math.log2(vendi_score(x)), rel=1e-9)
 
 
-def test_given_groups_order_one_is_the_mean_over_groups_and_order_two_that_of_pairs_in_groups():
+def test_conditional_entropy_given_groups_averages_entropies_at_order_1_and_pairs_at_order_2():
     kernel, group = kernel_matrix(rows(12), 2.0), torch.arange(12) // 4
     same = (group[:, None] == group).double()
     blocks = [kernel[group == g][:, group == g] for g in range(3)]
@@ -60,7 +62,7 @@ def test_given_groups_order_one_is_the_mean_over_groups_and_order_two_that_of_pa
     assert conditional_entropy(kernel, same, 2) == pytest.approx(-math.log2(pairs.item()))
 
 
-def test_the_kernels_are_one_for_equal_rows_and_the_identity_is_the_limit():
+def test_kernels_are_1_for_equal_rows_and_tend_to_the_identity_kernel():
     x = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.5]])
     assert kernel_matrix(x, 0).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
     torch.testing.assert_close(kernel_matrix(x, 1e-3), kernel_matrix(x, 0))
@@ -69,7 +71,7 @@ def test_the_kernels_are_one_for_equal_rows_and_the_identity_is_the_limit():
     assert cosine.diagonal().tolist() == [1, 1, 1]
 
 
-def test_uniform_choices_have_log_n_bits_and_gaussians_their_closed_form():
+def test_uniform_samples_have_log_n_bits_and_gaussians_their_closed_form():
     draws = torch.randint(37, (3000, 1), generator=torch.Generator().manual_seed(0)).double()
     (mean,) = mean_squared_kernel(kernel_matrix(draws, 0)).flatten().tolist()
     assert -math.log2(mean) == pytest.approx(math.log2(37), rel=0.01)
@@ -92,7 +94,7 @@ def block_diagonal(kernel, size):
     return [kernel[i : i + size, i : i + size] for i in range(0, len(kernel), size)]
 
 
-def test_means_of_pairs_leave_out_a_sample_with_itself():
+def test_means_over_pairs_exclude_pairs_of_a_sample_with_itself():
     kernel = kernel_matrix(rows(5), 1.0)
     groups = torch.tensor([0, 0, 0, 1, 1])
     means = mean_squared_kernel(kernel, groups)
@@ -101,37 +103,39 @@ def test_means_of_pairs_leave_out_a_sample_with_itself():
     assert mean_squared_kernel(kernel[:1, :1]).isnan().all()
 
 
-def crossed(num_wordings=2, num_paths=4):
-    wordings = torch.arange(num_wordings).repeat_interleave(num_paths**2)
-    return wordings, torch.arange(num_paths).repeat_interleave(num_paths).repeat(num_wordings)
+def crossed(num_paraphrases=2, num_paths=4):
+    paraphrases = torch.arange(num_paraphrases).repeat_interleave(num_paths**2)
+    return paraphrases, torch.arange(num_paths).repeat_interleave(num_paths).repeat(num_paraphrases)
 
 
-def test_order_one_parts_come_from_groups_of_one_size():
-    wordings, paths = crossed()
-    by_path = kernel_matrix(torch.stack([wordings, paths], 1), 0)  # a path has one image
-    assert matched_entropies(by_path, wordings, paths) == pytest.approx((0, 2, 2))
-    by_wording = kernel_matrix(wordings[:, None], 0)
-    assert matched_entropies(by_wording, wordings, paths) == pytest.approx((0, 0, 1))
+def test_order_1_parts_come_from_groups_of_equal_size():
+    paraphrases, paths = crossed()
+    by_path = kernel_matrix(torch.stack([paraphrases, paths], 1), 0)  # a path has one image
+    assert matched_entropies(by_path, paraphrases, paths) == pytest.approx((0, 2, 2))
+    by_paraphrase = kernel_matrix(paraphrases[:, None], 0)
+    assert matched_entropies(by_paraphrase, paraphrases, paths) == pytest.approx((0, 0, 1))
     all_differ = torch.eye(32)
-    assert matched_entropies(all_differ, wordings, paths) == pytest.approx((2, 2, 2)), "as many as samples can show"
+    assert matched_entropies(all_differ, paraphrases, paths) == pytest.approx((2, 2, 2)), (
+        "no more than the samples of a group can show"
+    )
 
 
-def test_order_one_without_paths_is_of_all_samples():
+def test_order_1_without_shared_paths_uses_all_samples():
     num = torch.arange(6)
-    execution, wording, total = matched_entropies(torch.eye(6), torch.zeros(6, dtype=torch.int64), num)
+    execution, paraphrase, total = matched_entropies(torch.eye(6), torch.zeros(6, dtype=torch.int64), num)
     assert math.isnan(execution)
-    assert wording == total == pytest.approx(math.log2(6))
+    assert paraphrase == total == pytest.approx(math.log2(6))
     frozen = matched_entropies(torch.eye(6), torch.zeros(6, dtype=torch.int64), torch.zeros(6, dtype=torch.int64))
     assert frozen == pytest.approx((math.log2(6),) * 3)
     assert all(map(math.isnan, matched_entropies(torch.eye(1), num[:1], num[:1])))
 
 
 @pytest.mark.parametrize("bandwidth", [-1.0, math.inf, math.nan])
-def test_a_bandwidth_is_a_distance(bandwidth):
+def test_an_invalid_bandwidth_is_an_error(bandwidth):
     with pytest.raises(ValueError, match="bandwidth must be a distance of at least 0"):
         kernel_matrix(rows(3), bandwidth)
 
 
-def test_features_that_are_not_finite_are_an_error():
-    with pytest.raises(ValueError, match="1 rows are not"):
+def test_non_finite_features_are_an_error():
+    with pytest.raises(ValueError, match="got 1 rows with NaN or infinity"):
         kernel_matrix(rows(3).index_fill(0, torch.tensor(1), math.nan), 1.0)

@@ -41,7 +41,7 @@ def ours(reference, features, k, k_density, blocks=None):
 
 @pytest.mark.parametrize("make", [rows, whole_rows])
 @pytest.mark.parametrize("chunk", [neighbours._CHUNK_PAIRS, 100])
-def test_they_are_what_the_papers_define_with_and_without_each_block(make, chunk, monkeypatch):
+def test_values_agree_with_the_definitions_of_the_papers_for_all_rows_and_without_each_block(make, chunk, monkeypatch):
     monkeypatch.setattr(neighbours, "_CHUNK_PAIRS", chunk)
     reference, features, blocks = make(60), make(45, 1), torch.arange(45) * 7 % 6
     sets = [features, *(features[blocks != block] for block in range(6))]
@@ -51,20 +51,20 @@ def test_they_are_what_the_papers_define_with_and_without_each_block(make, chunk
     assert truth.min() > 0
 
 
-def test_blocks_smaller_than_the_neighbourhood():
+def test_blocks_may_be_smaller_than_the_neighbourhood():
     reference, features = rows(30), rows(9, 1)
     truth = torch.tensor([by_definition(reference, features[torch.arange(9) != out], 3, 5) for out in range(9)])
     blocks = torch.arange(9)
     torch.testing.assert_close(ours(reference, features, 3, 5, blocks)[1:], truth.double(), rtol=1e-12, atol=0)
 
 
-def test_precision_and_recall_are_those_of_torch_fidelity():
+def test_precision_and_recall_agree_with_torch_fidelity():
     reference, features = rows(80), rows(70, 1, shift=0.6)
     theirs = calculate_precision_recall_full(features, reference)
     assert precision_recall(reference, features)[0].tolist() == pytest.approx(theirs, abs=1e-6)
 
 
-def test_all_four_are_those_of_the_package_of_density_and_coverage():
+def test_all_four_agree_with_the_prdc_package():
     reference, features = rows(80), rows(70, 1, shift=0.6)
     for k in (3, 5):
         theirs = compute_prdc(reference.numpy(), features.numpy(), nearest_k=k)
@@ -84,7 +84,7 @@ def test_sets_far_apart_have_nothing_in_common():
     assert not ours(rows(40), rows(30, 1, shift=100.0), 3, 5).any()
 
 
-def test_copies_of_one_real_image_are_precise_and_recall_nothing_else():
+def test_copies_of_one_real_image_have_full_precision_and_little_recall():
     reference = rows(40)
     precision, recall, _, coverage = ours(reference, reference[7].expand(20, -1), 3, 5)[0].tolist()
     balls = squares(reference, reference).sort(1).values[:, 5]
@@ -98,7 +98,7 @@ def test_equal_distributions_have_density_one_on_average():
     assert values[1].item() == pytest.approx(1 - 2.0**-5, abs=0.02)  # 1 - (m - 1)...(m - k) / ((2 m - 1)...(2 m - k))
 
 
-def test_what_is_not_finite_is_an_error():
+def test_non_finite_values_are_an_error():
     broken = rows(9)
     broken[1, 1] = math.nan
     for pair in ((broken, rows(9)), (rows(9), broken)):

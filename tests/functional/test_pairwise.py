@@ -26,13 +26,13 @@ def brute_force(rows, pairs):
 
 @pytest.mark.parametrize("num", [2, 3, 11])
 @pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-6])
-def test_the_closed_form_is_the_mean_over_all_pairs(num, spread):
+def test_the_closed_form_equals_the_mean_over_all_pairs(num, spread):
     rows = features(num, spread=spread)
     truth = brute_force(rows, list(combinations(range(num), 2)))
     assert split(matrix_of(rows)).total == pytest.approx(truth, rel=1e-10, abs=0)
 
 
-def test_float32_rows_are_measured_in_float64():
+def test_float32_rows_are_accumulated_in_float64():
     rows = features(spread=1e-5, dtype=torch.float32)
     truth = brute_force(rows, list(combinations(range(11), 2)))
     assert split(matrix_of(rows)).total == pytest.approx(truth, rel=1e-10)
@@ -47,7 +47,7 @@ def test_unequal_groups_agree_with_brute_force():
     assert split(matrix_of(rows, groups)) == pytest.approx((w / 3 + 2 / 3 * b, w, b), rel=1e-10)
 
 
-def test_chunks_in_any_order_and_merged_accumulators_give_the_whole():
+def test_chunks_and_merged_accumulators_equal_the_whole_in_any_order():
     rows, groups = features(), torch.arange(11) % 3
     whole = matrix_of(rows, groups)
     first, second = PairDistances(), PairDistances()
@@ -58,7 +58,7 @@ def test_chunks_in_any_order_and_merged_accumulators_give_the_whole():
     torch.testing.assert_close(first.matrix(), whole, rtol=1e-12, atol=1e-12)
 
 
-def test_a_matrix_of_pairs_and_the_closed_form_agree():
+def test_the_closed_form_agrees_with_the_pairwise_matrix():
     rows, groups = features(), torch.tensor([1, 1, 1, 1, 5, 5, 5, 2, 2, 2, 2])
     distances = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").square()
     torch.testing.assert_close(group_means(distances, groups), matrix_of(rows, groups), rtol=1e-10, atol=0)
@@ -92,13 +92,13 @@ def test_identical_rows_have_distance_exactly_zero():
     assert split(pairs.matrix()).total == 0
 
 
-def test_one_group_has_no_between_and_total_is_within():
+def test_a_single_group_has_no_between_part_and_its_total_is_the_within_part():
     total, within, between = split(matrix_of(features()))
     assert total == within
     assert math.isnan(between)
 
 
-def test_one_row_has_no_distance():
+def test_a_single_row_gives_nan():
     assert all(math.isnan(number) for number in split(matrix_of(features(1))))
     assert all(math.isnan(number) for number in split(group_means(torch.zeros(1, 1))))
 

@@ -18,7 +18,7 @@ def prompt(seed, shift=0.0, num_groups=3, size=4):
     return points, groups
 
 
-def test_the_statistic_is_the_ratio_of_mean_squares_in_the_space_of_features():
+def test_the_statistic_is_the_ratio_of_mean_squares_in_feature_space():
     points, groups = prompt(0, shift=1)
     within = sum((points[groups == g] - points[groups == g].mean(0)).square().sum() for g in range(3))
     total = (points - points.mean(0)).square().sum()
@@ -27,17 +27,17 @@ def test_the_statistic_is_the_ratio_of_mean_squares_in_the_space_of_features():
     assert found.share == pytest.approx((1 - within / total).item())
 
 
-def test_groups_that_differ_are_found_over_prompts_that_alone_say_little():
+def test_differing_groups_are_detected_by_pooling_prompts_with_few_samples():
     prompts = [prompt(seed, shift=0.5) for seed in range(12)]
     assert permanova([(squared_distances(p), g) for p, g in prompts], 199).p_value == 1 / 200
 
 
-def test_groups_that_do_not_differ_are_found_as_rarely_as_said():
+def test_equal_groups_are_rejected_at_the_nominal_rate():
     p_values = [permanova([(squared_distances(p), g)], 99).p_value for p, g in map(prompt, range(200))]
     assert 0.01 < sum(p <= 0.05 for p in p_values) / 200 < 0.1
 
 
-def test_prompts_with_one_group_are_left_out_and_none_is_an_error():
+def test_prompts_with_one_group_are_excluded_and_no_prompts_are_an_error():
     points, groups = prompt(1, shift=2)
     alone = (squared_distances(points), torch.zeros(12, dtype=torch.int64))
     both = permanova([alone, (squared_distances(points), groups)], 99)

@@ -67,12 +67,12 @@ def test_framed_images_agree_with_scikit_image():
     assert ssim_matrix(framed)[0, 1].item() == pytest.approx(similarity.mean(), abs=1e-6)
 
 
-def test_uint8_is_the_same_as_its_floats():
+def test_uint8_images_equal_float_images():
     pictures = (255 * images()).to(torch.uint8)
     torch.testing.assert_close(ssim_matrix(pictures), ssim_matrix(pictures.double() / 255), rtol=0, atol=1e-12)
 
 
-def test_identical_images_are_similar_by_one():
+def test_identical_images_have_ssim_1():
     pictures = images(1, dtype=torch.float64).expand(3, -1, -1, -1)
     torch.testing.assert_close(ssim_matrix(pictures), torch.ones(3, 3, dtype=torch.float64), rtol=0, atol=1e-12)
 

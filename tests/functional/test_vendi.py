@@ -31,7 +31,7 @@ def cosines(rows):
 
 @pytest.mark.parametrize("q", ORDERS)
 @pytest.mark.parametrize(("num", "size"), [(9, 5), (5, 9), (6, 6), (1, 3)])
-def test_the_score_is_its_definition_whichever_matrix_is_smaller(num, size, q):
+def test_the_score_agrees_with_its_definition_whichever_matrix_is_smaller(num, size, q):
     rows = features(num, size)
     truth = by_hand(cosines(rows), q)
     assert vendi_score(rows, q) == pytest.approx(truth, rel=1e-9)
@@ -40,7 +40,7 @@ def test_the_score_is_its_definition_whichever_matrix_is_smaller(num, size, q):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("q", ORDERS)
-def test_the_score_is_that_of_the_reference_package(q):
+def test_the_score_agrees_with_the_reference_package(q):
     rows = features(9, 12)
     theirs = reference.score_K(cosines(rows), q="inf" if q == math.inf else q)  # its score_X leaves q out
     assert vendi_score(rows, q) == pytest.approx(theirs, rel=1e-9)
@@ -52,13 +52,13 @@ def test_the_score_is_that_of_the_reference_package(q):
 
 
 @pytest.mark.parametrize("q", ORDERS)
-def test_copies_of_k_unlike_items_score_k_and_copies_of_one_score_one(q):
+def test_copies_of_k_orthogonal_items_score_k_and_copies_of_one_item_score_1(q):
     assert vendi_score(torch.eye(4).repeat(3, 1), q) == pytest.approx(4, rel=1e-12)
     assert vendi_score(features(1).repeat(7, 1), q) == pytest.approx(1, rel=1e-12)
     assert vendi_score(features(3, 50).repeat(5, 1), q) <= 3 + 1e-9
 
 
-def test_uneven_kinds_have_their_hill_numbers():
+def test_unequal_shares_give_their_hill_numbers():
     rows = torch.eye(3)[[0, 0, 0, 0, 1, 1, 2, 2]]  # shares 1/2, 1/4, 1/4
     assert vendi_score(rows) == pytest.approx(2**1.5, rel=1e-12)
     assert vendi_score(rows, 2) == pytest.approx(8 / 3, rel=1e-12)
@@ -66,7 +66,7 @@ def test_uneven_kinds_have_their_hill_numbers():
     assert vendi_score(rows, math.inf) == pytest.approx(2, rel=1e-12)
 
 
-def test_the_orders_are_continuous_and_fall():
+def test_the_score_is_continuous_and_decreasing_in_its_order():
     rows = features(20, 8)
     for near, limit in ((1 - 1e-6, 1), (1 + 1e-6, 1), (1e5, math.inf)):
         assert vendi_score(rows, near) == pytest.approx(vendi_score(rows, limit), rel=1e-4)
@@ -75,19 +75,19 @@ def test_the_orders_are_continuous_and_fall():
     assert 1 < scores[-1] < scores[0] < 8
 
 
-def test_the_score_does_not_know_length_order_or_float32():
+def test_the_score_ignores_norms_row_order_and_float32():
     rows = features()
     lengths = torch.arange(1, 10)[:, None]
     assert vendi_score((rows * lengths).flip(0)) == pytest.approx(vendi_score(rows), rel=1e-12)
     assert vendi_score(rows.float()) == pytest.approx(vendi_score(rows), rel=1e-6)
 
 
-def test_what_rounding_leaves_is_no_kind_of_its_own():
+def test_rounding_noise_in_eigenvalues_does_not_raise_the_score():
     shares = torch.tensor([0.5, 0.5, 1e-17, 1e-16], dtype=torch.float64)
     assert hill_number(shares, 0.05) == pytest.approx(2, rel=1e-12)
 
 
-def test_what_has_no_score_is_an_error():
+def test_rows_without_a_score_are_an_error():
     rows = features()
     for q in (0, -1, math.nan):
         with pytest.raises(ValueError, match="q must be in"):

@@ -144,7 +144,7 @@ RUNS = {
 
 @pytest.mark.parametrize("probes", [[], [Argmax()]], ids=["", "argmax"])
 @pytest.mark.parametrize("run", RUNS)
-def test_a_run_of_the_pipeline_is_ours_on_the_same_draws(make, pipeline, make_batch, monkeypatch, run, probes):
+def test_a_run_agrees_with_the_pipeline_on_the_same_draws(make, pipeline, make_batch, monkeypatch, run, probes):
     """Conditions, logits, counts, every state, tokens and images. `Argmax` is the pipeline whose multinomial is one."""
     generator = make(**RUNS[run])
     if probes:
@@ -170,13 +170,13 @@ def test_a_run_of_the_pipeline_is_ours_on_the_same_draws(make, pipeline, make_ba
 
 
 @pytest.mark.parametrize("other", [{"crop": (30, 0)}, {"crop": (0, 30)}, {"aesthetic_score": 2.0}], ids=str)
-def test_every_micro_condition_counts(make, make_batch, other):
+def test_every_micro_condition_changes_the_logits(make, make_batch, other):
     """So that agreement about them says something."""
     batch = make_batch(*TEXTS[:2])
     assert not torch.equal(make(**other).sample(batch).samples.tokens, make().sample(batch).samples.tokens)
 
 
-def test_what_the_pipeline_draws_is_execution_noise(pipeline):
+def test_the_draws_of_the_pipeline_are_uniform_in_execution_noise(pipeline):
     """Over 20,000 tokens from as many distributions, in the states that a run of 12 steps goes through."""
     run = run_pipeline(pipeline, TEXTS * 24, 12, 1.0)
     assert_uniform(run.execution, run.unknown, 20_000)
@@ -199,12 +199,12 @@ def _nothing_runs(monkeypatch):
 
 @pytest.mark.usefixtures("_nothing_runs")
 @pytest.mark.parametrize(("more", "words"), BAD_INPUT, ids=lambda given: given[0])
-def test_bad_settings_are_one_clear_line(folder, tmp_path, more, words):
+def test_the_error_for_invalid_settings_is_one_line(folder, tmp_path, more, words):
     assert words in error_of_config("amused", folder, tmp_path / "run", *more)
 
 
 @pytest.mark.usefixtures("_nothing_runs")
-def test_a_wrong_folder_is_one_clear_line(pipelines, folder, tmp_path):
+def test_the_error_for_a_wrong_folder_is_one_line(pipelines, folder, tmp_path):
     def error(checkpoint):
         return error_of_config("amused", checkpoint, tmp_path / "run")
 
@@ -225,7 +225,7 @@ def test_a_wrong_folder_is_one_clear_line(pipelines, folder, tmp_path):
         ("scheduler/scheduler_config.json", "has no 'mask_token_id'"),
     ],
 )
-def test_a_file_that_lacks_is_one_clear_line(folder, tmp_path, file, words):
+def test_the_error_for_a_missing_file_is_one_line(folder, tmp_path, file, words):
     """Of the scheduler it is what another pipeline's would say."""
     broken = shutil.copytree(folder, tmp_path / "broken")
     (broken / file).unlink()

@@ -21,7 +21,7 @@ FILES = [
 ]
 
 
-def test_all_models_are_there() -> None:
+def test_every_model_has_a_config() -> None:
     names = [
         "flux_schnell",
         "lcm",
@@ -38,7 +38,7 @@ def test_all_models_are_there() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_call_has_every_argument_that_the_config_sets(path: Path) -> None:
+def test_the_pipeline_call_accepts_every_argument_of_the_config(path: Path) -> None:
     given = settings(path)["init_args"]
     pipeline = getattr(diffusers, given["pipeline"])
     names = inspect.signature(pipeline.__call__).parameters
@@ -49,14 +49,14 @@ def test_the_call_has_every_argument_that_the_config_sets(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_scheduler_has_every_argument_that_the_config_sets(path: Path) -> None:
+def test_the_scheduler_accepts_every_argument_of_the_config(path: Path) -> None:
     given = settings(path)["init_args"]
     scheduler = getattr(diffusers, given.get("scheduler") or "FlowMatchEulerDiscreteScheduler")
     assert given.get("scheduler_args", {}).keys() <= inspect.signature(scheduler.__init__).parameters.keys()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_the_header_says_licence_and_size_of_the_weights(path: Path) -> None:
+def test_the_header_gives_licence_and_size_of_the_weights(path: Path) -> None:
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(line.startswith("# Licence: ") for line in header)
     assert any(line.startswith("# Weights, from the Hub") and " GB " in line for line in header)

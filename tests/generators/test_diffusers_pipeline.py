@@ -97,9 +97,7 @@ def test_a_sample_does_not_depend_on_its_batch(make, make_batch, name) -> None:
         ("StableDiffusion3Pipeline", {}),
     ],
 )
-def test_with_an_ode_scheduler_images_equal_those_of_the_bare_call_bit_for_bit(
-    make, make_batch, name, settings
-) -> None:
+def test_with_an_ode_scheduler_images_are_bit_identical_to_the_pipelines(make, make_batch, name, settings) -> None:
     generator = make(name, **settings)
     batch = make_batch(TEXTS[0], num_samples=3)
     ours = generator.sample(batch)
@@ -112,7 +110,7 @@ def test_with_an_ode_scheduler_images_equal_those_of_the_bare_call_bit_for_bit(
     assert (ours.images.permute(0, 2, 3, 1).numpy() == (images * 255).round().astype("uint8")).all()
 
 
-def test_the_bare_pipeline_is_left_as_it_was(make, make_batch) -> None:
+def test_the_pipeline_is_restored_after_sampling(make, make_batch) -> None:
     generator = make()
     generator.sample(make_batch(TEXTS[0]))
     pipeline = generator.pipeline
@@ -143,7 +141,7 @@ def formula(scheduler: SchedulerMixin, step: int) -> float:
 
 
 @pytest.mark.parametrize("kind", TRANSITIONS)
-def test_a_transition_has_the_mean_and_the_variance_of_its_scheduler(kind) -> None:
+def test_transitions_have_the_mean_and_variance_of_their_scheduler(kind) -> None:
     scheduler = type(TRANSITIONS[kind]).from_config(TRANSITIONS[kind].config)
     scheduler.set_timesteps(10)
     names = [("p", 0, row) for row in range(200)]
@@ -189,7 +187,7 @@ def rows(number: int) -> LatentSampler:
     return LatentSampler(Noise.of(0, "path", names), Noise.of(0, "exec", names))
 
 
-def test_noise_drawn_from_the_global_generator_is_refused() -> None:
+def test_noise_from_the_global_generator_is_an_error() -> None:
     pipeline = Stub(diffusers.DDIMScheduler())
 
     def call() -> None:
@@ -201,7 +199,7 @@ def test_noise_drawn_from_the_global_generator_is_refused() -> None:
         call()
 
 
-def test_a_pipeline_without_initial_noise_is_refused() -> None:
+def test_a_pipeline_without_initial_noise_is_an_error() -> None:
     with (
         pytest.raises(ValueError, match="Stub draws no initial noise"),
         keyed_noise(Stub(diffusers.DDIMScheduler()), rows(2)),
@@ -209,7 +207,7 @@ def test_a_pipeline_without_initial_noise_is_refused() -> None:
         pass
 
 
-def test_a_scheduler_whose_draws_cannot_be_keyed_is_refused() -> None:
+def test_a_scheduler_whose_noise_cannot_be_keyed_is_an_error() -> None:
     class Coin(diffusers.DDIMScheduler):
         def step(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor]:
             return (torch.rand(2, 3),)
@@ -252,11 +250,11 @@ def test_a_text_is_encoded_once_for_all_batches_of_its_samples() -> None:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, SchedulerMixin) else str(value),
 )
-def test_an_ode_sampler_is_recognised_before_any_weight_is_loaded(scheduler, call, adds) -> None:
+def test_an_ode_sampler_is_recognised_before_weights_are_loaded(scheduler, call, adds) -> None:
     assert draws_step_noise(scheduler, 6, call) == adds
 
 
-def test_a_stochastic_flow_is_keyed_and_an_ode_flow_says_that_it_has_no_execution_noise(make, make_batch) -> None:
+def test_a_stochastic_flow_is_keyed_and_an_ode_flow_reports_no_execution_noise(make, make_batch) -> None:
     batch = make_batch(TEXTS[0], num_samples=3)
     ode, flow = (
         make("StableDiffusion3Pipeline"),
@@ -269,7 +267,7 @@ def test_a_stochastic_flow_is_keyed_and_an_ode_flow_says_that_it_has_no_executio
         assert (spread(generator.sample(batch, [FreezePath()]).samples.latents) > 1e-3) is adds
 
 
-def test_the_guidance_probe_sets_the_scale_and_is_refused_where_there_is_none(make, make_batch) -> None:
+def test_the_guidance_probe_sets_the_scale_and_is_an_error_without_guidance(make, make_batch) -> None:
     batch = make_batch(TEXTS[0], num_samples=2)
     probed = make().sample(batch, [Guidance(5.0)]).samples.latents
     assert torch.equal(probed, make(guidance_scale=5.0).sample(batch).samples.latents)
@@ -278,14 +276,14 @@ def test_the_guidance_probe_sets_the_scale_and_is_refused_where_there_is_none(ma
 
 
 @pytest.mark.parametrize("probe", [CodebookSubset("list", tokens=[0]), Temperature(0.5)])
-def test_probes_of_tokens_are_refused_before_loading(make, make_batch, probe) -> None:
+def test_token_probes_are_an_error_before_loading(make, make_batch, probe) -> None:
     generator = make()
     with pytest.raises(ValueError, match=f"{type(probe).__name__} sets .* which a LatentSampler does not have"):
         generator.sampler(0, (), [probe])
     assert generator._pipeline is None
 
 
-def test_the_fingerprint_names_weights_scheduler_settings_and_versions(make) -> None:
+def test_the_fingerprint_contains_weights_scheduler_settings_and_versions(make) -> None:
     generator = make(**SCHEDULERS["DDIM, eta 1"])
     generator.locate()
     identity = json.loads(json.dumps(generator.identity()))
@@ -327,7 +325,7 @@ def broken(checkpoints: Path, folder: Path, change) -> str:
         ({"pipeline": "os.system"}, "diffusers has no pipeline class 'os.system'"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused_before_weights_load(make, settings, message) -> None:
+def test_settings_that_do_not_fit_are_an_error_before_weights_load(make, settings, message) -> None:
     with pytest.raises(ValueError, match=message):
         make(**settings).locate()
 
@@ -347,17 +345,17 @@ def test_settings_that_do_not_fit_are_refused_before_weights_load(make, settings
         ),
     ],
 )
-def test_a_checkpoint_that_is_not_whole_is_refused(checkpoints, tmp_path, change, message) -> None:
+def test_an_incomplete_checkpoint_is_an_error(checkpoints, tmp_path, change, message) -> None:
     with pytest.raises(ValueError, match=message):
         DiffusersPipeline(broken(checkpoints, tmp_path, change)).locate()
 
 
-def test_a_missing_folder_is_refused(tmp_path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path) -> None:
     with pytest.raises(MissingWeightsError, match="there is no folder"):
         DiffusersPipeline(str(tmp_path / "nothing")).locate()
 
 
-def test_guidance_of_a_model_that_was_distilled_without_it_is_refused(tmp_path) -> None:
+def test_guidance_of_a_model_distilled_without_it_is_an_error(tmp_path) -> None:
     folder = tiny_pipelines.build("FluxPipeline", tmp_path)
     path = folder / "transformer" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "guidance_embeds": False}))

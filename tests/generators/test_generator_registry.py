@@ -22,7 +22,7 @@ def test_a_preset_has_the_settings_of_its_config_and_nothing_else(name):
     assert make_generator(f"toy/{name}", batch_size=3, guidance_scale=9.0).guidance_scale == 9.0
 
 
-def test_the_config_of_a_run_names_its_generator():
+def test_the_generator_is_found_from_the_config_of_a_run():
     made = make_generator("configs/tiny/llamagen_argmax.yaml", temperature=0.5)
     assert isinstance(made, LlamaGen)
     assert made.temperature == 0.5
@@ -34,7 +34,7 @@ def test_a_class_and_its_path_need_no_registration(source):
     assert make_generator(source, top_k=3).top_k == 3
 
 
-def test_a_config_may_hold_its_generator_itself(tmp_path):
+def test_a_config_may_define_its_generator_inline(tmp_path):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({"model": {"class_path": TEMPLATE, "init_args": {"top_k": 4}}}))
     assert make_generator(tmp_path / "run.yaml").top_k == 4
 
@@ -50,7 +50,7 @@ def test_a_config_may_hold_its_generator_itself(tmp_path):
         (["a"], "class_path"),
     ],
 )
-def test_a_config_that_makes_no_generator_names_its_file_and_its_key(tmp_path, content, message):
+def test_the_error_for_a_config_without_a_generator_names_file_and_key(tmp_path, content, message):
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(ValueError, match=message) as error:
         make_generator(tmp_path / "bad.yaml")
@@ -68,6 +68,6 @@ def test_a_config_that_makes_no_generator_names_its_file_and_its_key(tmp_path, c
         (TEMPLATE, {"batch_size": 0}, "batch_size"),
     ],
 )
-def test_what_is_no_generator_is_refused(source, settings, message):
+def test_an_object_that_is_not_a_generator_is_an_error(source, settings, message):
     with pytest.raises(ValueError, match=message):
         make_generator(source, **settings)

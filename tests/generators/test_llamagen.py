@@ -59,7 +59,7 @@ def assert_statistics_follow(samples, logits):
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 6.0])
-def test_entropies_and_log_probabilities_are_those_of_teacher_forcing(make_t2i, batch, scale):
+def test_entropies_and_log_probabilities_agree_with_teacher_forcing(make_t2i, batch, scale):
     generator = make_t2i(guidance_scale=scale)
     generator.load()
     samples = generator.sample(batch).samples
@@ -91,14 +91,14 @@ def test_argmax_takes_the_mode_of_the_guided_logits(generator, batch):
     assert torch.equal(samples.tokens[0::2], samples.tokens[1::2])
 
 
-def test_the_caption_decides_the_sample(generator, batch):
+def test_the_sample_depends_on_the_caption(generator, batch):
     samples = generator.sample(batch, [Argmax()]).samples
     assert len(samples.tokens.unique(dim=0)) == len(TEXTS)
 
 
 @pytest.mark.parametrize("make", ["generator", "labelled"])
 @pytest.mark.parametrize(("scale", "factor"), [(0.5, 1), (1.0, 1), (1.5, 2)])
-def test_null_rows_are_run_only_under_guidance(request, make, scale, factor, make_batch, monkeypatch):
+def test_null_rows_are_only_run_with_guidance(request, make, scale, factor, make_batch, monkeypatch):
     generator, rows = request.getfixturevalue(make), []
     decode = generator.gpt.decode
 
@@ -121,7 +121,7 @@ def test_null_rows_stop_with_the_interval(generator, make_batch, monkeypatch):
     assert rows == [6] * 5 + [3] * 30  # tokens 0 to 4 are guided; the logits of token 5 are the last with null rows
 
 
-def test_a_caption_is_run_once_however_many_samples_it_has(generator, make_batch, monkeypatch):
+def test_a_caption_is_run_once_for_all_its_samples(generator, make_batch, monkeypatch):
     rows, prefill = [], generator.gpt.prefill_captions
     monkeypatch.setattr(generator.gpt, "prefill_captions", lambda f, mask: rows.append(len(f)) or prefill(f, mask))
     generator._null_prefills.clear()
@@ -146,7 +146,7 @@ def test_attending_in_strides_changes_nothing(generator, batch):
     assert torch.equal(samples[0], samples[2])
 
 
-def test_bfloat16_samples(make_t2i, batch):
+def test_bfloat16_sampling_works(make_t2i, batch):
     generator = make_t2i(dtype="bfloat16")
     generator.load()
     assert generator.gpt.output.weight.dtype == torch.bfloat16
@@ -156,7 +156,7 @@ def test_bfloat16_samples(make_t2i, batch):
     assert len(samples.tokens.unique(dim=0)) == len(batch.keys)
 
 
-def test_loading_again_forgets_what_the_old_weights_left(make_t2i, batch, weights, tmp_path):
+def test_loading_other_weights_clears_cached_conditions(make_t2i, batch, weights, tmp_path):
     other = {
         key: 1.5 * value if "w2" in key else value for key, value in torch.load(weights / "gpt.pt")["model"].items()
     }
@@ -185,7 +185,7 @@ def test_features_are_packed_to_the_right():
 # --- prompts ---
 
 
-def test_captions_that_will_be_cut_are_reported_and_no_weights_are_loaded(make_t2i):
+def test_captions_that_will_be_truncated_are_reported_without_loading_weights(make_t2i):
     generator = make_t2i()
     generator.locate()
     long = "a red circle " * 30
@@ -195,13 +195,13 @@ def test_captions_that_will_be_cut_are_reported_and_no_weights_are_loaded(make_t
     assert not hasattr(generator, "gpt")
 
 
-def test_a_caption_that_is_cut_still_samples(generator, make_batch):
+def test_a_truncated_caption_is_sampled(generator, make_batch):
     assert generator.sample(make_batch("a red circle " * 30)).samples.tokens.shape == (1, 36)
     assert generator.sample(make_batch("")).samples.tokens.shape == (1, 36)
 
 
 @pytest.mark.parametrize("text", ["a dog", "", "1000", "-1", "1.0", "²", "1 2"])
-def test_a_prompt_that_is_no_class_is_refused(make_c2i, text):
+def test_a_prompt_that_is_not_a_class_is_an_error(make_c2i, text):
     generator = make_c2i()
     generator.locate()
     with pytest.raises(ValueError, match="999"):
@@ -217,7 +217,7 @@ def test_class_labels_are_numbers(labelled, make_batch):
     assert not torch.equal(samples.tokens[0], samples.tokens[1])
 
 
-def test_class_samples_follow_teacher_forcing_too(labelled, make_batch):
+def test_class_samples_agree_with_teacher_forcing(labelled, make_batch):
     batch = make_batch("207", "3", num_samples=2)
     samples = labelled.sample(batch).samples
     labels = torch.tensor([207, 207, 3, 3])
@@ -233,13 +233,13 @@ def test_class_samples_follow_teacher_forcing_too(labelled, make_batch):
 # --- images ---
 
 
-def test_pixels_survive_the_way_to_floats_and_back():
+def test_pixels_survive_the_conversion_to_floats_and_back():
     pixels = torch.arange(256, dtype=torch.uint8)
     assert (to_uint8(from_uint8(pixels)).int() - pixels.int()).abs().max() <= 1
     assert to_uint8(torch.tensor([-9.0, -1.0, 1.0, 9.0])).tolist() == [0, 0, 255, 255]
 
 
-def test_images_are_decoded_the_same_one_by_one(generator):
+def test_decoding_one_image_at_a_time_gives_the_same_images(generator):
     tokens = torch.randint(256, (11, 36), generator=torch.Generator().manual_seed(0))
     together = generator.decode_tokens(tokens)
     assert together.shape == (11, 3, 48, 48)
@@ -267,7 +267,7 @@ def test_images_are_decoded_the_same_one_by_one(generator):
         ({"batch_size": 0}, "batch_size must be at least 1"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_before_anything_is_loaded(settings, message):
+def test_invalid_settings_are_an_error_before_anything_is_loaded(settings, message):
     from gendiv_lightning.generators import LlamaGen
 
     with pytest.raises(ValueError, match=message):
@@ -275,27 +275,27 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_loaded(settings,
 
 
 @pytest.mark.parametrize("key", ["gpt_checkpoint", "vq_checkpoint", "text_encoder"])
-def test_missing_weights_are_named_by_their_setting_and_the_tiny_config_offered(make_t2i, key):
+def test_the_error_for_missing_weights_names_the_setting_and_the_tiny_config(make_t2i, key):
     generator = make_t2i()
     setattr(generator, key, "owner/repo:file.pt" if key != "text_encoder" else "owner/repo")
     with pytest.raises(MissingWeightsError, match=rf"{key}: (?s:.*)--config configs/tiny/llamagen_argmax\.yaml"):
         generator.locate()
 
 
-def test_the_wrong_file_is_refused_with_its_keys(make_t2i, weights):
+def test_the_error_for_a_wrong_file_lists_its_keys(make_t2i, weights):
     generator = make_t2i()
     generator.gpt_checkpoint = str(weights / "vq.pt")
     with pytest.raises(ValueError, match=r"missing \(.*unexpected \("):
         generator.load()
 
 
-def test_the_rotary_table_is_made_for_the_grid(labelled):
+def test_the_rotary_table_fits_the_grid(labelled):
     assert torch.equal(labelled.gpt.rotary, rotary_table(4, 16))
     assert isinstance(labelled.gpt, GPT)
     assert not any(tensor.is_meta for tensor in [*labelled.parameters(), *labelled.buffers()])
 
 
-def test_in_bfloat16_a_sample_does_not_depend_on_its_batch_either(make_t2i, make_batch):
+def test_in_bfloat16_a_sample_does_not_depend_on_its_batch(make_t2i, make_batch):
     """Conditions are run alone and micro-batches filled up: logits must not tell how many rows there are."""
     generator = make_t2i(dtype="bfloat16", batch_size=8)
     generator.load()
@@ -309,7 +309,7 @@ def test_in_bfloat16_a_sample_does_not_depend_on_its_batch_either(make_t2i, make
     assert torch.equal(together.log_prob, torch.cat([samples.log_prob for samples in alone]))
 
 
-def test_wordings_that_are_empty_once_cleaned_are_reported(generator):
+def test_captions_that_cleaning_empties_are_reported(generator):
     assert generator.check_prompts(["a", "free download"]) == [
         "1 of 2 texts are empty after the official cleaning; the first: 'free download'"
     ]
@@ -317,7 +317,7 @@ def test_wordings_that_are_empty_once_cleaned_are_reported(generator):
 
 @pytest.mark.parametrize("settings", [{}, {"guidance_scale": 1.0}, {"cfg_interval": 5}, {"top_k": 40, "top_p": 0.9}])
 @pytest.mark.parametrize("kind", ["t2i", "c2i"])
-def test_scored_tokens_have_the_probability_that_they_were_drawn_with(kind, settings, request, make_batch):
+def test_scored_tokens_have_the_probability_they_were_sampled_with(kind, settings, request, make_batch):
     generator = request.getfixturevalue(f"make_{kind}")(**settings)
     generator.load()
     texts = ["a red house", "a blue sky over a green hill"] if kind == "t2i" else ["207", "3"]
@@ -332,7 +332,7 @@ def test_scored_tokens_have_the_probability_that_they_were_drawn_with(kind, sett
     assert scores.sum() > others.sum() + 1, "another caption explains the images less well"
 
 
-def test_tokens_of_an_argmax_are_certain_and_no_others_are_possible(make_t2i, make_batch):
+def test_with_argmax_its_tokens_have_probability_1_and_others_0(make_t2i, make_batch):
     generator = make_t2i()
     generator.load()
     batch = make_batch("a red house", num_samples=1)
@@ -389,7 +389,7 @@ def test_parallel_decoding_gives_the_tokens_of_the_sequential_loop(make_t2i, set
 @every_way
 @pytest.mark.parametrize("kind", ["t2i", "c2i"])
 @torch.inference_mode()
-def test_it_does_so_for_many_seeds_and_windows(request, kind, settings, probes, make_batch):
+def test_parallel_decoding_is_exact_for_many_seeds_and_windows(request, kind, settings, probes, make_batch):
     batch = make_batch(*(TEXTS if kind == "t2i" else ("207", "3")), num_samples=2)
     generator = request.getfixturevalue(f"make_{kind}")(**settings)
     assert_parallel_equals_sequential(generator, batch, probes, seeds=6, windows=[3, 64])
@@ -403,7 +403,7 @@ def test_a_parallel_sample_does_not_depend_on_its_batch(make_t2i, make_batch):
     assert torch.equal(together, torch.cat(alone))
 
 
-def test_how_tokens_are_decoded_is_no_part_of_the_identity(make_t2i):
+def test_the_decoding_window_is_not_part_of_the_identity(make_t2i):
     identities = []
     for settings in ({}, {"decoding": "parallel"}, {"decoding": "parallel", "window": 5}):
         generator = make_t2i(**settings)
@@ -421,7 +421,7 @@ def test_how_tokens_are_decoded_is_no_part_of_the_identity(make_t2i):
         ({"decoding": "parallel", "compile": True}, "decoding.*compile.*True"),
     ],
 )
-def test_decoding_that_cannot_be_exact_is_refused(make_t2i, settings, words):
+def test_decoding_that_cannot_be_exact_is_an_error(make_t2i, settings, words):
     with pytest.raises(ValueError, match=words):
         make_t2i(**settings)
 

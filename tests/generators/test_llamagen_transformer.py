@@ -140,7 +140,7 @@ def test_decoding_token_by_token_equals_the_forward_pass(config):
 
 
 @every_config
-def test_a_row_does_not_depend_on_the_others(config):
+def test_a_row_does_not_depend_on_the_other_rows(config):
     gpt = make_gpt(config)
     positions, mask, tokens = make_input(gpt)
     whole = gpt(positions, mask, tokens)
@@ -149,7 +149,7 @@ def test_a_row_does_not_depend_on_the_others(config):
         torch.testing.assert_close(gpt(positions[one], mask[one], tokens[one]), whole[one], atol=1e-5, rtol=1e-5)
 
 
-def test_what_stands_in_pad_positions_does_not_matter():
+def test_the_content_of_pad_positions_does_not_matter():
     gpt = make_gpt(CONFIGS["captions"])
     positions, mask, tokens = make_input(gpt)
     junk = torch.where(mask[..., None], positions, torch.full_like(positions, 3.0))
@@ -157,7 +157,7 @@ def test_what_stands_in_pad_positions_does_not_matter():
 
 
 @pytest.mark.parametrize("length", [1, 2, T])
-def test_pad_positions_may_be_left_out(length):
+def test_pad_positions_may_be_omitted(length):
     gpt = make_gpt(CONFIGS["captions"])
     positions, mask, tokens = make_input(gpt, torch.tensor([length]))
     short = gpt(positions[:, T - length :], mask[:, T - length :], tokens)
@@ -185,7 +185,7 @@ def test_the_order_of_condition_positions_matters_for_their_own_states_only_thro
 
 
 @every_config
-def test_the_first_rows_go_on_as_if_alone(config):
+def test_a_subset_of_rows_can_be_continued(config):
     gpt = make_gpt(config)
     positions, mask, tokens = make_input(gpt)
     prefill, _ = gpt.condition(positions, mask)
@@ -217,7 +217,7 @@ def test_prefills_can_be_repeated_and_joined():
     torch.testing.assert_close(decode_all(gpt, joined, tokens[:4]), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_labels_come_with_their_null_rows():
+def test_labels_have_null_rows():
     gpt = make_gpt(CONFIGS["labels"])
     labels = torch.tensor([3, 0, 3])
     prefill = gpt.prefill_labels(labels)
@@ -235,7 +235,7 @@ def test_the_null_condition_is_the_end_of_the_fixed_rows_as_long_as_the_caption(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_gives_float32_logits_near_the_exact_ones(dtype):
+def test_half_precision_gives_float32_logits_close_to_the_exact_ones(dtype):
     gpt = make_gpt(CONFIGS["grouped queries"])
     positions, mask, tokens = make_input(gpt)
     exact = gpt(positions, mask, tokens)
@@ -251,7 +251,7 @@ def test_half_precision_gives_float32_logits_near_the_exact_ones(dtype):
         assert (logits - exact).abs().mean() < (0.06 if dtype == torch.bfloat16 else 0.008)
 
 
-def test_the_rotary_table_is_that_of_the_grid():
+def test_the_rotary_table_agrees_with_the_grid():
     config = CONFIGS["captions"]
     table = torch.view_as_complex(rotary_table(3, config.head_dim))
     torch.testing.assert_close(table, plain_rotary(config, 0).to(torch.complex64), atol=1e-6, rtol=0)
@@ -260,7 +260,7 @@ def test_the_rotary_table_is_that_of_the_grid():
 @pytest.mark.parametrize(
     ("change", "message"), [({"block_size": 10}, "square grid, got 10"), ({"n_head": 5}, "multiple of 4")]
 )
-def test_sizes_that_cannot_be_are_refused(change, message):
+def test_invalid_sizes_are_an_error(change, message):
     with pytest.raises(ValueError, match=message):
         GPTConfig(**{**SIZES, **change})
 

@@ -23,7 +23,7 @@ def generator(make_meissonic):
     return generator
 
 
-def test_the_network_is_asked_once_a_step_with_the_steps_that_are_left(generator, make_batch, monkeypatch):
+def test_the_network_is_called_once_per_step_with_the_remaining_steps(generator, make_batch, monkeypatch):
     times, forward = [], generator.transformer.forward
     monkeypatch.setattr(
         generator.transformer, "forward", lambda tokens, time, *rest: times.append(time) or forward(tokens, time, *rest)
@@ -32,7 +32,7 @@ def test_the_network_is_asked_once_a_step_with_the_steps_that_are_left(generator
     assert times == [4, 3, 2, 1, 0]
 
 
-def test_the_negative_prompt_is_guidances_other_half(generator, make_meissonic, make_batch):
+def test_the_negative_prompt_is_the_unconditional_input_of_guidance(generator, make_meissonic, make_batch):
     batch, probes = make_batch(*TEXTS), [Argmax(), FreezePath()]
     other = make_meissonic(negative_prompt="green hill")
     other.load()
@@ -46,7 +46,7 @@ def test_the_negative_prompt_is_guidances_other_half(generator, make_meissonic, 
     assert torch.equal(*(g.sample(batch, probes).samples.tokens for g in off))
 
 
-def test_captions_are_not_turned_and_cells_are_by_row_and_column():
+def test_captions_have_no_rotary_embedding_and_cells_use_row_and_column():
     cos, sin = rotary_table(3, 2, (4, 6, 6))
     assert cos.shape == sin.shape == (11, 16)
     assert (cos[:3] == 1).all()  # two captions and the first cell
@@ -80,7 +80,7 @@ def test_logits_are_on_the_grid_of_the_tokens(resized):
         ({"num_layers": None}, "num_layers"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(change, words):
+def test_invalid_sizes_are_an_error(change, words):
     values = {key: value for key, value in {**SIZES, **change}.items() if value is not None}
     with pytest.raises(ValueError, match=words):
         MeissonicConfig.of(values)
@@ -94,17 +94,17 @@ def test_sizes_that_cannot_be_are_refused(change, words):
         ({"num_steps": 0}, "num_steps"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings, words):
+def test_invalid_settings_are_an_error(settings, words):
     with pytest.raises(ValueError, match=words):
         Meissonic(**settings)
 
 
-def test_the_released_size_is_known_before_the_checkpoint_is_there():
+def test_the_released_size_is_known_without_a_checkpoint():
     generator = Meissonic(size="meissonic-1024")
     assert (generator.codebook_size, generator.grid) == (8192, (64, 64))
 
 
-def test_a_mask_token_of_another_codebook_is_refused(make_meissonic, tmp_path):
+def test_a_mask_token_of_another_codebook_is_an_error(make_meissonic, tmp_path):
     generator = make_meissonic()
     folder = generator.folder.path
     for part in folder.iterdir():

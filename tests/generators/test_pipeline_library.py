@@ -12,7 +12,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and transforme
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in BUILDERS])
-def test_a_pipeline_passes_the_contract_as_the_page_says(name: str, tmp_path: Path) -> None:
+def test_a_pipeline_passes_the_contract_as_listed_on_the_page(name: str, tmp_path: Path) -> None:
     row = check(name, tmp_path)
     listed = next(line for line in TABLE.read_text().splitlines() if f"`{name}`" in line)
     # Whether rows are equal or equal to rounding depends on the machine.

@@ -130,7 +130,7 @@ def run_amused(pipeline, generator, monkeypatch, guidance):
 
 @guidances
 @pytest.mark.parametrize("num_steps", [1, 5, 12])
-def test_on_equal_noise_a_run_of_amused_is_the_pipelines(
+def test_on_equal_noise_a_run_of_amused_agrees_with_the_pipeline(
     make_amused, amused_pipeline, make_batch, monkeypatch, guidance, num_steps
 ):
     from gendiv_lightning.generators import amused as loop
@@ -197,7 +197,7 @@ def run_vq_diffusion(pipeline, generator, monkeypatch, guidance, rate, determini
 
 @guidances
 @pytest.mark.parametrize(("num_steps", "rate"), [(100, 1.0), (100, 0.86), (7, 1.0)])
-def test_on_equal_noise_a_run_of_vq_diffusion_is_the_pipelines(
+def test_on_equal_noise_a_run_of_vq_diffusion_agrees_with_the_pipeline(
     make_vq_diffusion, vq_diffusion_folder, vq_diffusion_pipeline, make_batch, monkeypatch, guidance, num_steps, rate
 ):
     from gendiv_lightning.generators import vq_diffusion as loop
@@ -220,7 +220,7 @@ def test_on_equal_noise_a_run_of_vq_diffusion_is_the_pipelines(
     assert len(ours[0].unique()) > 10
 
 
-def test_posterior_argmax_is_the_argmax_of_the_pipelines_posterior(
+def test_posterior_argmax_is_the_argmax_of_the_posterior_of_the_pipeline(
     make_vq_diffusion, vq_diffusion_folder, vq_diffusion_pipeline, make_batch, monkeypatch
 ):
     from gendiv_lightning.generators import vq_diffusion as loop
@@ -232,7 +232,7 @@ def test_posterior_argmax_is_the_argmax_of_the_pipelines_posterior(
     assert torch.equal(ours[0], theirs[0])
 
 
-def test_text_embeddings_of_amused_are_the_pipelines(make_amused, amused_pipeline):
+def test_text_embeddings_of_amused_agree_with_the_pipeline(make_amused, amused_pipeline):
     generator = make_amused()
     generator.load()
     ids = amused_pipeline.tokenizer(
@@ -246,7 +246,7 @@ def test_text_embeddings_of_amused_are_the_pipelines(make_amused, amused_pipelin
             torch.testing.assert_close(pooled[0], outputs.text_embeds[row], atol=1e-5, rtol=1e-5)
 
 
-def test_text_embeddings_of_vq_diffusion_are_the_pipelines(
+def test_text_embeddings_of_vq_diffusion_agree_with_the_pipeline(
     make_vq_diffusion, vq_diffusion_folder, vq_diffusion_pipeline, learnable
 ):
     generator = make_vq_diffusion(checkpoint=str(vq_diffusion_folder))
@@ -262,7 +262,7 @@ def test_text_embeddings_of_vq_diffusion_are_the_pipelines(
 
 
 @pytest.mark.parametrize("family", ["amused", "vq_diffusion"])
-def test_argmax_leaves_path_diversity_and_a_frozen_path_takes_that_too(family, request, make_batch):
+def test_argmax_keeps_path_diversity_and_a_frozen_path_removes_it(family, request, make_batch):
     generator = request.getfixturevalue(f"make_{family}")(num_steps=9, guidance_scale=1.0)
     generator.load()
     batch = make_batch(TEXTS[1], num_samples=6)
@@ -283,7 +283,7 @@ def test_argmax_leaves_path_diversity_and_a_frozen_path_takes_that_too(family, r
         ("vq_diffusion", {"guidance_scale": float("nan")}, "guidance_scale"),
     ],
 )
-def test_bad_input_is_one_clear_error_before_weights_are_loaded(family, settings, words, request, monkeypatch):
+def test_invalid_input_is_an_error_before_weights_are_loaded(family, settings, words, request, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "load_state_dict", lambda *a, **k: pytest.fail("weights were loaded"))
     make = request.getfixturevalue(f"make_{family}")
     with pytest.raises(ValueError, match=words):

@@ -34,11 +34,11 @@ def test_the_released_sizes_need_no_settings():
     ]  # fmt: skip
 
 
-def test_guidance_rises_from_none_to_its_scale():
+def test_guidance_rises_linearly_to_its_scale():
     assert [guidance_at(scale, 10, 2.5) for scale in (0, 3, 9)] == [1.0, 1.5, 2.5]
 
 
-def test_a_scale_is_guided_as_far_as_it_is_its_turn(generator):
+def test_each_scale_has_its_own_guidance(generator):
     labels, sampler = torch.tensor([3, 207]), replace(generator.make_sampler(*noises(2)), guidance=4.0)
     plain = replace(sampler, guidance=1.0)
     with torch.inference_mode():
@@ -60,7 +60,7 @@ def noises(num_rows):
 
 
 @pytest.mark.parametrize("settings", [{}, {"guidance_scale": 1.0}, {"top_k": 40, "top_p": 0.9, "temperature": 0.8}])
-def test_scored_tokens_have_the_probability_that_they_were_drawn_with(make_var, batch, settings):
+def test_scored_tokens_have_the_probability_they_were_sampled_with(make_var, batch, settings):
     generator = make_var(**settings)
     generator.load()
     sampler = generator.sampler(0, batch.keys, [CodebookSubset("random", ratio=0.5)])
@@ -73,7 +73,7 @@ def test_scored_tokens_have_the_probability_that_they_were_drawn_with(make_var, 
     assert scores.sum() > others.sum() + 1, "another class explains the images less well"
 
 
-def test_tokens_of_an_argmax_are_certain(generator, batch):
+def test_with_argmax_its_tokens_have_probability_1(generator, batch):
     sampler = generator.sampler(0, batch.keys, [Argmax()])
     with torch.inference_mode():
         conditions = generator.encode_prompts(batch.texts)
@@ -83,7 +83,7 @@ def test_tokens_of_an_argmax_are_certain(generator, batch):
         assert generator.score_tokens(conditions, tokens, sampler)[0, 0] == -torch.inf
 
 
-def test_a_scale_knows_the_scales_before_it_alone(generator):
+def test_a_scale_depends_on_earlier_scales_only(generator):
     tokens = torch.arange(30)[None] * 7 % 300
     labels, quantizer, starts = torch.tensor([5]), generator.vq.quantize, generator.var_config.starts
 
@@ -117,7 +117,7 @@ def test_every_scale_brings_the_sum_closer_to_the_latents():
     assert errors[-1] < 0.3 * float(latents.square().mean())
 
 
-def test_scales_share_four_smoothings():
+def test_scales_share_four_convolutions():
     quantizer = Quantizer(VAEConfig(code_dim=1, codebook_size=1))
     assert [quantizer.smoothing(scale) for scale in range(10)] == [0, 0, 1, 1, 1, 2, 2, 3, 3, 3]
 
@@ -126,7 +126,7 @@ def test_pixels_are_rounded_down():
     assert to_uint8(torch.tensor([-1.0, 0.0, 0.999, 1.0])).tolist() == [0, 127, 254, 255]
 
 
-def test_bfloat16_samples(make_var, batch):
+def test_bfloat16_sampling_works(make_var, batch):
     generator = make_var(dtype="bfloat16")
     generator.load()
     assert generator.var.head.weight.dtype == torch.bfloat16
@@ -140,7 +140,7 @@ def test_bfloat16_samples(make_var, batch):
 
 
 @pytest.mark.parametrize("text", ["a dog", "", "1000", "-1", "1.0"])
-def test_a_prompt_that_is_no_class_is_refused(make_var, text):
+def test_a_prompt_that_is_not_a_class_is_an_error(make_var, text):
     with pytest.raises(ValueError, match="class numbers from 0 to 999, got"):
         make_var().check_prompts(["3", text])
 
@@ -154,24 +154,24 @@ def test_a_prompt_that_is_no_class_is_refused(make_var, text):
         ({"top_p": 2.0}, "top_p"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings, words):
+def test_invalid_settings_are_an_error(settings, words):
     with pytest.raises(ValueError, match=words):
         VAR(**settings)
 
 
-def test_a_transformer_of_another_tokenizer_is_refused(make_var):
+def test_a_transformer_of_another_tokenizer_is_an_error(make_var):
     with pytest.raises(ValueError, match=r"size and vq must agree on codebook_size, got 300 .* and 4096"):
         make_var(vq="ch160v4096z32")
 
 
 @pytest.mark.parametrize("key", ["var_checkpoint", "vq_checkpoint"])
-def test_missing_weights_are_named_by_their_setting(make_var, key):
+def test_the_error_for_missing_weights_names_the_setting(make_var, key):
     generator = make_var(**{key: "owner/repo:file.pth"})
     with pytest.raises(MissingWeightsError, match=rf"{key}: "):
         generator.locate()
 
 
-def test_the_wrong_file_is_refused_with_its_keys(make_var):
+def test_the_error_for_a_wrong_file_lists_its_keys(make_var):
     generator = make_var()
     generator.var_checkpoint = generator.vq_checkpoint
     with pytest.raises(ValueError, match=r"missing \(.*unexpected \("):

@@ -150,7 +150,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_a_run_of_the_pipeline_is_ours_on_the_same_draws(make_pair, make_batch, run):
+def test_a_run_agrees_with_the_pipeline_on_the_same_draws(make_pair, make_batch, run):
     """Conditions, times, logits after guidance and truncation, posteriors, every state, tokens and images."""
     pipeline, generator = make_pair(**RUNS[run])
     theirs = run_pipeline(pipeline, TEXTS, generator.num_steps, generator.guidance_scale, generator.top_p)
@@ -178,7 +178,7 @@ def test_a_run_of_the_pipeline_is_ours_on_the_same_draws(make_pair, make_batch, 
     assert (replaced > 0) == (generator.num_steps > 1)
 
 
-def test_conditions_are_of_unit_length_and_a_learned_null_is_as_it_was_learned(make_pair, make_batch):
+def test_conditions_are_normalized_and_a_learned_null_embedding_is_unchanged(make_pair, make_batch):
     """That the pipeline is given the same is asserted of every run."""
     pipeline, generator = make_pair(num_steps=1)
     batch, any_number = make_batch(*TEXTS), torch.full((1, len(TEXTS), L), 0.5, dtype=torch.float64)
@@ -190,14 +190,14 @@ def test_conditions_are_of_unit_length_and_a_learned_null_is_as_it_was_learned(m
     assert (learned.norm(dim=-1) - 1).abs().max() > 0.1
 
 
-def test_what_the_pipeline_draws_is_path_and_execution_noise(make_pair):
+def test_the_draws_of_the_pipeline_are_uniform_in_path_and_execution_noise(make_pair):
     """Over 20,000 decisions whether a position changes, over 4,000 tokens of those that do; a distribution for each."""
     run = run_pipeline(make_pair()[0], TEXTS * 38, 5, 1.0)
     assert_uniform(run.path, torch.ones_like(run.changes), 20_000)
     assert_uniform(run.execution, run.changes, 4_000)
 
 
-def test_posterior_argmax_is_the_pipeline_without_its_noise_and_argmax_is_not(make_pair, make_batch, monkeypatch):
+def test_posterior_argmax_is_the_pipeline_without_noise_unlike_argmax(make_pair, make_batch, monkeypatch):
     """The literal argmax keeps all masked for nearly all steps, which is why `Argmax` is not that."""
     monkeypatch.setattr(scheduling_vq_diffusion, "gumbel_noised", lambda log_probs, generator: log_probs)
     pipeline, generator = make_pair(num_steps=40)
@@ -237,12 +237,12 @@ def _nothing_runs(monkeypatch):
 
 @pytest.mark.usefixtures("_nothing_runs")
 @pytest.mark.parametrize(("more", "words"), BAD_INPUT, ids=lambda given: given[-1])
-def test_bad_settings_are_one_clear_line(pipelines, tmp_path, more, words):
+def test_the_error_for_invalid_settings_is_one_line(pipelines, tmp_path, more, words):
     assert words in error_of_config("vq_diffusion", pipelines / "vq_diffusion", tmp_path / "run", *more)
 
 
 @pytest.mark.usefixtures("_nothing_runs")
-def test_a_wrong_folder_is_one_clear_line(pipelines, tmp_path):
+def test_the_error_for_a_wrong_folder_is_one_line(pipelines, tmp_path):
     def error(checkpoint):
         return error_of_config("vq_diffusion", checkpoint, tmp_path / "run")
 

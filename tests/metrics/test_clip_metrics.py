@@ -61,7 +61,7 @@ def cosines_by_hand(backbone, images, texts):
 
 
 @pytest.mark.parametrize("words", [6, 30])
-def test_the_score_is_a_hundred_times_the_mean_cosine(backbone, words):
+def test_the_score_is_100_times_the_mean_cosine(backbone, words):
     samples = prompt(num=40, words=words)
     score, *_, cut = CLIPScore(backbone).measure(samples)
     cosines = cosines_by_hand(backbone, samples.images, [samples.prompt])
@@ -79,7 +79,7 @@ def test_an_image_opposite_to_its_text_counts_as_unrelated(backbone):
     assert score > 100 * cosines[:, mixed].mean().item() + 0.1
 
 
-def test_the_share_of_cut_captions_is_an_estimate(backbone):
+def test_the_share_of_truncated_captions_is_reported(backbone):
     metric = CLIPScore(backbone)
     for index, words in enumerate((3, CONTEXT - 2, CONTEXT - 1, 60)):
         metric.update(prompt(index, 2, words=words))
@@ -87,7 +87,7 @@ def test_the_share_of_cut_captions_is_an_estimate(backbone):
     assert (estimate.value, estimate.num_prompts, estimate.num_samples) == (0.5, 4, 8)
 
 
-def test_pieces_of_a_long_caption_count_all_and_none_is_cut(backbone):
+def test_with_chunks_a_long_caption_is_used_whole(backbone):
     samples, metric = prompt(num=3, words=40), CLIPScore(backbone, "chunks")
     score = metric.measure(samples)[0]
     text = metric.features.chunk_texts([samples.prompt])[0]
@@ -99,7 +99,7 @@ def test_pieces_of_a_long_caption_count_all_and_none_is_cut(backbone):
     assert metric.measure(short)[0] == pytest.approx(CLIPScore(backbone).measure(short)[0], abs=1e-4)
 
 
-def test_the_text_is_the_base_prompts_whatever_the_wording(backbone):
+def test_the_text_is_always_the_base_prompt(backbone):
     samples = prompt(num=4, paraphrases=2)
     reworded = samples._replace(texts=tuple(sentence(5, start) for start in range(4)))
     plain = CLIPScore(backbone).measure(samples)
@@ -107,7 +107,7 @@ def test_the_text_is_the_base_prompts_whatever_the_wording(backbone):
     assert all(math.isnan(number) for number in plain[1:3])
 
 
-def test_images_are_likened_to_their_own_wordings_too_and_the_gap_is_the_drift(backbone):
+def test_the_drift_is_the_gap_between_the_scores_for_paraphrase_and_prompt(backbone):
     texts = tuple(sentence(5, start) for start in (0, 7, 0, 14))
     samples = prompt(num=4)._replace(texts=texts)
     cosines = cosines_by_hand(backbone, samples.images, [samples.prompt, *texts])
@@ -119,7 +119,7 @@ def test_images_are_likened_to_their_own_wordings_too_and_the_gap_is_the_drift(b
     assert CLIPScore(backbone).measure(long)[3] == 1
 
 
-def test_wordings_that_are_the_prompt_drift_nowhere_and_are_not_reported(backbone):
+def test_samples_of_the_prompt_itself_have_no_drift_and_none_is_reported(backbone):
     samples = prompt(num=3)
     row = CLIPScore(backbone).measure(samples._replace(texts=(samples.prompt,) * 3))
     assert [math.isnan(number) for number in row] == [False, True, True, False]
@@ -137,13 +137,13 @@ def test_image_quality_is_a_softmax_over_a_pair_of_texts(backbone):
     assert 1e-4 < min(row) < max(row) < 0.9999
 
 
-def test_the_pairs_of_torchmetrics_are_here_word_for_word():
+def test_the_text_pairs_equal_those_of_torchmetrics():
     from torchmetrics.functional.multimodal.clip_iqa import _PROMPTS
 
     assert QUALITY_PROMPTS == _PROMPTS
 
 
-def test_image_quality_has_the_default_pair_and_many_at_once(english):
+def test_image_quality_takes_one_or_many_text_pairs(english):
     images = prompt(num=4).images
     alone, several = CLIPIQA(english), CLIPIQA(english, ["quality", "sharpness"], {"mine": ("Nice.", "Not nice.")})
     tag = alone.features.tag
@@ -193,7 +193,7 @@ def test_images_of_one_colour_are_measured(make, value):
     assert all(math.isfinite(number) for number in make().measure(samples)[:1])
 
 
-def test_a_row_does_not_depend_on_how_many_samples_are_beside_it(backbone):
+def test_a_row_does_not_depend_on_the_number_of_other_samples(backbone):
     many = prompt(num=36)
     one_by_one = [many._replace(images=image[None], paraphrase=None) for image in many.images[:36:5]]
     for metric in (CLIPScore(backbone), CLIPIQA(backbone, **POSTCARDS)):
@@ -219,7 +219,7 @@ def test_order_and_rank_do_not_matter(make):
     assert repr(pickle.loads(pickle.dumps(first)).compute()) == repr(whole.compute())
 
 
-def test_metrics_with_one_backbone_share_it_and_what_it_sees(backbone, monkeypatch):
+def test_metrics_with_one_backbone_share_it_and_its_features(backbone, monkeypatch):
     metrics = [make(backbone) for make in MAKERS.values()]
     for metric in metrics:
         metric.load()
@@ -235,7 +235,7 @@ def test_metrics_with_one_backbone_share_it_and_what_it_sees(backbone, monkeypat
 # --- names and errors ---
 
 
-def test_backbones_other_than_the_default_stand_in_brackets():
+def test_names_give_backbones_other_than_the_default_in_brackets():
     parts = ("quality/clip_score/wording", "quality/clip_score/drift")
     assert CLIPScore().names == ("quality/clip_score", *parts, "quality/clip_score_cut")
     tagged = [name.replace("clip_score", "clip_score[tiny-clip]", 1) for name in ("quality/clip_score", *parts)]
@@ -258,7 +258,7 @@ def test_the_identity_names_the_backbone_and_its_weights(make, backbone):
     assert make().method == make().method
 
 
-def test_a_config_can_say_it_all():
+def test_all_arguments_can_be_set_in_a_config():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(CLIPIQA, "iqa")
     parser.add_class_arguments(CLIPScore, "score")
@@ -274,7 +274,7 @@ def test_a_config_can_say_it_all():
     assert CLIPScore(**config.score).names[0] == "quality/clip_score"
 
 
-def test_a_backbone_that_knows_none_of_the_words_is_an_error(backbone):
+def test_a_backbone_whose_vocabulary_has_none_of_the_words_is_an_error(backbone):
     metric = CLIPIQA(backbone, ["quality", "happy"])
     with pytest.raises(ValueError, match=r"'Happy photo\.'.*'Sad photo\.'.*`pairs`"):
         metric.load()
@@ -296,7 +296,7 @@ def test_a_score_without_a_text_is_an_error(backbone):
     CLIPScore(backbone).check_prompts(["red hills"])
 
 
-def test_wrong_settings_are_errors_at_once():
+def test_invalid_settings_are_errors_at_construction():
     with pytest.raises(ValueError, match=r"cut, chunks.*'truncate'"):
         CLIPScore(long_captions="truncate")
     with pytest.raises(ValueError, match=r"colorfullness.*'colorfulness'"):

@@ -24,7 +24,7 @@ def measured(prompts, codebook_size=K):
     return metric
 
 
-def test_values_are_those_of_the_pooled_counts():
+def test_values_agree_with_the_pooled_counts():
     prompts = [prompt(index) for index in range(5)]
     counts = torch.bincount(torch.cat([samples.tokens.flatten() for samples in prompts]), minlength=K)
     estimates = measured(prompts).compute()
@@ -37,7 +37,7 @@ def test_values_are_those_of_the_pooled_counts():
     assert estimates["codebook/coverage"][3:6] == (5, 20, 20)
 
 
-def test_values_of_a_prompt_are_those_of_its_own_counts():
+def test_values_of_a_prompt_agree_with_its_counts():
     prompts = [prompt(index) for index in range(5)]
     counts = [torch.bincount(samples.tokens.flatten(), minlength=K) for samples in prompts]
     estimates = measured(prompts).compute()
@@ -73,14 +73,14 @@ def information(prompts):
     return measured(prompts).compute()["codebook/information_bits"]
 
 
-def test_prompts_with_entries_of_their_own_are_told_apart_by_any_token():
+def test_disjoint_codebook_entries_identify_the_prompt():
     distributions = torch.eye(5).repeat_interleave(10, 1) / 10  # five prompts, ten entries each
     estimate = information(of_distributions(distributions))
     assert estimate.value == pytest.approx(math.log2(5), abs=1e-2)
     assert estimate.low <= estimate.value <= estimate.high
 
 
-def test_prompts_that_use_the_codebook_alike_are_told_apart_by_no_token():
+def test_equal_codebook_use_gives_no_information_about_the_prompt():
     estimate = information(of_distributions(torch.ones(6, K)))
     assert estimate.value == pytest.approx(0, abs=0.01)
     assert estimate.low <= estimate.value <= estimate.high
@@ -95,7 +95,7 @@ def test_the_information_of_overlapping_prompts_is_the_difference_of_entropies()
     assert estimate.low < truth < estimate.high
 
 
-def test_a_prompt_weighs_as_many_tokens_as_it_has():
+def test_a_prompt_is_weighted_by_its_number_of_tokens():
     first, second = of_distributions(torch.eye(2).repeat_interleave(torch.tensor([40, 10]), 1))
     quarter = information([first, second._replace(images=second.images[:2], tokens=second.tokens[:2])])
     assert quarter.value == pytest.approx(-0.8 * math.log2(0.8) - 0.2 * math.log2(0.2), abs=0.02)
@@ -114,7 +114,7 @@ def test_the_interval_of_the_information_is_as_wide_as_its_spread_over_sets_of_p
     assert half / 1.96 == pytest.approx(spread, rel=0.3)
 
 
-def test_an_estimate_below_zero_stays_in_its_interval():
+def test_the_interval_contains_an_estimate_below_zero():
     from gendiv_lightning.metrics.codebook import _estimate
 
     estimate = _estimate(-0.01, torch.tensor([-0.02, 0.0, 0.02]), 3.0, [3, 3, 3], "")
@@ -122,7 +122,7 @@ def test_an_estimate_below_zero_stays_in_its_interval():
     assert 0 < estimate.high < 0.1
 
 
-def test_too_few_tokens_a_prompt_have_no_information_and_say_so():
+def test_too_few_tokens_per_prompt_give_nan_and_a_warning():
     estimate = information(of_distributions(torch.ones(6, K), num=1, length=20))
     assert math.isnan(estimate.value)
     assert math.isnan(estimate.low)
@@ -131,7 +131,7 @@ def test_too_few_tokens_a_prompt_have_no_information_and_say_so():
     assert estimate.num_prompts == 6
 
 
-def test_one_prompt_is_no_choice():
+def test_the_information_of_a_single_prompt_is_nan():
     assert information(of_distributions(torch.ones(1, K))).value == pytest.approx(0, abs=1e-12)
 
 
@@ -144,7 +144,7 @@ def test_order_and_rank_do_not_matter():
 
 
 @pytest.mark.parametrize("num_theirs", [0, 3])
-def test_a_rank_may_have_no_prompt(num_theirs):
+def test_a_rank_without_prompts_takes_part(num_theirs):
     prompts = of_distributions(torch.eye(8).repeat_interleave(6, 1), length=20)
     here, there = measured(prompts[num_theirs:]), measured(prompts[:num_theirs])
     sent = []
@@ -191,7 +191,7 @@ def test_paths_are_counted_once():
     assert measured([samples]).compute()["codebook/coverage"].num_paths == 3
 
 
-def test_any_integer_type_of_tokens_counts_alike():
+def test_tokens_of_any_integer_type_are_counted_alike():
     short = [prompt(index)._replace(tokens=prompt(index).tokens.to(torch.uint8)) for index in range(3)]
     assert measured(short).compute() == measured([prompt(index) for index in range(3)]).compute()
 

@@ -132,7 +132,7 @@ def test_any_parts_of_a_prompts_images_give_the_same(name, folder, monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_sample_is_defined_or_left_out(name, folder):
+def test_a_single_sample_is_measured_or_excluded(name, folder):
     metric = make(name, folder)
     metric.update(prompt(0, num=1))
     estimate = next(iter(metric.compute().values()))
@@ -148,7 +148,7 @@ def test_one_sample_is_defined_or_left_out(name, folder):
 
 @pytest.mark.parametrize("level", [0, 128, 255, None])
 @pytest.mark.parametrize("name", NAMES)
-def test_identical_and_constant_images_have_numbers(name, level, folder):
+def test_identical_and_constant_images_are_measured(name, level, folder):
     metric = make(name, folder)
     for place in range(2):
         samples = prompt(place)
@@ -174,7 +174,7 @@ WRONG = {
 
 @pytest.mark.parametrize("wrong", WRONG)
 @pytest.mark.parametrize("name", OF_IMAGES)
-def test_images_that_are_not_as_they_should_be_are_an_error(name, wrong, folder):
+def test_invalid_images_are_an_error(name, wrong, folder):
     spoil, message = WRONG[wrong]
     samples = prompt(0)
     with pytest.raises(ValueError, match=message):

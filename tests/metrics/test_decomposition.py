@@ -46,14 +46,14 @@ def nan(*values):
 # --- tokens ---
 
 
-def test_the_numbers_of_tokens_have_their_names():
+def test_the_token_entropies_have_their_names():
     parts = [f"{part}/token{kind}" for kind in ("", "/plugin", "/counts") for part in PARTS]
     assert TokenEntropy().names == (*parts, UNSEEN)
     assert TokenEntropy.recorders == (TokenMarginals,)
 
 
 @pytest.mark.parametrize("num_paraphrases", [1, 2])
-def test_parts_are_the_steps_between_the_recorded_entropies(num_paraphrases):
+def test_parts_are_differences_of_the_recorded_entropies(num_paraphrases):
     assert NAMES == ("exec", "wording", "pool", "exec_plugin", "wording_plugin", "pool_plugin")
     samples = prompt(num=4, paraphrase=torch.arange(4) % num_paraphrases, marginals=[1.0, 2.5, 4.5, 0.5, 1.5, 3.0])
     found = numbers(TokenEntropy(), samples)
@@ -64,7 +64,7 @@ def test_parts_are_the_steps_between_the_recorded_entropies(num_paraphrases):
     assert math.isnan(found[UNSEEN])
 
 
-def test_tokens_that_follow_from_the_path_have_path_entropy_alone():
+def test_tokens_determined_by_the_path_have_path_entropy_only():
     paraphrase, path = crossed(4)
     found = numbers(TokenEntropy(), prompt((path % 2)[:, None].repeat(1, 5), paraphrase=paraphrase, path=path))
     assert found["h_exec/token/counts"] == pytest.approx(0, abs=1e-9)
@@ -74,7 +74,7 @@ def test_tokens_that_follow_from_the_path_have_path_entropy_alone():
     assert all(math.isnan(found[f"{part}/token"]) for part in PARTS), "nothing was recorded"
 
 
-def test_tokens_that_follow_from_the_paraphrase_have_prompt_path_entropy_alone():
+def test_tokens_determined_by_the_paraphrase_have_prompt_path_entropy_only():
     paraphrase, path = crossed(4, 2)
     found = numbers(TokenEntropy(), prompt(paraphrase[:, None].repeat(1, 3), paraphrase=paraphrase, path=path))
     assert found["h_exec/token/counts"] == pytest.approx(0, abs=0.03)
@@ -83,7 +83,7 @@ def test_tokens_that_follow_from_the_paraphrase_have_prompt_path_entropy_alone()
     assert found["h_total/token/counts"] == pytest.approx(1, abs=0.03)
 
 
-def test_tokens_that_depend_on_nothing_have_execution_entropy_alone():
+def test_independent_tokens_have_execution_entropy_only():
     generator = torch.Generator().manual_seed(0)
     paraphrase, path = crossed(8)
     tokens = torch.randint(2, (len(path), 400), generator=generator)
@@ -96,18 +96,18 @@ def test_tokens_that_depend_on_nothing_have_execution_entropy_alone():
     ("tokens", "share"),
     [([[3, 3], [3, 3]], 0.0), ([[0, 1], [2, 3]], 1.0), ([[0, 1], [0, 2], [0, 3], [5, 5]], 5 / 8)],
 )
-def test_unseen_is_the_share_of_tokens_that_stand_alone_at_their_position(tokens, share):
+def test_unseen_is_the_share_of_tokens_that_are_singletons_at_their_position(tokens, share):
     assert numbers(TokenEntropy(), prompt(torch.tensor(tokens)))[UNSEEN] == share
 
 
-def test_paths_of_their_own_leave_the_total_alone():
+def test_unshared_paths_define_the_total_only():
     found = numbers(TokenEntropy(), prompt(torch.arange(16)[:, None] % 2))
     assert found["h_total/token/counts"] == pytest.approx(1, abs=0.05)
     assert math.isnan(found["h_exec/token/counts"])
     assert math.isnan(found["h_path/token/counts"])
 
 
-def test_prompts_without_a_number_are_left_out_of_it():
+def test_prompts_with_nan_are_excluded():
     metric = TokenEntropy()
     metric.update(prompt(num=4, index=2, marginals=[1.0, 2, 3, 1, 2, 3]))
     metric.update(prompt(torch.zeros(4, 2, dtype=torch.int64), index=0))
@@ -131,7 +131,7 @@ def test_the_entropy_of_one_paraphrase_is_the_mean_of_the_summed_draws():
     assert SequenceEntropy().measure(prompt(entropy=entropies(2, 4, 9))) == nan(5, 5, math.nan)
 
 
-def test_without_a_likelihood_execution_stands_alone():
+def test_without_a_likelihood_only_execution_is_defined():
     samples = prompt(entropy=entropies(2, 4), paraphrase=torch.tensor([0, 1]))
     assert SequenceEntropy().measure(samples) == nan(math.nan, 3, math.nan)
 
@@ -147,7 +147,7 @@ def test_without_entropies_nothing_is_defined():
         ([[-7.0, -7.0], [-300.0, -300.0]], 0.0),  # all say the same
     ],
 )
-def test_paraphrases_apart_add_a_bit_and_paraphrases_alike_none(likelihoods, bits):
+def test_disjoint_paraphrases_add_one_bit_and_equal_ones_none(likelihoods, bits):
     samples = prompt(entropy=entropies(2, 4), paraphrase=torch.tensor([0, 1]), scores=torch.tensor(likelihoods))
     assert SequenceEntropy().measure(samples) == nan(3 + bits, 3, bits)
 

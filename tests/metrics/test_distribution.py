@@ -115,7 +115,7 @@ def test_a_rank_without_prompts_takes_part(make):
     assert all(len(torch.cat(getattr(empty, name))) == 0 for name in names)
 
 
-def test_images_beside_themselves(real, reference):
+def test_a_set_compared_with_itself(real, reference):
     prompts = [PromptSamples(part, place=place) for place, part in enumerate(real.split(2))]
     assert measured(FrechetDistance(reference, Colours()), prompts).compute()["quality/fd[colours]"].value < 1e-6
     values = [e.value for e in measured(PrecisionRecall(reference, Colours()), prompts).compute().values()]
@@ -138,7 +138,7 @@ def test_one_network_runs_once_for_all_metrics(reference):
     assert all(torch.equal(torch.cat(metric.rows), torch.cat(metrics[0].rows)) for metric in metrics)
 
 
-def test_images_that_changed_in_place_are_measured_again(reference):
+def test_images_changed_in_place_are_measured_again(reference):
     metric, samples = FrechetDistance(reference, Colours()), prompt(0)
     metric.update(samples)
     samples.images[:] = 255 - samples.images
@@ -167,7 +167,7 @@ def test_the_interval_is_as_wide_as_the_spread_over_sets_of_prompts(reference):
         assert 0.65 < half / 2.093 / spread < most.get(name, 1.5), name
 
 
-def test_few_prompts_have_no_interval_and_few_samples_no_number(make):
+def test_few_prompts_have_no_interval_and_few_samples_give_nan(make):
     for estimate in measured(make(), [prompt(place) for place in range(4)]).compute().values():
         assert math.isnan(estimate.low)
         assert "no interval" in estimate.method
@@ -178,7 +178,7 @@ def test_few_prompts_have_no_interval_and_few_samples_no_number(make):
     assert all(math.isnan(estimate.value) and estimate.num_samples == 0 for estimate in empty.values())
 
 
-def test_a_reference_of_another_network_is_refused_before_any_weights_are_read(reference, monkeypatch):
+def test_a_reference_of_another_network_is_an_error_before_weights_are_read(reference, monkeypatch):
     monkeypatch.setattr(InceptionFeatures, "read", lambda self: pytest.fail("the network was loaded"))
     for metric in (FID, KID, PrecisionRecall):
         with pytest.raises(ValueError, match=r"resize.*None.*'clean'"):
@@ -187,7 +187,7 @@ def test_a_reference_of_another_network_is_refused_before_any_weights_are_read(r
         FrechetDistance("nowhere", Colours()).load()
 
 
-def test_statistics_alone_are_enough_for_the_frechet_distance_only(real, tmp_path):
+def test_statistics_without_features_suffice_for_the_frechet_distance_only(real, tmp_path):
     path = tmp_path / "statistics"
     write_reference(path, reference_statistics([real], Colours(), "noise", keep_features=False))
     measured(FrechetDistance(str(path), Colours()), [prompt(0), prompt(1)]).compute()
@@ -203,7 +203,7 @@ def test_a_reference_of_fewer_images_than_neighbours_is_an_error(reference):
         PrecisionRecall(reference, Colours(), k=0)
 
 
-def test_features_that_are_not_finite_are_an_error(make, monkeypatch):
+def test_non_finite_features_are_an_error(make, monkeypatch):
     monkeypatch.setattr("gendiv_lightning.features.base._LOADED", _LoadedNetworks())  # nothing is remembered
     monkeypatch.setattr(Colours, "embed", lambda self, images: torch.full((len(images), 6), math.nan))
     with pytest.raises(ValueError, match="finite"):
@@ -217,7 +217,7 @@ def test_a_metric_pickles_with_its_state(make):
     assert same(pickle.loads(pickle.dumps(metric)).compute(), metric.compute())
 
 
-def test_names_are_bare_for_the_weights_of_2015_only(reference):
+def test_only_metrics_on_the_2015_weights_have_plain_names(reference):
     assert FID(reference).names == ("quality/fid", "quality/fid/infinity")
     assert KID(reference).names == ("quality/kid",)
     names = ("quality/precision", "quality/recall", "quality/density", "quality/coverage")
@@ -225,7 +225,7 @@ def test_names_are_bare_for_the_weights_of_2015_only(reference):
     assert FrechetDistance(reference, TinyFeatures()).names[0] == "quality/fd[tiny]"
 
 
-def test_all_that_can_change_a_number_is_in_the_identity(reference, real, tmp_path):
+def test_everything_that_changes_a_value_is_in_the_identity(reference, real, tmp_path):
     plain = PrecisionRecall(reference).identity()
     assert PrecisionRecall(reference, k=4).identity() != plain
     assert PrecisionRecall(reference, InceptionFeatures(resize="torch-fidelity")).identity() != plain
@@ -234,7 +234,7 @@ def test_all_that_can_change_a_number_is_in_the_identity(reference, real, tmp_pa
     assert PrecisionRecall(reference).identity() == plain
 
 
-def test_a_config_makes_them(reference):
+def test_the_metrics_can_be_built_from_a_config(reference):
     config = {
         "class_path": "gendiv_lightning.metrics.FrechetDistance",
         "init_args": {

@@ -77,13 +77,13 @@ def test_identical_images_have_no_diversity(make):
         assert row(make(), samples) == pytest.approx([0, 0, 0], abs=1e-12)
 
 
-def test_nearly_identical_images_have_a_little(make):
+def test_nearly_identical_images_have_little_diversity(make):
     images = prompt(num=1).images.repeat(4, 1, 1, 1)
     images[0, 0, 3, 3] += 1
     assert 0 < row(make(), PromptSamples(images))[0] < 0.01
 
 
-def test_one_sample_is_not_defined_and_is_left_out(make):
+def test_a_prompt_with_one_sample_is_excluded(make):
     metric = make()
     metric.update(prompt(0, num=1))
     metric.update(prompt(1, num=4))
@@ -93,7 +93,7 @@ def test_one_sample_is_not_defined_and_is_left_out(make):
     assert estimate.value == pytest.approx(row(make(), prompt(1, num=4))[0])
 
 
-def test_wordings_split_the_total(make):
+def test_paraphrases_split_the_total(make):
     total, within, between = row(make(), prompt(num=9, paraphrases=3))
     assert total == pytest.approx(within / 3 + 2 / 3 * between, rel=1e-12)
     alone, same, nothing = row(make(), prompt(num=9))
@@ -131,17 +131,17 @@ def test_images_that_are_not_uint8_are_an_error(make):
         make().update(PromptSamples([torch.zeros(3, size, size, dtype=torch.uint8) for size in (16, 17)]))
 
 
-def test_the_net_is_named_unless_it_is_the_default():
+def test_names_give_the_net_unless_it_is_the_default():
     assert LPIPS().names[0] == "diversity/lpips"
     assert LPIPS("vgg").names == ("diversity/lpips[vgg]", *(f"diversity/lpips[vgg]/{part}" for part in PARTS))
 
 
-def test_weights_of_ones_own_show_in_the_method(tiny_weights):
+def test_custom_weights_are_given_in_the_method(tiny_weights):
     assert "(tiny)" in LPIPS("tiny").method
     assert re.search(r"\(tiny, weights [0-9a-f]{8}\)", LPIPS("tiny", tiny_weights).method)
 
 
-def test_a_weight_file_that_goes_away_after_loading_costs_nothing(tiny_weights, tmp_path):
+def test_deleting_the_weight_file_after_loading_changes_nothing(tiny_weights, tmp_path):
     kept = LPIPS("tiny", tiny_weights)
     moved = Path(shutil.copy(tiny_weights, tmp_path / "own.safetensors"))
     gone = LPIPS("tiny", str(moved))
@@ -151,7 +151,7 @@ def test_a_weight_file_that_goes_away_after_loading_costs_nothing(tiny_weights, 
     assert gone.identity() == kept.identity()
 
 
-def test_ssim_is_the_mean_over_pairs_of_torchmetrics_and_of_scikit_image():
+def test_ssim_agrees_with_torchmetrics_and_scikit_image():
     inner = prompt(num=4).images
     images = torch.full((4, 3, 46, 46), 90, dtype=torch.uint8)  # in a frame the rule for borders does not show
     images[:, :, 15:-15, 15:-15] = inner
@@ -185,7 +185,7 @@ def test_the_matrix_of_a_prompt_has_the_measured_means(make, paraphrases):
     assert matrix[2, 5].item() == pytest.approx(row(metric, PromptSamples(samples.images[[2, 5]]))[0], rel=1e-9)
 
 
-def test_the_matrix_finds_a_copy_and_a_stranger(make):
+def test_the_matrix_shows_a_copy_and_an_outlier(make):
     samples = prompt(num=6, spread=20)
     images = samples.images.clone()
     images[4] = images[1]
@@ -212,7 +212,7 @@ def crossed(num_paths=3, num_wordings=2, seed=0):
 
 
 @pytest.mark.parametrize("num_wordings", [1, 2])
-def test_paths_split_the_distance_in_a_wording(make, num_wordings):
+def test_paths_split_the_distance_within_a_paraphrase(make, num_wordings):
     metric, samples = make(), crossed(num_wordings=num_wordings)
     total, within, between, execution, path, sampler_path, prompt_path = metric.measure(samples)
     matrix = metric.matrix(samples)
@@ -234,7 +234,7 @@ def test_paths_split_the_distance_in_a_wording(make, num_wordings):
         assert math.isnan(prompt_path)
 
 
-def test_one_path_for_all_leaves_execution_alone(make):
+def test_a_single_path_leaves_execution_only(make):
     samples = prompt(num=6)._replace(path=torch.zeros(6, dtype=torch.int64))
     total, within, _, execution, path, sampler_path, _ = make().measure(samples)
     assert total == within == execution
@@ -242,7 +242,7 @@ def test_one_path_for_all_leaves_execution_alone(make):
     assert math.isnan(sampler_path)
 
 
-def test_paths_that_do_not_matter_have_no_part_on_average():
+def test_paths_without_an_effect_have_a_part_of_zero_on_average():
     samples = [crossed(num_wordings=1, seed=seed) for seed in range(200)]
     shuffled = [
         s._replace(path=s.path[torch.randperm(9, generator=torch.Generator().manual_seed(n))])

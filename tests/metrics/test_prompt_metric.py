@@ -39,14 +39,14 @@ def measured(prompts):
 
 
 @pytest.mark.parametrize("order", [PROMPTS, PROMPTS[::-1], sorted(PROMPTS)])
-def test_prompts_left_out_take_their_own_samples_with_them(order):
+def test_excluded_prompts_do_not_shift_the_samples_of_others(order):
     whole, several = measured(order).compute().values()
     assert (whole.value, several.value) == pytest.approx((20, 17.5))
     assert (whole.num_prompts, whole.num_paths, whole.num_samples) == (5, 3 + 2 + 1 + 2 + 1, 19)
     assert (several.num_prompts, several.num_paths, several.num_samples) == (4, 3 + 2 + 2 + 1, 18)
 
 
-def test_columns_and_sizes_are_in_the_order_of_the_indices():
+def test_columns_and_sizes_are_ordered_by_prompt_index():
     metric = measured(PROMPTS)
     assert metric.columns()["brightness"].tolist() == [0, 10, 20, 30, 40]
     assert metric.columns()["brightness/several"].isnan().tolist() == [False, False, False, True, False]
@@ -55,7 +55,7 @@ def test_columns_and_sizes_are_in_the_order_of_the_indices():
     assert sizes.tolist() == [[2, 2], [2, 5], [1, 4], [1, 1], [3, 7]]
 
 
-def test_a_merge_of_ranks_is_the_whole():
+def test_merged_ranks_equal_a_single_process():
     first, second = measured(PROMPTS[::2]), measured(PROMPTS[1::2])
     first.merge_state(second)
     assert repr(first.compute()) == repr(measured(PROMPTS).compute())

@@ -34,7 +34,7 @@ class Broken(ImageFeatures):
 
 
 @pytest.mark.parametrize("size", [1, 7, 30])
-def test_statistics_are_those_of_all_images_whatever_the_batches(size):
+def test_statistics_do_not_depend_on_the_batch_size(size):
     reference = reference_statistics(images().split(size), TinyFeatures(), "noise")
     truth = statistics(TinyFeatures()(images()))
     assert reference.statistics.num_rows == 30
@@ -45,7 +45,7 @@ def test_statistics_are_those_of_all_images_whatever_the_batches(size):
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-def test_a_file_gives_back_what_was_written(keeps, tmp_path):
+def test_a_reference_file_round_trips(keeps, tmp_path):
     reference = reference_statistics([images()], TinyFeatures(), "noise, 16 pixels", keep_features=keeps)
     write_reference(tmp_path / "reference.safetensors", reference)
     again = read_reference(tmp_path / "reference.safetensors")
@@ -62,7 +62,7 @@ def test_a_file_gives_back_what_was_written(keeps, tmp_path):
     assert provenance["features"] == TinyFeatures().identity()
 
 
-def test_a_reference_of_another_network_is_refused_with_the_differences(tmp_path):
+def test_the_error_for_a_reference_of_another_network_lists_the_differences(tmp_path):
     path = tmp_path / "reference.safetensors"
     write_reference(path, reference_statistics([images()], TinyFeatures(), "noise", keep_features=False))
     check_provenance(path, TinyFeatures(), needs_features=False)
@@ -74,7 +74,7 @@ def test_a_reference_of_another_network_is_refused_with_the_differences(tmp_path
         check_provenance(path, TinyFeatures(), needs_features=False, fewest=31)
 
 
-def test_what_is_no_reference_file_is_an_error(tmp_path):
+def test_a_file_that_is_not_a_reference_is_an_error(tmp_path):
     (tmp_path / "text").write_text("no tensors")
     save_file({"counts": torch.zeros(3)}, tmp_path / "counts")
     for name in ("text", "counts", "missing"):
@@ -112,13 +112,13 @@ def test_a_malformed_provenance_is_an_error(provenance, tmp_path):
         {"features": torch.zeros(3, 2, 1)},
     ],
 )
-def test_tensors_that_do_not_belong_together_are_an_error(change, tmp_path):
+def test_inconsistent_tensors_are_an_error(change, tmp_path):
     save_file({**GOOD, **change}, tmp_path / "file", metadata={"provenance": json.dumps(PROVENANCE)})
     with pytest.raises(ValueError, match="file is damaged"):
         read_reference(tmp_path / "file")
 
 
-def test_features_that_are_not_finite_are_an_error(tmp_path):
+def test_non_finite_features_are_an_error(tmp_path):
     with pytest.raises(ValueError, match="finite"):
         reference_statistics([images()], Broken(), "noise")
     reference = reference_statistics([images()], TinyFeatures(), "noise")
@@ -128,7 +128,7 @@ def test_features_that_are_not_finite_are_an_error(tmp_path):
         read_reference(tmp_path / "damaged")
 
 
-def test_a_set_of_one_image_is_no_reference():
+def test_a_reference_of_one_image_is_an_error():
     for num in (0, 1):
         with pytest.raises(ValueError, match=f"'noise'.*{num}"):
             reference_statistics(images(num).split(1) if num else [], TinyFeatures(), "noise")

@@ -39,7 +39,7 @@ from gendiv_lightning.metrics.registry import make_features, make_metric, make_m
         ("postcard_truth", "postcards/stated_right"),
     ],
 )
-def test_the_number_has_the_name(name, first):
+def test_the_value_has_the_name_of_its_metric(name, first):
     assert make_metric(name, reference="there.safetensors").names[0] == first
 
 
@@ -55,13 +55,13 @@ def test_options_reach_the_metric_and_its_backbone(tmp_path):
     assert make_metric("codebook", codebook_size=7).codebook_size == 7
 
 
-def test_a_comma_in_brackets_separates_nothing():
+def test_a_comma_in_brackets_does_not_separate_metrics():
     assert split_names("ssim, vendi[tiny,q=2],clip_iqa[pairs={a: [b, c]}]") == [
         *("ssim", "vendi[tiny,q=2]", "clip_iqa[pairs={a: [b, c]}]")
     ]
 
 
-def test_every_metric_can_be_had():
+def test_every_registered_metric_can_be_built():
     for name in plugins.registered("metrics"):
         assert make_metric(f"{name}[tiny-clip]" if name in ("fd", "kd") else name, "there.safetensors", 8)
 
@@ -93,18 +93,18 @@ def test_every_metric_can_be_had():
         ("codebook", "Measure the folder of a finished run"),
     ],
 )
-def test_what_is_no_metric_is_refused(name, words):
+def test_an_unknown_metric_is_an_error(name, words):
     with pytest.raises(ValueError, match=words):
         make_metric(name)
 
 
 @pytest.mark.parametrize(("name", "words"), [("fd", "fid or kid"), ("fid[tiny-clip]", "no backbone, got 'tiny-clip'")])
-def test_only_inceptions_distance_is_called_fid(name, words):
+def test_only_the_inception_distance_is_called_fid(name, words):
     with pytest.raises(ValueError, match=words):
         make_metric(name, "there.safetensors")
 
 
-def test_networks_by_name():
+def test_networks_are_found_by_name():
     assert isinstance(make_features("inception"), InceptionFeatures)
     assert make_features("pixels").tag == "pixels"
     assert make_features("small-pixels,side=3").tag == "pixels3"
@@ -150,7 +150,7 @@ def test_every_metric_describes_itself():
         ("postcard_truth", "postcards/coherence", "coherence", True),
     ],
 )
-def test_a_description_has_words_for_reports(name, number, short, higher_is_better):
+def test_a_description_has_labels_for_reports(name, number, short, higher_is_better):
     words = make_metric(name, "there.safetensors").describe()[number]
     assert (words["short"], words["higher_is_better"]) == (short, higher_is_better)
     assert words["title"]
@@ -166,5 +166,5 @@ def test_a_description_has_words_for_reports(name, number, short, higher_is_bett
         (None, {"q": float("inf")}, "quality/fid[q=inf]"),
     ],
 )
-def test_a_number_is_named_by_its_tag_and_its_options(tag, options, name):
+def test_a_value_is_named_by_its_tag_and_its_options(tag, options, name):
     assert metric_name("quality/fid", tag, **options) == name

@@ -67,7 +67,7 @@ def test_the_score_of_a_run_is_the_mean_over_prompts():
     assert estimate[3:6] == (5, 40, 40)
 
 
-def test_any_features_are_brought_to_length_one():
+def test_features_are_normalized():
     metric = Vendi(Colours(), 2)
     metric.load()
     assert metric.features.is_loaded
@@ -77,7 +77,7 @@ def test_any_features_are_brought_to_length_one():
     assert metric.names == ("diversity/vendi[colours,q=2]",)
 
 
-def test_the_method_says_how_many_samples_a_prompt_has_and_the_identity_does_not():
+def test_the_method_gives_the_samples_per_prompt_and_the_identity_does_not():
     metric = Vendi()
     before = metric.identity()
     measured(metric, [prompt(0), prompt(1), prompt(2, num=1)])
@@ -88,7 +88,7 @@ def test_the_method_says_how_many_samples_a_prompt_has_and_the_identity_does_not
     assert metric.compute()[NAME].num_prompts == 3  # one sample has no score
 
 
-def test_the_identity_tells_orders_and_weights_apart():
+def test_the_identity_distinguishes_orders_and_weights():
     metrics = [Vendi(), Vendi(q=2), Vendi(Colours()), Vendi(Colours(seed=1)), VendiSet(), VendiSet(Colours())]
     identities = [str(metric.identity()) for metric in metrics]
     assert len({*identities}) == len(identities)
@@ -96,7 +96,7 @@ def test_the_identity_tells_orders_and_weights_apart():
     assert VendiSet(SmallPixels(3), math.inf).identity()["names"] == ["diversity/vendi_set[pixels3,q=inf]"]
 
 
-def test_black_images_are_alike_and_have_a_score():
+def test_black_images_have_a_score_of_1():
     black = PromptSamples(torch.zeros(4, 3, 2, 2, dtype=torch.uint8))
     assert Vendi().measure(black) == pytest.approx([1])
     assert of_the_set([black], features=SmallPixels(2))["diversity/vendi_set[pixels2]"].value == pytest.approx(1)
@@ -106,7 +106,7 @@ def test_black_images_are_alike_and_have_a_score():
 
 
 @pytest.mark.parametrize("q", [0.5, 1.0, 2.0, math.inf])
-def test_second_moments_give_the_score_of_all_samples(q):
+def test_the_score_of_all_samples_is_computed_from_second_moments(q):
     prompts = [prompt(index) for index in range(20)]
     features = Colours()(torch.cat([samples.images for samples in prompts]))
     (estimate,) = of_the_set(prompts, q).values()
@@ -116,14 +116,14 @@ def test_second_moments_give_the_score_of_all_samples(q):
     assert "N = 160" in estimate.method
 
 
-def test_small_pixels_are_means_of_pixels():
+def test_downscaled_pixels_are_means_of_pixels():
     images = torch.arange(96).view(2, 3, 4, 4).to(torch.uint8)
     means = images.double().view(2, 3, 2, 2, 2, 2).mean((3, 5)).flatten(1)
     torch.testing.assert_close(SmallPixels(2)(images), means.float())
     assert SmallPixels()(images).shape == (2, 432)
 
 
-def test_order_and_rank_do_not_show_in_any_digit():
+def test_order_and_rank_give_bit_identical_values():
     prompts = [prompt(index) for index in range(40)]
     first, second = measured(VendiSet(Colours()), prompts[34:9:-2]), measured(VendiSet(Colours()), prompts[1::2])
     first.merge_state(second)
@@ -134,7 +134,7 @@ def test_order_and_rank_do_not_show_in_any_digit():
 
 
 @pytest.mark.parametrize("num_theirs", [0, 5])
-def test_a_rank_may_have_no_prompt(num_theirs):
+def test_a_rank_without_prompts_takes_part(num_theirs):
     mine, theirs = VendiSet(Colours()), measured(VendiSet(Colours()), [prompt(index) for index in range(num_theirs)])
     measured(mine, [prompt(index) for index in range(num_theirs, 8)])
     whole = of_the_set([prompt(index) for index in range(8)])
@@ -166,7 +166,7 @@ def test_the_interval_is_as_wide_as_the_spread_over_sets_of_prompts():
 
 
 @pytest.mark.parametrize("period", [1, 2, 3, 4, 16, 20])
-def test_prompts_that_alternate_between_kinds_are_spread_over_all_groups(period):
+def test_alternating_kinds_of_prompts_are_spread_over_all_groups(period):
     """Prompt sets often list kinds in turn: the groups of a jackknife must not be the kinds."""
     groups = torch.tensor([module._group(index) for index in range(0, 320 * period, period)])
     sizes = groups.bincount(minlength=module.NUM_GROUPS)
@@ -181,7 +181,7 @@ def test_prompts_of_one_kind_have_an_interval():
     assert "jackknife over 10 groups" in estimate.method
 
 
-def test_few_prompts_have_no_interval_and_no_prompt_no_score():
+def test_few_prompts_have_no_interval_and_no_prompts_give_nan():
     estimate = of_the_set([prompt(index) for index in range(4)])[SET]
     assert estimate.value > 1
     assert math.isnan(estimate.low)
@@ -192,7 +192,7 @@ def test_few_prompts_have_no_interval_and_no_prompt_no_score():
         assert math.isnan(VendiSet().compute()["diversity/vendi_set[pixels12]"].value)
 
 
-def test_many_dimensions_cost_the_interval_and_more_are_refused(monkeypatch):
+def test_many_dimensions_have_no_interval_and_too_many_are_an_error(monkeypatch):
     prompts = [prompt(index) for index in range(20)]
     with_interval = of_the_set(prompts)[SET]
     monkeypatch.setattr(module, "MAX_WITH_INTERVAL", 11)
@@ -205,7 +205,7 @@ def test_many_dimensions_cost_the_interval_and_more_are_refused(monkeypatch):
         of_the_set(prompts)
 
 
-def test_features_without_a_direction_are_refused(monkeypatch):
+def test_zero_features_are_an_error(monkeypatch):
     for broken in (0.0, math.nan):
         monkeypatch.setattr("gendiv_lightning.features.base._LOADED", _LoadedNetworks())  # nothing is remembered
         monkeypatch.setattr(Colours, "embed", lambda self, images, broken=broken: torch.full((len(images), 3), broken))
@@ -214,7 +214,7 @@ def test_features_without_a_direction_are_refused(monkeypatch):
                 metric.update(prompt())
 
 
-def test_images_of_another_size_are_refused_where_they_change_the_dimensions():
+def test_images_of_another_size_are_an_error_if_they_change_the_dimensions():
     metric = measured(VendiSet(Pixels()), [prompt(0)])
     with pytest.raises(ValueError, match=r"12.*Resize"):
         metric.update(PromptSamples(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), place=1))

@@ -88,7 +88,7 @@ def entropy(probs):
     return (torch.special.entr(probs).sum(-1).mean() / math.log(2)).item()
 
 
-def test_plugin_entropies_are_those_of_the_groups_means():
+def test_plug_in_entropies_are_those_of_the_mean_distributions_of_groups():
     batch = make_batch([Decompose(4, 2)], num_prompts=1)
     log_probs = distributions(len(batch.rows))
     groups: dict[tuple[int, int], list[torch.Tensor]] = {}
@@ -105,7 +105,7 @@ def test_plugin_entropies_are_those_of_the_groups_means():
     assert found[NAMES.index("exec_plugin") :].tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_what_the_plan_cannot_tell_is_nan():
+def test_parts_that_the_design_does_not_determine_are_nan():
     told = {
         name: ~record(make_batch(probes), distributions(64)[: len(make_batch(probes).rows)], 64)[0].isnan()
         for name, probes in PLANS.items()
@@ -156,7 +156,7 @@ def truth(weights, contexts):
 @pytest.mark.slow
 @pytest.mark.parametrize("codebook_size", [8, 256])
 @pytest.mark.parametrize("kind", ["no path", "path", "wording"])
-def test_entropies_are_close_to_the_truth_on_average(codebook_size, kind):
+def test_estimates_are_close_to_the_exact_entropies_on_average(codebook_size, kind):
     generator = torch.Generator().manual_seed(1)
     contexts = torch.distributions.Dirichlet(torch.full((codebook_size,), 0.3))
     with torch.random.fork_rng():
@@ -182,7 +182,7 @@ def test_entropies_are_close_to_the_truth_on_average(codebook_size, kind):
     assert plugin_path > wording - exec_ + 0.05, "counting few samples finds paths where there are none"
 
 
-def test_paths_that_differ_in_how_sure_they_are_tell_nothing():
+def test_paths_that_differ_in_certainty_only_have_no_path_entropy():
     generator = torch.Generator().manual_seed(3)
     sharp = torch.eye(16).double()
     flat = sharp.mean(0).expand_as(sharp)
@@ -196,7 +196,7 @@ def test_paths_that_differ_in_how_sure_they_are_tell_nothing():
     assert plugin.mean() > 0.5
 
 
-def test_wholly_different_paths_of_one_kind_each_have_their_bits():
+def test_disjoint_paths_have_the_entropy_of_the_path_choice():
     generator = torch.Generator().manual_seed(4)
     weights = torch.eye(64).double()[None]
     contexts = torch.eye(64).double().repeat_interleave(2, 1) / 2

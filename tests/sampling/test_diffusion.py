@@ -56,7 +56,7 @@ def random_places(num, codebook_size, allowed=None):
 @every_schedule
 @pytest.mark.parametrize("num_times", [2, 10, 100])
 @pytest.mark.parametrize("codebook_size", [5, 4096])
-def test_rates_are_those_of_the_reference(schedule, num_times, codebook_size):
+def test_rates_agree_with_the_reference(schedule, num_times, codebook_size):
     ours, reference = make_schedules(schedule, codebook_size, num_times)
     for time in range(num_times):
         for rates, logs in (
@@ -78,7 +78,7 @@ def matrix(rates, codebook_size):
 
 
 @every_schedule
-def test_transitions_compose_over_any_times(schedule):
+def test_transitions_compose_over_any_timesteps(schedule):
     ours, _ = make_schedules(schedule, 5, 20)
     for first, second, third in itertools.combinations([-1, 0, 1, 7, 12, 18, 19], 3):
         steps = matrix(ours.between(first, second), 5) @ matrix(ours.between(second, third), 5)
@@ -87,7 +87,7 @@ def test_transitions_compose_over_any_times(schedule):
         torch.testing.assert_close(steps, whole, rtol=1e-9, atol=1e-15)
 
 
-def test_even_times_are_spread_over_all():
+def test_evenly_spaced_timesteps_cover_all_timesteps():
     schedule = NoiseSchedule(8)
     assert schedule.times(100) == list(range(99, -1, -1))
     assert schedule.times(10) == list(range(99, 0, -10))
@@ -102,7 +102,7 @@ def test_even_times_are_spread_over_all():
 
 
 @pytest.mark.parametrize("num_steps", [1, 7, 100])
-def test_the_last_times_are_those_of_the_reference(num_steps):
+def test_trailing_timesteps_agree_with_the_reference(num_steps):
     schedule, reference = make_schedules("official", 8)
     reference.set_timesteps(num_steps)
     assert schedule.times(num_steps, "last") == reference.timesteps.tolist()
@@ -110,7 +110,7 @@ def test_the_last_times_are_those_of_the_reference(num_steps):
 
 @pytest.mark.parametrize("spacing", ["even", "last"])
 @pytest.mark.parametrize("num_steps", [-1, 0, 101])
-def test_no_more_steps_than_the_network_knows(num_steps, spacing):
+def test_more_steps_than_the_network_was_trained_for_are_an_error(num_steps, spacing):
     with pytest.raises(ValueError, match=rf"num_steps .*1\.\.100.*got {num_steps}"):
         NoiseSchedule(8).times(num_steps, spacing)
 
@@ -140,7 +140,7 @@ PREDICTIONS = {"full": lambda probs: probs, "truncated": truncated, "certain": c
 @every_schedule
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("time", [1, 2, 17, 50, 98, 99])
-def test_the_reverse_transition_is_that_of_the_reference(schedule, prediction, time):
+def test_the_reverse_transition_agrees_with_the_reference(schedule, prediction, time):
     ours, reference = make_schedules(schedule, 32)
     probs, tokens = random_places(200, 32)
     probs = PREDICTIONS[prediction](probs)
@@ -149,7 +149,7 @@ def test_the_reverse_transition_is_that_of_the_reference(schedule, prediction, t
 
 
 @every_schedule
-def test_the_reverse_transition_over_a_large_codebook_is_that_of_the_reference(schedule):
+def test_the_reverse_transition_over_a_large_codebook_agrees_with_the_reference(schedule):
     ours, reference = make_schedules(schedule, 4096)
     probs, tokens = random_places(20, 4096)
     for time in (1, 50, 99):
@@ -159,7 +159,7 @@ def test_the_reverse_transition_over_a_large_codebook_is_that_of_the_reference(s
 
 @every_schedule
 @pytest.mark.parametrize("time", [0, 9, 99])
-def test_the_last_step_draws_from_the_prediction(schedule, time):
+def test_the_last_step_samples_from_the_prediction(schedule, time):
     ours, _ = make_schedules(schedule, 32)
     probs, tokens = random_places(200, 32)
     posterior = Transition(ours, time, -1).posterior(probs, tokens)
@@ -181,7 +181,7 @@ PAIRS = [(99, 98), (99, 49), (60, 20), (30, 0), (1, 0), (50, -1), (0, -1)]
 
 @every_schedule
 @pytest.mark.parametrize(("time", "earlier"), PAIRS)
-def test_times_may_be_skipped(schedule, time, earlier):
+def test_timesteps_may_be_skipped(schedule, time, earlier):
     ours, _ = make_schedules(schedule, 5)
     probs, tokens = random_places(200, 5)
     posterior = Transition(ours, time, earlier).posterior(probs.double(), tokens)
@@ -191,7 +191,7 @@ def test_times_may_be_skipped(schedule, time, earlier):
 
 
 @every_schedule
-def test_two_steps_are_one_step_over_both_when_the_image_is_known(schedule):
+def test_two_steps_equal_one_longer_step_when_the_image_is_known(schedule):
     ours, _ = make_schedules(schedule, 5)
     start, tokens = torch.cartesian_prod(torch.arange(5), torch.arange(6)).T
     probs, states = torch.eye(5, dtype=torch.float64), torch.arange(6)
@@ -208,7 +208,7 @@ every_subset = pytest.mark.parametrize("allowed", SUBSETS)
 @every_schedule
 @every_subset
 @pytest.mark.parametrize(("time", "earlier"), PAIRS)
-def test_path_and_execution_make_the_whole_transition(schedule, allowed, time, earlier):
+def test_path_and_execution_together_are_the_whole_transition(schedule, allowed, time, earlier):
     ours, _ = make_schedules(schedule, 5)
     probs, tokens = random_places(200, 5, allowed)
     move = Transition(ours, time, earlier, allowed)
@@ -224,7 +224,7 @@ def test_path_and_execution_make_the_whole_transition(schedule, allowed, time, e
 @every_schedule
 @every_subset
 @pytest.mark.parametrize(("time", "earlier"), PAIRS)
-def test_a_subset_is_the_transition_given_that_it_stays_inside(schedule, allowed, time, earlier):
+def test_a_subset_gives_the_transition_conditioned_on_the_subset(schedule, allowed, time, earlier):
     ours, _ = make_schedules(schedule, 5)
     probs, tokens = random_places(200, 5, allowed)
     posterior = Transition(ours, time, earlier, allowed).posterior(probs, tokens)
@@ -240,7 +240,7 @@ ABSORBING = list(itertools.product([5, 10, 100], [0.9, 0.95, 0.99]))
 
 
 @pytest.mark.parametrize(("num_times", "keep"), ABSORBING)
-def test_without_replacement_a_token_stays_whatever_is_predicted(num_times, keep):
+def test_without_replacement_a_token_is_kept_for_any_prediction(num_times, keep):
     schedule = NoiseSchedule(5, num_times, keep=(keep, 1 - keep), mask=(1 - keep, keep))
     probs, own = torch.tensor([[0.0, 0.3, 0.7, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0, 0.0]]), torch.tensor([0.0, 0.3, 1.0])
     tokens = torch.tensor([0, 1, 2, 3])
@@ -254,7 +254,7 @@ def test_without_replacement_a_token_stays_whatever_is_predicted(num_times, keep
 
 
 @pytest.mark.parametrize(("num_times", "keep"), ABSORBING)
-def test_without_replacement_a_masked_position_becomes_what_is_predicted(num_times, keep):
+def test_without_replacement_a_masked_position_takes_the_prediction(num_times, keep):
     schedule = NoiseSchedule(5, num_times, keep=(keep, 1 - keep), mask=(1 - keep, keep))
     probs, masked = random_logits(20, 5).softmax(-1), torch.full((20,), 5)
     for time in range(1, num_times):
@@ -267,7 +267,7 @@ def test_without_replacement_a_masked_position_becomes_what_is_predicted(num_tim
 
 @every_schedule
 @pytest.mark.parametrize("size", [1, 2, 4096])
-def test_certain_predictions_over_a_large_codebook_give_numbers(schedule, size):
+def test_certain_predictions_over_a_large_codebook_give_no_nan(schedule, size):
     """Predictions of exactly 0 and 1, and tokens that they agree with or not."""
     ours, _ = make_schedules(schedule, 4096)
     allowed = None if size == 4096 else torch.arange(4096) < size
@@ -293,7 +293,7 @@ def test_certain_predictions_over_a_large_codebook_give_numbers(schedule, size):
 
 @pytest.mark.parametrize("rate", [0.5, 0.86, 0.99])
 @pytest.mark.parametrize(("codebook_size", "rounding"), [(8, 0), (256, 0), (4096, 1)])
-def test_top_p_is_the_truncation_of_the_reference(rate, codebook_size, rounding):
+def test_top_p_agrees_with_the_truncation_of_the_reference(rate, codebook_size, rounding):
     """Running sums over thousands of entries in float32 may cross the rate one entry earlier or later."""
     log_probs = random_logits(100, codebook_size).log_softmax(-1)
     kept = make_sampler(1, codebook_size, top_p=rate).filter_logits(log_probs).isfinite()
@@ -382,7 +382,7 @@ def test_without_noise_every_state_is_the_argmax_of_the_transition(schedule, num
 
 @every_run
 @pytest.mark.parametrize(("rate", "allowed"), [(1.0, ALL), (0.86, ALL), (0.86, subset(1, 4, 6, codebook_size=K))])
-def test_on_equal_noise_every_state_is_that_of_the_transition(schedule, num_times, num_steps, spacing, rate, allowed):
+def test_on_equal_noise_every_state_agrees_with_the_transition(schedule, num_times, num_steps, spacing, rate, allowed):
     ours, times, transition = make_run(schedule, num_times, num_steps, spacing)
     sampler = make_sampler(ROWS, K, top_p=rate, allowed=allowed)
 
@@ -399,7 +399,7 @@ def test_on_equal_noise_every_state_is_that_of_the_transition(schedule, num_time
 
 
 @every_run
-def test_a_draw_says_what_it_was_drawn_from(schedule, num_times, num_steps, spacing):
+def test_a_draw_records_the_distribution_it_was_sampled_from(schedule, num_times, num_steps, spacing):
     """That is the transition given the change, not the prediction of the image."""
     ours, times, transition = make_run(schedule, num_times, num_steps, spacing)
     draws = []

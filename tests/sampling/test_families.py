@@ -87,7 +87,7 @@ PROBES = [(), (Argmax(),), (FreezePath(),), (Argmax(), FreezePath()), (Posterior
 
 @every_family
 @pytest.mark.parametrize("probes", PROBES)
-def test_every_position_is_decided_and_only_replacement_decides_again(family, probes):
+def test_every_position_is_decided_and_only_replacement_decides_one_twice(family, probes):
     decisions = Decisions()
     samples = FAMILIES[family](make_sampler(probes=probes, observers=(decisions,)))
     times = decisions.steps().sum(0)
@@ -100,7 +100,7 @@ def test_every_position_is_decided_and_only_replacement_decides_again(family, pr
 
 
 @every_family
-def test_the_samples_are_what_was_decided_last(family):
+def test_the_samples_are_the_last_decisions(family):
     decisions = Decisions()
     samples = FAMILIES[family](make_sampler(observers=(decisions,)))
     expected = torch.full((len(NAMES), L), K), torch.zeros(len(NAMES), L), torch.zeros(len(NAMES), L)
@@ -114,7 +114,7 @@ def test_the_samples_are_what_was_decided_last(family):
 
 @pytest.mark.parametrize("family", DIFFUSIONS)
 @pytest.mark.parametrize("probes", [(), (Argmax(),), (PosteriorArgmax(),)])
-def test_a_change_is_a_change(family, probes):
+def test_a_position_that_changes_never_keeps_its_token(family, probes):
     """To stay is the path's choice; a position that changes does not get its own token again."""
     decisions = Decisions()
     FAMILIES[family](make_sampler(probes=probes, observers=(decisions,)))
@@ -141,12 +141,12 @@ def test_a_sample_does_not_depend_on_the_order_of_rows(family):
 
 
 @every_family
-def test_a_batch_of_no_rows_has_no_samples(family):
+def test_an_empty_batch_has_no_samples(family):
     assert run(family, make_sampler([], [])).shape == (0, L)
 
 
 @every_family
-def test_samples_differ_when_no_probe_is_on(family):
+def test_samples_differ_without_probes(family):
     assert len(run_probes(family).unique(dim=0)) == len(NAMES)
 
 
@@ -160,12 +160,12 @@ def test_without_any_noise_there_is_one_sample_only(family):
     assert len(run_probes(family, PosteriorArgmax()).unique(dim=0)) == 1  # the network knows no prompts
 
 
-def test_argmax_alone_leaves_one_sample_where_there_is_no_path():
+def test_argmax_leaves_one_sample_if_there_is_no_path():
     assert is_one_sample_a_prompt(run_probes("autoregressive", Argmax()))
 
 
 @families_with_a_path
-def test_argmax_alone_leaves_the_diversity_of_the_path(family):
+def test_argmax_leaves_the_diversity_of_the_path(family):
     assert len(run_probes(family, Argmax()).unique(dim=0)) > 1
     assert not is_one_sample_a_prompt(run_probes(family, Argmax()))
 
@@ -190,7 +190,7 @@ def test_an_autoregressive_sample_does_not_depend_on_path_noise():
 
 
 @every_family
-def test_a_crossed_design_is_a_choice_of_names(family):
+def test_a_crossed_design_is_expressed_by_sample_names(family):
     paths, executions = zip(*itertools.product(range(3), range(4)), strict=True)
     tokens = run(family, make_sampler([("p", 0, i) for i in paths], [("p", 0, j) for j in executions]))
     assert len(tokens.unique(dim=0)) == (4 if family == "autoregressive" else 12)
@@ -208,7 +208,7 @@ def test_probes_commute(family):
 @every_family
 @pytest.mark.parametrize("tokens", [[3], [0, 6], [1, 2, 5, 7]])
 @pytest.mark.parametrize("probes", [(TopK(2),), (TopK(2), Argmax()), (PosteriorArgmax(),)])
-def test_no_token_falls_outside_the_subset(family, tokens, probes):
+def test_every_token_is_in_the_subset(family, tokens, probes):
     sampled = set(run_probes(family, CodebookSubset("list", tokens=tokens), *probes).flatten().tolist())
     assert sampled <= set(tokens)
     assert sampled == set(tokens) or probes != (TopK(2),)

@@ -39,25 +39,25 @@ def test_a_row_has_the_same_normals_in_any_batch() -> None:
     torch.testing.assert_close(part.step_noise(5, (2, 7)), whole.step_noise(5, (4, 7))[[2, 0]], rtol=0, atol=0)
 
 
-def test_a_second_draw_of_a_step_goes_on_where_the_first_one_ended() -> None:
+def test_a_second_draw_of_a_step_continues_the_first() -> None:
     both = sampler().step_noise(3, (4, 10))
     torch.testing.assert_close(sampler().step_noise(3, (4, 4), start=6), both[:, 6:], rtol=0, atol=0)
 
 
-def test_without_execution_noise_every_transition_takes_its_mean() -> None:
+def test_without_execution_noise_every_transition_returns_its_mean() -> None:
     off = replace(sampler(), exec=sampler().exec.off())
     assert not off.step_noise(0, (4, 5)).any()
     assert off.initial_noise((4, 5)).all()
 
 
-def test_a_frozen_path_is_one_initial_noise_for_all_samples_of_a_paraphrase() -> None:
+def test_a_frozen_path_gives_all_samples_of_a_paraphrase_the_same_initial_noise() -> None:
     frozen = replace(sampler(), path=sampler().path.shared())
     x = frozen.initial_noise((4, 5))
     assert torch.equal(x, x[:1].expand(4, 5))
 
 
 @pytest.mark.parametrize("step", [0, 1, 3])
-def test_a_branch_shares_the_noise_before_its_step_and_none_after_it(step: int) -> None:
+def test_a_branch_shares_all_noise_before_its_step_and_none_after(step: int) -> None:
     own = sampler()
     branch = replace(own, path=own.path.branch(step), exec=own.exec.branch(step)).take([0, 1, 2, 3])
     drawn = [branch.initial_noise((4, 5)), *(branch.step_noise(i, (4, 5)) for i in range(4))]
@@ -67,12 +67,12 @@ def test_a_branch_shares_the_noise_before_its_step_and_none_after_it(step: int) 
         assert torch.equal(x, y) == (decision >= step)
 
 
-def test_noise_of_other_rows_than_the_latents_is_refused() -> None:
+def test_noise_with_another_number_of_rows_than_the_latents_is_an_error() -> None:
     with pytest.raises(ValueError, match="noise of 4 rows cannot fill the shape"):
         sampler().initial_noise((8, 3))
 
 
-def test_inside_the_context_randn_and_randn_like_are_keyed_cast_and_everything_else_is_refused() -> None:
+def test_inside_the_context_randn_and_randn_like_are_keyed_and_other_random_functions_fail() -> None:
     asked = []
 
     def draw(shape: tuple[int, ...]) -> torch.Tensor:

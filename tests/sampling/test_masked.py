@@ -45,7 +45,7 @@ def reference_counts(num_tokens, num_steps, kind):
 
 @kinds
 @pytest.mark.parametrize("num_tokens", [2, 3, 16, 36, 100, 256, 576, 1024])
-def test_as_many_tokens_are_unknown_after_each_step_as_in_the_reference(num_tokens, kind):
+def test_the_number_of_masked_tokens_after_each_step_agrees_with_the_reference(num_tokens, kind):
     for num_steps in (1, 2, 3, 5, 8, 10, 12, 16, 18, 24, 40):
         counts = MaskSchedule(num_steps, kind).num_unknown(num_tokens)
         assert counts == list(reference_counts(num_tokens, num_steps, kind)), num_steps
@@ -61,13 +61,13 @@ def test_as_many_tokens_are_unknown_after_each_step_as_in_the_reference(num_toke
         (7, 1, "cosine", [0]),
     ],
 )
-def test_counts_of_known_schedules(num_tokens, num_steps, kind, expected):
+def test_counts_of_schedules_computed_by_hand(num_tokens, num_steps, kind, expected):
     assert MaskSchedule(num_steps, kind).num_unknown(num_tokens) == expected
 
 
 @pytest.mark.parametrize("temperature", [(2.0, 0.0), (4.5, 4.5), (0.0, 0.0), (0.3, 1.7)])
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 12, 100])
-def test_the_noise_has_the_scale_of_the_reference_at_each_step(num_steps, temperature):
+def test_the_noise_scale_agrees_with_the_reference_at_each_step(num_steps, temperature):
     scheduler = AmusedScheduler(mask_token_id=K)
     scheduler.set_timesteps(num_steps, temperature)
     assert MaskSchedule(num_steps, temperature=temperature).noise_scales() == scheduler.temperatures.tolist()
@@ -85,7 +85,7 @@ def test_the_noise_has_the_scale_of_the_reference_at_each_step(num_steps, temper
         ({"temperature": (2.0, 1.0, 0.0)}, "two numbers of at least 0"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(settings, words):
+def test_invalid_settings_are_an_error(settings, words):
     with pytest.raises(ValueError, match=words):
         MaskSchedule(**settings)
 
@@ -122,7 +122,7 @@ def reference_states(network, sampler, schedule, num_tokens, monkeypatch):
 @kinds
 @pytest.mark.parametrize("temperature", [(2.0, 0.0), (0.0, 0.0), (1.0, 4.0)])
 @pytest.mark.parametrize(("num_tokens", "num_steps"), [(12, 1), (12, 5), (36, 12), (12, 20)])
-def test_on_equal_noise_every_state_is_the_references(num_tokens, num_steps, temperature, kind, monkeypatch):
+def test_on_equal_noise_every_state_agrees_with_the_reference(num_tokens, num_steps, temperature, kind, monkeypatch):
     network, sampler, schedule = make_network(num_tokens), make_sampler(16), MaskSchedule(num_steps, kind, temperature)
     ours = our_states(network, sampler, schedule, num_tokens)
     theirs = reference_states(network, sampler, schedule, num_tokens, monkeypatch)
@@ -131,7 +131,7 @@ def test_on_equal_noise_every_state_is_the_references(num_tokens, num_steps, tem
         assert torch.equal(before, after)
 
 
-def test_filters_act_on_tokens_and_confidences_alike(monkeypatch):
+def test_filters_apply_to_tokens_and_confidences(monkeypatch):
     """The reference has no filters; it is given filtered logits."""
     network, schedule = make_network(12), MaskSchedule(5)
     sampler = make_sampler(16, temperature=1.3, top_k=5, top_p=0.8, allowed=torch.arange(K) != 3)
@@ -139,7 +139,7 @@ def test_filters_act_on_tokens_and_confidences_alike(monkeypatch):
     assert torch.equal(torch.stack(our_states(network, sampler, schedule, 12)), torch.stack(theirs))
 
 
-def test_the_first_temperature_is_that_of_the_first_step():
+def test_the_first_temperature_is_used_in_the_first_step():
     network, sampler = make_network(12), make_sampler(16)
 
     def first_choice(*temperature):
@@ -161,7 +161,7 @@ def test_twenty_thousand_tokens_follow_the_softmax():
 
 
 @pytest.mark.parametrize("noise_scale", [1.0, 2.0])
-def test_which_of_two_tokens_stays_follows_their_probabilities(noise_scale):
+def test_which_of_two_tokens_is_kept_follows_their_probabilities(noise_scale):
     """With Gumbel noise of scale s on log p, one of two stays with probability p^(1/s) over the sum of both."""
 
     class First(Observer):

@@ -13,7 +13,7 @@ def make_sampler(**settings):
     return TokenSampler(*noises, K, **settings)
 
 
-def test_a_scale_is_predicted_from_the_tokens_of_the_one_before():
+def test_a_scale_is_predicted_from_the_tokens_of_the_previous_scale():
     seen = []
 
     def predict(before, scale):
@@ -34,7 +34,7 @@ class Recorder(Observer):
         self.draws.append(draw)
 
 
-def test_a_scale_is_a_step_and_positions_count_through_all_scales():
+def test_each_scale_is_a_step_and_positions_are_numbered_over_all_scales():
     recorder = Recorder()
     sampler = make_sampler(observers=(recorder,))
     samples = sample_next_scale(lambda _, scale: torch.zeros(B, SIZES[scale], K), sampler, SIZES)
@@ -47,7 +47,7 @@ def test_a_scale_is_a_step_and_positions_count_through_all_scales():
         assert torch.equal(draw.tokens, (uniforms * K).long())
 
 
-def test_a_row_does_not_depend_on_the_others():
+def test_a_row_does_not_depend_on_the_other_rows():
     generator = torch.Generator().manual_seed(0)
     tables = [torch.randn(K, size, K, generator=generator) for size in SIZES]
 

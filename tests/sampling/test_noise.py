@@ -44,7 +44,7 @@ def names(num, prompt="p"):
     return [(prompt, 0, sample) for sample in range(num)]
 
 
-def test_the_reference_gives_the_published_numbers():
+def test_the_reference_implementation_gives_the_published_numbers():
     generator = SplitMix64(1234567)
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
     assert [generator.next() for _ in published] == published
@@ -58,31 +58,31 @@ def test_a_row_is_the_splitmix64_sequence_of_its_key(key):
 
 
 @pytest.mark.parametrize("step", [1, 2, 99, 65535, (1 << 31) - 1])
-def test_a_step_begins_two_to_the_32_numbers_after_the_last(step):
+def test_each_step_starts_2_to_the_32_numbers_after_the_previous_one(step):
     generator = SplitMix64(42 + (step << 32) * GAMMA)
     expected = [((generator.next() >> 12) + 0.5) * 2.0**-52 for _ in range(5)]
     assert noise_of_keys(42).uniform_grid(step, 5)[0].tolist() == expected
 
 
 @pytest.mark.parametrize(("bits", "uniform"), [(0, 2.0**-53), (WORD - 1, 1 - 2.0**-53)])
-def test_the_least_and_the_largest_number_lie_inside_the_open_interval(bits, uniform):
+def test_the_smallest_and_largest_number_lie_inside_the_open_interval(bits, uniform):
     seed = seed_whose_first_number_is(bits)
     assert SplitMix64(seed).next() == bits
     assert noise_of_keys(seed).uniform_grid(0, 1).item() == uniform
     assert 0 < uniform < 1
 
 
-def test_keys_come_from_sha256_of_seed_role_and_name():
+def test_keys_are_the_sha256_of_seed_role_and_name():
     digest = hashlib.sha256(repr((7, "path", "p", 0, 3)).encode()).digest()
     assert Noise.of(7, "path", [("p", 0, 3)]).keys.item() == int.from_bytes(digest[:8], "little", signed=True)
 
 
-def test_numbers_stay_what_they_are_from_version_to_version():
+def test_numbers_do_not_change_between_versions():
     uniforms = Noise.of(0, "exec", [("a", 0, 0)]).uniform_grid(3, 2)[0].tolist()
     assert uniforms == [0.27076609507306026, 0.816907710847777]
 
 
-def test_equal_names_get_equal_numbers_whatever_the_batch_order_and_split():
+def test_equal_names_get_equal_numbers_in_any_batch_and_order():
     rows = names(24)
     whole = Noise.of(0, "exec", rows).uniform_grid(5, 7)
     for size in (1, 3, 8):
@@ -92,13 +92,13 @@ def test_equal_names_get_equal_numbers_whatever_the_batch_order_and_split():
     assert torch.equal(Noise.of(0, "exec", [rows[i] for i in order]).uniform_grid(5, 7), whole[order])
 
 
-def test_a_position_has_its_number_however_many_are_asked_for():
+def test_the_number_of_a_position_does_not_depend_on_how_many_are_requested():
     noise = Noise.of(0, "exec", names(4))
     assert torch.equal(noise.uniform_grid(2, 100)[:, :9], noise.uniform_grid(2, 9))
 
 
 @pytest.mark.parametrize("step", [0, 3, (1 << 31) - 1])
-def test_places_have_the_numbers_of_the_grid_in_any_order_and_more_than_once(step):
+def test_selected_positions_have_the_numbers_of_the_grid_in_any_order_and_repeatedly(step):
     noise, generator = Noise.of(0, "exec", names(4)), torch.Generator().manual_seed(0)
     rows, positions = (torch.randint(high, (50,), generator=generator) for high in (4, 30))
     uniforms = noise.uniform(step, rows, positions)
@@ -106,12 +106,12 @@ def test_places_have_the_numbers_of_the_grid_in_any_order_and_more_than_once(ste
     assert torch.equal(uniforms, noise.uniform_grid(step, 30)[rows, positions])
 
 
-def test_no_places_have_no_numbers():
+def test_no_positions_give_no_numbers():
     nowhere = torch.empty(0, dtype=torch.int64)
     assert Noise.of(0, "exec", names(4)).uniform(0, nowhere, nowhere).shape == (0,)
 
 
-def test_every_part_of_a_name_seed_role_and_step_make_other_numbers():
+def test_every_part_of_a_name_and_seed_role_and_step_changes_the_numbers():
     base = ("p", 0, 0)
     variants = [
         Noise.of(0, "exec", [base]).uniform_grid(0, 4),
@@ -160,14 +160,14 @@ def test_numbers_of_neighbouring_names_are_independent(kind):
     assert chi2_contingency(cells.numpy()).pvalue > 1e-3
 
 
-def test_shared_noise_forgets_the_last_part_of_the_name():
+def test_shared_noise_ignores_the_last_part_of_the_name():
     shared = Noise.of(0, "path", [*names(3, "p"), *names(2, "q")]).shared().uniform_grid(0, 4)
     assert torch.equal(shared[0].expand(3, -1), shared[:3])
     assert torch.equal(shared[3], shared[4])
     assert not torch.equal(shared[0], shared[3])
 
 
-def test_wordings_of_a_prompt_do_not_share_noise():
+def test_paraphrases_of_a_prompt_do_not_share_noise():
     shared = Noise.of(0, "path", [("p", paraphrase, path) for paraphrase in range(2) for path in range(2)]).shared()
     assert torch.equal(shared.keys[0::2], shared.keys[1::2])
     assert len(shared.keys.unique()) == 2
@@ -188,5 +188,5 @@ def test_noise_that_is_off_gives_no_numbers_and_stays_off_when_shared():
     assert torch.equal(off.keys, Noise.of(0, "exec", names(2)).keys)
 
 
-def test_a_batch_of_no_rows_has_noise_too():
+def test_an_empty_batch_has_noise():
     assert Noise.of(0, "exec", []).shared().uniform_grid(0, 5).shape == (0, 5)

@@ -70,7 +70,7 @@ every_setting = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTI
 
 @every_setting
 @pytest.mark.parametrize("window", [1, 2, 7, L, 100])
-def test_tokens_are_those_of_the_sequential_loop(settings, window):
+def test_tokens_equal_those_of_the_sequential_loop(settings, window):
     for seed in range(5):
         sampler = make_sampler(seed, **settings)
         expected = sample_autoregressive(Chain(), sampler, L)
@@ -80,7 +80,7 @@ def test_tokens_are_those_of_the_sequential_loop(settings, window):
 
 
 @pytest.mark.parametrize("window", [3, L])
-def test_the_mode_of_every_draw_is_the_same_too(window):
+def test_the_mode_of_every_draw_equals_that_of_the_sequential_loop(window):
     sampler = make_sampler()
     sampler = replace(sampler, exec=sampler.exec.off())
     expected = sample_autoregressive(Chain(), sampler, L)
@@ -88,7 +88,7 @@ def test_the_mode_of_every_draw_is_the_same_too(window):
 
 
 @every_setting
-def test_even_coarse_rounding_changes_no_token(settings):
+def test_coarse_rounding_changes_no_token(settings):
     """So coarse that without the check tokens would differ; the test after this one shows it."""
     for seed in range(20):
         sampler = make_sampler(seed, **settings)
@@ -115,7 +115,7 @@ def test_rounding_beyond_the_tolerance_is_an_error():
 
 @every_setting
 @pytest.mark.parametrize("rounding", [0.0, 0.01])
-def test_observers_see_each_final_draw_once_and_in_order(settings, rounding):
+def test_observers_receive_each_final_draw_once_and_in_order(settings, rounding):
     seen, expected = Recorder(), Recorder()
     sampler = make_sampler(3, **settings)
     sample_autoregressive(Chain(), replace(sampler, observers=(expected,)), L)
@@ -125,7 +125,7 @@ def test_observers_see_each_final_draw_once_and_in_order(settings, rounding):
         assert all(torch.equal(getattr(got, name), getattr(wanted, name)) for name in ("rows", "positions", "tokens"))
 
 
-def test_one_position_a_pass_is_the_sequential_loop_itself():
+def test_one_position_per_pass_is_the_sequential_loop():
     network, sampler = Chain(), make_sampler()
     samples, expected = sample_in_parallel(network, sampler, L, 1), sample_autoregressive(Chain(), sampler, L)
     assert network.passes == [(position, 1) for position in range(L)]
@@ -138,13 +138,13 @@ def test_independent_positions_take_two_passes():
     assert network.passes == [(0, 1), (1, L - 1)]  # the guesses from the first pass are right already
 
 
-def test_positions_that_hardly_depend_on_each_other_take_few_passes():
+def test_weakly_dependent_positions_take_few_passes():
     network = Chain(spread=0.5, place=3.0)
     sample_in_parallel(network, make_sampler(), L, L)
     assert len(network.passes) <= L // 2
 
 
-def test_a_window_bounds_every_pass_and_the_prefix_is_not_fed_again():
+def test_a_window_bounds_every_pass_and_the_prefix_is_not_run_again():
     network = Chain()
     sample_in_parallel(network, make_sampler(), L, 5)
     starts = [start for start, _ in network.passes]
@@ -162,7 +162,7 @@ def worst_cases(logits, slack, generator, num=100):
 
 
 @every_setting
-def test_a_certain_draw_stays_whatever_rounding_does(settings):
+def test_a_certain_draw_is_not_changed_by_rounding(settings):
     generator = torch.Generator().manual_seed(1)
     rows, num_certain, num_moved = torch.arange(B), 0, 0
     for seed in range(40):
@@ -181,7 +181,7 @@ def test_a_certain_draw_stays_whatever_rounding_does(settings):
     assert num_moved > 0 or settings is SETTINGS["one token"]
 
 
-def test_ties_at_the_edge_of_top_k_are_uncertain():
+def test_ties_at_the_threshold_of_top_k_are_uncertain():
     logits = torch.tensor([[3.0, 2.0, 2.0, -5.0]])
     noise = Noise.of(0, "exec", [("a",)])
     sampler = TokenSampler(noise, noise, 4, top_k=2)

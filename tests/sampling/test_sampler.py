@@ -48,7 +48,7 @@ def draw_grid(sampler, logits, step=0):
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1.5, 7.5])
-def test_guidance_goes_from_the_unconditional_through_the_conditional_logits(scale):
+def test_guidance_extrapolates_from_unconditional_to_conditional_logits(scale):
     conditional, unconditional = random_logits(3, 8, seed=1), random_logits(3, 8, seed=2)
     guided = make_sampler(guidance=scale).guide(conditional, unconditional)
     expected = (1 - scale) * unconditional.double() + scale * conditional.double()
@@ -63,7 +63,7 @@ def test_guidance_is_computed_in_float32():
     torch.testing.assert_close(guided.double(), expected, atol=1e-5, rtol=0)  # bfloat16 would be off by 0.1
 
 
-def test_guidance_is_on_above_one_only():
+def test_guidance_is_only_on_above_1():
     assert [make_sampler(guidance=s).is_guided for s in (-1.0, 0.0, 1.0, 1.0001, 7.5)] == [False] * 3 + [True] * 2
 
 
@@ -91,7 +91,7 @@ def filter_reference(logits, allowed, temperature, top_k, top_p):
     st.sampled_from([None, 0, 1, 2, 5, 100]),
     st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]),
 )
-def test_filters_keep_what_their_rules_keep(logits, allowed, temperature, top_k, top_p):
+def test_filters_agree_with_their_definition(logits, allowed, temperature, top_k, top_p):
     allowed = {i for i in allowed if i < len(logits)} or None
     scaled = sorted(x / max(temperature, 1e-5) for x in logits)
     assume(all(b - a > 1e-4 for a, b in itertools.pairwise(scaled)))  # float32 sees no ties that are none
@@ -105,20 +105,20 @@ def test_filters_keep_what_their_rules_keep(logits, allowed, temperature, top_k,
         assert filtered[i].item() == pytest.approx(logits[i] / max(temperature, 1e-5), rel=1e-6)
 
 
-def test_the_subset_comes_before_top_k():
+def test_the_subset_is_applied_before_top_k():
     logits = torch.tensor([9.0, 8.0, 1.0, 0.0])
     assert kept(
         make_sampler(codebook_size=4, allowed=subset(2, 3, codebook_size=4), top_k=1).filter_logits(logits)
     ) == [2]
 
 
-def test_the_subset_comes_before_top_p():
+def test_the_subset_is_applied_before_top_p():
     logits = torch.tensor([9.0, 1.0, 1.5, 0.0])
     sampler = make_sampler(codebook_size=4, allowed=subset(1, 2, codebook_size=4), top_p=0.9)
     assert kept(sampler.filter_logits(logits)) == [1, 2]
 
 
-def test_temperature_comes_before_top_p():
+def test_temperature_is_applied_before_top_p():
     logits = torch.tensor([0.6, 0.3, 0.1]).log()
     assert kept(make_sampler(codebook_size=3, top_p=0.75).filter_logits(logits)) == [0, 1]
     # At temperature 4 the probabilities are 0.40, 0.34, 0.26; at 1/4 the first holds 0.94.
@@ -126,7 +126,7 @@ def test_temperature_comes_before_top_p():
     assert kept(make_sampler(codebook_size=3, top_p=0.75, temperature=0.25).filter_logits(logits)) == [0]
 
 
-def test_top_k_comes_before_top_p():
+def test_top_k_is_applied_before_top_p():
     logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
     assert kept(make_sampler(codebook_size=4, top_p=0.5).filter_logits(logits)) == [0, 1]
     # Among the two that are left the first holds 4/7.
@@ -148,14 +148,14 @@ def test_top_p_keeps_the_token_that_crosses_it(top_p, num_kept):
     assert kept(make_sampler(codebook_size=4, top_p=top_p).filter_logits(logits)) == list(range(num_kept))
 
 
-def test_filters_see_rows_and_positions_one_by_one():
+def test_filters_treat_each_row_and_position_separately():
     sampler = make_sampler(codebook_size=8, allowed=subset(0, 1, 2, 5, 7), temperature=0.7, top_k=3, top_p=0.8)
     logits = random_logits(4, 5, 8)
     expected = torch.stack([sampler.filter_logits(row) for row in logits.flatten(0, 1)]).view(4, 5, 8)
     assert torch.equal(sampler.filter_logits(logits), expected)
 
 
-def test_filters_leave_their_input_alone():
+def test_filters_do_not_modify_their_input():
     logits = random_logits(2, 8)
     before = logits.clone()
     make_sampler(allowed=subset(1), temperature=0.5, top_k=2, top_p=0.5, guidance=3.0).filter_logits(logits)
@@ -167,7 +167,7 @@ KNOBS = list(itertools.product([None, 1, 3, 32, 99], [0.0, 1e-6, 0.5, 1.0], [0.0
 
 @pytest.mark.parametrize("size", [1, 2, 5, 32])
 @pytest.mark.parametrize("peak", [0.0, 1.0, 1000.0])
-def test_no_combination_of_knobs_on_any_subset_gives_nan(size, peak):
+def test_no_combination_of_settings_and_subsets_gives_nan(size, peak):
     num_rows, codebook_size = 6, 32
     logits = random_logits(2, num_rows, 2, codebook_size, scale=peak)  # peak 0: all tie
     tokens = torch.randperm(codebook_size, generator=torch.Generator().manual_seed(size))[:size]
@@ -211,7 +211,7 @@ def invert_by_hand(probs, uniform):
     st.lists(st.sampled_from([0.0, 0.0, 1e-30, 1e-7, 0.1, 0.25, 0.5]), min_size=1, max_size=20),
     st.floats(2.0**-53, 1 - 2.0**-53),
 )
-def test_the_inverse_cdf_is_the_first_token_whose_running_sum_exceeds_the_uniform(probs, uniform):
+def test_the_inverse_cdf_returns_the_first_token_whose_cumulative_sum_exceeds_the_uniform(probs, uniform):
     assume(max(probs) > 1e-20)
     probs = torch.tensor(probs, dtype=torch.float64)
     assume(((probs.cumsum(0) - uniform * probs.sum()).abs() > 1e-12).all())
@@ -231,7 +231,7 @@ def adversarial_uniforms(probs, num_edges=60):
 
 @pytest.mark.parametrize("where", ["none", "first", "last", "both ends", "most", "all but one"])
 @pytest.mark.parametrize("scale", [1.0, 1 - 1e-4, 1 + 1e-4, 1e-30])
-def test_a_token_of_probability_zero_is_never_drawn(where, scale):
+def test_a_token_of_probability_zero_is_never_sampled(where, scale):
     size, places = 16384, torch.arange(16384)
     zeros = {
         "none": places < 0,
@@ -249,12 +249,12 @@ def test_a_token_of_probability_zero_is_never_drawn(where, scale):
     assert tokens[-4] == (~zeros).nonzero()[0]
 
 
-def test_a_uniform_on_a_running_sum_belongs_to_the_next_token_that_can_be_drawn():
+def test_a_uniform_on_a_cumulative_sum_selects_the_next_possible_token():
     probs, uniforms = torch.tensor([0.0, 0.25, 0.0, 0.0, 0.5, 0.25]), torch.tensor([0.25, 0.75], dtype=torch.float64)
     assert invert_cdf(probs.expand(2, -1), uniforms).tolist() == [4, 5]
 
 
-def test_running_sums_over_a_large_codebook_are_exact():
+def test_cumulative_sums_over_a_large_codebook_are_exact():
     """In float32 the sums of 16384 terms would put some twenty of these draws on a neighbour."""
     probs, uniforms = random_logits(16384, scale=0.1).softmax(0), Noise.of(0, "exec", [()]).uniform_grid(0, 1000)[0]
     cdf = np.cumsum(probs.numpy().astype(np.float64))
@@ -262,7 +262,7 @@ def test_running_sums_over_a_large_codebook_are_exact():
     assert invert_cdf(probs.expand(1000, -1), uniforms).tolist() == expected.tolist()
 
 
-def test_the_uniform_grows_with_the_token():
+def test_the_token_is_monotonic_in_the_uniform():
     probs = random_logits(50).softmax(0)
     tokens = invert_cdf(probs.expand(1000, -1), torch.linspace(1e-9, 1 - 1e-9, 1000, dtype=torch.float64))
     assert (tokens.diff() >= 0).all()
@@ -287,7 +287,7 @@ def test_twenty_thousand_tokens_follow_the_softmax(knobs):
     assert chisquare(counts[possible].numpy(), expected[possible].numpy()).pvalue > 1e-3
 
 
-def test_tokens_of_two_positions_and_steps_are_drawn_independently():
+def test_tokens_of_two_positions_and_steps_are_independent():
     num = 20_000
     sampler = make_sampler(num, 2)
     logits = torch.zeros(num, 2, 2)
@@ -297,7 +297,7 @@ def test_tokens_of_two_positions_and_steps_are_drawn_independently():
         assert chisquare((2 * x + y).bincount(minlength=4).numpy()).pvalue > 1e-3
 
 
-def test_without_noise_the_mode_is_taken_whatever_top_k_and_top_p():
+def test_without_noise_the_mode_is_taken_for_any_top_k_and_top_p():
     sampler = make_sampler(5)
     logits = random_logits(5, 3, 8)
     for knobs in ({}, {"top_k": 2}, {"top_p": 0.1}, {"temperature": 3.0}):
@@ -305,7 +305,7 @@ def test_without_noise_the_mode_is_taken_whatever_top_k_and_top_p():
         assert torch.equal(draw.tokens, logits.argmax(-1).flatten())
 
 
-def test_without_noise_the_mode_is_the_subsets():
+def test_without_noise_the_mode_of_the_subset_is_taken():
     sampler = make_sampler(1, 4, allowed=subset(1, 2, codebook_size=4))
     draw = draw_grid(replace(sampler, exec=sampler.exec.off()), torch.tensor([[[9.0, 1.0, 2.0, 8.0]]]))
     assert draw.tokens.item() == 2
@@ -324,7 +324,7 @@ def test_a_draw_does_not_depend_on_its_batch():
         assert torch.equal(torch.cat([draw(slice(i, i + size)) for i in range(0, 24, size)]), whole)
 
 
-def test_a_draw_does_not_depend_on_what_else_is_drawn():
+def test_a_draw_does_not_depend_on_other_draws():
     sampler, logits = make_sampler(6), random_logits(6, 10, 8)
     whole = draw_grid(sampler, logits, 7).tokens.view(6, 10)
     rows, positions = (torch.randint(high, (25,), generator=torch.Generator().manual_seed(high)) for high in (6, 10))
@@ -332,7 +332,7 @@ def test_a_draw_does_not_depend_on_what_else_is_drawn():
     assert torch.equal(draw.tokens, whole[rows, positions])
 
 
-def test_filtered_logits_are_drawn_from_as_they_are():
+def test_filtered_logits_are_not_filtered_again():
     sampler, logits = make_sampler(50, allowed=subset(1, 2, 5), temperature=0.5, top_k=2), random_logits(50, 8)
     draw = sampler.draw_filtered(logits, 3, *places(50, 1))
     assert draw.logits is logits
@@ -346,7 +346,7 @@ def test_filtered_logits_are_drawn_from_as_they_are():
 
 
 @pytest.mark.parametrize("is_off", [False, True])
-def test_nothing_may_be_asked_for(is_off):
+def test_an_empty_draw_is_allowed(is_off):
     sampler, nowhere = make_sampler(2, top_k=3, top_p=0.5), torch.empty(0, dtype=torch.int64)
     sampler = replace(sampler, exec=sampler.exec.off()) if is_off else sampler
     draw = sampler.draw_tokens(torch.empty(0, 8), 0, nowhere, nowhere)
@@ -371,7 +371,7 @@ def test_a_new_grid_is_blank(blank):
     assert [x.tolist() for x in grid.samples()] == [[[blank] * 3] * 2, [[0.0] * 3] * 2, [[0.0] * 3] * 2]
 
 
-def test_the_grid_keeps_the_last_draw_of_each_place():
+def test_the_grid_keeps_the_last_draw_of_each_position():
     sampler, logits = make_sampler(2, top_p=0.9), random_logits(2, 4, 8)
     grid, expected = TokenGrid(sampler, 5, blank=8), {}
     for step, written in enumerate(([(0, 0), (0, 4), (1, 1), (1, 3)], [(0, 1), (0, 4), (1, 1), (1, 4)])):
@@ -382,7 +382,7 @@ def test_the_grid_keeps_the_last_draw_of_each_place():
             assert tuple(x[place] for x in grid.samples()) == expected.get(place, (8, 0.0, 0.0))
 
 
-def test_observers_are_told_what_is_written_in_order_and_change_nothing():
+def test_observers_receive_what_is_written_in_order_and_change_nothing():
     first, second, logits = Recorder(), Recorder(), random_logits(2, 3, 8)
     watched = make_sampler(2, observers=(first, second))
     grid, unwatched = TokenGrid(watched, 3), TokenGrid(make_sampler(2), 3)
@@ -400,7 +400,7 @@ def test_observers_are_told_what_is_written_in_order_and_change_nothing():
 # --- what a draw says of itself ---
 
 
-def test_entropy_and_log_probability_are_those_of_the_formulas_in_bits():
+def test_entropy_and_log_probability_agree_with_their_formulas_in_bits():
     draw = draw_grid(make_sampler(3, temperature=0.8, top_k=6, top_p=0.95), random_logits(3, 4, 8))
     for place in range(12):
         probs = draw.log_probs[place].double().exp().tolist()
@@ -421,7 +421,7 @@ def test_entropies_of_known_distributions():
         assert draw.confidence.tolist() == pytest.approx([-math.log(2) * bits for bits in (0, 1, 2, 3)], abs=1e-6)
 
 
-def test_part_of_a_draw_is_taken_by_mask_or_number():
+def test_a_draw_is_indexed_by_mask_or_number():
     draw = draw_grid(make_sampler(2), random_logits(2, 4, 8), 5)
     numbers = [1, 2, 6]
     by_number, by_mask = draw.take(torch.tensor(numbers)), draw.take(subset(*numbers))
@@ -436,7 +436,7 @@ def test_part_of_a_draw_is_taken_by_mask_or_number():
 
 @pytest.mark.parametrize("count", [0, 1, 4, 10])
 @pytest.mark.parametrize("noise_scale", [0.0, 1.0, 4.5])
-def test_exactly_so_many_positions_are_chosen(count, noise_scale):
+def test_the_requested_number_of_positions_is_chosen(count, noise_scale):
     chosen = make_sampler(50).choose_positions(random_logits(50, 10), 2, count=count, noise_scale=noise_scale)
     assert chosen.dtype == torch.bool
     assert (chosen.sum(1) == count).all()
@@ -463,14 +463,14 @@ def test_certain_positions_are_chosen_first_and_impossible_ones_never(noise_scal
 
 
 @pytest.mark.parametrize("is_off", [False, True])
-def test_events_of_probability_one_and_zero_are_certain(is_off):
+def test_events_of_probability_1_and_0_are_certain(is_off):
     sampler = make_sampler(10_000)
     sampler = replace(sampler, path=sampler.path.off()) if is_off else sampler
     chosen = sampler.choose_positions(torch.tensor([0.0, INF, -INF]).expand(10_000, -1), 0)
     assert torch.equal(chosen, torch.tensor([True, True, False]).expand(10_000, -1))
 
 
-def test_each_position_is_chosen_with_its_own_probability():
+def test_each_position_is_chosen_with_its_probability():
     num, probs = 20_000, torch.tensor([0.01, 0.3, 0.5, 0.99], dtype=torch.float64)
     chosen = make_sampler(num).choose_positions(probs.log().expand(num, -1), 4).double()
     deviation = (probs * (1 - probs) / num).sqrt()
@@ -494,7 +494,7 @@ def probability_of_sets(weights, count):
 
 @pytest.mark.parametrize("noise_scale", [1.0, 2.0])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_gumbel_noise_draws_without_replacement_by_weight(count, noise_scale):
+def test_gumbel_noise_samples_without_replacement_by_weight(count, noise_scale):
     num, weights = 20_000, [0.5, 1.0, 2.0, 6.0]
     log_weights = torch.tensor(weights).log().expand(num, -1)
     chosen = make_sampler(num).choose_positions(log_weights, 1, count=count, noise_scale=noise_scale)

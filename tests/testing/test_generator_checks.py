@@ -24,7 +24,7 @@ def failed(generator_class):
     return {name for name, outcome in outcomes(generator_class).items() if outcome.status == "fail"}
 
 
-def test_the_template_passes_all_that_apply_to_it():
+def test_the_template_passes_all_applicable_checks():
     found = outcomes(TemplateModel)
     assert {name for name, outcome in found.items() if outcome.status != "pass"} == {"likelihood adds up"}
     assert found["likelihood adds up"].detail == "has_likelihood is false"
@@ -131,7 +131,7 @@ class EncodesAnySize(TemplateModel):
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
-def test_a_generator_that_breaks_a_promise_fails_its_check(broken, check):
+def test_a_generator_that_breaks_the_contract_fails_the_matching_check(broken, check):
     assert check in failed(broken)
 
 
@@ -142,7 +142,7 @@ class Rounds(TemplateModel):
         return super().encode_prompts(texts) * (1 + 0.002 * len(texts))
 
 
-def test_samples_that_rounding_changes_are_excused_and_counted(monkeypatch):
+def test_samples_changed_by_rounding_are_tolerated_and_counted(monkeypatch):
     assert "runs resume" in failed(Rounds)
     monkeypatch.setattr(generator_checks, "EDGE", 0.02)
     monkeypatch.setattr(generator_checks, "STATISTICS", 0.2)
@@ -200,7 +200,7 @@ def test_checks_of_tokens_do_not_apply_to_latents():
     }
 
 
-def test_an_error_in_a_generator_is_a_failure_with_its_name():
+def test_an_error_in_a_generator_is_reported_as_a_failure():
     class Raises(TemplateModel):
         def sample_tokens(self, conditions, sampler):
             raise IndexError("position 16")

@@ -49,7 +49,7 @@ def pair(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_ids_are_those_of_the_pipelines(pair, text):
+def test_ids_agree_with_the_pipelines(pair, text):
     ours, reference = pair
     expected = reference(
         text, padding="max_length", truncation=True, max_length=reference.model_max_length, return_tensors="pt"
@@ -58,7 +58,7 @@ def test_ids_are_those_of_the_pipelines(pair, text):
     assert ours(text).shape == (1, CONTEXT)
 
 
-def test_a_caption_stands_between_start_and_end_and_the_rest_is_padding(pair):
+def test_a_caption_is_enclosed_in_start_and_end_tokens_and_padded(pair):
     ours, reference = pair
     ids = ours("red sky")[0].tolist()
     assert ids[0] == reference.bos_token_id
@@ -67,7 +67,7 @@ def test_a_caption_stands_between_start_and_end_and_the_rest_is_padding(pair):
     assert set(ids[4:]) == {reference.pad_token_id}
 
 
-def test_a_caption_that_is_cut_keeps_its_end(pair):
+def test_a_truncated_caption_keeps_its_end_token(pair):
     """VQ-Diffusion's pipeline cuts off the end token too, which no caption of the training lacks."""
     ours, reference = pair
     ids, uncut = ours(LONG)[0].tolist(), reference(LONG, verbose=False).input_ids
@@ -76,7 +76,7 @@ def test_a_caption_that_is_cut_keeps_its_end(pair):
     assert ours(LONG).equal(ours(FULL))
 
 
-def test_captions_that_are_cut_are_counted(pair):
+def test_truncated_captions_are_counted(pair):
     ours, _ = pair
     assert ours.lengths([]).warnings() == ours.lengths([FULL, "", "sky"]).warnings() == []
     found = ours.lengths(["sky", LONG, FULL, f"red {FULL}"])

@@ -33,7 +33,7 @@ def make_counter(weights):
     return make
 
 
-def test_counts_are_those_of_the_tokenizer_on_cleaned_captions(make_counter):
+def test_counts_agree_with_the_tokenizer_on_cleaned_captions(make_counter):
     counter, calls = make_counter()
     assert counter.count(TEXTS) == [3, 7, 1, 1, 3]
     assert counter.count(TEXTS[::-1]) == [3, 1, 1, 7, 3]
@@ -41,7 +41,7 @@ def test_counts_are_those_of_the_tokenizer_on_cleaned_captions(make_counter):
     assert calls == [["a square", "a square above a circle.", "", ""]]
 
 
-def test_another_process_finds_the_counts_on_disk(make_counter):
+def test_counts_are_reused_by_another_process(make_counter):
     (first, _), (second, calls) = make_counter(), make_counter()
     assert first.count(TEXTS) == second.count(TEXTS)
     assert calls == []

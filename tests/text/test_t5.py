@@ -43,7 +43,7 @@ def calls(monkeypatch):
     return seen
 
 
-def test_features_are_the_last_states_of_the_encoder(make_features, weights):
+def test_features_are_the_last_hidden_states_of_the_encoder(make_features, weights):
     tokenizer, encoder = AutoTokenizer.from_pretrained(weights / "t5"), T5EncoderModel.from_pretrained(weights / "t5")
     with torch.inference_mode():
         expected = [encoder(**tokenizer(text, return_tensors="pt")).last_hidden_state[0] for text in TEXTS]
@@ -51,7 +51,7 @@ def test_features_are_the_last_states_of_the_encoder(make_features, weights):
         torch.testing.assert_close(features, states, atol=1e-6, rtol=0)
 
 
-def test_features_have_a_row_a_token_and_the_empty_caption_has_one(make_features):
+def test_features_have_one_row_per_token_and_the_empty_caption_has_one(make_features):
     features = make_features()
     assert [len(f) for f in features.encode(TEXTS, CPU)] == features.lengths(TEXTS).lengths
     assert features.lengths(["", "a square"]).lengths == [1, 3]
@@ -67,13 +67,13 @@ def test_a_caption_is_encoded_once(make_features, calls):
     assert all(torch.equal(f, first[0]) for f in [*first, again[0], again[2]])
 
 
-def test_captions_that_clean_to_the_same_text_are_one_caption(make_features, calls):
+def test_captions_with_equal_cleaned_text_are_encoded_once(make_features, calls):
     features = make_features().encode(["a square", "  A SQUARE ", "a <b>square</b>"], CPU)
     assert len(calls) == 1
     assert all(torch.equal(f, features[0]) for f in features)
 
 
-def test_a_cached_caption_needs_no_encoder(make_features, monkeypatch):
+def test_a_cached_caption_does_not_load_the_encoder(make_features, monkeypatch):
     expected = make_features().encode(TEXTS, CPU)
     monkeypatch.setattr(T5EncoderModel, "from_pretrained", lambda *_, **__: pytest.fail("loaded the encoder"))
     for cached, computed in zip(make_features().encode(TEXTS, CPU), expected, strict=True):
@@ -81,12 +81,12 @@ def test_a_cached_caption_needs_no_encoder(make_features, monkeypatch):
         assert cached.dtype == torch.float32
 
 
-def test_nothing_is_loaded_to_count_tokens_but_the_tokenizer(make_features, monkeypatch):
+def test_counting_tokens_loads_the_tokenizer_only(make_features, monkeypatch):
     monkeypatch.setattr(T5EncoderModel, "from_pretrained", lambda *_, **__: pytest.fail("loaded the encoder"))
     assert make_features().lengths(["a square"]).lengths == [3]
 
 
-def test_the_cache_tells_encoders_dtypes_and_lengths_apart(make_features, weights, tmp_path, calls):
+def test_the_cache_distinguishes_encoders_dtypes_and_lengths(make_features, weights, tmp_path, calls):
     shutil.copytree(weights / "t5", tmp_path / "same")
     shutil.copytree(weights / "t5", tmp_path / "other")
     T5EncoderModel.from_pretrained(weights / "t5").half().float().save_pretrained(tmp_path / "other")
@@ -103,21 +103,21 @@ def test_the_cache_tells_encoders_dtypes_and_lengths_apart(make_features, weight
         assert len(calls) == num_runs, index
 
 
-def test_bfloat16_features_come_back_from_the_cache_as_they_were(make_features):
+def test_bfloat16_features_survive_the_cache_unchanged(make_features):
     computed, cached = (make_features(dtype=torch.bfloat16).encode(TEXTS, CPU) for _ in range(2))
     for a, b in zip(computed, cached, strict=True):
         assert a.dtype == b.dtype == torch.bfloat16
         assert torch.equal(a, b)
 
 
-def test_features_do_not_depend_on_the_captions_that_came_along(make_features, monkeypatch, tmp_path):
+def test_features_do_not_depend_on_the_other_captions_of_a_batch(make_features, monkeypatch, tmp_path):
     together = make_features().encode(TEXTS, CPU)
     for index, text in enumerate(TEXTS):
         monkeypatch.setenv("GENDIV_CACHE", str(tmp_path / f"cache{index}"))
         assert torch.equal(make_features().encode([text], CPU)[0], together[index])
 
 
-def test_a_long_caption_is_cut_behind_which_the_end_token_stays(make_features, weights):
+def test_a_long_caption_is_truncated_but_keeps_its_end_token(make_features, weights):
     tokenizer, encoder = AutoTokenizer.from_pretrained(weights / "t5"), T5EncoderModel.from_pretrained(weights / "t5")
     features = make_features(max_tokens=5)
     assert features.lengths(TEXTS).lengths == [8, 3, 1, 13]  # counted before the cut, so that it can be reported
@@ -130,7 +130,7 @@ def test_a_long_caption_is_cut_behind_which_the_end_token_stays(make_features, w
     torch.testing.assert_close(features.encode(TEXTS, CPU)[0], expected, atol=1e-6, rtol=0)
 
 
-def test_an_interrupted_write_leaves_no_features_behind(make_features, monkeypatch, tmp_path):
+def test_an_interrupted_write_leaves_no_cache_entry(make_features, monkeypatch, tmp_path):
     def interrupted(tensors, path, metadata):
         path.write_bytes(b"half of")
         raise KeyboardInterrupt

@@ -17,7 +17,7 @@ def bits(probs, *dims):
 
 
 @pytest.mark.parametrize("family", SCORED)
-def test_closed_forms_are_those_of_all_images_added_up(family):
+def test_closed_forms_equal_sums_over_all_images(family):
     generator = AnalyticGenerator(FAMILIES[family], 8, num_prompts=2, num_paraphrases=3, seed=5)
     images = torch.cartesian_prod(*[torch.arange(8)] * NUM_TOKENS)
     truth = generator.ground_truth()
@@ -42,7 +42,7 @@ def test_closed_forms_are_those_of_all_images_added_up(family):
     assert family == "paraphrases apart" or not truth["h_prompt_path/sequence"].isnan().any()
 
 
-def test_images_have_the_same_probability_in_whatever_order_they_were_drawn():
+def test_the_probability_of_an_image_does_not_depend_on_the_decoding_order():
     shuffled = AnalyticGenerator(FAMILIES["absorbing diffusion"], 64, num_prompts=2, seed=3)
     raster = AnalyticGenerator(FAMILIES["autoregressive"], 64, num_prompts=2, seed=3)
     for prompt, samples in enumerate(sample_crossed(shuffled, Decompose(4, 4))):
@@ -56,7 +56,7 @@ def test_images_have_the_same_probability_in_whatever_order_they_were_drawn():
         assert -other.mean().item() == pytest.approx(drawn, abs=4 * other.std().item() / 8)
 
 
-def test_paths_and_wordings_choose_where_the_family_says_so():
+def test_paths_and_paraphrases_only_matter_in_families_that_use_them():
     truth = {name: AnalyticGenerator(family, 64, 4).ground_truth() for name, family in FAMILIES.items()}
     chosen = {
         part: {name for name, values in truth.items() if (values[f"h_{part}_path/token"] > 1e-9).all()}

@@ -48,7 +48,7 @@ def test_bias_is_below_one_percent_of_the_total(runs):
             assert chance < 0.006, "too few repetitions to see it"
 
 
-def test_plugin_estimates_find_paths_that_are_not_there(runs):
+def test_plug_in_estimates_report_path_entropy_where_there_is_none(runs):
     found, truth = runs["autoregressive", 256]
     total = truth["h_total/token"].mean()
     assert abs(found["h_path/token"].mean()) < 0.003 * total
@@ -65,7 +65,7 @@ def test_parts_add_up_prompt_by_prompt(runs):
             torch.testing.assert_close(numbers["h_total/token"], total, atol=1e-12, rtol=0)
 
 
-def test_intervals_cover_the_truth_nineteen_times_of_twenty(runs):
+def test_intervals_cover_the_exact_value_in_95_percent_of_repetitions(runs):
     told = {"autoregressive": PARTS, "paraphrases apart": PARTS, "mixture over paths": PARTS, "independent": PARTS[:2]}
     held = []
     for (family, _), (found, truth) in runs.items():
@@ -74,7 +74,7 @@ def test_intervals_cover_the_truth_nineteen_times_of_twenty(runs):
     assert 0.90 < sum(held) / len(held) < 0.99, len(held)
 
 
-def test_whole_sequences_have_the_entropy_of_the_chain_rule(runs):
+def test_sequence_entropies_follow_the_chain_rule(runs):
     for (family, size), (found, truth) in runs.items():
         for part in ("exec", "prompt_path"):
             name = f"h_{part}/sequence"
@@ -103,7 +103,7 @@ def test_counting_needs_far_more_samples_than_averaging_distributions():
 
 @pytest.mark.parametrize("family", ORDERS)
 @pytest.mark.parametrize("kind", ["", "/counts"])
-def test_an_order_of_drawing_is_no_path(family, kind):
+def test_a_decoding_order_is_not_a_path(family, kind):
     """Tokens that are drawn late are surer than those drawn early, and yet their order tells nothing of them."""
     generator = AnalyticGenerator(FAMILIES[family], 64, 4 * PROMPTS)
     numbers = measure(sample_crossed(generator, Decompose(4, 4)), counts=True)
@@ -124,7 +124,7 @@ def test_four_and_eight_paths_agree():
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [8, 4096])
 @pytest.mark.parametrize("family", [*EASY, "absorbing diffusion"])
-def test_the_proof(family, size):
+def test_the_ground_truth_table_passes(family, size):
     found, truth = repeat(family, size, 500)
     total = truth["h_total/token"].mean()
     hits = []

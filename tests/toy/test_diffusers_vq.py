@@ -65,24 +65,24 @@ def decode(model, tokens):
     return model.decode(codes, force_not_quantize=True).sample
 
 
-def test_both_classes_make_the_same_images(ours, theirs, tokens):
+def test_both_classes_decode_the_same_images(ours, theirs, tokens):
     images = decode(theirs, tokens)
     assert images.std() > 0.1
     torch.testing.assert_close(images, ours.decode(tokens, 6, 6), atol=1e-4, rtol=0)
 
 
-def test_the_original_stays_as_it_is(toy_weights, ours, images):
+def test_the_original_is_not_modified(toy_weights, ours, images):
     in_unit_range(diffusers_vq(ours))
     fresh = load_tokenizer(toy_weights).state_dict()
     assert all(tensor.equal(fresh[name]) for name, tensor in ours.state_dict().items())
 
 
-def test_the_decoder_in_the_unit_range_makes_the_same_images(theirs, tokens):
+def test_the_decoder_for_the_unit_range_gives_the_same_images(theirs, tokens):
     unit = in_unit_range(copy.deepcopy(theirs))
     torch.testing.assert_close(decode(unit, tokens), (decode(theirs, tokens) + 1) / 2, atol=1e-5, rtol=0)
 
 
-def test_the_encoder_in_the_unit_range_differs_at_the_outermost_pixels_only(theirs, images):
+def test_the_encoder_for_the_unit_range_differs_at_the_border_only(theirs, images):
     unit = in_unit_range(copy.deepcopy(theirs))
     there, here = theirs.encoder.conv_in(images), unit.encoder.conv_in((images + 1) / 2)
     torch.testing.assert_close(here[..., 1:-1, 1:-1], there[..., 1:-1, 1:-1], atol=1e-5, rtol=0)
@@ -102,7 +102,7 @@ class GreyPadding(nn.Module):
         return F.conv2d(F.pad(images, (1, 1, 1, 1), value=0.5), self.conv.weight, self.conv.bias)
 
 
-def test_with_grey_padding_the_encoder_in_the_unit_range_is_exact(theirs, images):
+def test_with_grey_padding_the_encoder_for_the_unit_range_is_exact(theirs, images):
     unit = in_unit_range(copy.deepcopy(theirs))
     unit.encoder.conv_in = GreyPadding(unit.encoder.conv_in)
     torch.testing.assert_close(unit.encode((images + 1) / 2).latents, theirs.encode(images).latents, atol=1e-4, rtol=0)

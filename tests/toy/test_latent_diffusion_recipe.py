@@ -62,7 +62,7 @@ def test_the_data_of_a_step_are_a_function_of_seed_and_step(recipe):
     assert len({loss(0, 7), loss(0, 8), loss(1, 7)}) == 3
 
 
-def test_times_are_spread_over_every_batch_with_a_density_proportional_to_the_time(recipe, monkeypatch):
+def test_timesteps_are_stratified_in_every_batch_with_density_proportional_to_the_timestep(recipe, monkeypatch):
     seen = []
     add_noise = recipe.schedule.add_noise
     monkeypatch.setattr(recipe.schedule, "add_noise", lambda x, n, times: seen.append(times) or add_noise(x, n, times))
@@ -73,7 +73,7 @@ def test_times_are_spread_over_every_batch_with_a_density_proportional_to_the_ti
         assert torch.bucketize(times, torch.tensor([499, 706, 865])).tolist() == [0, 1, 2, 3]
 
 
-def test_it_sees_no_held_out_image(recipe):
+def test_training_uses_no_held_out_image(recipe):
     assert not torch.isin(captions.held_out(), recipe.images).any()
 
 

@@ -42,7 +42,7 @@ def perfect():
     return measured(prompt({"sky": 2, "light": 5}, 256))
 
 
-def test_a_perfect_generator_is_right_coherent_and_as_diverse_as_the_caption_allows(perfect):
+def test_a_perfect_generator_is_correct_coherent_and_as_diverse_as_the_caption_allows(perfect):
     assert perfect["postcards/all_stated_right"].value == perfect["postcards/coherence"].value == 1
     free = [factor for factor, (group, _) in postcards.FACTORS.items() if group not in ("sky", "light")]
     truth = sum(postcards.factor_entropy(factor) for factor in free)
@@ -60,14 +60,14 @@ def test_the_recall_of_a_perfect_generator_is_one_for_every_free_factor(perfect)
             assert recall.value == pytest.approx(1, abs=0.04)
 
 
-def test_the_recall_of_a_factor_is_its_entropy_over_the_truth():
+def test_the_recall_of_a_factor_is_its_entropy_relative_to_the_exact_entropy():
     samples = prompt({"ground": 1}, 12)
     values = postcards.factors_of(postcards.read(samples.images)[0])["object colour"]
     truth = chao_wang_jost_entropy(values.bincount()).item() / postcards.factor_entropy("object colour")
     assert measured(samples)["postcards/recall/object_colour"].value == pytest.approx(truth, rel=1e-12)
 
 
-def test_a_factor_that_never_varies_is_found_by_its_recall_alone():
+def test_a_constant_factor_is_detected_by_its_recall_only():
     estimates = measured(prompt({"ground": 1}, 64, fixed=("sky",)))
     assert estimates["postcards/recall/sky"].value == 0
     others = [factor for factor in postcards.FACTORS if factor not in ("sky", "ground")]
@@ -84,7 +84,7 @@ def test_recall_may_exceed_one_and_is_not_capped():
     assert measured(samples._replace(images=skies))["postcards/recall/sky"].value == 0
 
 
-def test_prompts_count_where_their_captions_leave_the_factor_free():
+def test_a_prompt_counts_for_the_factors_that_its_caption_leaves_free():
     everything = {group: 1 for group in postcards.GROUPS}
     first, second = prompt({"sky": 2}, 8), prompt({"ground": 3}, 8, 1, seed=1)
     estimates = measured(first, second, prompt(everything, 8, 2), prompt({"ground": 3}, 1, 3))
@@ -96,7 +96,7 @@ def test_prompts_count_where_their_captions_leave_the_factor_free():
     assert estimates["postcards/coherence"].num_prompts == 4
 
 
-def test_the_names_are_those_of_old_and_one_a_factor():
+def test_the_names_are_unchanged_with_one_recall_per_factor():
     names = PostcardTruth().names
     assert names[:7] == tuple(
         f"postcards/{name}"
@@ -114,7 +114,7 @@ def test_the_names_are_those_of_old_and_one_a_factor():
     assert not any(" " in name for name in names)
 
 
-def test_broken_images_are_incoherent_and_other_captions_refused():
+def test_broken_images_are_incoherent_and_other_captions_are_an_error():
     samples = prompt({"sky": 2}, 4)
     noise = torch.randint(0, 256, samples.images.shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     assert measured(samples._replace(images=noise))["postcards/coherence"].value == 0

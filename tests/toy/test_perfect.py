@@ -33,13 +33,13 @@ def sample(generator, num, probes=()):
 
 
 @torch.inference_mode()
-def test_grids_are_those_of_the_tokenizer_and_all_different(generator):
+def test_grids_equal_those_of_the_tokenizer_and_are_distinct(generator):
     grids, indices = fitting_grids({}), torch.arange(0, postcards.NUM_IMAGES, 5021)
     assert torch.equal(generator.encode_images(postcards.render(indices)), grids[indices])
     assert len(grids) == len(grids.unique(dim=0)) == postcards.NUM_IMAGES
 
 
-def test_every_image_that_the_caption_fits_is_equally_likely_and_no_other_is(generator):
+def test_all_images_that_fit_the_caption_and_no_others_are_equally_likely(generator):
     grids = fitting_grids(parse(CAPTION))
     assert len(grids) == NUM_IMAGES
     other = fitting_grids(parse("blue sky"))[:1]
@@ -52,7 +52,7 @@ def test_every_image_that_the_caption_fits_is_equally_likely_and_no_other_is(gen
         assert scores[-1] < -30
 
 
-def test_samples_show_what_is_stated_and_their_draws_have_the_entropy_of_the_world(generator):
+def test_samples_fit_their_captions_and_their_draws_have_the_exact_entropy(generator):
     samples = sample(generator, 256)
     with torch.inference_mode():
         images, distances = postcards.read(generator.decode_tokens(samples.tokens[:16]))
@@ -69,6 +69,6 @@ def test_any_subset_of_the_codebook_works(generator):
     assert samples.entropy.isfinite().all()
 
 
-def test_a_caption_outside_of_the_grammar_is_refused_before_anything_is_loaded():
+def test_a_caption_outside_the_grammar_is_an_error_before_anything_is_loaded():
     with pytest.raises(ValueError, match="grammar"):
         PerfectPostcards().check_prompts(["a dog"])

@@ -17,7 +17,7 @@ def images():
     return torch.randperm(postcards.NUM_IMAGES, generator=torch.Generator().manual_seed(0))[:512]
 
 
-def test_there_are_52500_images_and_numbers_and_values_are_one_to_one():
+def test_the_52500_image_numbers_map_one_to_one_to_factor_values():
     everything = torch.arange(postcards.NUM_IMAGES)
     assert postcards.NUM_IMAGES == 6 * 5 * 10 * 7 * 25
     assert len(postcards.FACTORS) == 9
@@ -25,7 +25,7 @@ def test_there_are_52500_images_and_numbers_and_values_are_one_to_one():
 
 
 @pytest.mark.parametrize("damage", ["none", "noise", "blur"])
-def test_the_oracle_reads_every_image(images, damage):
+def test_factors_are_read_exactly_from_every_image(images, damage):
     pixels = postcards.render(images).float()
     if damage == "noise":
         pixels = pixels + 25.5 * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(1))
@@ -42,13 +42,13 @@ def test_noise_is_not_coherent():
     assert (postcards.read(noise)[1] > postcards.COHERENT_RMS).all()
 
 
-def test_the_oracle_refuses_other_images():
+def test_images_of_another_size_cannot_be_read():
     with pytest.raises(ValueError, match="48, 48"):
         postcards.read(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("factor", list(postcards.FACTORS))
-def test_the_entropy_of_a_factor_is_that_of_all_images(factor):
+def test_the_entropy_of_a_factor_is_that_over_all_images(factor):
     counts = postcards.factors_of(torch.arange(postcards.NUM_IMAGES))[factor].bincount().double()
     shares = counts / counts.sum()
     assert math.isclose(-(shares * shares.log2()).sum().item(), postcards.factor_entropy(factor), rel_tol=1e-12)
@@ -64,7 +64,7 @@ def test_conditional_entropy_is_log2_of_the_number_of_consistent_images():
 
 @pytest.mark.parametrize("length", ["short", "medium", "long"])
 @pytest.mark.parametrize("num_stated", [1, 2, 3, 4, 5])
-def test_a_wording_has_its_length_and_says_its_meaning_even_cleaned(length, num_stated):
+def test_a_caption_has_its_length_class_and_keeps_its_meaning_when_cleaned(length, num_stated):
     rng = random.Random(num_stated)
     for _ in range(50):
         stated = captions.meaning(rng.randrange(postcards.NUM_IMAGES), num_stated, rng)
@@ -74,7 +74,7 @@ def test_a_wording_has_its_length_and_says_its_meaning_even_cleaned(length, num_
         assert clean_caption(text) == text
 
 
-def test_every_phrase_of_the_grammar_means_one_thing():
+def test_every_phrase_of_the_grammar_has_one_meaning():
     phrases = [
         phrase
         for group, values in postcards.GROUPS.items()
@@ -97,7 +97,7 @@ def test_paraphrases_of_a_prompt_mean_the_same_and_differ():
         assert all(p.length == length_class(p.text) for p in prompt.paraphrases)
 
 
-def test_held_out_images_are_1024_and_stay_the_same():
+def test_there_are_1024_held_out_images_and_they_never_change():
     held_out = captions.held_out()
     assert len(held_out.unique()) == 1024
     assert held_out[:3].tolist() == captions.held_out()[:3].tolist()

@@ -51,7 +51,7 @@ def name_of(module):
 
 
 @pytest.mark.parametrize("module", [clip, amused, vq_diffusion], ids=name_of)
-def test_the_same_images_get_other_noise_in_another_step_or_training(make_recipe, monkeypatch, module):
+def test_the_same_images_get_different_noise_in_other_steps_and_trainings(make_recipe, monkeypatch, module):
     same = captioned(training_images(), 4, 0, 0)
     monkeypatch.setattr(module, "captioned", lambda *_: same)
     recipe, losses = make_recipe(name_of(module)), set()
@@ -62,7 +62,7 @@ def test_the_same_images_get_other_noise_in_another_step_or_training(make_recipe
 
 
 @pytest.mark.parametrize("module", [clip, llamagen, amused, vq_diffusion], ids=name_of)
-def test_no_model_of_captions_sees_a_held_out_image(make_recipe, monkeypatch, module):
+def test_no_text_conditional_model_is_trained_on_a_held_out_image(make_recipe, monkeypatch, module):
     pools = []
 
     def watched(pool, *rest):
@@ -77,7 +77,7 @@ def test_no_model_of_captions_sees_a_held_out_image(make_recipe, monkeypatch, mo
     assert not torch.isin(captions.held_out(), pool).any()
 
 
-def test_captioned_images_come_from_the_pool_and_captions_hold_for_them():
+def test_captioned_images_come_from_the_training_set_and_fit_their_captions():
     pool = training_images()[:1000:7]
     for step in range(6):
         images, texts = captioned(pool, 32, 0, step)
@@ -88,7 +88,7 @@ def test_captioned_images_come_from_the_pool_and_captions_hold_for_them():
         assert len({length_class(text) for text in texts}) == 1
 
 
-def test_a_step_has_the_same_captions_whenever_it_is_asked_for():
+def test_the_captions_of_a_step_are_reproducible():
     pool = training_images()
     images, texts = captioned(pool, 32, 0, 5)
     random.seed(1)
@@ -98,7 +98,7 @@ def test_a_step_has_the_same_captions_whenever_it_is_asked_for():
 
 
 @pytest.mark.parametrize(("seed", "step"), [(0, 6), (1, 5)])
-def test_another_step_or_training_has_other_images_and_other_wordings_of_the_same(monkeypatch, seed, step):
+def test_other_steps_and_trainings_have_other_images_and_other_captions(monkeypatch, seed, step):
     pool = training_images()
     assert not captioned(pool, 32, seed, step)[0].equal(captioned(pool, 32, 0, 5)[0])
     monkeypatch.setattr(base, "seeded", lambda *_: torch.Generator().manual_seed(0))
@@ -107,7 +107,7 @@ def test_another_step_or_training_has_other_images_and_other_wordings_of_the_sam
     assert other_texts != texts
 
 
-def test_token_grids_are_the_tokenizers_and_are_made_once(tmp_path, monkeypatch, toy_weights):
+def test_token_grids_equal_those_of_the_tokenizer_and_are_computed_once(tmp_path, monkeypatch, toy_weights):
     monkeypatch.setattr(postcards, "NUM_IMAGES", 5)
     grids = token_grids(tmp_path / "grids.safetensors", toy_weights)
     images = base.from_uint8(postcards.render(torch.arange(5)))
@@ -129,14 +129,14 @@ TRAINED = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_reach_what_is_trained_and_nothing_else(make_recipe, name):
+def test_gradients_reach_only_the_trained_parameters(make_recipe, name):
     recipe = make_recipe(name)
     recipe.loss(0)["loss"].backward()
     reached = {key for key, parameter in recipe.named_parameters() if parameter.grad is not None}
     assert reached == {key for key, _ in recipe.named_parameters() if key.startswith(TRAINED[name])}
 
 
-def test_amuseds_tokenizer_starts_near_the_shared_one(make_recipe):
+def test_the_amused_tokenizer_starts_near_the_shared_one(make_recipe):
     recipe = make_recipe("amused-tokenizer", batch_size=16)
     with torch.no_grad():
         start = recipe.loss(0)
@@ -146,7 +146,7 @@ def test_amuseds_tokenizer_starts_near_the_shared_one(make_recipe):
     assert 1 > start["agree"] > 1.5 * unadapted["agree"]
 
 
-def test_amused_is_refined_from_what_was_exported_on_other_data(make_recipe, toy_weights, tmp_path):
+def test_refining_amused_starts_from_its_export_with_other_data(make_recipe, toy_weights, tmp_path):
     weights = tmp_path / "weights"
     shutil.copytree(toy_weights, weights)
     with pytest.raises(ValueError, match="gendiv toy train amused"):
@@ -161,7 +161,7 @@ def test_amused_is_refined_from_what_was_exported_on_other_data(make_recipe, toy
     assert all(parameter.requires_grad for parameter in refined.parameters())
 
 
-def test_the_text_encoders_start_as_clips(make_recipe, toy_weights):
+def test_the_text_encoders_start_as_the_clip_text_tower(make_recipe, toy_weights):
     for name, projects in (("amused", True), ("vq-diffusion", False)):
         states = text_tower(toy_weights / "clip", projects=projects).state_dict()
         assert all(tensor.equal(states[key]) for key, tensor in make_recipe(name).text_encoder.state_dict().items())
@@ -215,7 +215,7 @@ def dropped(given, texts, generator):
     return torch.tensor(is_null)
 
 
-def test_amused_is_trained_on_what_it_samples_from(spied, random_grids):
+def test_amused_is_trained_on_the_conditions_of_its_sampler(spied, random_grids):
     _, generator, ((inputs, states, pooled, micro),) = spied("amused", Amused)
     images, texts = captioned(training_images(), NUM_ROWS, 0, 3)
     with torch.inference_mode():
@@ -233,7 +233,7 @@ def test_amused_is_trained_on_what_it_samples_from(spied, random_grids):
     assert 0.4 < by_place.min() < by_place.max() < 0.9
 
 
-def test_vq_diffusion_is_trained_on_what_it_samples_from(spied, random_grids):
+def test_vq_diffusion_is_trained_on_the_conditions_of_its_sampler(spied, random_grids):
     recipe, generator, calls = spied("vq-diffusion", VQDiffusion)
     images, texts = captioned(training_images(), NUM_ROWS, 0, 3)
     noised, features, times = zip(*calls, strict=True)

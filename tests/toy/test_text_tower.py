@@ -58,7 +58,7 @@ def worded(length):
     return [captions.make_caption(captions.meaning(image, 3, rng), length, rng) for image in (0, 20_000, 50_000)]
 
 
-def test_captions_of_all_lengths_are_asked_for(ids):
+def test_the_test_captions_have_all_lengths(ids):
     end = TINY_CLIP["text_cfg"]["vocab_size"] - 1
     assert ids[:, 0].eq(end - 1).all()
     assert ids.eq(end).sum(1).eq(1).all()
@@ -67,7 +67,7 @@ def test_captions_of_all_lengths_are_asked_for(ids):
 
 
 @pytest.mark.parametrize("projects", [True, False])
-def test_the_text_tower_has_open_clips_states_and_features(folder, model, ids, projects):
+def test_the_text_tower_has_the_states_and_features_of_open_clip(folder, model, ids, projects):
     outputs = text_tower(folder, projects=projects)(ids, output_hidden_states=True)
     layers = model.forward_intermediates(text=ids, text_indices=[0, 1, 2])["text_intermediates"]
     for there, here in zip(layers, outputs.hidden_states[1:], strict=True):

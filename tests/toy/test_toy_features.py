@@ -36,7 +36,7 @@ def test_features_do_not_depend_on_their_batch_or_on_autocast():
         torch.testing.assert_close(features(images(40)), alone, rtol=0, atol=1e-6)
 
 
-def test_the_clip_is_the_one_of_the_folder_under_its_own_name():
+def test_tiny_clip_is_the_clip_of_the_toy_folder():
     pictures = images(2)
     by_folder = ClipFeatures(f"local-dir:{FILES / 'clip'}")
     assert torch.equal(TinyClip()(pictures), by_folder(pictures))
@@ -44,13 +44,13 @@ def test_the_clip_is_the_one_of_the_folder_under_its_own_name():
     assert TinyClip().identity()["weights"] == by_folder.identity()["weights"]
 
 
-def test_names_find_them_as_plugins():
+def test_the_features_are_found_by_name_as_plugins():
     assert isinstance(make_features("tiny"), TinyFeatures)
     assert isinstance(make_features("tiny-clip"), TinyClip)
     assert isinstance(make_features("lpips-tiny"), TinyPerceptual)
 
 
-def test_weights_show_in_the_identity_and_nothing_is_read_before_it_is_needed(tmp_path):
+def test_weights_are_in_the_identity_and_are_read_at_first_use(tmp_path):
     features = TinyFeatures()
     assert not list(features.parameters())
     assert features.tag == "tiny"

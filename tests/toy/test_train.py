@@ -65,7 +65,7 @@ def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
     assert any(not weight.equal(interrupted[key]) for key, weight in whole.items())
 
 
-def test_a_training_that_is_over_can_be_prolonged(tmp_path):
+def test_a_finished_training_can_be_extended(tmp_path):
     _train(tmp_path, num_steps=3)
     before = _weights(tmp_path, "perceptual")
     _train(tmp_path, num_steps=5)
@@ -81,7 +81,7 @@ def test_training_lowers_the_loss_and_keeps_its_log(tmp_path):
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_a_training_does_not_go_on_from_the_checkpoint_of_another(tmp_path):
+def test_a_training_does_not_resume_from_the_checkpoint_of_another(tmp_path):
     _train(tmp_path)
     with pytest.raises(ValueError, match="--work"):
         _train(tmp_path, seed=1)
@@ -96,7 +96,7 @@ def test_a_training_does_not_go_on_from_the_checkpoint_of_another(tmp_path):
         ("bf16-mixed", False, "bf16-mixed"),
     ],
 )
-def test_the_precision_is_the_one_asked_for_or_what_the_machine_is_fast_at(
+def test_the_precision_is_the_requested_one_or_the_fastest_of_the_machine(
     tmp_path, monkeypatch, asked, is_fast, expected
 ):
     class Stopped(Exception):
@@ -111,16 +111,14 @@ def test_the_precision_is_the_one_asked_for_or_what_the_machine_is_fast_at(
         train("perceptual", num_steps=1, seed=0, work=tmp_path, export=tmp_path, precision=asked)
 
 
-def test_the_command_knows_every_recipe():
+def test_the_command_lists_every_recipe():
     for name in RECIPES:
         assert cli.build_parser().parse_args(["toy", "train", name]).name == name
     with pytest.raises(SystemExit):
         cli.build_parser().parse_args(["toy", "train", "another"])
 
 
-def test_what_the_recipes_leave_one_after_another_is_what_the_generators_sample_from(
-    tmp_path, toy_weights, random_grids, make_batch
-):
+def test_the_exports_of_the_recipes_are_loaded_by_the_generators(tmp_path, toy_weights, random_grids, make_batch):
     shutil.copy(toy_weights / "llamagen_vq.safetensors", tmp_path)
     for name in ("clip", "amused-tokenizer", "amused", "vq-diffusion"):
         _train(tmp_path, name, num_steps=2)

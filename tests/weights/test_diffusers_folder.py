@@ -85,7 +85,7 @@ def test_parts_are_found_with_their_configurations(folder):
 
 @every_model
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_part_is_loaded_in_the_wanted_dtype_frozen_and_for_evaluation(folder, part, dtype):
+def test_a_part_is_loaded_with_the_requested_dtype_frozen_and_in_eval_mode(folder, part, dtype):
     model = load(folder, part, dtype)
     assert isinstance(model, MODELS[part])
     assert {tensor.dtype for tensor in model.parameters()} == {dtype}
@@ -94,21 +94,21 @@ def test_a_part_is_loaded_in_the_wanted_dtype_frozen_and_for_evaluation(folder, 
 
 
 @every_model
-def test_the_tensors_are_those_of_the_file(folder, part):
+def test_the_tensors_equal_those_of_the_file(folder, part):
     loaded, stored = load(folder, part).state_dict(), load_file(weight_file(folder, part))
     assert len(stored) > 20
     assert all(torch.equal(loaded[name], tensor) for name, tensor in stored.items())
 
 
 @every_model
-def test_half_precision_files_become_what_is_wanted(folder, part):
+def test_half_precision_files_are_cast_to_the_requested_dtype(folder, part):
     expected = load(folder, part).half().float()
     rewrite(folder, part, lambda tensors: {name: tensor.half() for name, tensor in tensors.items()})
     for ours, theirs in zip(load(folder, part).parameters(), expected.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
 
-def test_the_identity_tells_parts_apart(folder, tmp_path):
+def test_the_identity_distinguishes_parts(folder, tmp_path):
     other = shutil.copytree(folder, tmp_path / "other")
     reconfigure(other, "scheduler", gamma_cum_end=0.5)
     rewrite(other, "vqvae", lambda tensors: {name: 2 * tensor for name, tensor in tensors.items()})
@@ -136,7 +136,7 @@ class Bomb:
 
 
 @every_model
-def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(folder, part, tmp_path):
+def test_a_pickle_with_code_is_rejected_without_running_it(folder, part, tmp_path):
     to_pickle(folder, part, bomb=Bomb(str(tmp_path / "boom")))
     with pytest.raises(ValueError, match=part):
         load(folder, part)
@@ -181,13 +181,13 @@ def test_transformers_of_earlier_diffusers_are_loaded(folder):
 # --- broken ---
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path):
+def test_a_missing_folder_is_named_in_the_error(tmp_path):
     with pytest.raises(MissingWeightsError, match=r"checkpoint: .*/nothing'.*Take another\."):
         open_folder(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_that_lacks_is_named(folder, part):
+def test_a_missing_part_is_named_in_the_error(folder, part):
     shutil.rmtree(folder / part)
     with pytest.raises(
         MissingWeightsError, match=rf"checkpoint: .*must contain the folders .*; missing: {part}\.\nTake another"
@@ -197,14 +197,14 @@ def test_a_part_that_lacks_is_named(folder, part):
 
 @pytest.mark.parametrize("content", ["", "{no json", "[]", None])
 @pytest.mark.parametrize(("part", "file"), [("transformer", "config.json"), ("scheduler", "scheduler_config.json")])
-def test_a_configuration_that_cannot_be_read_is_named(folder, part, file, content):
+def test_an_unreadable_configuration_is_named_in_the_error(folder, part, file, content):
     path = folder / part / file
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(ValueError, match=f"{part}/{file} cannot be read"):
         open_folder(folder).config(part)
 
 
-def test_another_model_is_refused_with_what_is_wrong(folder):
+def test_another_model_is_rejected_with_the_reason(folder):
     wanted = {"num_vector_embeds": 4097, "sample_size": 6, "nothing": 1}
     with pytest.raises(ValueError, match=r"checkpoint: .*transformer does not match the settings") as error:
         open_folder(folder).check("transformer", wanted, "checkpoint")
@@ -218,7 +218,7 @@ def some_name(folder, part):
 
 
 @every_model
-def test_a_tensor_that_lacks_is_named(folder, part):
+def test_a_missing_tensor_is_named_in_the_error(folder, part):
     name = some_name(folder, part)
     rewrite(folder, part, lambda tensors: {key: tensor for key, tensor in tensors.items() if key != name})
     with pytest.raises(ValueError, match=rf"{part}.*{name}"):
@@ -226,7 +226,7 @@ def test_a_tensor_that_lacks_is_named(folder, part):
 
 
 @every_model
-def test_a_tensor_of_another_shape_is_named(folder, part):
+def test_a_tensor_of_another_shape_is_named_in_the_error(folder, part):
     name = some_name(folder, part)
     rewrite(folder, part, lambda tensors: {**tensors, name: torch.zeros(3, 5)})
     with pytest.raises(ValueError, match=rf"{part}.*{name}"):
@@ -235,7 +235,7 @@ def test_a_tensor_of_another_shape_is_named(folder, part):
 
 @every_model
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_damaged_file_is_refused(folder, part, share):
+def test_a_damaged_file_is_an_error(folder, part, share):
     path = weight_file(folder, part)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
@@ -244,7 +244,7 @@ def test_a_damaged_file_is_refused(folder, part, share):
 
 
 @every_model
-def test_a_part_without_weights_is_refused(folder, part):
+def test_a_part_without_weights_is_an_error(folder, part):
     weight_file(folder, part).unlink()
     with pytest.raises(ValueError, match=part):
         load(folder, part)
@@ -275,13 +275,13 @@ def test_an_older_pipeline_in_the_local_cache_of_the_hub_is_found(hub):
 
 
 @every_model
-def test_a_pipeline_without_all_of_its_weights_is_not_taken_for_whole(hub, part):
+def test_a_partly_cached_pipeline_counts_as_missing(hub, part):
     weight_file(hub, part).unlink()
     with pytest.raises(MissingWeightsError, match="hf download"):
         open_folder("owner/vq-diffusion")
 
 
-def test_without_a_network_the_ways_to_get_a_pipeline_are_told(hub):
+def test_without_a_network_the_error_says_how_to_get_a_pipeline(hub):
     with pytest.raises(MissingWeightsError) as error:
         open_folder("owner/other")
     first, to_get, with_copy, advice = str(error.value).splitlines()
@@ -312,7 +312,7 @@ def names_of_diffusers():
                     yield from ((alias.name, "") for alias in node.names if alias.name.startswith("diffusers."))
 
 
-def test_the_package_uses_no_more_of_diffusers_than_is_tested_here():
+def test_the_package_uses_only_the_diffusers_classes_tested_here():
     """No pipeline: those of aMUSEd and VQ-Diffusion are deprecated."""
     assert set(names_of_diffusers()) == {("diffusers", name) for name in USED}
 
@@ -327,20 +327,20 @@ def test_diffusers_still_has_the_class(name):
     assert "pipelines" not in getattr(diffusers, name).__module__.split("."), moved
 
 
-def test_the_masked_transformer_is_what_it_was(pipelines):
+def test_the_masked_transformer_is_unchanged(pipelines):
     model = PipelineFolder(str(pipelines / "amused"), PARTS, "").load(UVit2DModel, "transformer", torch.float32)
     micro = torch.tensor([[48.0, 48.0, 0.0, 0.0, 6.0]]).expand(2, -1)
     logits = model(torch.full((2, 6, 6), 256), torch.zeros(2, 64, 64), torch.zeros(2, 64), micro)
     assert logits.shape == (2, 256, 6, 6)
 
 
-def test_the_diffusion_transformer_is_what_it_was(folder):
+def test_the_diffusion_transformer_is_unchanged(folder):
     log_probs = output("transformer", load(folder, "transformer"))
     assert log_probs.shape == (2, 256, 36)
     torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(2, 36))
 
 
-def test_the_tokenizer_is_what_it_was(folder):
+def test_the_tokenizer_is_unchanged(folder):
     model = load(folder, "vqvae")
     latents = model.encode(torch.zeros(2, 3, 48, 48)).latents
     assert latents.shape == (2, 8, 6, 6)
@@ -350,7 +350,7 @@ def test_the_tokenizer_is_what_it_was(folder):
     assert torch.equal(decoded, model.decode(codes, force_not_quantize=True).sample)
 
 
-def test_the_projected_state_is_that_of_the_end_token(pipelines):
+def test_the_projected_state_belongs_to_the_end_token(pipelines):
     """By its number, not by its place: captions are padded."""
     text = PipelineFolder(str(pipelines / "amused"), PARTS, "")
     model = text.load(CLIPTextModelWithProjection, "text_encoder", torch.float32)

@@ -8,7 +8,7 @@ from gendiv_lightning.weights import hash as module
 from gendiv_lightning.weights.hash import sha256
 
 
-def test_the_hash_of_a_file_is_that_of_its_bytes_and_of_a_folder_that_of_its_weights(tmp_path):
+def test_a_file_is_hashed_by_its_bytes_and_a_folder_by_its_weights(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"weights")
     assert sha256(tmp_path / "a.safetensors") == hashlib.sha256(b"weights").hexdigest()
     hashes = []
@@ -38,7 +38,7 @@ def notes(tmp_path, monkeypatch):
     return tmp_path / "cache" / "sha256"
 
 
-def test_a_large_file_is_hashed_once_on_a_machine(notes, tmp_path, monkeypatch):
+def test_a_large_file_is_hashed_once_per_machine(notes, tmp_path, monkeypatch):
     (tmp_path / "large.pt").write_bytes(b"large")
     digest = sha256(tmp_path / "large.pt")
     module._digest.cache_clear()  # as in another process
@@ -46,7 +46,7 @@ def test_a_large_file_is_hashed_once_on_a_machine(notes, tmp_path, monkeypatch):
     assert sha256(tmp_path / "large.pt") == digest
 
 
-def test_a_damaged_note_is_not_believed(notes, tmp_path):
+def test_a_damaged_note_is_ignored(notes, tmp_path):
     (tmp_path / "large.pt").write_bytes(b"large")
     digest = sha256(tmp_path / "large.pt")
     for note in notes.iterdir():

@@ -43,12 +43,12 @@ def test_safetensors_are_read_too(tmp_path):
     assert_same(read_checkpoint(tmp_path / "weights.safetensors"))
 
 
-def test_of_several_wrappers_the_official_order_decides(tmp_path):
+def test_several_wrappers_are_searched_in_the_official_order(tmp_path):
     other = {"a.weight": torch.zeros(1)}
     assert_same(read_checkpoint(saved({"state_dict": other, "ema": other, "module": other, "model": STATE}, tmp_path)))
 
 
-def test_a_parameter_may_be_called_like_a_wrapper(tmp_path):
+def test_a_parameter_may_have_the_name_of_a_wrapper(tmp_path):
     assert_same(
         read_checkpoint(saved({"model": torch.ones(1), "b": torch.ones(2)}, tmp_path)),
         {
@@ -63,12 +63,12 @@ def test_prefixes_of_compile_and_ddp_are_stripped(tmp_path, prefix):
     assert_same(read_checkpoint(saved({"model": {prefix + key: value for key, value in STATE.items()}}, tmp_path)))
 
 
-def test_a_prefix_inside_a_name_is_left(tmp_path):
+def test_a_prefix_inside_a_name_is_kept(tmp_path):
     state = {"head.module.weight": torch.ones(1), "modules.b": torch.ones(1)}
     assert_same(read_checkpoint(saved(state, tmp_path)), state)
 
 
-def test_leftovers_that_are_no_parameters_are_ignored(tmp_path):
+def test_entries_that_are_not_parameters_are_ignored(tmp_path):
     extras = [
         "freqs_cis",
         "causal_mask",
@@ -80,7 +80,7 @@ def test_leftovers_that_are_no_parameters_are_ignored(tmp_path):
     )
 
 
-def test_command_line_arguments_in_a_file_are_no_obstacle(tmp_path):
+def test_files_with_command_line_arguments_are_loaded(tmp_path):
     content = {"model": STATE, "args": argparse.Namespace(lr=1e-4, results_dir="x"), "steps": 3}
     assert_same(read_checkpoint(saved(content, tmp_path)))
 
@@ -93,14 +93,14 @@ class Bomb:
         return os.mkdir, (self.path,)
 
 
-def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path):
+def test_a_pickle_with_code_is_rejected_without_running_it(tmp_path):
     path = saved({"model": STATE, "args": Bomb(str(tmp_path / "boom"))}, tmp_path)
     with pytest.raises(ValueError, match=r"weights\.pt cannot be read as weights"):
         read_checkpoint(path)
     assert not (tmp_path / "boom").exists()
 
 
-def test_a_good_file_with_other_objects_is_not_called_damaged(tmp_path):
+def test_an_intact_file_with_other_objects_is_not_reported_as_damaged(tmp_path):
     with pytest.raises(ValueError, match=r"contains posix\.mkdir besides tensors") as error:
         read_checkpoint(saved({"model": STATE, "args": Bomb(str(tmp_path / "boom"))}, tmp_path))
     assert "damaged" not in str(error.value)
@@ -116,14 +116,14 @@ def test_legacy_files_are_read(tmp_path, content):
 
 
 @pytest.mark.parametrize("harm", [lambda data: data[: len(data) // 2], lambda data: data[:1]])
-def test_a_damaged_legacy_file_is_named(tmp_path, harm):
+def test_a_damaged_legacy_file_is_named_in_the_error(tmp_path, harm):
     path = saved(STATE, tmp_path, _use_new_zipfile_serialization=False)
     path.write_bytes(harm(path.read_bytes()))
     with pytest.raises(ValueError, match=r"weights\.pt cannot be read as weights: it is damaged"):
         read_checkpoint(path)
 
 
-def test_a_file_with_ema_weights_only_names_what_it_holds(tmp_path):
+def test_the_error_for_a_file_with_ema_weights_only_lists_its_content(tmp_path):
     content = {"ema": STATE, "optimizer": {"state": {}}, "steps": 7}
     with pytest.raises(ValueError, match=r"ema \(2 tensors\), optimizer, steps") as error:
         read_checkpoint(saved(content, tmp_path))
@@ -132,12 +132,12 @@ def test_a_file_with_ema_weights_only_names_what_it_holds(tmp_path):
 
 
 @pytest.mark.parametrize("content", [{}, {"steps": 7}, {"model": {}}])
-def test_a_file_without_tensors_is_refused(tmp_path, content):
+def test_a_file_without_tensors_is_an_error(tmp_path, content):
     with pytest.raises(ValueError, match=r"weights\.pt must contain the tensors of a model"):
         read_checkpoint(saved(content, tmp_path))
 
 
-def test_a_pointer_of_git_lfs_is_called_one(tmp_path):
+def test_a_git_lfs_pointer_is_reported_as_one(tmp_path):
     for name in ("weights.pt", "weights.safetensors"):
         (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
         with pytest.raises(ValueError, match="git lfs pull"):
@@ -145,7 +145,7 @@ def test_a_pointer_of_git_lfs_is_called_one(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
-def test_a_damaged_file_is_named(tmp_path, name):
+def test_a_damaged_file_is_named_in_the_error(tmp_path, name):
     if name.endswith(".pt"):
         saved(STATE, tmp_path)
     else:
@@ -158,7 +158,7 @@ def test_a_damaged_file_is_named(tmp_path, name):
             read_checkpoint(tmp_path / "part" / name)
 
 
-def test_a_file_of_something_else_is_refused(tmp_path):
+def test_a_file_in_another_format_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="must contain a dictionary of tensors, got a list"):
         read_checkpoint(saved([torch.ones(1)], tmp_path))
 
@@ -178,7 +178,7 @@ def make_state():
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_arrive_in_the_wanted_dtype_frozen_and_for_evaluation(tmp_path, device, dtype):
+def test_weights_are_loaded_with_the_requested_dtype_frozen_and_in_eval_mode(tmp_path, device, dtype):
     module = make_module(device)
     load_strictly(
         module,
@@ -206,7 +206,7 @@ def test_every_missing_unexpected_and_misshapen_key_is_listed(tmp_path):
     assert "of another shape (1): 0.weight (3, 2), not (2, 3)" in message
 
 
-def test_a_long_list_of_keys_is_cut(tmp_path):
+def test_a_long_list_of_keys_is_truncated(tmp_path):
     with pytest.raises(ValueError, match=r"unexpected \(20\): .* and 12 more"):
         load_strictly(nn.Sequential(), {f"key{i}": torch.ones(1) for i in range(20)}, tmp_path, torch.float32)
 
@@ -252,7 +252,7 @@ def load_encoder(folder, **settings):
     return load_pretrained(T5EncoderModel, folder, **settings)
 
 
-def test_a_pretrained_model_is_frozen_and_the_global_generator_is_left_alone(encoder):
+def test_a_pretrained_model_is_frozen_and_loading_does_not_touch_the_global_generator(encoder):
     state = torch.random.get_rng_state()
     model = load_encoder(encoder, dtype=torch.bfloat16)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -260,7 +260,7 @@ def test_a_pretrained_model_is_frozen_and_the_global_generator_is_left_alone(enc
     assert {(p.dtype, p.requires_grad) for p in model.parameters()} == {(torch.bfloat16, False)}
 
 
-def test_missing_tensors_are_named_beside_those_that_are_there_instead(spoil):
+def test_missing_tensors_are_listed_with_the_unexpected_ones(spoil):
     name = "encoder.final_layer_norm.weight"
     folder = spoil(lambda tensors: tensors.update({f"ema.{name}": tensors.pop(name)}))
     with pytest.raises(ValueError, match=rf"missing \(1\): {name}; not used \(1\): ema\.{name}"):
@@ -268,17 +268,17 @@ def test_missing_tensors_are_named_beside_those_that_are_there_instead(spoil):
     assert load_encoder(folder, optional=("final_layer_norm",))
 
 
-def test_tensors_of_another_shape_are_named(spoil):
+def test_tensors_of_another_shape_are_listed(spoil):
     folder = spoil(lambda tensors: tensors.update({"encoder.final_layer_norm.weight": torch.ones(3)}))
     with pytest.raises(ValueError, match=r"of another shape \(1\): encoder\.final_layer_norm\.weight"):
         load_encoder(folder)
 
 
-def test_tensors_that_nobody_asks_for_are_no_obstacle(spoil):
+def test_unused_tensors_are_ignored(spoil):
     assert load_encoder(spoil(lambda tensors: tensors.update({"decoder.weight": torch.ones(3)})))
 
 
-def test_a_folder_without_weights_is_an_error_that_names_it(encoder, tmp_path):
+def test_a_folder_without_weights_is_named_in_the_error(encoder, tmp_path):
     folder = shutil.copytree(encoder, tmp_path / "empty", ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(ValueError, match=r"empty does not contain a T5EncoderModel"):
         load_encoder(folder)
@@ -288,7 +288,7 @@ def test_a_folder_without_weights_is_an_error_that_names_it(encoder, tmp_path):
     ("error", "kind"),
     [(OSError("gone\nfor good"), FileNotFoundError), (KeyError("size"), ValueError), (ValueError("odd"), ValueError)],
 )
-def test_what_goes_wrong_while_reading_is_one_line(error, kind):
+def test_a_read_error_is_reported_in_one_line(error, kind):
     with pytest.raises(kind, match="'mine'") as raised, reading("network", "mine", "Take another"):
         raise error
     assert "\n" not in str(raised.value)

@@ -30,7 +30,7 @@ def folder(tmp_path):
     return part
 
 
-def test_the_pieces_of_a_file_are_its_bytes(folder):
+def test_the_joined_pieces_equal_the_bytes_of_the_file(folder):
     content, name = (folder / "model.safetensors").read_bytes(), sha256(folder)
     split(folder / "model.safetensors", [folder.parent / "other.safetensors"])
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -56,7 +56,7 @@ def test_a_shared_layer_may_come_first_or_last(tmp_path, position):
     assert join(tmp_path / "model.safetensors.pieces") == content
 
 
-def test_a_folder_without_pieces_is_read_where_it_is(folder):
+def test_a_folder_without_pieces_is_used_unchanged(folder):
     with whole(folder) as found:
         assert found == folder
 
@@ -82,7 +82,7 @@ def test_pieces_that_cannot_be_joined_are_one_clear_error(folder, damage):
         ("amused", "8ba9210e8e86d791b6923022dadce779d7bd22ab2ce1dcb886f2e65cea472ffa"),
     ],
 )
-def test_the_toy_families_share_one_tokenizer_without_changing_what_runs_know_them_by(family, part, tmp_path):
+def test_the_toy_families_share_one_tokenizer_without_changing_their_identity(family, part, tmp_path):
     folder = PipelineFolder(str(FILES / family), ["vqvae"], "checkpoint")
     assert folder.identity() == {"vqvae": part}
     copy = shutil.copytree(FILES / family / "vqvae", tmp_path / "a" / "b", ignore=shutil.ignore_patterns("*.pieces"))

@@ -25,7 +25,7 @@ def saved(content, folder, name="weights.pt", **settings):
 # --- names ---
 
 
-def test_a_path_stands_for_itself(tmp_path, monkeypatch):
+def test_an_existing_path_is_returned_unchanged(tmp_path, monkeypatch):
     path = saved(STATE, tmp_path)
     assert resolve(str(path), "key") == path
     assert resolve(str(tmp_path), "key") == tmp_path
@@ -55,7 +55,7 @@ def test_toy_names_are_files_of_the_package():
         "a/b/c",
     ],
 )
-def test_what_can_only_be_a_path_is_not_looked_for_on_the_hub(name, monkeypatch):
+def test_a_name_that_can_only_be_a_path_is_not_looked_up_on_the_hub(name, monkeypatch):
     monkeypatch.setattr("gendiv_lightning.weights.resolve._from_hub", lambda *_: pytest.fail("asked the Hub"))
     with pytest.raises(MissingWeightsError, match=r"^gpt_checkpoint: ") as error:
         resolve(name, "gpt_checkpoint", advice="take another")
@@ -95,7 +95,7 @@ def test_a_repository_in_the_local_cache_of_the_hub_is_found(hub):
     assert resolve("owner/t5", "key") == folder
 
 
-def test_a_repository_in_shards_is_found_when_all_are_there(hub):
+def test_a_sharded_repository_is_found_if_complete(hub):
     folder = hub("owner/t5", "config.json", "model.safetensors.index.json", "one.safetensors")
     index = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors", "c": "one.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -105,7 +105,7 @@ def test_a_repository_in_shards_is_found_when_all_are_there(hub):
     assert resolve("owner/t5", "key") == folder
 
 
-def test_a_repository_without_its_weights_is_not_taken_for_whole(hub):
+def test_a_cached_repository_without_weights_counts_as_missing(hub):
     hub("owner/t5", "config.json")
     with pytest.raises(MissingWeightsError, match="hf download"):
         resolve("owner/t5", "key")
@@ -120,13 +120,13 @@ def test_a_pipeline_in_the_local_cache_of_the_hub_is_found(hub, weights):
     assert resolve("owner/pipeline", "key", parts=PARTS) == folder
 
 
-def test_parts_may_differ_in_their_file_format(hub):
+def test_parts_may_have_different_file_formats(hub):
     folder = hub("owner/pipeline", "text_encoder/model.safetensors", "transformer/model.bin")
     assert resolve("owner/pipeline", "key", parts=PARTS) == folder
 
 
 @pytest.mark.parametrize("lacking", PARTS)
-def test_a_pipeline_without_weights_in_one_part_is_not_taken_for_whole(hub, lacking):
+def test_a_cached_pipeline_without_weights_of_one_part_counts_as_missing(hub, lacking):
     files = [f"{part}/{'config.json' if part == lacking else 'model.safetensors'}" for part in PARTS]
     hub("owner/pipeline", "model.safetensors", *files)
     with pytest.raises(MissingWeightsError, match="hf download"):
@@ -165,7 +165,7 @@ def test_pickled_weights_are_downloaded_only_if_there_are_no_others(tmp_path, mo
         ("google/t5-v1.5", "the Hub repository 'google/t5-v1.5'", "google/t5-v1.5", "t5-v1.5"),
     ],
 )
-def test_missing_weights_are_named_with_the_ways_to_get_them(hub, name, what, command, local):
+def test_the_error_for_missing_weights_says_how_to_get_them(hub, name, what, command, local):
     start = time.monotonic()
     with pytest.raises(MissingWeightsError) as error:
         resolve(name, "gpt_checkpoint", advice=ADVICE)
@@ -177,7 +177,7 @@ def test_missing_weights_are_named_with_the_ways_to_get_them(hub, name, what, co
     assert "configs/tiny/llamagen_argmax.yaml" in tiny
 
 
-def test_without_a_network_the_answer_comes_in_seconds(tmp_path):
+def test_without_a_network_the_error_comes_within_seconds(tmp_path):
     """The Hub's client alone would try for half a minute."""
     program = """
 import time
@@ -221,7 +221,7 @@ C2I = {"gpt_checkpoint": "c2i_B_384.pt", "vq_checkpoint": "vq_ds16_c2i.pt", "gpt
         {"gpt_checkpoint": "own.pt", "vq_checkpoint": "own.pt", "vq": "VQ-8", "image_size": 128},
     ],
 )
-def test_official_files_with_their_own_settings_are_accepted(settings):
+def test_official_files_with_matching_settings_are_accepted(settings):
     LlamaGen(**settings)
 
 
@@ -242,6 +242,6 @@ def test_official_files_with_their_own_settings_are_accepted(settings):
         ({**C2I, "image_size": 384, "vq_checkpoint": "vq_ds8_c2i.pt"}, "vq_checkpoint: vq_ds8_c2i.pt is c2i, VQ-8"),
     ],
 )
-def test_official_files_with_settings_that_would_sample_garbage_are_refused(settings, message):
+def test_official_files_with_mismatched_settings_are_an_error(settings, message):
     with pytest.raises(ValueError, match=message):
         LlamaGen(**settings)
