@@ -1,4 +1,4 @@
-"""The examples work as plug-ins from outside the package: found by their entry points, imported by their names."""
+"""The examples work as plugins of another package: found by entry points, imported by name."""
 
 import shutil
 import sys
@@ -23,7 +23,7 @@ MODULES = ("my_generator", "my_metric", "my_probe")
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The examples as an installed distribution, far from the repository."""
+    """The examples as an installed distribution, outside the repository."""
     folder = tmp_path_factory.mktemp("site")
     for path in EXAMPLES.iterdir():
         if path.suffix in (".py", ".yaml", ".txt"):

@@ -1,4 +1,4 @@
-"""Every generator keeps the contract: those of the three families with random weights, and all that are registered."""
+"""Every generator fulfils the contract: the three families with random weights, and all registered generators."""
 
 import json
 from functools import partial
@@ -58,7 +58,7 @@ GENERATORS = {
 
 @pytest.fixture(scope="module")
 def make_pipeline(tmp_path_factory):
-    """A tiny random Stable Diffusion with a scheduler of some name."""
+    """A tiny random Stable Diffusion with the given scheduler."""
     checkpoint = tiny_pipelines.build("StableDiffusionPipeline", tmp_path_factory.mktemp("pipeline"))
     return partial(DiffusersPipeline, str(checkpoint), num_steps=2, image_size=32, guidance_scale=3.0)
 
@@ -161,7 +161,7 @@ def predict(generator, batch, callbacks):
 
 
 class Watch(Recorder, FreezePath):
-    """An observer among the trainer's callbacks, which must be callbacks."""
+    """An observer that can be passed to the trainer as a callback."""
 
 
 TOKENS = [param for param in PARAMS if not param.marks]

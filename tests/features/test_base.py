@@ -1,4 +1,4 @@
-"""Features with one identity share one network, which runs once for the same images and never for others."""
+"""Features with equal identities share a network, which runs once per batch of images."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from gendiv_lightning.features.base import ImageFeatures
 
 
 class Means(ImageFeatures):
-    """Mean colours, times a factor, by a network that counts its images."""
+    """Mean colours times a factor, from a network that counts its images."""
 
     smallest_side = 2
 

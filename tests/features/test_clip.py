@@ -77,7 +77,7 @@ def test_preprocessing_agrees_with_transformers(names, loaded, size):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("way", ["shortest", "squash"])
 def test_preprocessing_agrees_with_open_clip(size, way):
-    """Pillow's rounding and torch's differ by at most 2 of 255, in a pixel of a hundred of noise."""
+    """On noise, Pillow and torch differ by at most 2 of 255, in one pixel of a hundred."""
     config = {"size": 32, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.25), "interpolation": "bicubic"}
     preprocessing = _open_clip_preprocessing({**config, "resize_mode": way})
     images = pictures(2, *size)
@@ -111,7 +111,7 @@ def test_image_features_agree_with_transformers(names, loaded, size):
 @pytest.mark.parametrize(("size", "tolerance"), [((32, 32), 1e-6), ((41, 64), 1e-4)])
 @torch.no_grad()
 def test_image_features_agree_with_open_clip(loaded, size, tolerance):
-    """Where it resizes, as far as Pillow and torch do it alike."""
+    """If images are resized, only up to the difference between Pillow and torch."""
     images, model = pictures(4, *size), loaded["open_clip"].network.model
     theirs = model.encode_image(by_open_clip(model.visual.preprocess_cfg, images), normalize=True)
     ours = loaded["open_clip"](images)
@@ -180,7 +180,7 @@ def test_text_features_agree_with_the_library(loaded, num_words):
 
 
 def test_a_long_caption_keeps_its_end_token(loaded):
-    """Which stands right after the last word that fits; without it CLIP reads another token, and there is no error."""
+    """It follows the last word that fits; without it, CLIP silently reads the state of another token."""
     network = loaded["transformers"].network
     start, end = NUM_WORDS - 2, NUM_WORDS - 1
     words = network.tokenizer(sentence(40), add_special_tokens=False).input_ids
@@ -380,7 +380,7 @@ def test_a_folder_without_tokenizer_or_image_processor_is_an_error(file, names, 
 
 @pytest.mark.parametrize(("end", "message"), [(2, None), (7, f"looks for the end token 7, but .*with {NUM_WORDS - 1}")])
 def test_a_text_tower_with_another_end_token_is_an_error(end, message, names, tmp_path):
-    """But 2, as in the configurations of old, stands for the highest number."""
+    """End token 2 is accepted: in old configurations it stands for the highest id."""
     shutil.copytree(names["transformers"], tmp_path / "copy")
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
     config["text_config"]["eos_token_id"] = end

@@ -18,7 +18,7 @@ from gendiv_lightning.records import PromptSamples
 
 
 def random_state(seed=0):
-    """Random weights, statistics of batch normalisation too, that keep activations of the order of one."""
+    """Random weights and batch norm statistics that keep activations of order 1."""
     with torch.device("meta"):
         empty = Inception3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
     generator = torch.Generator().manual_seed(seed)
@@ -67,7 +67,7 @@ def test_features_agree_with_torch_fidelity(features, weights):
 
 @pytest.mark.slow
 def test_distances_between_folders_agree_with_torch_fidelity(ours, weights, tmp_path):
-    """FID to 1e-3 of itself, KID over all pairs, precision and recall, from image files on."""
+    """Compares FID to a relative 1e-3, KID over all pairs, precision and recall, starting from image files."""
     generator = torch.Generator().manual_seed(0)
     sets = {}
     for name, spread in (("real", 120), ("sampled", 160)):

@@ -31,7 +31,7 @@ def random_network(net):
 
 
 def as_torchvision(network):
-    """The backbone of an `lpips` network under torchvision's names."""
+    """Rename the backbone of an `lpips` network to the names of torchvision."""
     return {f"features.{name.split('.', 1)[1]}": value for name, value in network.net.state_dict().items()}
 
 

@@ -1,4 +1,4 @@
-"""Paired comparisons against SciPy, against enumeration, and by how often they err."""
+"""Paired comparisons, against SciPy, enumeration, and their nominal error rates."""
 
 import math
 from itertools import product

@@ -20,7 +20,7 @@ from gendiv_lightning.functional.entropy import (
 
 
 def literal_chao_wang_jost(counts):
-    """The published formula term by term with 200 digits, in bits."""
+    """The published formula in bits, term by term with 200 digits."""
     getcontext().prec = 200
     counts = [count for count in counts if count]
     n, f1, f2 = sum(counts), counts.count(1), counts.count(2)

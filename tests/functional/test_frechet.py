@@ -23,7 +23,7 @@ def gaussian(mean, covariance):
 
 
 def by_svd(a, b):
-    """The distance without any covariance: singular values of the product of two sets of deviations."""
+    """Compute the distance without covariances, from the singular values of the product of two sets of deviations."""
     x, y = a.numpy(), b.numpy()
     dx, dy = (x - x.mean(0)) / (len(x) - 1) ** 0.5, (y - y.mean(0)) / (len(y) - 1) ** 0.5
     cross = np.linalg.svd(dx @ dy.T, compute_uv=False).sum()

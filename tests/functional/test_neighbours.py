@@ -15,7 +15,7 @@ def rows(num, seed=0, shift=0.0, dimensions=4):
 
 
 def whole_rows(num, seed=0):
-    """Few places, so most distances are tied and many are 0; their squares are exact."""
+    """Points on a small integer grid: most distances are tied, many are 0, and their squares are exact."""
     return torch.randint(0, 4, (num, 3), generator=torch.Generator().manual_seed(seed)).double()
 
 

@@ -1,4 +1,4 @@
-"""PERMANOVA against sums of squares written out, and by how often it errs."""
+"""PERMANOVA, against explicit sums of squares and its nominal error rate."""
 
 import pytest
 import torch

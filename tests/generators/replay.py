@@ -1,4 +1,4 @@
-"""A run of diffusers' pipeline by its own random numbers, made again by our loop.
+"""Replays a run of a diffusers pipeline, with its random numbers, in our loop.
 
 The pipeline is watched and not changed: it draws from a `torch.Generator` of its own, in an order of its own. What it
 drew says between which bounds the uniforms of our two streams must lie for our loop to decide the same, the bounds
@@ -27,14 +27,14 @@ TEXTS = ["a red house", "a blue sky over a green hill with a tree at left", "a r
 
 
 def to_float64(model):
-    """A pipeline or a generator, its tokenizer of images as it is."""
+    """Cast a pipeline or a generator to float64, except its image tokenizer."""
     model.text_encoder.double()
     model.transformer.double()
     return model
 
 
 class Bounds(NamedTuple):
-    """Uniforms (steps, B, L) between which a decision is the same."""
+    """Bounds (steps, B, L) of the uniforms that lead to the same decision."""
 
     low: Tensor
     high: Tensor
@@ -44,7 +44,7 @@ class Bounds(NamedTuple):
 
 
 def bounds_of_tokens(probs, tokens):
-    """Those of draws by inverse CDF: tokens (B, L) from weights (B, L, K)."""
+    """Bounds for inverse CDF sampling of tokens (B, L) from weights (B, L, K)."""
     cdf, here = probs.double().cumsum(-1), tokens[..., None]
     high = cdf.gather(-1, here) / cdf[..., -1:]
     return Bounds((high - probs.gather(-1, here) / cdf[..., -1:])[..., 0], high[..., 0])
@@ -52,7 +52,7 @@ def bounds_of_tokens(probs, tokens):
 
 @dataclass(frozen=True)
 class Replayed:
-    """Stands for `Noise`: uniforms (steps, B, L) that are given."""
+    """Replaces `Noise` by given uniforms (steps, B, L)."""
 
     keys: Tensor
     uniforms: Tensor
@@ -70,7 +70,7 @@ class Replayed:
 
 @contextmanager
 def watched(network):
-    """The tensors that a network is called with, by the names of its arguments."""
+    """Record the tensors with which a network is called, by argument name."""
     names, calls = signature(network.forward), []
 
     def watch(module, args, kwargs):
@@ -83,13 +83,13 @@ def watched(network):
 
 
 def assert_same_calls(ours, theirs):
-    """To 1e-5, integers exactly: the tokens before each step, the conditions with the null rows, the times."""
+    """Compare tokens before each step, conditions with null rows, and timesteps: floats to 1e-5, integers exactly."""
     assert len(ours[0]) > 1
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0, check_dtype=False)
 
 
 class OurRun(NamedTuple):
-    """Arguments of the network and guided logits (B, L, K) of each step, the samples, images (B, 3, H, W) uint8."""
+    """Network arguments and guided logits (B, L, K) of each step, samples, and images (B, 3, H, W) uint8."""
 
     calls: list[dict[str, Tensor]]
     logits: list[Tensor]
@@ -99,7 +99,7 @@ class OurRun(NamedTuple):
 
 @torch.no_grad()
 def run_on(generator, loop, batch, path, execution, probes=()):
-    """Our run where the streams are the uniforms (steps, B, L) that are given."""
+    """Run our loop with the given uniforms (steps, B, L)."""
     sampler, logits = generator.sampler(batch.seed, batch.keys), []
     sampler = replace(sampler, path=Replayed(sampler.path.keys, path), exec=Replayed(sampler.exec.keys, execution))
 
@@ -117,14 +117,14 @@ def run_on(generator, loop, batch, path, execution, probes=()):
 
 
 def assert_same_images(images, pictures):
-    """Ours (B, 3, H, W) uint8 and the pipeline's (B, H, W, 3) in [0, 1]: nothing but rounding lies between them."""
+    """Compare our images (B, 3, H, W) uint8 with the pipeline's (B, H, W, 3) in [0, 1], up to rounding."""
     expected = 255 * torch.from_numpy(pictures).permute(0, 3, 1, 2).double()
     torch.testing.assert_close(images.double(), expected, atol=0.501, rtol=0)
     assert images.double().std() > 5
 
 
 def assert_uniform(bounds, where, at_least):
-    """By chi-square: uniforms between bounds (steps, B, L), at the places that count, of which there must be enough."""
+    """Chi-square test that uniforms between the bounds (steps, B, L) are uniform where `where` is true."""
     shares = torch.rand(where.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     counts = bounds.at(shares)[where].histc(64, 0, 1)
     assert counts.sum() == where.sum() >= at_least
@@ -132,7 +132,7 @@ def assert_uniform(bounds, where, at_least):
 
 
 def error_of_config(config, checkpoint, folder, *more):
-    """The one line that an embedded config ends with when the model is not what it should be."""
+    """Run a toy config with a wrong model and return its error message."""
     words = ("--config", str(TINY / f"{config}.yaml"), "--model.checkpoint", str(checkpoint), *more)
     message = error_of("predict", *words, "--run_dir", str(folder), "--data.limit", "1", "--wandb", "disabled")
     assert message.startswith("gendiv: error GD")

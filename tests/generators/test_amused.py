@@ -1,4 +1,4 @@
-"""aMUSEd against diffusers' `AmusedPipeline`, saved whole and loaded by both; beyond test_pipeline_parity.py.
+"""aMUSEd against diffusers' `AmusedPipeline`, loaded from the same saved pipeline; see also test_pipeline_parity.py.
 
 The pipeline draws by one `torch.Generator`: at each step a token for all positions (`multinomial`), then Gumbel noise
 for the confidences, except at the last step. Ours draws tokens from execution noise and Gumbel noise from path noise;
@@ -37,7 +37,7 @@ L, K = 36, 256
 
 @pytest.fixture(scope="module")
 def folder(pipelines, tmp_path_factory):
-    """A pipeline as diffusers saves it."""
+    """A pipeline saved by diffusers."""
     parts, folder = pipelines / "amused", tmp_path_factory.mktemp("amused")
     AmusedPipeline(
         VQModel.from_pretrained(parts / "vqvae"),
@@ -145,7 +145,7 @@ RUNS = {
 @pytest.mark.parametrize("probes", [[], [Argmax()]], ids=["", "argmax"])
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_agrees_with_the_pipeline_on_the_same_draws(make, pipeline, make_batch, monkeypatch, run, probes):
-    """Conditions, logits, counts, every state, tokens and images. `Argmax` is the pipeline whose multinomial is one."""
+    """Compares conditions, logits, counts, states, tokens and images; `Argmax` with an argmax in the pipeline."""
     generator = make(**RUNS[run])
     if probes:
         monkeypatch.setattr(torch, "multinomial", lambda probs, num, generator: probs.argmax(-1, keepdim=True))
@@ -171,13 +171,13 @@ def test_a_run_agrees_with_the_pipeline_on_the_same_draws(make, pipeline, make_b
 
 @pytest.mark.parametrize("other", [{"crop": (30, 0)}, {"crop": (0, 30)}, {"aesthetic_score": 2.0}], ids=str)
 def test_every_micro_condition_changes_the_logits(make, make_batch, other):
-    """So that agreement about them says something."""
+    """Otherwise the agreement with the pipeline would be meaningless."""
     batch = make_batch(*TEXTS[:2])
     assert not torch.equal(make(**other).sample(batch).samples.tokens, make().sample(batch).samples.tokens)
 
 
 def test_the_draws_of_the_pipeline_are_uniform_in_execution_noise(pipeline):
-    """Over 20,000 tokens from as many distributions, in the states that a run of 12 steps goes through."""
+    """Tested on 20,000 tokens from as many distributions, in the states of a run of 12 steps."""
     run = run_pipeline(pipeline, TEXTS * 24, 12, 1.0)
     assert_uniform(run.execution, run.unknown, 20_000)
 
@@ -226,7 +226,7 @@ def test_the_error_for_a_wrong_folder_is_one_line(pipelines, folder, tmp_path):
     ],
 )
 def test_the_error_for_a_missing_file_is_one_line(folder, tmp_path, file, words):
-    """Of the scheduler it is what another pipeline's would say."""
+    """A missing scheduler gives the same error as that of another pipeline."""
     broken = shutil.copytree(folder, tmp_path / "broken")
     (broken / file).unlink()
     if file.startswith("scheduler"):

@@ -1,4 +1,4 @@
-"""The configs of real models, compared with the pipelines that they name; without weights."""
+"""The configs of real models, compared with the pipelines they name, without weights."""
 
 import inspect
 from pathlib import Path

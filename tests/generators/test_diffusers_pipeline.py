@@ -1,4 +1,4 @@
-"""Any pipeline of diffusers under keyed noise: parity with its own call, separation of path and execution, refusals."""
+"""Any diffusers pipeline with keyed noise: parity with its call, separation of path and execution, and errors."""
 
 import json
 import shutil
@@ -127,7 +127,7 @@ TRANSITIONS = {
 
 
 def formula(scheduler: SchedulerMixin, step: int) -> float:
-    """Standard deviation of the noise that the scheduler's own paper adds at a step."""
+    """Standard deviation of the noise at a step according to the paper of the scheduler."""
     time, times = int(scheduler.timesteps[step]), scheduler.timesteps.tolist()
     earlier = int(times[step + 1])
     if isinstance(scheduler, diffusers.EulerAncestralDiscreteScheduler):
@@ -169,7 +169,7 @@ def test_transitions_have_the_mean_and_variance_of_their_scheduler(kind) -> None
 
 
 class Stub:
-    """The least that a pipeline is: a scheduler, and a method that draws."""
+    """A minimal pipeline: a scheduler and a call method."""
 
     def __init__(self, scheduler: Any) -> None:
         self.scheduler, self.num_encoded = scheduler, 0

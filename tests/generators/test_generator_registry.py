@@ -1,4 +1,4 @@
-"""A generator is found by its name, its class, the path of its class, or a config of a generator or of a run."""
+"""A generator is found by its name, class, class path, or a config of a generator or a run."""
 
 import pytest
 import yaml

@@ -1,4 +1,4 @@
-"""LlamaGen's own: guidance and its interval, captions and labels, and the statistics of draws by teacher forcing."""
+"""LlamaGen: guidance and its interval, captions and labels, and statistics of draws by teacher forcing."""
 
 import math
 from dataclasses import replace
@@ -37,7 +37,7 @@ def batch(make_batch):
 
 
 def guided_logits(generator, texts, tokens, scale, cfg_interval=-1):
-    """Logits (B, L, K) of whole sequences in one pass; conditional and null rows apart, combined as in the paper."""
+    """Logits (B, L, K) of whole sequences in one pass, with conditional and null rows combined as in the paper."""
     gpt, conditions = generator.gpt, generator.encode_prompts(texts)
     features, mask = pack_left([conditions.features[row] for row in conditions.rows], gpt.config.cls_token_num)
     with torch.inference_mode():
@@ -296,7 +296,7 @@ def test_the_rotary_table_fits_the_grid(labelled):
 
 
 def test_in_bfloat16_a_sample_does_not_depend_on_its_batch(make_t2i, make_batch):
-    """Conditions are run alone and micro-batches filled up: logits must not tell how many rows there are."""
+    """Conditions run one by one and micro-batches are padded, so that logits do not depend on the number of rows."""
     generator = make_t2i(dtype="bfloat16", batch_size=8)
     generator.load()
     torch.manual_seed(0)

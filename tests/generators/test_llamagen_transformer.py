@@ -1,4 +1,4 @@
-"""The transformer with its collapsed condition against the plain one: full attention over all condition positions.
+"""The transformer with its collapsed condition, against full attention over all condition positions.
 
 R rows, T condition positions, n of them valid (left-padded), N image tokens, H heads, d head size.
 """
@@ -35,7 +35,7 @@ def make_gpt(config, seed=0):
 
 
 def make_input(gpt, lengths=LENGTHS, seed=1):
-    """Condition positions (R, T, dim) with zeros in front, their mask, and image tokens (R, N)."""
+    """Left-padded condition positions (R, T, dim), their mask, and image tokens (R, N)."""
     generator, config = torch.Generator().manual_seed(seed), gpt.config
     tokens = torch.randint(config.vocab_size, (len(lengths), config.block_size), generator=generator)
     if config.model_type == "c2i":
@@ -67,7 +67,7 @@ def plain_turn(x, factors):
 
 
 def plain_attention(x, state, prefix, config, factors, mask):
-    """Every head over all T + N positions, the softmax written out."""
+    """Attention of every head over all T + N positions, with an explicit softmax."""
     d, heads, kv_heads = config.head_dim, config.n_head, config.n_kv_head or config.n_head
     q, k, v = (x @ state[f"{prefix}.wqkv.weight"].T).split([heads * d, kv_heads * d, kv_heads * d], dim=-1)
     q, k, v = (part.unflatten(-1, (-1, d)) for part in (q, k, v))
@@ -81,7 +81,7 @@ def plain_attention(x, state, prefix, config, factors, mask):
 
 
 def plain_forward(gpt, positions, condition_mask, tokens):
-    """Logits (R, N, K) by the whole model, written from the paper and the state dict alone."""
+    """Logits (R, N, K) of the whole model, implemented from the paper and the state dict only."""
     config, state, num_condition = gpt.config, gpt.state_dict(), positions.shape[1]
     x = torch.cat([positions, state["tok_embeddings.weight"][tokens[:, :-1]]], 1)
     length = x.shape[1]
@@ -101,7 +101,7 @@ def plain_forward(gpt, positions, condition_mask, tokens):
 
 
 def decode_all(gpt, prefill, tokens, decode=None, num_slots=N):
-    """Logits (R, N, K) by the static cache, one image token at a time."""
+    """Logits (R, N, K) with the static cache, one image token at a time."""
     cache, logits = Cache(prefill, num_slots), [prefill.logits]
     for i in range(N - 1):
         logits.append((decode or gpt.decode)(tokens[:, i : i + 1], torch.tensor([i]), i + 2, cache)[:, 0])
@@ -122,7 +122,7 @@ def test_the_collapsed_condition_equals_attention_over_all_condition_positions(c
 
 @every_config
 def test_the_plain_model_is_sensitive_to_the_condition(config):
-    """What the test above compares would not agree by chance: another condition or length moves the logits."""
+    """The agreement tested above is not trivial: another condition or length changes the logits."""
     gpt = make_gpt(config)
     positions, mask, tokens = make_input(gpt)
     base = plain_forward(gpt, positions, mask, tokens)

@@ -1,4 +1,4 @@
-"""Meissonic's own: the network asked once a step, the text of guidance's other half, and settings."""
+"""Meissonic: one network call per step, the negative prompt of guidance, and settings."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The generator contract over the classes of diffusers. The page that lists them is current."""
+"""Pipeline classes of diffusers pass the generator contract, and the page that lists them is current."""
 
 from pathlib import Path
 

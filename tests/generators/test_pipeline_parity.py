@@ -1,4 +1,4 @@
-"""aMUSEd and VQ-Diffusion against diffusers' own pipelines on the same random folders: conditions, logits, whole runs.
+"""aMUSEd and VQ-Diffusion against diffusers' pipelines on the same random folders: conditions, logits, whole runs.
 
 Where the pipelines draw, they are given our noise. aMUSEd draws a token for each position by `multinomial` and adds
 Gumbel noise to confidences: both are replaced by the uniforms of our two streams, nothing else. VQ-Diffusion takes the
@@ -78,7 +78,7 @@ def vq_diffusion_pipeline(vq_diffusion_folder):
 
 
 def both_runs(generator, batch, monkeypatch, run_pipeline, loop, probes=()):
-    """Our tokens, images and guided logits of each step, and the pipeline's."""
+    """Tokens, images and guided logits of each step, ours and those of the pipeline."""
     sampler = generator.sampler(batch.seed, batch.keys, probes)
     ours: list[torch.Tensor] = []
     loop_name = "sample_masked" if hasattr(loop, "sample_masked") else "sample_diffusion"
@@ -148,7 +148,7 @@ def test_on_equal_noise_a_run_of_amused_agrees_with_the_pipeline(
 
 
 def close_to_pixels(images, pictures):
-    """Images (B, 3, H, W) uint8 and the pipeline's (B, H, W, 3) in [0, 1]: rounding alone lies between them."""
+    """Compare images (B, 3, H, W) uint8 with the pipeline's (B, H, W, 3) in [0, 1], up to rounding."""
     expected = torch.from_numpy(pictures).permute(0, 3, 1, 2) * 255
     assert (images.double() - expected.double()).abs().max() < 0.51
     assert images.double().std() > 5

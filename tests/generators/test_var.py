@@ -1,4 +1,4 @@
-"""VAR's own: the pyramid of tokens, guidance that rises over scales, likelihood, and what sizes must agree on."""
+"""VAR: the pyramid of tokens, guidance that rises over scales, likelihood, and consistent sizes."""
 
 from dataclasses import replace
 

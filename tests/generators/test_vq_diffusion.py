@@ -1,4 +1,4 @@
-"""VQ-Diffusion against diffusers' `VQDiffusionPipeline`, from what it saves; beyond test_pipeline_parity.py.
+"""VQ-Diffusion against diffusers' `VQDiffusionPipeline`, from its saved parts; see also test_pipeline_parity.py.
 
 The pipeline draws by one `torch.Generator`: at each step Gumbel noise for all K + 1 outcomes of all positions; the
 largest sum with the log-posterior is what a position becomes. That is one draw of a categorical distribution, which
@@ -38,7 +38,7 @@ LEARNED = "learned_classifier_free_sampling_embeddings"
 
 
 def assemble(folder):
-    """Part by part: `VQDiffusionPipeline.from_pretrained` does not find the class of the null embedding any more.
+    """Load part by part: `VQDiffusionPipeline.from_pretrained` no longer finds the class of the null embedding.
 
     The scheduler's tables are not rounded to float32, by which its posterior is off by 1.3e-5; ours is by 7e-7.
     """
@@ -57,7 +57,7 @@ def assemble(folder):
 
 @pytest.fixture(scope="module")
 def folders(pipelines, tmp_path_factory):
-    """Pipelines as diffusers saves them, by whether the null embedding is learned, or else the empty prompt's."""
+    """Pipelines saved by diffusers, with a learned null embedding or with that of the empty prompt."""
     folders = {is_learned: tmp_path_factory.mktemp("vq_diffusion") for is_learned in (True, False)}
     pipeline = assemble(pipelines / "vq_diffusion")
     pipeline.save_pretrained(folders[True])
@@ -68,7 +68,7 @@ def folders(pipelines, tmp_path_factory):
 
 @pytest.fixture
 def make_pair(folders, make_vq_diffusion):
-    """The pipeline and our generator from one folder."""
+    """The pipeline and our generator from the same folder."""
 
     def make(is_learned=True, **settings):
         generator = make_vq_diffusion(checkpoint=str(folders[is_learned]), spacing="last", **settings)
@@ -151,7 +151,7 @@ RUNS = {
 
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_agrees_with_the_pipeline_on_the_same_draws(make_pair, make_batch, run):
-    """Conditions, times, logits after guidance and truncation, posteriors, every state, tokens and images."""
+    """Compares conditions, timesteps, logits after guidance and truncation, posteriors, states, tokens and images."""
     pipeline, generator = make_pair(**RUNS[run])
     theirs = run_pipeline(pipeline, TEXTS, generator.num_steps, generator.guidance_scale, generator.top_p)
     # Change or not, as close to the bound between them as numbers allow.
@@ -179,7 +179,7 @@ def test_a_run_agrees_with_the_pipeline_on_the_same_draws(make_pair, make_batch,
 
 
 def test_conditions_are_normalized_and_a_learned_null_embedding_is_unchanged(make_pair, make_batch):
-    """That the pipeline is given the same is asserted of every run."""
+    """Every run asserts that the pipeline gets the same conditions."""
     pipeline, generator = make_pair(num_steps=1)
     batch, any_number = make_batch(*TEXTS), torch.full((1, len(TEXTS), L), 0.5, dtype=torch.float64)
     states = run_on(generator, sample_diffusion, batch, any_number, any_number).calls[0]["encoder_hidden_states"]
@@ -191,14 +191,14 @@ def test_conditions_are_normalized_and_a_learned_null_embedding_is_unchanged(mak
 
 
 def test_the_draws_of_the_pipeline_are_uniform_in_path_and_execution_noise(make_pair):
-    """Over 20,000 decisions whether a position changes, over 4,000 tokens of those that do; a distribution for each."""
+    """Tested on 20,000 decisions whether a position changes and 4,000 tokens of changing positions."""
     run = run_pipeline(make_pair()[0], TEXTS * 38, 5, 1.0)
     assert_uniform(run.path, torch.ones_like(run.changes), 20_000)
     assert_uniform(run.execution, run.changes, 4_000)
 
 
 def test_posterior_argmax_is_the_pipeline_without_noise_unlike_argmax(make_pair, make_batch, monkeypatch):
-    """The literal argmax keeps all masked for nearly all steps, which is why `Argmax` is not that."""
+    """The literal argmax keeps all positions masked for nearly all steps, so `Argmax` is defined differently."""
     monkeypatch.setattr(scheduling_vq_diffusion, "gumbel_noised", lambda log_probs, generator: log_probs)
     pipeline, generator = make_pair(num_steps=40)
     theirs = run_pipeline(pipeline, TEXTS, 40, generator.guidance_scale)

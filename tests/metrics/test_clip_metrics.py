@@ -43,7 +43,7 @@ def prompt(index=0, num=6, *, paraphrases=1, words=6):
 
 
 def cosines_by_hand(backbone, images, texts):
-    """(N, number of texts) as transformers gives them."""
+    """Cosines (N, number of texts) computed with transformers."""
     from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
     model = CLIPModel.from_pretrained(backbone).eval()

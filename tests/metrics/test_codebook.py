@@ -60,7 +60,7 @@ def test_values_of_a_prompt_agree_with_its_counts():
 
 
 def of_distributions(distributions, num=8, length=250):
-    """A prompt a distribution over the codebook, its tokens independent draws."""
+    """Sample the tokens of each prompt independently from its distribution over the codebook."""
     prompts = []
     for place, distribution in enumerate(distributions):
         generator = torch.Generator().manual_seed(place)

@@ -1,4 +1,4 @@
-"""What every metric keeps to, whatever it measures: ranks, parts, and images that are not as they should be."""
+"""Requirements on every metric: independence of ranks and chunks, and errors for invalid images."""
 
 import json
 import math
@@ -83,7 +83,7 @@ def measured(folder, places, names=NAMES):
 
 
 def numbers(metrics):
-    """Values and ends by name, and the columns of single prompts."""
+    """Values and interval ends by name, and the columns of the prompts."""
     estimates, columns = compute_metrics(metrics)
     return {
         **{name: [estimate.value, estimate.low, estimate.high, *estimate[3:6]] for name, estimate in estimates.items()},
@@ -92,7 +92,7 @@ def numbers(metrics):
 
 
 def work(rank, folder, port):
-    """One of two ranks, which measures every second of seven prompts."""
+    """One of two ranks, which measures every other of seven prompts."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)

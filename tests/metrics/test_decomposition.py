@@ -1,4 +1,4 @@
-"""Entropies of tokens and of whole sequences, and their parts, on samples whose entropies are known."""
+"""Entropies of tokens and sequences, and their parts, on samples with known entropies."""
 
 import math
 
@@ -15,7 +15,7 @@ PARTS = ("h_total", "h_exec", "h_path", "h_sampler_path", "h_prompt_path")
 
 
 def prompt(tokens=None, *, index=0, paraphrase=None, path=None, entropy=None, marginals=None, scores=None, num=None):
-    """Samples with tokens (N, L), of which the images show nothing."""
+    """Samples with the given tokens (N, L) and blank images."""
     num = num or len(tokens if tokens is not None else entropy)
     return PromptSamples(
         torch.zeros(num, 3, 1, 1, dtype=torch.uint8),
@@ -30,7 +30,7 @@ def prompt(tokens=None, *, index=0, paraphrase=None, path=None, entropy=None, ma
 
 
 def crossed(num, num_paraphrases=1):
-    """Paraphrases and paths of a design with `num` paths of as many samples in each paraphrase."""
+    """Paraphrases and paths of a design with `num` paths of `num` samples for each paraphrase."""
     cells = [(q, z) for q in range(num_paraphrases) for z in range(num) for _ in range(num)]
     return [torch.tensor(column) for column in zip(*cells, strict=True)]
 
@@ -123,7 +123,7 @@ def test_prompts_with_nan_are_excluded():
 
 
 def entropies(*sums):
-    """(N, 2) of so many bits a sequence."""
+    """Recorded entropies (N, 2) with the given sums, in bits per sequence."""
     return torch.tensor([[0.25 * total, 0.75 * total] for total in sums])
 
 
@@ -154,7 +154,7 @@ def test_disjoint_paraphrases_add_one_bit_and_equal_ones_none(likelihoods, bits)
 
 @pytest.mark.parametrize("numbers_of", [(0, 1), (1, 0), (0, 5)])
 def test_the_prompt_path_is_the_mutual_information_of_sequence_and_paraphrase(numbers_of):
-    """Two sequences with probabilities 3/4 and 1/4 under one paraphrase, 1/4 and 3/4 under the other."""
+    """Two sequences have probabilities 3/4 and 1/4 for one paraphrase, 1/4 and 3/4 for the other."""
     shown = [(0, 0), (0, 0), (0, 0), (0, 1), (1, 0), (1, 1), (1, 1), (1, 1)]  # paraphrase, sequence: as often as likely
     probabilities = torch.tensor([[0.75, 0.25], [0.25, 0.75]])
     scores = torch.stack([probabilities[:, sequence].log2() for _, sequence in shown])

@@ -20,7 +20,7 @@ SIZE = 8
 
 
 class Colours(ImageFeatures):
-    """Six numbers an image, at no cost; counts its images."""
+    """Six cheap features per image; counts its images."""
 
     num_images = 0
 
@@ -74,7 +74,7 @@ def measured(metric, prompts):
 
 
 def same(a, b):
-    """Equal estimates, NaN beside NaN."""
+    """Whether estimates are equal, where NaN equals NaN."""
     return repr(a) == repr(b)
 
 

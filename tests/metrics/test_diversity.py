@@ -37,7 +37,7 @@ def tiny_weights(tmp_path_factory):
 
 @pytest.fixture(params=list(NAMES))
 def make(request, tiny_weights):
-    """A function that makes the metric anew, with the metric's name."""
+    """A function that builds the metric, and the name of the metric."""
 
     def new():
         metrics = {"lpips": lambda: LPIPS("tiny", tiny_weights), "pixel_cosine": PixelCosine, "ssim": SSIM}
@@ -55,7 +55,7 @@ def prompt(index=0, num=8, *, paraphrases=1, spread=60):
 
 
 def row(metric, samples):
-    """Total, within, between: no two samples share a path."""
+    """Total, within and between parts of samples with unshared paths."""
     *numbers, execution, path, sampler_path, prompt_path = metric.measure(samples)
     assert all(math.isnan(number) for number in (execution, path, sampler_path, prompt_path))
     return numbers
@@ -202,7 +202,7 @@ def test_the_matrix_of_one_sample_is_zero_and_of_other_images_an_error(make):
 
 
 def crossed(num_paths=3, num_wordings=2, seed=0):
-    """Samples of `num_paths` paths with as many executions in each wording; a path has a ground of its own."""
+    """Samples of `num_paths` paths with `num_paths` executions for each paraphrase; each path has its background."""
     generator = torch.Generator().manual_seed(seed)
     cells = [(q, z) for _ in range(num_paths) for z in range(num_paths) for q in range(num_wordings)]
     grounds = {cell: torch.randint(0, 120, (3, 16, 16), generator=generator) for cell in dict.fromkeys(cells)}

@@ -1,4 +1,4 @@
-"""`PromptMetric`: rows and their counts belong to the same prompts, whoever measured them and in whatever order."""
+"""`PromptMetric`: rows and counts stay with their prompts, for any ranks and order."""
 
 import math
 
@@ -10,7 +10,7 @@ from gendiv_lightning.records import PromptSamples
 
 
 class Brightness(PromptMetric):
-    """Mean pixel; and the same of prompts with more than one sample, for others NaN."""
+    """The mean pixel, and the same for prompts with more than one sample (NaN for others)."""
 
     title, short = "mean pixel", "brightness"
     names = ("brightness", "brightness/several")
@@ -22,7 +22,7 @@ class Brightness(PromptMetric):
 
 
 def prompt(index, num, num_paths=None):
-    """A prompt of so many samples with pixels of 10 times its index."""
+    """A prompt with the given number of samples, whose pixels are 10 times its index."""
     path = None if num_paths is None else torch.arange(num) % num_paths
     return PromptSamples(torch.full((num, 3, 2, 2), 10 * index, dtype=torch.uint8), place=index, path=path)
 

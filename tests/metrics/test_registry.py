@@ -1,4 +1,4 @@
-"""Metrics by name: each name makes its class with its backbone, and what is no name is refused with what there is."""
+"""Metrics by name: each name builds its class with its backbone; unknown names give an error that lists the known."""
 
 import pytest
 

@@ -17,7 +17,7 @@ NAME, SET = "diversity/vendi[pixels]", "diversity/vendi_set[colours]"
 
 
 class Colours(ImageFeatures):
-    """The pixels around the middle grey, mixed into a few dimensions."""
+    """Pixels, centred at middle grey and projected to a few dimensions."""
 
     tag = "colours"
 
@@ -143,7 +143,7 @@ def test_a_rank_without_prompts_takes_part(num_theirs):
 
 
 def across_ranks(here, there):
-    """What `here` computes as one of two ranks."""
+    """Compute `here` as one of two ranks."""
     sent = []
 
     def gather(mine, group):
@@ -167,7 +167,7 @@ def test_the_interval_is_as_wide_as_the_spread_over_sets_of_prompts():
 
 @pytest.mark.parametrize("period", [1, 2, 3, 4, 16, 20])
 def test_alternating_kinds_of_prompts_are_spread_over_all_groups(period):
-    """Prompt sets often list kinds in turn: the groups of a jackknife must not be the kinds."""
+    """Prompt sets often alternate between kinds of prompts; jackknife groups must not coincide with them."""
     groups = torch.tensor([module._group(index) for index in range(0, 320 * period, period)])
     sizes = groups.bincount(minlength=module.NUM_GROUPS)
     assert sizes.min() >= 15

@@ -1,4 +1,4 @@
-"""Sums of predictive distributions: exact whatever the batches, and their entropies against known generators."""
+"""Sums of predictive distributions: exact for any batch size, and their entropies against known generators."""
 
 import math
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ def make_batch(probes, num_prompts=2, num_samples=8):
 
 
 def marginals(batch, num_tokens=L, *, rewrites=False):
-    """A recorder of a generator of so many tokens."""
+    """Build a recorder for a generator with the given number of tokens."""
     return TokenMarginals(SimpleNamespace(grid=(1, num_tokens), codebook_size=K, rewrites_tokens=rewrites), batch)
 
 
@@ -38,14 +38,14 @@ def distributions(num_rows):
 
 
 def draw(log_probs, rows, position, is_mode=False):
-    """A draw at one position, of some rows of a micro-batch; what is drawn does not matter."""
+    """A draw at one position for some rows of a micro-batch; the sampled tokens do not matter."""
     rows = torch.as_tensor(rows)
     positions = torch.full_like(rows, position)
     return Draw(0, rows, positions, torch.zeros_like(rows), log_probs, is_mode)
 
 
 def record(batch, log_probs, size, *, rewrites=False, padded=0):
-    """The loop of `size` rows at a time; rewriting, each token is first drawn from something else."""
+    """Run the loop on `size` rows at a time; if rewriting, each token is first sampled from another distribution."""
     sums = marginals(batch, rewrites=rewrites)
     for start in range(0, len(batch.rows), size):
         rows = list(range(start, min(start + size, len(batch.rows))))
@@ -129,7 +129,7 @@ def test_argmax_tokens_count_as_certain():
     assert sums.results()[0].tolist() == pytest.approx([0] * 6, abs=1e-12)
 
 
-# --- against the truth ---
+# --- against exact entropies ---
 
 
 def sample_sums(num_paths, weights, contexts, generator, num_wordings=1):
@@ -186,7 +186,7 @@ def test_paths_that_differ_in_certainty_only_have_no_path_entropy():
     generator = torch.Generator().manual_seed(3)
     sharp = torch.eye(16).double()
     flat = sharp.mean(0).expand_as(sharp)
-    # Half of the paths know the token and half know nothing; the mean over either is the same.
+    # Half of the paths determine the token, the other half do not; both halves have the same mean distribution.
     weights = torch.block_diag(torch.ones(1, 16), torch.ones(1, 16))[None].expand(2, 2, 32).double() / 16
     contexts = torch.cat([sharp, flat])
     images = [torch.cat([sample_sums(4, weights, contexts, generator, 2) for _ in range(12)], -2) for _ in range(300)]

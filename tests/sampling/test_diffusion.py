@@ -1,6 +1,6 @@
-"""Reverse diffusion against diffusers' `VQDiffusionScheduler`, and against transition matrices written out.
+"""Reverse diffusion, against diffusers' `VQDiffusionScheduler` and explicit transition matrices.
 
-B rows, L positions, N places, K codebook entries; token K is masked.
+Notation: B rows, L positions, N selected positions, K codebook entries; token K is the mask.
 """
 
 import itertools
@@ -21,7 +21,7 @@ every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
 
 
 def make_schedules(name, codebook_size, num_times=100):
-    """Ours and the reference's."""
+    """Build our schedule and that of the reference."""
     ours = NoiseSchedule(codebook_size, num_times, mask=(0.000009, SCHEDULES[name].get("gamma_cum_end", 0.99999)))
     return ours, VQDiffusionScheduler(codebook_size + 1, num_times, **SCHEDULES[name])
 
@@ -41,7 +41,7 @@ def subset(*tokens, codebook_size):
 
 
 def random_places(num, codebook_size, allowed=None):
-    """Predictions (N, K), and tokens (N,): half are masked, a quarter just what is predicted, a quarter any."""
+    """Predictions (N, K) and tokens (N,): half are masked, a quarter are the predicted ones, a quarter are random."""
     probs = make_sampler(1, codebook_size, allowed=allowed).filter_logits(random_logits(num, codebook_size)).softmax(-1)
     entries = torch.arange(codebook_size) if allowed is None else allowed.nonzero()[:, 0]
     tokens = entries[torch.randint(len(entries), (num,), generator=torch.Generator().manual_seed(0))]
@@ -68,7 +68,7 @@ def test_rates_agree_with_the_reference(schedule, num_times, codebook_size):
 
 
 def matrix(rates, codebook_size):
-    """Rates written out: probabilities (K + 1, K + 1) from a row's token to a column's, the mask last."""
+    """Transition matrix (K + 1, K + 1) from the token of a row to that of a column, the mask last."""
     probs = torch.full((codebook_size + 1,) * 2, rates.replace, dtype=torch.float64)
     probs += rates.keep * torch.eye(codebook_size + 1, dtype=torch.float64)
     probs[:, -1] = rates.mask
@@ -119,10 +119,10 @@ def test_more_steps_than_the_network_was_trained_for_are_an_error(num_steps, spa
 
 
 def reference_posterior(reference, probs, tokens, time):
-    """The reference's step before it draws: from predictions (N, K) and tokens (N,) to probabilities (N, K + 1)."""
+    """One step of the reference: from predictions (N, K) and tokens (N,) to probabilities (N, K + 1)."""
     if time == 0:
         return torch.nn.functional.pad(probs, (0, 1))
-    log_probs = probs.log().clamp(-70)  # as diffusers' pipeline has it, after truncation
+    log_probs = probs.log().clamp(-70)  # as in diffusers' pipeline, after truncation
     return reference.q_posterior(log_probs.T[None], tokens[None], time)[0].T.softmax(-1)
 
 
@@ -168,7 +168,7 @@ def test_the_last_step_samples_from_the_prediction(schedule, time):
 
 
 def exact_posterior(schedule, time, earlier, probs, tokens):
-    """Bayes' rule over matrices, in float64."""
+    """Posterior by Bayes' rule on transition matrices, in float64."""
     size = schedule.codebook_size
     to_earlier, to_time = matrix(schedule.cumulative(earlier), size)[:-1], matrix(schedule.cumulative(time), size)[:-1]
     between = matrix(schedule.between(earlier, time), size)
@@ -268,7 +268,7 @@ def test_without_replacement_a_masked_position_takes_the_prediction(num_times, k
 @every_schedule
 @pytest.mark.parametrize("size", [1, 2, 4096])
 def test_certain_predictions_over_a_large_codebook_give_no_nan(schedule, size):
-    """Predictions of exactly 0 and 1, and tokens that they agree with or not."""
+    """Predictions of exactly 0 and 1, for tokens that agree with them and tokens that do not."""
     ours, _ = make_schedules(schedule, 4096)
     allowed = None if size == 4096 else torch.arange(4096) < size
     tokens, entries = torch.tensor([0, 0, size - 1, 4096]), torch.tensor([0, size - 1, 0, size - 1])
@@ -281,7 +281,7 @@ def test_certain_predictions_over_a_large_codebook_give_no_nan(schedule, size):
         weights = move.change_weights(probs, tokens)
         assert (weights >= 0).all()
         assert weights[:3].gather(1, tokens[:3, None]).sum() == 0
-        # Whoever can change has something to become.
+        # A position that can change has at least one token to change to.
         assert (weights.sum(1)[:3][stay[:3] < 1] > 0).all()
         assert weights[3].sum() > 0
         posterior = move.posterior(probs, tokens)
@@ -294,7 +294,7 @@ def test_certain_predictions_over_a_large_codebook_give_no_nan(schedule, size):
 @pytest.mark.parametrize("rate", [0.5, 0.86, 0.99])
 @pytest.mark.parametrize(("codebook_size", "rounding"), [(8, 0), (256, 0), (4096, 1)])
 def test_top_p_agrees_with_the_truncation_of_the_reference(rate, codebook_size, rounding):
-    """Running sums over thousands of entries in float32 may cross the rate one entry earlier or later."""
+    """In float32, cumulative sums over thousands of entries may cross the rate one entry earlier or later."""
     log_probs = random_logits(100, codebook_size).log_softmax(-1)
     kept = make_sampler(1, codebook_size, top_p=rate).filter_logits(log_probs).isfinite()
     expected = VQDiffusionPipeline.truncate(None, log_probs.T[None], rate)[0].T.isfinite()
@@ -309,7 +309,7 @@ TABLE = 2 * torch.randn(L, K + 1, L, K, generator=torch.Generator().manual_seed(
 
 
 def network(tokens, time):
-    """Log-probabilities (B, L, K), from all tokens and the time."""
+    """Log-probabilities (B, L, K) as a function of all tokens and the timestep."""
     logits = TABLE[torch.arange(L), tokens].sum(1) / L**0.5 + TABLE[0, 0, time % L]
     return logits.log_softmax(-1)
 
@@ -330,7 +330,7 @@ ALL = torch.ones(K, dtype=torch.bool)
 
 
 def loop_by_hand(transition, times, decide, rate=1.0, allowed=ALL):
-    """The same states, where `decide` takes the next tokens from the whole reverse transition (N, K + 1) of a step."""
+    """The same states if `decide` picks the next tokens from the whole reverse transition (N, K + 1) of each step."""
     states = [torch.full((ROWS, L), K)]
     for step, (time, earlier) in enumerate(zip(times, [*times[1:], -1], strict=True)):
         log_probs = network(states[-1], time).masked_fill(~allowed, -torch.inf).log_softmax(-1)
@@ -346,7 +346,7 @@ def num_replaced(states):
     return sum(((before != after) & (before != K)).sum().item() for before, after in itertools.pairwise(states))
 
 
-# The reference knows the last times only; transitions that skip times are held against matrices.
+# The reference supports trailing timesteps only; transitions that skip timesteps are compared with matrices.
 RUNS = [
     ("official", 100, 100, "last"),
     ("replacing", 100, 100, "last"),
@@ -360,7 +360,7 @@ every_run = pytest.mark.parametrize(("schedule", "num_times", "num_steps", "spac
 
 
 def make_run(schedule, num_times, num_steps, spacing):
-    """Our schedule, the times, and the transition that is expected."""
+    """Our schedule, the timesteps, and the expected transition."""
     ours, reference = make_schedules(schedule, K, num_times)
 
     def transition(probs, tokens, time, earlier):
@@ -387,7 +387,7 @@ def test_on_equal_noise_every_state_agrees_with_the_transition(schedule, num_tim
     sampler = make_sampler(ROWS, K, top_p=rate, allowed=allowed)
 
     def decide(probs, tokens, step):
-        """Path: whether a position changes. Execution: what it becomes, given that it does."""
+        """Path noise decides whether a position changes, execution noise what it changes to."""
         here = tokens[:, None]
         change = 1 - probs.double().gather(1, here)[:, 0] > sampler.path.uniform_grid(step, L).flatten()
         others = probs.scatter(1, here, 0.0)[:, :-1]
@@ -400,7 +400,7 @@ def test_on_equal_noise_every_state_agrees_with_the_transition(schedule, num_tim
 
 @every_run
 def test_a_draw_records_the_distribution_it_was_sampled_from(schedule, num_times, num_steps, spacing):
-    """That is the transition given the change, not the prediction of the image."""
+    """It is the transition given a change, not the prediction of the image."""
     ours, times, transition = make_run(schedule, num_times, num_steps, spacing)
     draws = []
 
@@ -420,7 +420,7 @@ def test_a_draw_records_the_distribution_it_was_sampled_from(schedule, num_times
 @every_schedule
 @pytest.mark.parametrize("knobs", [{}, {"top_k": 1}, {"top_p": 0.0}, {"allowed": subset(7, 99, codebook_size=4096)}])
 def test_certain_predictions_over_a_large_codebook_give_samples(schedule, knobs):
-    """Whatever is predicted next, the tokens that are there being impossible included."""
+    """Any next prediction is allowed, even one that rules out the current tokens."""
     ours, _ = make_schedules(schedule, 4096)
     predictions = random_logits(10, 4, 6, 4096, scale=300.0)
     for probes in ([], [PosteriorArgmax()]):
@@ -434,7 +434,7 @@ def test_certain_predictions_over_a_large_codebook_give_samples(schedule, knobs)
 
 @pytest.mark.parametrize("rate", [1.0, 0.7])
 def test_twenty_thousand_chains_follow_the_reference(rate):
-    """Each step from each state, masked or not, by frequencies: no noise is shared with the reference here."""
+    """Compares the frequencies of each step from each state, masked or not; no noise is shared with the reference."""
     num, size, num_times = 20_000, 5, 6
     ours, reference = make_schedules("much replacing", size, num_times)
     logits, states = random_logits(num_times, size, scale=1.0), []

@@ -1,4 +1,4 @@
-"""The protocol is right for the three families: their loops, over one random network.
+"""The loops of the three families follow the protocol, with the same random network.
 
 B rows, L positions, K codebook entries; token K stands for "not decided yet".
 """
@@ -21,7 +21,7 @@ REPLACING = NoiseSchedule(K, 10, keep=(0.99, 0.01), mask=(0.005, 0.7))
 
 
 def network(tokens, time=0):
-    """Logits (B, L, K) of each position: a sum of what every position says to it."""
+    """Logits (B, L, K) of each position: a sum of contributions of all positions."""
     return TABLE[torch.arange(L), tokens].sum(1) / L**0.5
 
 
@@ -49,7 +49,7 @@ families_with_a_path = pytest.mark.parametrize("family", ["masked", *DIFFUSIONS]
 
 
 class Decisions(Observer):
-    """The draws of a run, and which positions (B, L) each step decides."""
+    """Collect the draws of a run and the positions (B, L) that each step decides."""
 
     def __init__(self):
         self.draws = []
@@ -115,7 +115,7 @@ def test_the_samples_are_the_last_decisions(family):
 @pytest.mark.parametrize("family", DIFFUSIONS)
 @pytest.mark.parametrize("probes", [(), (Argmax(),), (PosteriorArgmax(),)])
 def test_a_position_that_changes_never_keeps_its_token(family, probes):
-    """To stay is the path's choice; a position that changes does not get its own token again."""
+    """Whether a token is kept is decided by the path; a position that changes never gets the same token again."""
     decisions = Decisions()
     FAMILIES[family](make_sampler(probes=probes, observers=(decisions,)))
     tokens = torch.full((len(NAMES), L), K)
@@ -157,7 +157,7 @@ def test_argmax_on_a_frozen_path_leaves_one_sample(family):
 
 @every_family
 def test_without_any_noise_there_is_one_sample_only(family):
-    assert len(run_probes(family, PosteriorArgmax()).unique(dim=0)) == 1  # the network knows no prompts
+    assert len(run_probes(family, PosteriorArgmax()).unique(dim=0)) == 1  # the network is unconditional
 
 
 def test_argmax_leaves_one_sample_if_there_is_no_path():

@@ -1,6 +1,6 @@
-"""The masked sampler against diffusers' `AmusedScheduler`: counts, temperatures and, on equal noise, every state.
+"""The masked sampler, against diffusers' `AmusedScheduler`: counts, temperatures and, on equal noise, every state.
 
-B rows, L positions, K codebook entries; token K stands for "unknown".
+Notation: B rows, L positions, K codebook entries; token K is the mask.
 """
 
 import math
@@ -57,7 +57,7 @@ def test_the_number_of_masked_tokens_after_each_step_agrees_with_the_reference(n
         (36, 12, "cosine", [35, 34, 33, 31, 28, 25, 21, 17, 13, 9, 4, 0]),  # 36 cos(pi/3) in float32 is below 18
         (16, 4, "linear", [12, 8, 4, 0]),
         (4, 9, "linear", [3, 2, 1, 1, 1, 1, 1, 1, 0]),
-        (1, 3, "cosine", [1, 1, 0]),  # where the reference has an index error
+        (1, 3, "cosine", [1, 1, 0]),  # the reference raises an IndexError here
         (7, 1, "cosine", [0]),
     ],
 )
@@ -106,7 +106,7 @@ def our_states(network, sampler, schedule, num_tokens):
 
 
 def reference_states(network, sampler, schedule, num_tokens, monkeypatch):
-    """Those of the reference, its two sources of chance replaced by the sampler's noise."""
+    """States of the reference, with its two random sources replaced by the noise of the sampler."""
     scheduler = AmusedScheduler(mask_token_id=K, masking_schedule=schedule.kind)
     scheduler.set_timesteps(schedule.num_steps, schedule.temperature)
     states = [torch.full((len(sampler.exec.keys), num_tokens), K)]
@@ -132,7 +132,7 @@ def test_on_equal_noise_every_state_agrees_with_the_reference(num_tokens, num_st
 
 
 def test_filters_apply_to_tokens_and_confidences(monkeypatch):
-    """The reference has no filters; it is given filtered logits."""
+    """The reference has no filters, so it is given filtered logits."""
     network, schedule = make_network(12), MaskSchedule(5)
     sampler = make_sampler(16, temperature=1.3, top_k=5, top_p=0.8, allowed=torch.arange(K) != 3)
     theirs = reference_states(lambda x: sampler.filter_logits(network(x)), sampler, schedule, 12, monkeypatch)
@@ -162,7 +162,7 @@ def test_twenty_thousand_tokens_follow_the_softmax():
 
 @pytest.mark.parametrize("noise_scale", [1.0, 2.0])
 def test_which_of_two_tokens_is_kept_follows_their_probabilities(noise_scale):
-    """With Gumbel noise of scale s on log p, one of two stays with probability p^(1/s) over the sum of both."""
+    """With Gumbel noise of scale s on log p, one of two tokens is kept with probability p^(1/s) over their sum."""
 
     class First(Observer):
         def observe(self, draw):

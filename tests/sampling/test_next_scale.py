@@ -1,4 +1,4 @@
-"""The next-scale loop hands each scale the one before, and draws every token with a uniform of its own."""
+"""The next-scale loop conditions each scale on the previous one and samples every token with its own uniform."""
 
 import torch
 

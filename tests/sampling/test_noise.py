@@ -1,4 +1,4 @@
-"""The uniforms are SplitMix64's, and depend on names alone."""
+"""The uniforms are those of SplitMix64 and depend on names only."""
 
 import hashlib
 
@@ -14,7 +14,7 @@ MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 class SplitMix64:
-    """The generator of Steele, Lea & Flood as they give it: a state that grows by a constant, in plain integers."""
+    """The generator as published by Steele, Lea & Flood: a state that grows by a constant, in Python integers."""
 
     def __init__(self, seed):
         self.state = seed % WORD
@@ -28,7 +28,7 @@ class SplitMix64:
 
 
 def seed_whose_first_number_is(z):
-    """The finaliser run backwards."""
+    """Invert the finalizer of SplitMix64."""
     for shift, multiplier in ((31, MULTIPLIERS[1]), (27, MULTIPLIERS[0]), (30, 1)):
         z ^= (z >> shift) ^ (z >> 2 * shift)
         z = z * pow(multiplier, -1, WORD) % WORD
@@ -134,7 +134,7 @@ def test_a_hundred_thousand_numbers_are_uniform(layout):
     uniforms = torch.cat([noise.uniform_grid(step, num_positions) for step in range(num_steps)]).flatten().numpy()
     assert len(uniforms) == 100_000
     assert kstest(uniforms, "uniform").pvalue > 1e-3
-    fine = (uniforms * 2.0**30 % 256).astype(int)  # bits that a test on the whole number does not see
+    fine = (uniforms * 2.0**30 % 256).astype(int)  # low bits, which a test on the whole number would not detect
     assert chisquare(torch.from_numpy(fine).bincount(minlength=256).numpy()).pvalue > 1e-3
 
 

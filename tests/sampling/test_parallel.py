@@ -1,4 +1,4 @@
-"""Parallel decoding gives the tokens of the sequential loop, and knows where rounding could change one."""
+"""Parallel decoding gives the tokens of the sequential loop and detects where rounding could change one."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -14,7 +14,7 @@ B, L, K = 3, 24, 40
 
 
 class Chain:
-    """A network whose logits depend on all tokens before, and on how many positions are asked for: its rounding."""
+    """A network whose logits depend on all earlier tokens and, to simulate rounding, on the number of positions."""
 
     def __init__(self, rounding=0.0, spread=3.0, place=0.0):
         generator = torch.Generator().manual_seed(0)
@@ -89,7 +89,7 @@ def test_the_mode_of_every_draw_equals_that_of_the_sequential_loop(window):
 
 @every_setting
 def test_coarse_rounding_changes_no_token(settings):
-    """So coarse that without the check tokens would differ; the test after this one shows it."""
+    """Without the check, tokens would differ, as the next test shows."""
     for seed in range(20):
         sampler = make_sampler(seed, **settings)
         expected = sample_autoregressive(Chain(), sampler, L).tokens
@@ -135,7 +135,7 @@ def test_one_position_per_pass_is_the_sequential_loop():
 def test_independent_positions_take_two_passes():
     network = Chain(spread=0.0)
     sample_in_parallel(network, make_sampler(), L, L)
-    assert network.passes == [(0, 1), (1, L - 1)]  # the guesses from the first pass are right already
+    assert network.passes == [(0, 1), (1, L - 1)]  # the guesses of the first pass are already correct
 
 
 def test_weakly_dependent_positions_take_few_passes():
@@ -152,11 +152,11 @@ def test_a_window_bounds_every_pass_and_the_prefix_is_not_run_again():
     assert all(later > earlier for earlier, later in pairwise(starts))
 
 
-# --- what rounding may do ---
+# --- effects of rounding ---
 
 
 def worst_cases(logits, slack, generator, num=100):
-    """Logits within `slack` of the given ones, mostly at its ends."""
+    """Perturb the logits by at most `slack`, mostly by exactly that."""
     signs = torch.randint(0, 3, (num, *logits.shape), generator=generator).float() - 1
     return logits + slack * signs
 

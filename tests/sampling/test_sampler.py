@@ -1,4 +1,4 @@
-"""Every decision of the sampler against its definition, on tiny cases and at the edges."""
+"""Every decision of the sampler, against its definition, on tiny cases and edge cases."""
 
 import itertools
 import math
@@ -35,12 +35,12 @@ def kept(logits):
 
 
 def places(num_rows, num_positions):
-    """Rows and positions of a whole grid, as `flatten(0, 1)` orders it."""
+    """Rows and positions of a whole grid, in the order of `flatten(0, 1)`."""
     return torch.ones(num_rows, num_positions).nonzero(as_tuple=True)
 
 
 def draw_grid(sampler, logits, step=0):
-    """Draw at all places of logits (B, P, K)."""
+    """Sample all positions of logits (B, P, K)."""
     return sampler.draw_tokens(logits.flatten(0, 1), step, *places(*logits.shape[:2]))
 
 
@@ -71,7 +71,7 @@ def test_guidance_is_only_on_above_1():
 
 
 def filter_reference(logits, allowed, temperature, top_k, top_p):
-    """The rules of the class docstring, entry by entry in Python floats: entries kept, and how clear the cut was."""
+    """Apply the rules of the class docstring in Python floats; returns the kept entries and the margin of the cut."""
     values = {i: x / max(temperature, 1e-5) for i, x in enumerate(logits) if allowed is None or i in allowed}
     if top_k and top_k < len(values):
         threshold = sorted(values.values(), reverse=True)[top_k - 1]
@@ -94,7 +94,7 @@ def filter_reference(logits, allowed, temperature, top_k, top_p):
 def test_filters_agree_with_their_definition(logits, allowed, temperature, top_k, top_p):
     allowed = {i for i in allowed if i < len(logits)} or None
     scaled = sorted(x / max(temperature, 1e-5) for x in logits)
-    assume(all(b - a > 1e-4 for a, b in itertools.pairwise(scaled)))  # float32 sees no ties that are none
+    assume(all(b - a > 1e-4 for a, b in itertools.pairwise(scaled)))  # so that float32 creates no ties
     expected, clearance = filter_reference(logits, allowed, temperature, top_k, top_p)
     assume(top_p in (0, 1) or clearance > 1e-5)
     mask = subset(*allowed, codebook_size=len(logits)) if allowed else None
@@ -121,7 +121,7 @@ def test_the_subset_is_applied_before_top_p():
 def test_temperature_is_applied_before_top_p():
     logits = torch.tensor([0.6, 0.3, 0.1]).log()
     assert kept(make_sampler(codebook_size=3, top_p=0.75).filter_logits(logits)) == [0, 1]
-    # At temperature 4 the probabilities are 0.40, 0.34, 0.26; at 1/4 the first holds 0.94.
+    # At temperature 4 the probabilities are 0.40, 0.34, 0.26; at 1/4 the first has 0.94.
     assert kept(make_sampler(codebook_size=3, top_p=0.75, temperature=4.0).filter_logits(logits)) == [0, 1, 2]
     assert kept(make_sampler(codebook_size=3, top_p=0.75, temperature=0.25).filter_logits(logits)) == [0]
 
@@ -129,7 +129,7 @@ def test_temperature_is_applied_before_top_p():
 def test_top_k_is_applied_before_top_p():
     logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
     assert kept(make_sampler(codebook_size=4, top_p=0.5).filter_logits(logits)) == [0, 1]
-    # Among the two that are left the first holds 4/7.
+    # Of the two remaining entries, the first has probability 4/7.
     assert kept(make_sampler(codebook_size=4, top_k=2, top_p=0.5).filter_logits(logits)) == [0]
 
 
@@ -220,7 +220,7 @@ def test_the_inverse_cdf_returns_the_first_token_whose_cumulative_sum_exceeds_th
 
 
 def adversarial_uniforms(probs, num_edges=60):
-    """Both ends of (0, 1), and the running sums themselves with their neighbours in float64, at zeros above all."""
+    """Both ends of (0, 1) and the cumulative sums with their float64 neighbours, in particular at zeros."""
     cdf = probs.double().cumsum(0)
     tokens = torch.cat([(probs == 0).nonzero()[:num_edges, 0], (probs > 0).nonzero()[-num_edges:, 0]])
     edges = cdf[tokens] / cdf[-1]
@@ -255,7 +255,7 @@ def test_a_uniform_on_a_cumulative_sum_selects_the_next_possible_token():
 
 
 def test_cumulative_sums_over_a_large_codebook_are_exact():
-    """In float32 the sums of 16384 terms would put some twenty of these draws on a neighbour."""
+    """With float32 sums of 16384 terms, about twenty of these draws would select a neighbouring token."""
     probs, uniforms = random_logits(16384, scale=0.1).softmax(0), Noise.of(0, "exec", [()]).uniform_grid(0, 1000)[0]
     cdf = np.cumsum(probs.numpy().astype(np.float64))
     expected = np.searchsorted(cdf, uniforms.numpy() * cdf[-1], side="right")
@@ -387,7 +387,7 @@ def test_observers_receive_what_is_written_in_order_and_change_nothing():
     watched = make_sampler(2, observers=(first, second))
     grid, unwatched = TokenGrid(watched, 3), TokenGrid(make_sampler(2), 3)
     draws = [draw_grid(watched, logits, step) for step in range(3)]
-    assert first.draws == []  # a draw is not a decision yet: a masked sampler writes but some of it
+    assert first.draws == []  # a draw is not a decision: a masked sampler writes only part of it
     for step, draw in enumerate(draws):
         grid.write(draw)
         unwatched.write(draw_grid(make_sampler(2), logits, step))
@@ -397,7 +397,7 @@ def test_observers_receive_what_is_written_in_order_and_change_nothing():
         assert torch.equal(ours, theirs)
 
 
-# --- what a draw says of itself ---
+# --- statistics of a draw ---
 
 
 def test_entropy_and_log_probability_agree_with_their_formulas_in_bits():
@@ -480,7 +480,7 @@ def test_each_position_is_chosen_with_its_probability():
 
 
 def probability_of_sets(weights, count):
-    """Drawing `count` positions one after another without replacement, each with probability proportional to weight."""
+    """Probability of each set of `count` positions, selected one by one without replacement and by weight."""
     sets = {}
     for order in itertools.permutations(range(len(weights)), count):
         probability, left = 1.0, sum(weights)

@@ -1,4 +1,4 @@
-"""The checks of a generator: what breaks the contract is found by the check that is about it."""
+"""The generator checks: each violation of the contract is found by the matching check."""
 
 from dataclasses import replace
 
@@ -136,7 +136,7 @@ def test_a_generator_that_breaks_the_contract_fails_the_matching_check(broken, c
 
 
 class Rounds(TemplateModel):
-    """As float32 does, though by much more: the logits depend a little on the number of rows."""
+    """Exaggerated float32 rounding: the logits depend slightly on the number of rows."""
 
     def encode_prompts(self, texts):
         return super().encode_prompts(texts) * (1 + 0.002 * len(texts))
@@ -152,7 +152,7 @@ def test_samples_changed_by_rounding_are_tolerated_and_counted(monkeypatch):
 
 
 class Latent(Generator[torch.Tensor, LatentSamples]):
-    """A generator without tokens: the path is its latent, and nothing else is left to chance."""
+    """A generator without tokens: its initial latent is the path and its only randomness."""
 
     family, title = "latent", "Latent"
     chance = Chance(path="the initial noise", execution="")

@@ -1,4 +1,4 @@
-"""Caption cleaning against pairs made by the official LlamaGen code, character for character."""
+"""Caption cleaning, character for character against the output of the official LlamaGen code."""
 
 import json
 import random
@@ -55,7 +55,7 @@ def test_words_that_look_like_web_page_boilerplate_are_removed(raw, cleaned):
     [
         ("ＡＢＣ", "abc"),
         ("kana かな, hangul 한글, no 漢字", "kana かな, hangul 한글, no"),
-        ("fÃ©lin", "fã lin"),  # the text is lower case before its encoding is looked at, too late for a repair
+        ("fÃ©lin", "fã lin"),  # lower-casing precedes the repair of the encoding, which then fails
         ("a minus−sign, a dash—here", "a minus−sign, a dash-here"),
     ],
 )
@@ -108,7 +108,7 @@ def test_text_that_looks_like_a_file_or_url_raises_no_parser_warning():
 
 def test_html_that_the_parser_rejects_is_quoted_in_the_error(monkeypatch):
     def reject(*_, **__):
-        raise ParserRejectedMarkup("unknown section")  # newer Pythons parse everything
+        raise ParserRejectedMarkup("unknown section")  # newer Python versions parse everything
 
     monkeypatch.setattr(caption_cleaning, "BeautifulSoup", reject)
     with pytest.raises(ValueError, match=r"'a <!\[< cat'.*'<!\['"):

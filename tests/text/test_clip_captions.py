@@ -1,4 +1,4 @@
-"""Captions to CLIP's token ids: as the pipelines of diffusers do it, but that the end token outlives the cut."""
+"""Token ids of captions for CLIP, as in the pipelines of diffusers, except that truncation keeps the end token."""
 
 import json
 
@@ -9,20 +9,20 @@ from gendiv_lightning.text.clip import ClipTokenizer
 from gendiv_lightning.toy.files import write_tokenizer
 
 CONTEXT = 77
-# With the start and the end around them, these fill the context exactly, and do not fit into it.
+# With start and end token, the first fills the context exactly and the second does not fit.
 FULL, LONG = " ".join(["red"] * 75), " ".join(["red"] * 75 + ["sky"] * 5)
 TEXTS = ["", "sky", "Red sky, a tree on the left", "what is not in the grammar", FULL, LONG]
 
 
 def write_words(folder):
-    """The embedded models': words, padded with a token of its own."""
+    """The tokenizer of the toy models: words, padded with a separate token."""
     write_tokenizer(folder, kind="clip")
     config = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": CONTEXT}))
 
 
 def write_bytes(folder):
-    """The official files: byte pairs, here of single letters and a few merges, padded with the end token."""
+    """The official format: byte pairs (here single letters and a few merges), padded with the end token."""
     letters = "abcdefghijklmnopqrstuvwxyz,"
     merges = [("r", "e"), ("re", "d</w>"), ("s", "k"), ("sk", "y</w>")]
     entries = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
@@ -41,7 +41,7 @@ KINDS = {"words": (write_words, AutoTokenizer), "bytes": (write_bytes, CLIPToken
 
 @pytest.fixture(params=KINDS, scope="module")
 def pair(request, tmp_path_factory):
-    """Ours and the reference's, of one folder."""
+    """Our tokenizer and that of the reference, from the same folder."""
     folder = tmp_path_factory.mktemp("tokenizers") / request.param
     write, reference_class = KINDS[request.param]
     write(folder)
@@ -68,7 +68,7 @@ def test_a_caption_is_enclosed_in_start_and_end_tokens_and_padded(pair):
 
 
 def test_a_truncated_caption_keeps_its_end_token(pair):
-    """VQ-Diffusion's pipeline cuts off the end token too, which no caption of the training lacks."""
+    """The pipeline of VQ-Diffusion cuts off the end token, although every caption in training had one."""
     ours, reference = pair
     ids, uncut = ours(LONG)[0].tolist(), reference(LONG, verbose=False).input_ids
     assert len(uncut) == 82

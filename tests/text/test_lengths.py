@@ -1,4 +1,4 @@
-"""Captions are counted once, and the counts of large sets are kept on disk."""
+"""Tokens of captions are counted once, and the counts of large sets are cached on disk."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def _empty_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def make_counter(weights):
-    """A counter, and the lists of captions that its tokenizer was called on."""
+    """A counter and the lists of captions on which its tokenizer was called."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(weights / "t5")

@@ -1,4 +1,4 @@
-"""Captions are encoded once, one by one, and kept on disk."""
+"""Captions are encoded once, one at a time, and cached on disk."""
 
 import shutil
 
@@ -32,7 +32,7 @@ def make_features(weights):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Captions that the encoder was run on, by their number of tokens."""
+    """Numbers of tokens of the captions that the encoder was run on."""
     seen, forward = [], T5EncoderModel.forward
 
     def count(self, input_ids, **kwargs):
@@ -93,7 +93,7 @@ def test_the_cache_distinguishes_encoders_dtypes_and_lengths(make_features, weig
     for index, (settings, num_runs) in enumerate(
         [
             ({}, 1),
-            ({"folder": tmp_path / "same"}, 1),  # what counts is the content
+            ({"folder": tmp_path / "same"}, 1),  # only the content matters
             ({"folder": tmp_path / "other"}, 2),
             ({"dtype": torch.bfloat16}, 3),
             ({"max_tokens": 5}, 4),

@@ -1,4 +1,4 @@
-"""Random weights that recipes can build on: the shared tokenizer, CLIP, and aMUSEd's tokenizer."""
+"""Random weights for recipes: the shared tokenizer, CLIP, and the tokenizer of aMUSEd."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from gendiv_lightning.toy.train import RECIPES
 
 
 def randomise(module: torch.nn.Module, seed: int) -> None:
-    """Random parameters, biases and norms too: a fresh model's are all alike, and would hide one in another's place."""
+    """Randomize all parameters: equal initial biases and norms would hide a mix-up."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -26,7 +26,7 @@ def randomise(module: torch.nn.Module, seed: int) -> None:
 
 @pytest.fixture(scope="session")
 def toy_weights(tmp_path_factory) -> Path:
-    """A folder as `gendiv toy train` leaves it before aMUSEd and VQ-Diffusion are trained."""
+    """A folder in the state of `gendiv toy train` before aMUSEd and VQ-Diffusion are trained."""
     folder = tmp_path_factory.mktemp("toy")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -41,7 +41,7 @@ def toy_weights(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def random_grids(monkeypatch) -> torch.Tensor:
-    """Random tokens in the place of the 52,500 token grids, which take minutes to encode."""
+    """Random tokens instead of the 52,500 token grids, which take minutes to encode."""
     grids = torch.randint(TINY_VQ.codebook_size, (postcards.NUM_IMAGES, 36), generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(base, "token_grids", lambda path, weights: grids)
     return grids
@@ -49,7 +49,7 @@ def random_grids(monkeypatch) -> torch.Tensor:
 
 @pytest.fixture
 def make_recipe(toy_weights, random_grids, tmp_path) -> Callable[..., Recipe]:
-    """A recipe by its name on the command line, set up for its first step, on small batches."""
+    """Build a recipe by its command-line name, ready for its first step, with small batches."""
 
     def make(name: str, batch_size: int = 4, seed: int = 0) -> Recipe:
         with torch.random.fork_rng():

@@ -1,4 +1,4 @@
-"""Analytic generators: their closed forms against adding up every image, their orders against each other."""
+"""Analytic generators: closed forms against sums over all images, and decoding orders against each other."""
 
 import math
 

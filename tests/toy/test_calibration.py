@@ -1,4 +1,4 @@
-"""The decomposition finds what is there: bias, intervals and sums on generators whose entropies are known exactly."""
+"""The decomposition is calibrated: bias, intervals and sums on generators with exactly known entropies."""
 
 import math
 
@@ -18,7 +18,7 @@ ORDERS = ["absorbing diffusion", "sharp diffusion"]
 
 
 def repeat(family, size, repetitions):
-    """Estimates and truths (repetitions, PROMPTS) by name."""
+    """Estimates and exact values (repetitions, PROMPTS) by name."""
     runs = []
     for seed in range(repetitions):
         generator = AnalyticGenerator(FAMILIES[family], size, PROMPTS, seed=seed)
@@ -28,7 +28,7 @@ def repeat(family, size, repetitions):
 
 
 def covers(found, truth):
-    """Which intervals over prompts hold the mean of all truths."""
+    """Which intervals over prompts contain the mean of all exact values."""
     ends = [bootstrap_mean(run, num_resamples=500)[1:] for run in found]
     return [low <= truth.mean() <= high for low, high in ends]
 
@@ -104,7 +104,7 @@ def test_counting_needs_far_more_samples_than_averaging_distributions():
 @pytest.mark.parametrize("family", ORDERS)
 @pytest.mark.parametrize("kind", ["", "/counts"])
 def test_a_decoding_order_is_not_a_path(family, kind):
-    """Tokens that are drawn late are surer than those drawn early, and yet their order tells nothing of them."""
+    """Later tokens are more certain than earlier ones, yet the order carries no information about them."""
     generator = AnalyticGenerator(FAMILIES[family], 64, 4 * PROMPTS)
     numbers = measure(sample_crossed(generator, Decompose(4, 4)), counts=True)
     path, total = numbers[f"h_sampler_path/token{kind}"], generator.ground_truth()["h_total/token"].mean()

@@ -1,4 +1,4 @@
-"""The embedded tokenizer in diffusers' class: same tokens and same images, in [-1, 1] and in [0, 1]."""
+"""The toy tokenizer in the class of diffusers: same tokens and images, in [-1, 1] and in [0, 1]."""
 
 import copy
 
@@ -44,7 +44,7 @@ def tokens():
 
 
 def is_clear(latents, codes):
-    """Where the nearest code is nearer than the next one by more than rounding, (B, L)."""
+    """Whether the nearest code is nearer than the second by more than rounding, (B, L)."""
     vectors = F.normalize(latents, dim=1).flatten(2).transpose(1, 2)
     first, second = torch.cdist(vectors, codes).topk(2, largest=False).values.unbind(-1)
     return second - first > 1e-4
@@ -92,7 +92,7 @@ def test_the_encoder_for_the_unit_range_differs_at_the_border_only(theirs, image
 
 
 class GreyPadding(nn.Module):
-    """A convolution over images in [0, 1] whose padding is grey, as zero is in [-1, 1]."""
+    """A convolution over images in [0, 1] with grey padding, like zero padding in [-1, 1]."""
 
     def __init__(self, conv):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The recipes of the latent diffusion model: where the autoencoder starts, what steps see, what is exported."""
+"""The recipes of the latent diffusion model: initial weights, training data and export."""
 
 import shutil
 
@@ -16,7 +16,7 @@ from gendiv_lightning.toy.train import RECIPES
 
 @pytest.fixture
 def weights(toy_weights, tmp_path):
-    """A folder with a random autoencoder beside tokenizer and CLIP."""
+    """A folder with a random autoencoder, tokenizer and CLIP."""
     folder = tmp_path / "weights"
     shutil.copytree(toy_weights, folder)
     latent_diffusion.LatentAutoencoderRecipe(1, 0, tmp_path, folder).export(folder)

@@ -13,7 +13,7 @@ RECALL = {factor: f"postcards/recall/{factor.replace(' ', '_')}" for factor in p
 
 
 def draw_postcards(stated, num, *, seed=0, fixed=()):
-    """Samples of a perfect generator, but that the groups named in `fixed` always show their first value."""
+    """Samples of a perfect generator, except that the groups in `fixed` always have their first value."""
     generator = torch.Generator().manual_seed(seed)
     columns = [
         torch.full((num,), stated.get(group, 0))

@@ -1,4 +1,4 @@
-"""The perfect generator is the embedded world: every image that a caption fits, each with the same probability."""
+"""The perfect generator samples uniformly from the postcards that fit a caption."""
 
 import math
 

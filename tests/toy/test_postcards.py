@@ -1,4 +1,4 @@
-"""The embedded world: what is claimed exact is exact."""
+"""The Postcards dataset: everything claimed to be exact is exact."""
 
 import math
 import random

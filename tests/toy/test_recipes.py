@@ -1,4 +1,4 @@
-"""What the recipes train on: data that are a function of (seed, step), and the conditions that sampling has."""
+"""Training data of the recipes: a function of (seed, step), with the conditions of sampling."""
 
 import math
 import random
@@ -171,7 +171,7 @@ def test_the_text_encoders_start_as_the_clip_text_tower(make_recipe, toy_weights
 
 
 class Uniform(nn.Module):
-    """In the place of the network: predicts all tokens alike, and remembers what it was given."""
+    """Stands in for the network: predicts all tokens with equal probability and records its inputs."""
 
     def __init__(self, kind):
         super().__init__()
@@ -187,7 +187,7 @@ class Uniform(nn.Module):
 
 @pytest.fixture
 def spied(make_recipe, tmp_path):
-    """A recipe's step of many images under the eyes of `Uniform`, and the generator that its export is for."""
+    """Inputs that `Uniform` recorded in a recipe's step of many images, and the generator of its export."""
 
     def spy(name, generator_class):
         recipe = make_recipe(name, batch_size=NUM_ROWS)
@@ -203,7 +203,7 @@ def spied(make_recipe, tmp_path):
 
 
 def dropped(given, texts, generator):
-    """Which rows have guidance's null condition; all others must have their own text's."""
+    """Which rows have the null condition of guidance; all others must have the condition of their text."""
     null = [part[0] for part in generator.encode_null()]
     is_null = []
     for row, text in enumerate(texts):

@@ -1,4 +1,4 @@
-"""The embedded CLIP is open_clip's: read by open_clip from its folder, and its text tower by transformers."""
+"""The toy CLIP is compatible: open_clip loads its folder, and transformers its text tower."""
 
 import random
 
@@ -38,7 +38,7 @@ def folder(toy_weights):
 
 @pytest.fixture(scope="module")
 def model(folder):
-    """The architecture in open_clip's class, the tensors put in by their names."""
+    """The architecture in the class of open_clip, with the tensors loaded by name."""
     model = open_clip.CLIP(**TINY_CLIP).eval()
     model.load_state_dict(
         {name: tensor.float() for name, tensor in load_file(folder / "open_clip_model.safetensors").items()}
@@ -89,7 +89,7 @@ def test_the_text_tower_is_frozen(folder):
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    """A recipe whose weights are as they will be read back: rounded to half precision."""
+    """A recipe with weights rounded to half precision, as after export."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
         recipe = ClipRecipe(1, 0, tmp_path_factory.mktemp("clip"))

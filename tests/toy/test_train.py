@@ -1,4 +1,4 @@
-"""`gendiv toy train`: a training that was killed goes on as if it had not been, learns, and leaves usable weights."""
+"""`gendiv toy train`: a killed training resumes bit-exactly, learns, and exports usable weights."""
 
 import csv
 import shutil
@@ -29,7 +29,7 @@ def _train(folder, name="perceptual", num_steps=20, seed=0):
 
 
 def _weights(folder, name):
-    """Of the last checkpoint: exported ones are rounded, and rounding could hide a difference."""
+    """Weights of the last checkpoint; exported weights are rounded, which could hide a difference."""
     return torch.load(folder / "work" / f"{name}.ckpt", weights_only=True)["state_dict"]
 
 
@@ -139,7 +139,7 @@ def test_the_exports_of_the_recipes_are_loaded_by_the_generators(tmp_path, toy_w
 
 
 def _assert_rounded(exported, weights, part):
-    """The exported tensors are those of a part of the trained recipe but for their rounding to half precision."""
+    """Assert that the exported tensors equal those of a part of the recipe, rounded to half precision."""
     trained = {name.removeprefix(f"{part}."): x for name, x in weights.items() if name.startswith(f"{part}.")}
     half = {name: x.half().float() if x.is_floating_point() else x for name, x in trained.items()}
     torch.testing.assert_close({name: x.to(half[name]) for name, x in exported.items()}, half, rtol=0, atol=0)

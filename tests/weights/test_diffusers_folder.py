@@ -1,4 +1,4 @@
-"""Pipelines as folders: found and checked whole, loaded part by part; and what we need of diffusers is still there."""
+"""Pipeline folders: found, checked and loaded part by part; and diffusers still has everything we need."""
 
 import ast
 import json
@@ -23,7 +23,7 @@ every_model = pytest.mark.parametrize("part", MODELS)
 
 @pytest.fixture
 def folder(pipelines, tmp_path):
-    """VQ-Diffusion's, to break."""
+    """A copy of the VQ-Diffusion folder that tests may damage."""
     return shutil.copytree(pipelines / "vq_diffusion", tmp_path / "pipeline")
 
 
@@ -40,13 +40,13 @@ def weight_file(folder, part):
 
 
 def rewrite(folder, part, change):
-    """Put what `change` makes of a part's tensors in their place."""
+    """Replace the tensors of a part by `change(tensors)`."""
     path = weight_file(folder, part)
     save_file(change(load_file(path)), path, metadata={"format": "pt"})
 
 
 def to_pickle(folder, part, **more):
-    """The older file format; older repositories have nothing else."""
+    """Store the weights of a part in the older file format, the only one of older repositories."""
     path = weight_file(folder, part)
     torch.save(
         {**load_file(path), **more}, path.with_name("pytorch_model.bin" if "text" in part else f"{path.stem}.bin")
@@ -55,7 +55,7 @@ def to_pickle(folder, part, **more):
 
 
 def reconfigure(folder, part, **changes):
-    """Replace settings of a part; None takes one out."""
+    """Replace settings of a part; None removes a setting."""
     path = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
     config = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
@@ -144,7 +144,7 @@ def test_a_pickle_with_code_is_rejected_without_running_it(folder, part, tmp_pat
 
 
 def test_text_encoders_of_earlier_transformers_are_loaded(folder):
-    """They have a prefix, and their positions are stored."""
+    """Their keys have a prefix, and they store the position ids."""
     expected = output("text_encoder", load(folder, "text_encoder"))
 
     def as_it_was(tensors):
@@ -156,7 +156,7 @@ def test_text_encoders_of_earlier_transformers_are_loaded(folder):
 
 
 def test_tokenizers_of_earlier_diffusers_are_loaded(folder):
-    """Their attention has other names."""
+    """Their attention layers have other names."""
     expected = output("vqvae", load(folder, "vqvae"))
     names = {"to_q.": "query.", "to_k.": "key.", "to_v.": "value.", "to_out.0.": "proj_attn."}
 
@@ -171,7 +171,7 @@ def test_tokenizers_of_earlier_diffusers_are_loaded(folder):
 
 
 def test_transformers_of_earlier_diffusers_are_loaded(folder):
-    """Their configuration does not name the norm: the official one is such."""
+    """Their configuration does not name the norm, like the official one."""
     expected = output("transformer", load(folder, "transformer"))
     reconfigure(folder, "transformer", norm_type=None)
     model = open_folder(folder).load(MODELS["transformer"], "transformer", torch.float32, norm_type="ada_norm")
@@ -212,7 +212,7 @@ def test_another_model_is_rejected_with_the_reason(folder):
 
 
 def some_name(folder, part):
-    """Of a tensor somewhere in the middle."""
+    """Return the name of a tensor in the middle."""
     names = sorted(name for name, tensor in load_file(weight_file(folder, part)).items() if tensor.ndim == 2)
     return names[len(names) // 2]
 
@@ -255,7 +255,7 @@ def test_a_part_without_weights_is_an_error(folder, part):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch, folder):
-    """A pipeline in the Hub's local cache; there is no network."""
+    """A pipeline in the local cache of the Hub, without a network."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     cached, commit = tmp_path / "hub/models--owner--vq-diffusion", "0123456789abcdef0123456789abcdef01234567"
     (cached / "refs").mkdir(parents=True)
@@ -264,7 +264,7 @@ def hub(tmp_path, monkeypatch, folder):
 
 
 def test_a_pipeline_in_the_local_cache_of_the_hub_is_found(hub):
-    """Its tokenizer and its scheduler have no weights."""
+    """Its tokenizer and scheduler have no weights."""
     assert open_folder("owner/vq-diffusion").path == hub
 
 
@@ -302,7 +302,7 @@ PIPELINES = ROOT / "gendiv_lightning" / "generators" / "diffusers_pipeline.py"  
 
 
 def names_of_diffusers():
-    """All that the package imports from diffusers or a module of it, with the module."""
+    """All names that the package imports from diffusers, with their modules."""
     for folder in ("gendiv_lightning", "callbacks", "datamodules"):
         for path in {*(ROOT / folder).rglob("*.py")} - {PIPELINES}:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -313,7 +313,7 @@ def names_of_diffusers():
 
 
 def test_the_package_uses_only_the_diffusers_classes_tested_here():
-    """No pipeline: those of aMUSEd and VQ-Diffusion are deprecated."""
+    """It uses no pipeline class: those of aMUSEd and VQ-Diffusion are deprecated."""
     assert set(names_of_diffusers()) == {("diffusers", name) for name in USED}
 
 
@@ -351,7 +351,7 @@ def test_the_tokenizer_is_unchanged(folder):
 
 
 def test_the_projected_state_belongs_to_the_end_token(pipelines):
-    """By its number, not by its place: captions are padded."""
+    """It is found by its id, not by its position, because captions are padded."""
     text = PipelineFolder(str(pipelines / "amused"), PARTS, "")
     model = text.load(CLIPTextModelWithProjection, "text_encoder", torch.float32)
     end = text.config("text_encoder")["eos_token_id"]

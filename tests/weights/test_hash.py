@@ -1,4 +1,4 @@
-"""Hashes of weights: of bytes, of folders, and of files that change."""
+"""Hashes of weight files and folders, also of files that change."""
 
 import hashlib
 
@@ -31,7 +31,7 @@ def test_a_file_that_changes_is_hashed_again_in_the_same_process(tmp_path):
 
 @pytest.fixture
 def notes(tmp_path, monkeypatch):
-    """The folder of notes, where files of any size get one."""
+    """The folder of notes, with the size limit lowered so that every file gets one."""
     monkeypatch.setattr(module, "_REMEMBERED_BYTES", 0)
     monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "cache")
     module._digest.cache_clear()

@@ -1,4 +1,4 @@
-"""From a file to tensors, from tensors into a module; and what is wrong with a file that does not fit."""
+"""Loading of tensors from files and into modules, and the errors for files that do not fit."""
 
 import argparse
 import os
@@ -109,7 +109,7 @@ def test_an_intact_file_with_other_objects_is_not_reported_as_damaged(tmp_path):
 
 @pytest.mark.parametrize("content", [STATE, {"model": STATE, "args": argparse.Namespace(lr=1)}])
 def test_legacy_files_are_read(tmp_path, content):
-    """torchvision's VGG16 and the official Inception are such files: no zip, and no memory map."""
+    """VGG16 of torchvision and the official Inception are such files: not zipped and not memory-mapped."""
     path = saved(content, tmp_path, _use_new_zipfile_serialization=False)
     assert not zipfile.is_zipfile(path)
     assert_same(read_checkpoint(path))
@@ -234,7 +234,7 @@ def encoder(tmp_path_factory):
 
 @pytest.fixture
 def spoil(encoder, tmp_path):
-    """A copy of the encoder's folder with other tensors."""
+    """Copy the folder of the encoder with changed tensors."""
 
     def change(edit):
         folder = shutil.copytree(encoder, tmp_path / "copy")

@@ -1,4 +1,4 @@
-"""Weight files stored as pieces of other files: the same bytes, the same hashes, and the same models."""
+"""Weight files stored as pieces: joined, they have the same bytes, hashes and models."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""From a name to a file or folder, here or on the Hub; and the errors on the way."""
+"""Names are resolved to local files and folders or to the Hub, with clear errors."""
 
 import json
 import os
@@ -178,7 +178,7 @@ def test_the_error_for_missing_weights_says_how_to_get_them(hub, name, what, com
 
 
 def test_without_a_network_the_error_comes_within_seconds(tmp_path):
-    """The Hub's client alone would try for half a minute."""
+    """The client of the Hub would retry for half a minute."""
     program = """
 import time
 from gendiv_lightning.weights.resolve import MissingWeightsError, resolve
