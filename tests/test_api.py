@@ -53,8 +53,8 @@ def run(tmp_path_factory):
 
 def test_importing_the_package_imports_nothing_heavy():
     code = "import gendiv_lightning, sys; gendiv_lightning.__all__; print(*sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "numpy", "lightning", "yaml", "PIL"} & set(found)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "lightning", "yaml", "PIL"} & set(result)
 
 
 def test_all_public_names_exist_and_are_documented():
@@ -73,7 +73,7 @@ def test_type_checkers_see_the_names_that_are_loaded_lazily():
     ]
     typed = {alias.name: node.module for node in block.body for alias in node.names}
     assert typed.keys() == set(gd.__all__)
-    assert {name: f"gendiv_lightning.{place}" for name, place in gd._MODULE_OF.items()} == typed
+    assert {name: f"gendiv_lightning.{module}" for name, module in gd._MODULE_OF.items()} == typed
 
 
 @pytest.mark.run
@@ -88,8 +88,8 @@ def test_samples_equal_those_of_the_command(samples, run):
 def test_numbers_equal_those_of_the_command(samples, run):
     there = metrics_of(run)
     for source in (samples, run.path):
-        found = gd.evaluate(source, ["ssim", "lpips[tiny]"])
-        assert found.to_dict() == {name: there[name] for name in found}
+        result = gd.evaluate(source, ["ssim", "lpips[tiny]"])
+        assert result.to_dict() == {name: there[name] for name in result}
 
 
 def test_a_saved_folder_and_a_mapping_measure_the_same(samples, tmp_path):
@@ -105,11 +105,11 @@ def test_a_saved_folder_and_a_mapping_measure_the_same(samples, tmp_path):
 
 
 def test_estimates_print_as_a_table_with_intervals_and_methods(samples):
-    found = gd.evaluate(samples, ["ssim"])
-    assert "95 % interval" in str(found)
-    assert found["diversity/ssim"].method in str(found)
-    assert found["diversity/ssim"].method in found._repr_html_()
-    assert dict(found)["diversity/ssim"].num_prompts == 3
+    result = gd.evaluate(samples, ["ssim"])
+    assert "95 % interval" in str(result)
+    assert result["diversity/ssim"].method in str(result)
+    assert result["diversity/ssim"].method in result._repr_html_()
+    assert dict(result)["diversity/ssim"].num_prompts == 3
 
 
 def test_samples_are_iterated_prompt_by_prompt(samples):

@@ -67,9 +67,9 @@ def test_the_metric_measures_samples_of_the_generator_under_the_probe(installed)
     whole = generator.generate(["a red hill", "the moon"], num_samples=4, probes=[probe])
     assert (samples.tokens != whole.tokens).any()
     assert (generator.generate(["a red hill", "the moon"], num_samples=4).tokens == whole.tokens).all()
-    found = gd.evaluate(samples, ["colour_spread"])["diversity/colour_spread"]
-    assert 0 < found.value < 1
-    assert found.num_samples == 8
+    result = gd.evaluate(samples, ["colour_spread"])["diversity/colour_spread"]
+    assert 0 < result.value < 1
+    assert result.num_samples == 8
 
 
 def test_the_command_runs_all_three(installed, monkeypatch, tmp_path):

@@ -24,11 +24,11 @@ LIBRARIES = ("transformers", "open_clip", "open_clip in English")
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
-    places = [folder / str(number) for number in range(3)]
+    positions = [folder / str(number) for number in range(3)]
     return {
-        "transformers": write_transformers_clip(places[0]),
-        "open_clip": write_open_clip(places[1]),
-        "open_clip in English": write_open_clip(places[2], knows_english=True),
+        "transformers": write_transformers_clip(positions[0]),
+        "open_clip": write_open_clip(positions[1]),
+        "open_clip in English": write_open_clip(positions[2], knows_english=True),
     }
 
 
@@ -122,9 +122,9 @@ def test_image_features_agree_with_open_clip(loaded, size, tolerance):
 def test_image_features_do_not_depend_on_their_batch(features):
     images = pictures(34)  # more than one part
     together = features(images)
-    for place in (0, 31, 32, 33):
-        alone = features(images[place : place + 1])
-        torch.testing.assert_close(together[place : place + 1], alone, rtol=0, atol=1e-6)
+    for index in (0, 31, 32, 33):
+        alone = features(images[index : index + 1])
+        torch.testing.assert_close(together[index : index + 1], alone, rtol=0, atol=1e-6)
     torch.testing.assert_close(together.norm(dim=1), torch.ones(34))
 
 

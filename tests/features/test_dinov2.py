@@ -42,11 +42,11 @@ def test_features_agree_with_transformers(folder, features, size):
 def test_the_distance_is_the_mean_cosine_distance_over_pairs(folder, features):
     images = pictures(5, 32, 32)
     units = F.normalize(by_transformers(folder, images).double(), dim=1)
-    truth = 1 - (units @ units.T)[tuple(torch.triu_indices(5, 5, 1))].mean().item()
+    expected = 1 - (units @ units.T)[tuple(torch.triu_indices(5, 5, 1))].mean().item()
     metric = FeatureCosine(features)
     assert metric.names[0] == "diversity/cosine[toy]"
-    assert metric.measure(PromptSamples(images))[0] == pytest.approx(truth, abs=1e-5)
-    assert truth > 1e-3
+    assert metric.measure(PromptSamples(images))[0] == pytest.approx(expected, abs=1e-5)
+    assert expected > 1e-3
 
 
 def test_features_do_not_depend_on_their_batch(features):

@@ -57,12 +57,12 @@ def images():
 
 def test_features_agree_with_torch_fidelity(features, weights):
     with torch.no_grad():
-        (truth,) = FeatureExtractorInceptionV3("fid", ["2048"], feature_extractor_weights_path=weights)(images())
+        (expected,) = FeatureExtractorInceptionV3("fid", ["2048"], feature_extractor_weights_path=weights)(images())
     assert features.shape == (2, 2048)
     assert features.dtype == torch.float32
-    assert truth.std() > 0.1
-    assert (truth[0] - truth[1]).abs().max() > 0.01
-    torch.testing.assert_close(features, truth, rtol=1e-4, atol=1e-4)
+    assert expected.std() > 0.1
+    assert (expected[0] - expected[1]).abs().max() > 0.01
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -88,10 +88,10 @@ def test_distances_between_folders_agree_with_torch_fidelity(ours, weights, tmp_
     numbers = {}
     for make in (FrechetDistance, KernelDistance, PrecisionRecall):
         metric = make(str(tmp_path / "real.safetensors"), ours)
-        for place, part in enumerate(sets["sampled"].split(2)):
-            metric.update(PromptSamples(part, place=place))
-        found = {name: estimate.value for name, estimate in metric.compute().items()}
-        numbers |= {name.partition("[")[0]: value for name, value in found.items() if not name.endswith("/infinity")}
+        for index, part in enumerate(sets["sampled"].split(2)):
+            metric.update(PromptSamples(part, place=index))
+        result = {name: estimate.value for name, estimate in metric.compute().items()}
+        numbers |= {name.partition("[")[0]: value for name, value in result.items() if not name.endswith("/infinity")}
     assert numbers["quality/fd"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
     assert numbers["quality/kd"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
     assert numbers["quality/precision"] == pytest.approx(theirs["precision"], abs=1e-6)

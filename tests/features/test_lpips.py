@@ -93,9 +93,9 @@ def test_the_tiny_distance_is_the_mean_over_stages_of_unit_activations(tiny_weig
     ours = features(pictures)
     activations = features.network(pictures.float() / 127.5 - 1)
     units = [F.normalize(stage.double(), dim=1) for stage in activations]
-    truth = sum((unit[0] - unit[1]).square().sum(0).mean() for unit in units) / 4
+    expected = sum((unit[0] - unit[1]).square().sum(0).mean() for unit in units) / 4
     assert [tuple(stage.shape[1:]) for stage in activations] == [(16, 48, 48), (32, 24, 24), (64, 12, 12), (64, 6, 6)]
-    assert (ours[0] - ours[1]).square().sum().item() == pytest.approx(truth.item(), rel=1e-5)
+    assert (ours[0] - ours[1]).square().sum().item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_features_do_not_depend_on_their_batch(tiny_weights):

@@ -45,17 +45,17 @@ def test_the_p_value_of_many_prompts_agrees_with_a_t_test():
 
 
 def test_the_false_positive_rate_at_five_percent_is_five_percent():
-    found = [sign_flip_test(normal(12, seed=seed)) < 0.05 for seed in range(400)]
-    assert 0.02 < sum(found) / 400 < 0.08
+    result = [sign_flip_test(normal(12, seed=seed)) < 0.05 for seed in range(400)]
+    assert 0.02 < sum(result) / 400 < 0.08
 
 
 def test_a_comparison_uses_the_prompts_that_both_sides_have():
     a, b = normal(30), normal(30, seed=1, mean=1)
     a[3], b[5] = math.nan, math.nan
-    found, rest = compare(a, b), [i for i in range(30) if i not in (3, 5)]
-    assert found.num_prompts == 28
-    assert found.difference == pytest.approx((b - a)[rest].mean().item())
-    assert found.low < found.difference < found.high
+    result, rest = compare(a, b), [i for i in range(30) if i not in (3, 5)]
+    assert result.num_prompts == 28
+    assert result.difference == pytest.approx((b - a)[rest].mean().item())
+    assert result.low < result.difference < result.high
     assert compare(a, a).p_value == 1
     assert compare(a, a).effect_size == 0
 

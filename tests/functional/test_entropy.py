@@ -70,11 +70,11 @@ def test_large_counts_neither_overflow_nor_drift():
 
 def test_chao_wang_jost_has_far_less_bias_than_the_plug_in():
     probabilities = np.random.default_rng(0).dirichlet(np.ones(100))
-    truth = stats.entropy(probabilities, base=2)
+    exact = stats.entropy(probabilities, base=2)
     counts = torch.from_numpy(np.random.default_rng(1).multinomial(100, probabilities, size=2000))
-    plugin_bias = plugin_entropy(counts).mean().item() - truth
+    plugin_bias = plugin_entropy(counts).mean().item() - exact
     assert plugin_bias < -0.4
-    assert abs(chao_wang_jost_entropy(counts).mean().item() - truth) < 0.1 * abs(plugin_bias)
+    assert abs(chao_wang_jost_entropy(counts).mean().item() - exact) < 0.1 * abs(plugin_bias)
 
 
 def test_the_plug_in_agrees_with_scipy():
@@ -157,9 +157,9 @@ def test_a_corrected_estimate_has_less_bias_than_the_plug_in(estimator):
         p = probs.sample()
     tokens = torch.multinomial(p.expand(300, -1), 64, replacement=True, generator=generator)
     counts = torch.nn.functional.one_hot(tokens, 64).sum(1)
-    truth = torch.special.entr(p).sum().item() / math.log(2)
-    plugin, found = plugin_entropy(counts).mean().item(), estimator(counts).mean().item()
-    assert abs(found - truth) < 0.5 * abs(plugin - truth)
+    exact = torch.special.entr(p).sum().item() / math.log(2)
+    plugin, result = plugin_entropy(counts).mean().item(), estimator(counts).mean().item()
+    assert abs(result - exact) < 0.5 * abs(plugin - exact)
 
 
 @pytest.mark.parametrize("estimator", CORRECTED)

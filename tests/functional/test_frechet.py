@@ -46,9 +46,9 @@ def test_gaussians_with_common_axes():
     a, b = torch.tensor([1.0, 4.0, 9.0, 0.25, 2.0]).double(), torch.tensor([4.0, 4.0, 1.0, 0.0, 0.5]).double()
     first = gaussian(torch.zeros(5), rotation @ a.diag() @ rotation.T)
     second = gaussian(torch.full((5,), 2.0), rotation @ b.diag() @ rotation.T)
-    truth = 5 * 4 + (a.sqrt() - b.sqrt()).square().sum().item()
-    assert frechet_distance(first, second) == pytest.approx(truth, rel=1e-7)
-    assert frechet_distance(second, first) == pytest.approx(truth, rel=1e-7)
+    expected = 5 * 4 + (a.sqrt() - b.sqrt()).square().sum().item()
+    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-7)
+    assert frechet_distance(second, first) == pytest.approx(expected, rel=1e-7)
 
 
 def test_full_rank_distances_agree_with_scipy_and_torch_fidelity():
@@ -62,9 +62,9 @@ def test_full_rank_distances_agree_with_scipy_and_torch_fidelity():
 @pytest.mark.parametrize(("num_a", "num_b", "rank"), [(30, 40, None), (300, 20, None), (300, 200, 7), (20, 300, 7)])
 def test_rank_deficient_covariances_are_as_exact(num_a, num_b, rank):
     a, b = rows(num_a, 64, rank=rank), rows(num_b, 64, 1, shift=0.1, rank=rank)
-    truth = by_svd(a, b)
-    assert frechet_distance(statistics(a), statistics(b)) == pytest.approx(truth, rel=1e-6)
-    assert frechet_distances(statistics(a), b)[0].item() == pytest.approx(truth, rel=1e-6)
+    expected = by_svd(a, b)
+    assert frechet_distance(statistics(a), statistics(b)) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distances(statistics(a), b)[0].item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("num", [12, 40])
@@ -73,8 +73,8 @@ def test_leave_one_block_out_is_the_distance_of_the_other_blocks(num):
     blocks = torch.arange(num) % 4
     distances = frechet_distances(reference, features, blocks)
     sets = [features, *(features[blocks != block] for block in range(4))]
-    truth = [frechet_distance(reference, statistics(some)) for some in sets]
-    assert distances.tolist() == pytest.approx(truth, rel=1e-7)
+    expected = [frechet_distance(reference, statistics(some)) for some in sets]
+    assert distances.tolist() == pytest.approx(expected, rel=1e-7)
 
 
 def test_merged_moments_equal_those_of_all_rows_in_any_order():
@@ -93,8 +93,8 @@ def test_statistics_agree_with_numpy():
     features = rows(50, 6, shift=3.0)
     ours = statistics(features.float())
     assert ours.mean.dtype == ours.scatter.dtype == torch.float64
-    truth = np.cov(features.float().double().numpy(), rowvar=False)
-    np.testing.assert_allclose(ours.covariance.numpy(), truth, rtol=1e-10)
+    expected = np.cov(features.float().double().numpy(), rowvar=False)
+    np.testing.assert_allclose(ours.covariance.numpy(), expected, rtol=1e-10)
 
 
 def test_the_distance_of_a_set_to_itself_is_zero_and_never_negative():

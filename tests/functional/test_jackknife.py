@@ -18,9 +18,9 @@ def sample(num, seed=0):
 def test_the_interval_of_a_mean_is_the_t_interval():
     rows = sample(12)
     value, low, high = jackknife(values_of(torch.mean, rows, torch.arange(12)))
-    truth = stats.t.interval(0.95, 11, rows.mean().item(), stats.sem(rows.numpy()))
+    expected = stats.t.interval(0.95, 11, rows.mean().item(), stats.sem(rows.numpy()))
     assert value == pytest.approx(rows.mean().item(), rel=1e-12)
-    assert (low, high) == pytest.approx(truth, rel=1e-3)
+    assert (low, high) == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_limit_of_the_biased_variance_is_the_unbiased_variance():

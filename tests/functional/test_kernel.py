@@ -37,10 +37,10 @@ def test_the_distance_is_the_unbiased_one_of_torch_fidelity():
 
 def test_leave_one_block_out_is_the_distance_of_the_other_blocks(monkeypatch):
     x, y, blocks = rows(14, shift=0.3), rows(11, 1), torch.arange(14) % 4
-    truth = [by_loops(some, y) for some in (x, *(x[blocks != block] for block in range(4)))]
-    assert kernel_distances(y, x, blocks).tolist() == pytest.approx(truth, rel=1e-9)
+    expected = [by_loops(some, y) for some in (x, *(x[blocks != block] for block in range(4)))]
+    assert kernel_distances(y, x, blocks).tolist() == pytest.approx(expected, rel=1e-9)
     monkeypatch.setattr(kernel, "_CHUNK_PAIRS", 30)
-    assert kernel_distances(y, x, blocks).tolist() == pytest.approx(truth, rel=1e-9)
+    assert kernel_distances(y, x, blocks).tolist() == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_estimate_is_zero_on_average_and_sometimes_negative():

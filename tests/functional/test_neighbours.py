@@ -45,17 +45,17 @@ def test_values_agree_with_the_definitions_of_the_papers_for_all_rows_and_withou
     monkeypatch.setattr(neighbours, "_CHUNK_PAIRS", chunk)
     reference, features, blocks = make(60), make(45, 1), torch.arange(45) * 7 % 6
     sets = [features, *(features[blocks != block] for block in range(6))]
-    truth = torch.tensor([by_definition(reference, some, 3, 5) for some in sets])
-    torch.testing.assert_close(ours(reference, features, 3, 5, blocks), truth.double(), rtol=1e-12, atol=0)
-    torch.testing.assert_close(ours(reference, features, 3, 5), truth[:1].double(), rtol=1e-12, atol=0)
-    assert truth.min() > 0
+    expected = torch.tensor([by_definition(reference, some, 3, 5) for some in sets])
+    torch.testing.assert_close(ours(reference, features, 3, 5, blocks), expected.double(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(ours(reference, features, 3, 5), expected[:1].double(), rtol=1e-12, atol=0)
+    assert expected.min() > 0
 
 
 def test_blocks_may_be_smaller_than_the_neighbourhood():
     reference, features = rows(30), rows(9, 1)
-    truth = torch.tensor([by_definition(reference, features[torch.arange(9) != out], 3, 5) for out in range(9)])
+    expected = torch.tensor([by_definition(reference, features[torch.arange(9) != out], 3, 5) for out in range(9)])
     blocks = torch.arange(9)
-    torch.testing.assert_close(ours(reference, features, 3, 5, blocks)[1:], truth.double(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(ours(reference, features, 3, 5, blocks)[1:], expected.double(), rtol=1e-12, atol=0)
 
 
 def test_precision_and_recall_agree_with_torch_fidelity():

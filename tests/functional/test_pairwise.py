@@ -28,14 +28,14 @@ def brute_force(rows, pairs):
 @pytest.mark.parametrize("spread", [1.0, 1e-3, 1e-6])
 def test_the_closed_form_equals_the_mean_over_all_pairs(num, spread):
     rows = features(num, spread=spread)
-    truth = brute_force(rows, list(combinations(range(num), 2)))
-    assert split(matrix_of(rows)).total == pytest.approx(truth, rel=1e-10, abs=0)
+    expected = brute_force(rows, list(combinations(range(num), 2)))
+    assert split(matrix_of(rows)).total == pytest.approx(expected, rel=1e-10, abs=0)
 
 
 def test_float32_rows_are_accumulated_in_float64():
     rows = features(spread=1e-5, dtype=torch.float32)
-    truth = brute_force(rows, list(combinations(range(11), 2)))
-    assert split(matrix_of(rows)).total == pytest.approx(truth, rel=1e-10)
+    expected = brute_force(rows, list(combinations(range(11), 2)))
+    assert split(matrix_of(rows)).total == pytest.approx(expected, rel=1e-10)
 
 
 def test_unequal_groups_agree_with_brute_force():

@@ -22,9 +22,9 @@ def test_the_statistic_is_the_ratio_of_mean_squares_in_feature_space():
     points, groups = prompt(0, shift=1)
     within = sum((points[groups == g] - points[groups == g].mean(0)).square().sum() for g in range(3))
     total = (points - points.mean(0)).square().sum()
-    found = permanova([(squared_distances(points), groups)], 99)
-    assert found.pseudo_f == pytest.approx(((total - within) / 2 / (within / 9)).item())
-    assert found.share == pytest.approx((1 - within / total).item())
+    result = permanova([(squared_distances(points), groups)], 99)
+    assert result.pseudo_f == pytest.approx(((total - within) / 2 / (within / 9)).item())
+    assert result.share == pytest.approx((1 - within / total).item())
 
 
 def test_differing_groups_are_detected_by_pooling_prompts_with_few_samples():

@@ -33,9 +33,9 @@ def cosines(rows):
 @pytest.mark.parametrize(("num", "size"), [(9, 5), (5, 9), (6, 6), (1, 3)])
 def test_the_score_agrees_with_its_definition_whichever_matrix_is_smaller(num, size, q):
     rows = features(num, size)
-    truth = by_hand(cosines(rows), q)
-    assert vendi_score(rows, q) == pytest.approx(truth, rel=1e-9)
-    assert vendi_score_of_kernel(torch.from_numpy(cosines(rows)), q) == pytest.approx(truth, rel=1e-9)
+    expected = by_hand(cosines(rows), q)
+    assert vendi_score(rows, q) == pytest.approx(expected, rel=1e-9)
+    assert vendi_score_of_kernel(torch.from_numpy(cosines(rows)), q) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

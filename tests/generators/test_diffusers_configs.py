@@ -42,8 +42,8 @@ def test_the_pipeline_call_accepts_every_argument_of_the_config(path: Path) -> N
     given = settings(path)["init_args"]
     pipeline = getattr(diffusers, given["pipeline"])
     names = inspect.signature(pipeline.__call__).parameters
-    wanted = {"prompt", "num_images_per_prompt", "num_inference_steps", "output_type", "height", "width"}
-    assert wanted | given.get("call_args", {}).keys() <= names.keys()
+    expected = {"prompt", "num_images_per_prompt", "num_inference_steps", "output_type", "height", "width"}
+    assert expected | given.get("call_args", {}).keys() <= names.keys()
     guided = {"guidance_scale", "true_cfg_scale"} & names.keys()
     assert given["guidance_scale"] is None or guided
 

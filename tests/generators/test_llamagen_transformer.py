@@ -74,9 +74,9 @@ def plain_attention(x, state, prefix, config, factors, mask):
     q, k = plain_turn(q, factors), plain_turn(k, factors)
     outputs = []
     for head in range(heads):
-        mine = head * kv_heads // heads
-        scores = (q[:, :, head] @ k[:, :, mine].transpose(1, 2) / d**0.5).masked_fill(~mask, -math.inf)
-        outputs.append(scores.softmax(-1) @ v[:, :, mine])
+        ours = head * kv_heads // heads
+        scores = (q[:, :, head] @ k[:, :, ours].transpose(1, 2) / d**0.5).masked_fill(~mask, -math.inf)
+        outputs.append(scores.softmax(-1) @ v[:, :, ours])
     return torch.cat(outputs, -1) @ state[f"{prefix}.wo.weight"].T
 
 

@@ -140,8 +140,8 @@ def test_on_equal_noise_a_run_of_amused_agrees_with_the_pipeline(
     run = run_amused(amused_pipeline, generator, monkeypatch, guidance)
     ours, theirs = both_runs(generator, make_batch(*TEXTS), monkeypatch, run, loop)
     assert len(ours[1]) == len(theirs[1]) == num_steps
-    for mine, their in zip(ours[1], theirs[1], strict=True):
-        torch.testing.assert_close(mine, their, atol=3e-5, rtol=1e-5)  # logits of about 10
+    for own, their in zip(ours[1], theirs[1], strict=True):
+        torch.testing.assert_close(own, their, atol=3e-5, rtol=1e-5)  # logits of about 10
     assert torch.equal(ours[0], theirs[0])
     close_to_pixels(ours[2], theirs[2])
     assert len(ours[0].unique()) > 10
@@ -213,8 +213,8 @@ def test_on_equal_noise_a_run_of_vq_diffusion_agrees_with_the_pipeline(
     run = run_vq_diffusion(vq_diffusion_pipeline, generator, monkeypatch, guidance, rate)
     ours, theirs = both_runs(generator, make_batch(*TEXTS), monkeypatch, run, loop)
     assert len(ours[1]) == len(theirs[1]) == num_steps
-    for mine, their in zip(ours[1], theirs[1], strict=True):
-        torch.testing.assert_close(mine.log_softmax(-1), their.log_softmax(-1), atol=1e-4, rtol=1e-5)
+    for own, their in zip(ours[1], theirs[1], strict=True):
+        torch.testing.assert_close(own.log_softmax(-1), their.log_softmax(-1), atol=1e-4, rtol=1e-5)
     assert torch.equal(ours[0], theirs[0])
     close_to_pixels(ours[2], theirs[2])
     assert len(ours[0].unique()) > 10

@@ -166,10 +166,10 @@ def test_a_run_agrees_with_the_pipeline_on_the_same_draws(make_pair, make_batch,
         assert 0.01 < kept.double().mean() < 0.9
     expected = theirs.logits.masked_fill(~kept, -torch.inf).log_softmax(-1)
     torch.testing.assert_close(logits.log_softmax(-1)[kept], expected[kept], atol=1e-5, rtol=0, check_dtype=False)
-    for call, mine, before, posterior in zip(theirs.calls, logits, theirs.tokens, theirs.posterior, strict=False):
+    for call, own, before, posterior in zip(theirs.calls, logits, theirs.tokens, theirs.posterior, strict=False):
         time = int(call["timestep"])
         move = Transition(generator.schedule, time, time - 1)
-        probs = move.posterior(mine.softmax(-1).flatten(0, 1), before.flatten()).view_as(posterior)
+        probs = move.posterior(own.softmax(-1).flatten(0, 1), before.flatten()).view_as(posterior)
         torch.testing.assert_close(probs, posterior, atol=1e-5, rtol=0, check_dtype=False)
     assert torch.equal(ours.samples.tokens, theirs.tokens[-1])
     assert_same_images(ours.images, theirs.pictures)

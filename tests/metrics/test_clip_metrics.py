@@ -131,9 +131,9 @@ def test_image_quality_is_a_softmax_over_a_pair_of_texts(backbone):
     images = prompt(num=5).images
     texts = [text for pair in PAIRS.values() for text in pair]
     cosines = cosines_by_hand(backbone, images, texts)
-    wanted = (100 * cosines).reshape(5, -1, 2).softmax(-1)[:, :, 0].mean(0)
+    expected = (100 * cosines).reshape(5, -1, 2).softmax(-1)[:, :, 0].mean(0)
     row = CLIPIQA(backbone, **POSTCARDS).measure(PromptSamples(images))
-    assert row == pytest.approx(wanted.tolist(), abs=1e-4)
+    assert row == pytest.approx(expected.tolist(), abs=1e-4)
     assert 1e-4 < min(row) < max(row) < 0.9999
 
 
@@ -165,9 +165,9 @@ def test_the_distance_is_the_mean_over_pairs(backbone):
     same = samples.paraphrase[:, None] == samples.paraphrase
     within = distances[same & ~torch.eye(40, dtype=torch.bool)].mean().item()
     between = distances[~same].mean().item()
-    wanted = [(within + between) / 2, within, between]
-    assert CLIPCosine(backbone).measure(samples)[:3] == pytest.approx(wanted, rel=1e-5)
-    assert wanted[0] > 0.01
+    expected = [(within + between) / 2, within, between]
+    assert CLIPCosine(backbone).measure(samples)[:3] == pytest.approx(expected, rel=1e-5)
+    assert expected[0] > 0.01
 
 
 # --- what every metric keeps to ---

@@ -62,10 +62,10 @@ def test_values_of_a_prompt_agree_with_its_counts():
 def of_distributions(distributions, num=8, length=250):
     """Sample the tokens of each prompt independently from its distribution over the codebook."""
     prompts = []
-    for place, distribution in enumerate(distributions):
-        generator = torch.Generator().manual_seed(place)
+    for position, distribution in enumerate(distributions):
+        generator = torch.Generator().manual_seed(position)
         tokens = torch.multinomial(distribution, num * length, replacement=True, generator=generator).view(num, length)
-        prompts.append(PromptSamples(torch.zeros(num, 3, 1, 1, dtype=torch.uint8), tokens, place=place))
+        prompts.append(PromptSamples(torch.zeros(num, 3, 1, 1, dtype=torch.uint8), tokens, place=position))
     return prompts
 
 
@@ -89,10 +89,10 @@ def test_equal_codebook_use_gives_no_information_about_the_prompt():
 def test_the_information_of_overlapping_prompts_is_the_difference_of_entropies():
     distributions = torch.rand(40, K, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 4
     distributions /= distributions.sum(1, keepdim=True)
-    truth = plugin_entropy(distributions.mean(0)) - plugin_entropy(distributions).mean()
+    expected = plugin_entropy(distributions.mean(0)) - plugin_entropy(distributions).mean()
     estimate = information(of_distributions(distributions))
-    assert estimate.value == pytest.approx(truth.item(), abs=0.01)
-    assert estimate.low < truth < estimate.high
+    assert estimate.value == pytest.approx(expected.item(), abs=0.01)
+    assert estimate.low < expected < estimate.high
 
 
 def test_a_prompt_is_weighted_by_its_number_of_tokens():
@@ -149,9 +149,9 @@ def test_a_rank_without_prompts_takes_part(num_theirs):
     here, there = measured(prompts[num_theirs:]), measured(prompts[:num_theirs])
     sent = []
 
-    def gather(mine, group):
-        assert (mine.dtype, mine.ndim) == (sent[0].dtype, sent[0].ndim)  # as real processes need it
-        return [mine, sent.pop(0)]
+    def gather(ours, group):
+        assert (ours.dtype, ours.ndim) == (sent[0].dtype, sent[0].ndim)  # as real processes need it
+        return [ours, sent.pop(0)]
 
     there.sync(dist_sync_fn=lambda x, group: sent.append(x) or [x], distributed_available=lambda: True)
     here.sync(dist_sync_fn=gather, distributed_available=lambda: True)
@@ -159,7 +159,7 @@ def test_a_rank_without_prompts_takes_part(num_theirs):
 
 
 def test_the_interval_is_as_wide_as_the_spread_over_sets_of_prompts():
-    sets = [measured([prompt(40 * place + index) for index in range(40)]).compute() for place in range(40)]
+    sets = [measured([prompt(40 * position + index) for index in range(40)]).compute() for position in range(40)]
     name = "codebook/entropy_plugin_bits"
     spread = torch.tensor([estimates[name].value for estimates in sets]).std().item()
     half = sum(estimates[name].high - estimates[name].value for estimates in sets) / len(sets)

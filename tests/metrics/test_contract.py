@@ -56,8 +56,8 @@ def make(name, folder):
     return make_metric(name.replace("TOY", str(folder / "toy")), str(folder / "reference.safetensors"), K)
 
 
-def prompt(place, num=6):
-    generator = torch.Generator().manual_seed(place)
+def prompt(index, num=6):
+    generator = torch.Generator().manual_seed(index)
     images = postcards.render(torch.randint(postcards.NUM_IMAGES, (num,), generator=generator))
     tokens = torch.randint(K, (num, 36), generator=generator)
     recorded = torch.rand(6, generator=generator, dtype=torch.float64) if num > 1 else torch.full((6,), math.nan)
@@ -65,7 +65,7 @@ def prompt(place, num=6):
         images,
         tokens,
         "the sun at the left",
-        place,
+        index,
         paraphrase=torch.arange(num) % 2,
         entropy=torch.rand(num, 36, generator=generator),
         per_prompt={TokenMarginals.name: recorded},
@@ -73,12 +73,12 @@ def prompt(place, num=6):
     )
 
 
-def measured(folder, places, names=NAMES):
+def measured(folder, positions, names=NAMES):
     metrics = [make(name, folder) for name in names]
     for metric in metrics:
         metric.load()
-        for place in places:
-            metric.update(prompt(place))
+        for index in positions:
+            metric.update(prompt(index))
     return metrics
 
 
@@ -96,8 +96,8 @@ def work(rank, folder, port):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    found = numbers(measured(folder, range(rank, 7, 2)))
-    (folder / f"{rank}.json").write_text(json.dumps(found))
+    result = numbers(measured(folder, range(rank, 7, 2)))
+    (folder / f"{rank}.json").write_text(json.dumps(result))
     torch.distributed.destroy_process_group()
 
 
@@ -113,22 +113,22 @@ def test_two_ranks_give_the_numbers_of_one(folder):
     for rank in (0, 1):
         two = json.loads((folder / f"{rank}.json").read_text())
         assert two.keys() == one.keys()
-        for name, wanted in one.items():
-            assert two[name] == pytest.approx(wanted, rel=1e-6, abs=1e-6, nan_ok=True), name
+        for name, expected in one.items():
+            assert two[name] == pytest.approx(expected, rel=1e-6, abs=1e-6, nan_ok=True), name
 
 
 @pytest.mark.parametrize("name", OF_IMAGES)
 def test_any_parts_of_a_prompts_images_give_the_same(name, folder, monkeypatch):
-    places = range(3)
-    whole = numbers(measured(folder, places, [name]))
+    positions = range(3)
+    whole = numbers(measured(folder, positions, [name]))
     monkeypatch.setattr("gendiv_lightning.features.images._CHUNK_IMAGES", 1)
     monkeypatch.setattr("gendiv_lightning.functional.ssim._BLOCK", 2)
     monkeypatch.setattr(
         "gendiv_lightning.features.base._LOADED", _LoadedNetworks()
     )  # nothing is remembered of the same images
-    parts = numbers(measured(folder, places, [name]))
-    for key, wanted in whole.items():
-        assert parts[key] == pytest.approx(wanted, rel=1e-5, abs=1e-6, nan_ok=True), key
+    parts = numbers(measured(folder, positions, [name]))
+    for key, expected in whole.items():
+        assert parts[key] == pytest.approx(expected, rel=1e-5, abs=1e-6, nan_ok=True), key
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -150,8 +150,8 @@ def test_a_single_sample_is_measured_or_excluded(name, folder):
 @pytest.mark.parametrize("name", NAMES)
 def test_identical_and_constant_images_are_measured(name, level, folder):
     metric = make(name, folder)
-    for place in range(2):
-        samples = prompt(place)
+    for index in range(2):
+        samples = prompt(index)
         images = samples.images[:1].expand(6, -1, -1, -1) if level is None else torch.full_like(samples.images, level)
         metric.update(samples._replace(images=images.contiguous()))
     estimate = next(iter(metric.compute().values()))

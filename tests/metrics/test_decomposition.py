@@ -56,40 +56,40 @@ def test_the_token_entropies_have_their_names():
 def test_parts_are_differences_of_the_recorded_entropies(num_paraphrases):
     assert NAMES == ("exec", "wording", "pool", "exec_plugin", "wording_plugin", "pool_plugin")
     samples = prompt(num=4, paraphrase=torch.arange(4) % num_paraphrases, marginals=[1.0, 2.5, 4.5, 0.5, 1.5, 3.0])
-    found = numbers(TokenEntropy(), samples)
+    result = numbers(TokenEntropy(), samples)
     several = num_paraphrases > 1
-    assert [found[f"{part}/token"] for part in PARTS] == nan(4.5, 1, 3.5, 1.5, 2 if several else math.nan)
-    assert [found[f"{part}/token/plugin"] for part in PARTS] == nan(3, 0.5, 2.5, 1, 1.5 if several else math.nan)
-    assert all(math.isnan(found[f"{part}/token/counts"]) for part in PARTS), "there are no tokens"
-    assert math.isnan(found[UNSEEN])
+    assert [result[f"{part}/token"] for part in PARTS] == nan(4.5, 1, 3.5, 1.5, 2 if several else math.nan)
+    assert [result[f"{part}/token/plugin"] for part in PARTS] == nan(3, 0.5, 2.5, 1, 1.5 if several else math.nan)
+    assert all(math.isnan(result[f"{part}/token/counts"]) for part in PARTS), "there are no tokens"
+    assert math.isnan(result[UNSEEN])
 
 
 def test_tokens_determined_by_the_path_have_path_entropy_only():
     paraphrase, path = crossed(4)
-    found = numbers(TokenEntropy(), prompt((path % 2)[:, None].repeat(1, 5), paraphrase=paraphrase, path=path))
-    assert found["h_exec/token/counts"] == pytest.approx(0, abs=1e-9)
-    assert found["h_path/token/counts"] == pytest.approx(found["h_total/token/counts"])
-    assert found["h_total/token/counts"] == pytest.approx(1, abs=0.1)
-    assert found["h_sampler_path/token/counts"] == pytest.approx(found["h_path/token/counts"])
-    assert all(math.isnan(found[f"{part}/token"]) for part in PARTS), "nothing was recorded"
+    result = numbers(TokenEntropy(), prompt((path % 2)[:, None].repeat(1, 5), paraphrase=paraphrase, path=path))
+    assert result["h_exec/token/counts"] == pytest.approx(0, abs=1e-9)
+    assert result["h_path/token/counts"] == pytest.approx(result["h_total/token/counts"])
+    assert result["h_total/token/counts"] == pytest.approx(1, abs=0.1)
+    assert result["h_sampler_path/token/counts"] == pytest.approx(result["h_path/token/counts"])
+    assert all(math.isnan(result[f"{part}/token"]) for part in PARTS), "nothing was recorded"
 
 
 def test_tokens_determined_by_the_paraphrase_have_prompt_path_entropy_only():
     paraphrase, path = crossed(4, 2)
-    found = numbers(TokenEntropy(), prompt(paraphrase[:, None].repeat(1, 3), paraphrase=paraphrase, path=path))
-    assert found["h_exec/token/counts"] == pytest.approx(0, abs=0.03)
-    assert found["h_sampler_path/token/counts"] == pytest.approx(0, abs=0.03)
-    assert found["h_prompt_path/token/counts"] == pytest.approx(1, abs=0.03)
-    assert found["h_total/token/counts"] == pytest.approx(1, abs=0.03)
+    result = numbers(TokenEntropy(), prompt(paraphrase[:, None].repeat(1, 3), paraphrase=paraphrase, path=path))
+    assert result["h_exec/token/counts"] == pytest.approx(0, abs=0.03)
+    assert result["h_sampler_path/token/counts"] == pytest.approx(0, abs=0.03)
+    assert result["h_prompt_path/token/counts"] == pytest.approx(1, abs=0.03)
+    assert result["h_total/token/counts"] == pytest.approx(1, abs=0.03)
 
 
 def test_independent_tokens_have_execution_entropy_only():
     generator = torch.Generator().manual_seed(0)
     paraphrase, path = crossed(8)
     tokens = torch.randint(2, (len(path), 400), generator=generator)
-    found = numbers(TokenEntropy(), prompt(tokens, paraphrase=paraphrase, path=path))
-    assert found["h_total/token/counts"] == pytest.approx(1, abs=0.02)
-    assert found["h_path/token/counts"] == pytest.approx(0, abs=0.02)
+    result = numbers(TokenEntropy(), prompt(tokens, paraphrase=paraphrase, path=path))
+    assert result["h_total/token/counts"] == pytest.approx(1, abs=0.02)
+    assert result["h_path/token/counts"] == pytest.approx(0, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -101,10 +101,10 @@ def test_unseen_is_the_share_of_tokens_that_are_singletons_at_their_position(tok
 
 
 def test_unshared_paths_define_the_total_only():
-    found = numbers(TokenEntropy(), prompt(torch.arange(16)[:, None] % 2))
-    assert found["h_total/token/counts"] == pytest.approx(1, abs=0.05)
-    assert math.isnan(found["h_exec/token/counts"])
-    assert math.isnan(found["h_path/token/counts"])
+    result = numbers(TokenEntropy(), prompt(torch.arange(16)[:, None] % 2))
+    assert result["h_total/token/counts"] == pytest.approx(1, abs=0.05)
+    assert math.isnan(result["h_exec/token/counts"])
+    assert math.isnan(result["h_path/token/counts"])
 
 
 def test_prompts_with_nan_are_excluded():

@@ -42,8 +42,8 @@ def images(num, seed, spread=60):
     return (shared + torch.randint(0, spread, (num, 3, SIZE, SIZE), generator=generator)).to(torch.uint8)
 
 
-def prompt(place, num=4, seed=0):
-    return PromptSamples(images(num, 100 * seed + place), place=place)
+def prompt(index, num=4, seed=0):
+    return PromptSamples(images(num, 100 * seed + index), place=index)
 
 
 def pooled(prompts):
@@ -52,7 +52,7 @@ def pooled(prompts):
 
 @pytest.fixture(scope="module")
 def real():
-    return torch.cat([images(2, 5000 + place) for place in range(40)])
+    return torch.cat([images(2, 5000 + index) for index in range(40)])
 
 
 @pytest.fixture(scope="module")
@@ -79,44 +79,44 @@ def same(a, b):
 
 
 def test_values_are_those_of_the_pooled_features(reference, real):
-    prompts = [prompt(place) for place in range(12)]
-    features, truth = pooled(prompts), Colours()(real)
+    prompts = [prompt(index) for index in range(12)]
+    features, exact = pooled(prompts), Colours()(real)
     fd = measured(FrechetDistance(reference, Colours()), prompts).compute()["quality/fd[colours]"]
-    assert fd.value == pytest.approx(frechet_distance(statistics(truth), statistics(features)), rel=1e-6)
+    assert fd.value == pytest.approx(frechet_distance(statistics(exact), statistics(features)), rel=1e-6)
     assert fd[3:6] == (12, 48, 48)
     assert 0 <= fd.low < fd.value < fd.high
     assert "N = 48 beside 80 of noise" in fd.method
     assert "jackknife over 12 blocks" in fd.method
     kd = measured(KernelDistance(reference, Colours()), prompts).compute()["quality/kd[colours]"]
-    assert kd.value == pytest.approx(kernel_distances(truth, features)[0].item(), rel=1e-9)
+    assert kd.value == pytest.approx(kernel_distances(exact, features)[0].item(), rel=1e-9)
     estimates = measured(PrecisionRecall(reference, Colours()), prompts).compute()
-    four = [*precision_recall(truth, features, 3)[0].tolist(), *density_coverage(truth, features, 5)[0].tolist()]
+    four = [*precision_recall(exact, features, 3)[0].tolist(), *density_coverage(exact, features, 5)[0].tolist()]
     assert [estimate.value for estimate in estimates.values()] == pytest.approx(four, rel=1e-12)
     names = [f"quality/{name}[colours]" for name in ("precision", "recall", "density", "coverage")]
     assert list(estimates) == names
 
 
 def test_order_and_rank_do_not_matter(make):
-    prompts = [prompt(place, num=2 + place % 3) for place in range(9)]
+    prompts = [prompt(index, num=2 + index % 3) for index in range(9)]
     whole, first, second = measured(make(), prompts), measured(make(), prompts[7::-2]), measured(make(), prompts[::-2])
     first.merge_state(second)
     assert same(first.compute(), whole.compute())
 
 
 def test_a_rank_without_prompts_takes_part(make):
-    full, empty = measured(make(), [prompt(place) for place in range(6)]), make()
+    full, empty = measured(make(), [prompt(index) for index in range(6)]), make()
     expected = full.compute()
     full._computed = None
     names = ["rows", "order", "sizes"]
     theirs = iter([torch.cat(getattr(full, name)) for name in names])
-    empty.sync(dist_sync_fn=lambda mine, group: [mine, next(theirs)], distributed_available=lambda: True)
+    empty.sync(dist_sync_fn=lambda ours, group: [ours, next(theirs)], distributed_available=lambda: True)
     assert same(type(empty).compute(empty), expected)
     empty.unsync()
     assert all(len(torch.cat(getattr(empty, name))) == 0 for name in names)
 
 
 def test_a_set_compared_with_itself(real, reference):
-    prompts = [PromptSamples(part, place=place) for place, part in enumerate(real.split(2))]
+    prompts = [PromptSamples(part, place=index) for index, part in enumerate(real.split(2))]
     assert measured(FrechetDistance(reference, Colours()), prompts).compute()["quality/fd[colours]"].value < 1e-6
     values = [e.value for e in measured(PrecisionRecall(reference, Colours()), prompts).compute().values()]
     assert values == pytest.approx([1, 1, 6 / 5, 1])
@@ -125,8 +125,8 @@ def test_a_set_compared_with_itself(real, reference):
 def test_one_network_runs_once_for_all_metrics(reference):
     metrics = [metric(reference, Colours()) for metric in (FrechetDistance, KernelDistance, PrecisionRecall)]
     before = Colours.num_images
-    for place in range(3):
-        samples = prompt(place)
+    for index in range(3):
+        samples = prompt(index)
         for metric in metrics:
             metric.update(samples)
     assert Colours.num_images - before == 12
@@ -154,8 +154,8 @@ def test_the_interval_is_as_wide_as_the_spread_over_sets_of_prompts(reference):
         shared = torch.randint(0, 196, (40, 1, 3, 1, 1), generator=generator)
         sets = (shared + torch.randint(0, 60, (40, 2, 3, SIZE, SIZE), generator=generator)).to(torch.uint8)
         metrics = [metric(reference, Colours()) for metric in (FrechetDistance, KernelDistance, PrecisionRecall)]
-        for place, pictures in enumerate(sets):
-            samples = PromptSamples(pictures, place=place)
+        for index, pictures in enumerate(sets):
+            samples = PromptSamples(pictures, place=index)
             for metric in metrics:
                 metric.update(samples)
         runs.append({name: estimate for metric in metrics for name, estimate in metric.compute().items()})
@@ -168,7 +168,7 @@ def test_the_interval_is_as_wide_as_the_spread_over_sets_of_prompts(reference):
 
 
 def test_few_prompts_have_no_interval_and_few_samples_give_nan(make):
-    for estimate in measured(make(), [prompt(place) for place in range(4)]).compute().values():
+    for estimate in measured(make(), [prompt(index) for index in range(4)]).compute().values():
         assert math.isnan(estimate.low)
         assert "no interval" in estimate.method
     estimates = measured(make(), [prompt(0, num=1)]).compute()
@@ -213,7 +213,7 @@ def test_non_finite_features_are_an_error(make, monkeypatch):
 
 
 def test_a_metric_pickles_with_its_state(make):
-    metric = measured(make(), [prompt(place) for place in range(6)])
+    metric = measured(make(), [prompt(index) for index in range(6)])
     assert same(pickle.loads(pickle.dumps(metric)).compute(), metric.compute())
 
 

@@ -169,8 +169,8 @@ def test_ssim_agrees_with_torchmetrics_and_scikit_image():
 def test_pixel_cosine_is_the_mean_cosine_distance_over_pairs():
     samples = prompt(num=40)  # more than one part
     features = pixel_features(samples.images)
-    truth = 1 - (features @ features.T)[tuple(torch.triu_indices(40, 40, 1))].mean().item()
-    assert row(PixelCosine(), samples)[0] == pytest.approx(truth, rel=1e-10)
+    expected = 1 - (features @ features.T)[tuple(torch.triu_indices(40, 40, 1))].mean().item()
+    assert row(PixelCosine(), samples)[0] == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("paraphrases", [1, 2])
@@ -201,31 +201,31 @@ def test_the_matrix_of_one_sample_is_zero_and_of_other_images_an_error(make):
         make().matrix(PromptSamples(torch.rand(2, 3, 16, 16)))
 
 
-def crossed(num_paths=3, num_wordings=2, seed=0):
+def crossed(num_paths=3, num_paraphrases=2, seed=0):
     """Samples of `num_paths` paths with `num_paths` executions for each paraphrase; each path has its background."""
     generator = torch.Generator().manual_seed(seed)
-    cells = [(q, z) for _ in range(num_paths) for z in range(num_paths) for q in range(num_wordings)]
+    cells = [(q, z) for _ in range(num_paths) for z in range(num_paths) for q in range(num_paraphrases)]
     grounds = {cell: torch.randint(0, 120, (3, 16, 16), generator=generator) for cell in dict.fromkeys(cells)}
     images = torch.stack([grounds[cell] + torch.randint(0, 120, (3, 16, 16), generator=generator) for cell in cells])
     paraphrase, path = torch.tensor(cells).T
     return PromptSamples(images.to(torch.uint8), paraphrase=paraphrase, path=path)
 
 
-@pytest.mark.parametrize("num_wordings", [1, 2])
-def test_paths_split_the_distance_within_a_paraphrase(make, num_wordings):
-    metric, samples = make(), crossed(num_wordings=num_wordings)
+@pytest.mark.parametrize("num_paraphrases", [1, 2])
+def test_paths_split_the_distance_within_a_paraphrase(make, num_paraphrases):
+    metric, samples = make(), crossed(num_paraphrases=num_paraphrases)
     total, within, between, execution, path, sampler_path, prompt_path = metric.measure(samples)
     matrix = metric.matrix(samples)
-    wording, cell = samples.paraphrase, samples.paraphrase * 10 + samples.path
+    paraphrase, cell = samples.paraphrase, samples.paraphrase * 10 + samples.path
     others = ~torch.eye(len(matrix), dtype=torch.bool)
-    one_path, one_wording = cell[:, None] == cell, wording[:, None] == wording
+    one_path, one_paraphrase = cell[:, None] == cell, paraphrase[:, None] == paraphrase
     assert execution == pytest.approx(matrix[one_path & others].mean().item(), rel=1e-9)
-    assert within == pytest.approx(matrix[one_wording & ~one_path].mean().item(), rel=1e-9)
+    assert within == pytest.approx(matrix[one_paraphrase & ~one_path].mean().item(), rel=1e-9)
     assert sampler_path == pytest.approx(within - execution)
     assert path == pytest.approx(total - execution)
     assert sampler_path > 0
-    if num_wordings == 2:
-        assert between == pytest.approx(matrix[~one_wording].mean().item(), rel=1e-9)
+    if num_paraphrases == 2:
+        assert between == pytest.approx(matrix[~one_paraphrase].mean().item(), rel=1e-9)
         assert total == pytest.approx((within + between) / 2)
         assert prompt_path == pytest.approx(total - within)
     else:
@@ -243,7 +243,7 @@ def test_a_single_path_leaves_execution_only(make):
 
 
 def test_paths_without_an_effect_have_a_part_of_zero_on_average():
-    samples = [crossed(num_wordings=1, seed=seed) for seed in range(200)]
+    samples = [crossed(num_paraphrases=1, seed=seed) for seed in range(200)]
     shuffled = [
         s._replace(path=s.path[torch.randperm(9, generator=torch.Generator().manual_seed(n))])
         for n, s in enumerate(samples)

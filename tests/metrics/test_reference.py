@@ -36,11 +36,11 @@ class Broken(ImageFeatures):
 @pytest.mark.parametrize("size", [1, 7, 30])
 def test_statistics_do_not_depend_on_the_batch_size(size):
     reference = reference_statistics(images().split(size), TinyFeatures(), "noise")
-    truth = statistics(TinyFeatures()(images()))
+    expected = statistics(TinyFeatures()(images()))
     assert reference.statistics.num_rows == 30
-    torch.testing.assert_close(reference.statistics.mean, truth.mean, rtol=0, atol=1e-6)
-    torch.testing.assert_close(reference.statistics.scatter, truth.scatter, rtol=0, atol=1e-5)  # of 30 rows
-    assert frechet_distance(reference.statistics, truth) < 1e-6
+    torch.testing.assert_close(reference.statistics.mean, expected.mean, rtol=0, atol=1e-6)
+    torch.testing.assert_close(reference.statistics.scatter, expected.scatter, rtol=0, atol=1e-5)  # of 30 rows
+    assert frechet_distance(reference.statistics, expected) < 1e-6
     torch.testing.assert_close(reference.features, TinyFeatures()(images()), rtol=1e-5, atol=1e-6)
 
 

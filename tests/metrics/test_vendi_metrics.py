@@ -135,10 +135,10 @@ def test_order_and_rank_give_bit_identical_values():
 
 @pytest.mark.parametrize("num_theirs", [0, 5])
 def test_a_rank_without_prompts_takes_part(num_theirs):
-    mine, theirs = VendiSet(Colours()), measured(VendiSet(Colours()), [prompt(index) for index in range(num_theirs)])
-    measured(mine, [prompt(index) for index in range(num_theirs, 8)])
+    ours, theirs = VendiSet(Colours()), measured(VendiSet(Colours()), [prompt(index) for index in range(num_theirs)])
+    measured(ours, [prompt(index) for index in range(num_theirs, 8)])
     whole = of_the_set([prompt(index) for index in range(8)])
-    for here, there in ((mine, theirs), (theirs, mine)):
+    for here, there in ((ours, theirs), (theirs, ours)):
         assert across_ranks(here, there) == whole
 
 
@@ -146,9 +146,9 @@ def across_ranks(here, there):
     """Compute `here` as one of two ranks."""
     sent = []
 
-    def gather(mine, group):
-        assert (mine.dtype, mine.ndim) == (sent[0].dtype, sent[0].ndim)  # as real processes need it
-        return [mine, sent.pop(0)]
+    def gather(ours, group):
+        assert (ours.dtype, ours.ndim) == (sent[0].dtype, sent[0].ndim)  # as real processes need it
+        return [ours, sent.pop(0)]
 
     there.sync(dist_sync_fn=lambda x, group: sent.append(x) or [x], distributed_available=lambda: True)
     there.unsync()

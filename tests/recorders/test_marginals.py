@@ -19,8 +19,8 @@ L, K = 3, 5
 
 
 def make_batch(probes, num_prompts=2, num_samples=8):
-    wordings = tuple(Paraphrase(f"wording {n}", "short") for n in range(4))
-    prompts = tuple(Prompt(f"p{n}", f"prompt {n}", wordings) for n in range(num_prompts))
+    paraphrases = tuple(Paraphrase(f"wording {n}", "short") for n in range(4))
+    prompts = tuple(Prompt(f"p{n}", f"prompt {n}", paraphrases) for n in range(num_prompts))
     return batch_of(0, prompts, apply_designs(SampleDesign(num_samples), probes))
 
 
@@ -61,11 +61,11 @@ def record(batch, log_probs, size, *, rewrites=False, padded=0):
 
 
 PLANS = {
-    "paths of their own": [],
-    "wordings": [ParaphraseProbe(2)],
+    "unshared paths": [],
+    "paraphrases": [ParaphraseProbe(2)],
     "one path": [FreezePath()],
     "crossed": [Decompose(4)],
-    "crossed with wordings": [Decompose(4, 2)],
+    "crossed with paraphrases": [Decompose(4, 2)],
 }
 plans = pytest.mark.parametrize("probes", PLANS.values(), ids=PLANS)
 
@@ -95,28 +95,28 @@ def test_plug_in_entropies_are_those_of_the_mean_distributions_of_groups():
     for key, own in zip(batch.keys, log_probs.exp(), strict=True):
         groups.setdefault((key.paraphrase, key.path), []).append(own)
     means = {key: torch.stack(members).mean(0) for key, members in groups.items()}
-    wordings = {q for q, _ in means}
+    paraphrases = {q for q, _ in means}
     expected = [
         sum(map(entropy, means.values())) / 8,
-        sum(entropy(torch.stack([m for (w, _), m in means.items() if w == q]).mean(0)) for q in wordings) / 2,
+        sum(entropy(torch.stack([m for (w, _), m in means.items() if w == q]).mean(0)) for q in paraphrases) / 2,
         entropy(torch.stack(list(means.values())).mean(0)),
     ]
-    found = record(batch, log_probs, 32)[0]
-    assert found[NAMES.index("exec_plugin") :].tolist() == pytest.approx(expected, abs=1e-5)
+    result = record(batch, log_probs, 32)[0]
+    assert result[NAMES.index("exec_plugin") :].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_parts_that_the_design_does_not_determine_are_nan():
-    told = {
+    defined = {
         name: ~record(make_batch(probes), distributions(64)[: len(make_batch(probes).rows)], 64)[0].isnan()
         for name, probes in PLANS.items()
     }
-    known = {name: {n for n, there in zip(NAMES[:3], row, strict=False) if there} for name, row in told.items()}
+    known = {name: {n for n, there in zip(NAMES[:3], row, strict=False) if there} for name, row in defined.items()}
     assert known == {
-        "paths of their own": {"wording", "pool"},
-        "wordings": {"wording", "pool"},
+        "unshared paths": {"wording", "pool"},
+        "paraphrases": {"wording", "pool"},
         "one path": {"exec", "wording", "pool"},
         "crossed": {"exec", "wording", "pool"},
-        "crossed with wordings": {"exec", "wording", "pool"},
+        "crossed with paraphrases": {"exec", "wording", "pool"},
     }
 
 
@@ -132,30 +132,30 @@ def test_argmax_tokens_count_as_certain():
 # --- against exact entropies ---
 
 
-def sample_sums(num_paths, weights, contexts, generator, num_wordings=1):
-    """Sums of a generator where a path prefers some contexts, a sample is in one, and a context is a distribution.
+def sample_sums(num_paths, weights, contexts, generator, num_paraphrases=1):
+    """Simulate a generator: paths have distributions over contexts, samples a context, contexts a token distribution.
 
     Args:
         weights: (Q, M, C) probabilities of contexts on each of M kinds of path, which are equally likely.
         contexts: (C, K) distributions.
     """
-    kinds = torch.randint(weights.shape[1], (num_wordings, num_paths), generator=generator)
-    chosen = weights[torch.arange(num_wordings)[:, None], kinds]
+    kinds = torch.randint(weights.shape[1], (num_paraphrases, num_paths), generator=generator)
+    chosen = weights[torch.arange(num_paraphrases)[:, None], kinds]
     context = torch.multinomial(chosen.flatten(0, 1), num_paths, replacement=True, generator=generator)
-    samples = contexts[context].view(num_wordings, num_paths, num_paths, 1, -1)
+    samples = contexts[context].view(num_paraphrases, num_paths, num_paths, 1, -1)
     rows = torch.stack([samples[:, :, 0::2].sum(2), samples[:, :, 1::2].sum(2)], 2)
     columns = torch.stack([samples[:, 0::2].sum(1), samples[:, 1::2].sum(1)], 2)
     return torch.stack([rows, columns])
 
 
-def truth(weights, contexts):
+def exact_entropies(weights, contexts):
     kinds = weights @ contexts
     return entropy(kinds), entropy(kinds.mean(1)), entropy(kinds.mean((0, 1)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("codebook_size", [8, 256])
-@pytest.mark.parametrize("kind", ["no path", "path", "wording"])
+@pytest.mark.parametrize("kind", ["no path", "path", "paraphrase"])
 def test_estimates_are_close_to_the_exact_entropies_on_average(codebook_size, kind):
     generator = torch.Generator().manual_seed(1)
     contexts = torch.distributions.Dirichlet(torch.full((codebook_size,), 0.3))
@@ -171,9 +171,9 @@ def test_estimates_are_close_to_the_exact_entropies_on_average(codebook_size, ki
         weights = weights[:, :1].expand(2, 6, 12)
     rows = torch.stack([marginal_entropies(sample_sums(8, weights, contexts, generator, 2)) for _ in range(400)])
     mean, error = rows.mean(0), rows.std(0) / 20
-    exec_, wording, pool = truth(weights, contexts)
-    for found, spread, expected in zip(mean, error, (exec_, wording, pool), strict=False):
-        assert found.item() == pytest.approx(expected, abs=max(3 * spread.item(), 0.02 * pool))
+    exec_, wording, pool = exact_entropies(weights, contexts)
+    for result, spread, expected in zip(mean, error, (exec_, wording, pool), strict=False):
+        assert result.item() == pytest.approx(expected, abs=max(3 * spread.item(), 0.02 * pool))
     steps = rows[:, 1] - rows[:, 0], rows[:, 2] - rows[:, 1]
     for step, expected in zip(steps, (wording - exec_, pool - wording), strict=True):
         tolerance = max(3 * step.std().item() / 20, 0.0 if expected == 0 else 0.02 * pool)

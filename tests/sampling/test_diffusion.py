@@ -410,21 +410,21 @@ def test_a_draw_records_the_distribution_it_was_sampled_from(schedule, num_times
 
     states = our_states(make_sampler(ROWS, K, observers=(Recorder(),)), ours, times)
     for draw, before, time, earlier in zip(draws, states, times, [*times[1:], -1], strict=False):
-        places = draw.rows, draw.positions
-        probs = transition(network(before, time)[places].exp(), before[places], time, earlier)
-        others = probs.scatter(1, before[places][:, None], 0.0)[:, :-1]
+        indices = draw.rows, draw.positions
+        probs = transition(network(before, time)[indices].exp(), before[indices], time, earlier)
+        others = probs.scatter(1, before[indices][:, None], 0.0)[:, :-1]
         expected = (others / others.sum(1, keepdim=True)).float()
         torch.testing.assert_close(draw.log_probs.exp(), expected, rtol=0, atol=1e-5)
 
 
 @every_schedule
-@pytest.mark.parametrize("knobs", [{}, {"top_k": 1}, {"top_p": 0.0}, {"allowed": subset(7, 99, codebook_size=4096)}])
-def test_certain_predictions_over_a_large_codebook_give_samples(schedule, knobs):
+@pytest.mark.parametrize("settings", [{}, {"top_k": 1}, {"top_p": 0.0}, {"allowed": subset(7, 99, codebook_size=4096)}])
+def test_certain_predictions_over_a_large_codebook_give_samples(schedule, settings):
     """Any next prediction is allowed, even one that rules out the current tokens."""
     ours, _ = make_schedules(schedule, 4096)
     predictions = random_logits(10, 4, 6, 4096, scale=300.0)
     for probes in ([], [PosteriorArgmax()]):
-        sampler = make_sampler(4, 4096, probes, **knobs)
+        sampler = make_sampler(4, 4096, probes, **settings)
         samples = sample_diffusion(lambda tokens, time: predictions[time // 10], sampler, ours, ours.times(10), 6)
         assert (samples.tokens < 4096).all()
         assert sampler.allowed is None or sampler.allowed[samples.tokens].all()

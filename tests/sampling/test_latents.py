@@ -20,8 +20,8 @@ def test_normals_have_mean_0_variance_1_and_the_tails_of_a_normal() -> None:
     assert abs(float(x.mean())) < 4 / 400_000**0.5
     assert abs(float(x.var()) - 1) < 4 * (2 / 400_000) ** 0.5
     for z, share in ((1, 0.1587), (2, 0.02275), (3, 0.00135)):
-        found = float((x > z).double().mean())
-        assert abs(found - share) < 4 * (share / 400_000) ** 0.5
+        result = float((x > z).double().mean())
+        assert abs(result - share) < 4 * (share / 400_000) ** 0.5
 
 
 def test_rows_steps_and_roles_have_uncorrelated_normals() -> None:

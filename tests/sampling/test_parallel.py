@@ -16,12 +16,12 @@ B, L, K = 3, 24, 40
 class Chain:
     """A network whose logits depend on all earlier tokens and, to simulate rounding, on the number of positions."""
 
-    def __init__(self, rounding=0.0, spread=3.0, place=0.0):
+    def __init__(self, rounding=0.0, spread=3.0, scale=0.0):
         generator = torch.Generator().manual_seed(0)
         self.table = spread * torch.randn(L, K, K, generator=generator)
         self.first = spread * torch.randn(B, 1, K, generator=generator)
         self.noise = torch.randn(L, K, generator=generator).clamp(-1, 1)
-        self.place = place * torch.randn(L, K, generator=generator)
+        self.bias = scale * torch.randn(L, K, generator=generator)
         self.rounding, self.seen, self.passes = rounding, torch.zeros(B, L, dtype=torch.long), []
 
     def __call__(self, before, start):
@@ -33,8 +33,8 @@ class Chain:
         self.seen[:, start - 1 : stop - 1] = before
         logits = []
         for position in range(start, stop):
-            terms = [self.table[position - place - 1, self.seen[:, place]] for place in range(position)]
-            total = torch.stack(terms, 1).sum(1) / len(terms) ** 0.5 + self.place[position]
+            terms = [self.table[position - index - 1, self.seen[:, index]] for index in range(position)]
+            total = torch.stack(terms, 1).sum(1) / len(terms) ** 0.5 + self.bias[position]
             off = self.rounding * total.abs().amax(-1, keepdim=True) * self.noise[position] * (before.shape[1] > 1)
             logits.append(total + off)
         return torch.stack(logits, 1)
@@ -121,15 +121,17 @@ def test_observers_receive_each_final_draw_once_and_in_order(settings, rounding)
     sample_autoregressive(Chain(), replace(sampler, observers=(expected,)), L)
     sample_in_parallel(Chain(rounding), replace(sampler, observers=(seen,)), L, 6, tolerance=1.1 * rounding + 1e-5)
     assert [draw.step for draw in seen.draws] == list(range(L))
-    for got, wanted in zip(seen.draws, expected.draws, strict=True):
-        assert all(torch.equal(getattr(got, name), getattr(wanted, name)) for name in ("rows", "positions", "tokens"))
+    for actual, desired in zip(seen.draws, expected.draws, strict=True):
+        assert all(
+            torch.equal(getattr(actual, name), getattr(desired, name)) for name in ("rows", "positions", "tokens")
+        )
 
 
 def test_one_position_per_pass_is_the_sequential_loop():
     network, sampler = Chain(), make_sampler()
     samples, expected = sample_in_parallel(network, sampler, L, 1), sample_autoregressive(Chain(), sampler, L)
     assert network.passes == [(position, 1) for position in range(L)]
-    assert all(torch.equal(got, wanted) for got, wanted in zip(samples, expected, strict=True))
+    assert all(torch.equal(actual, desired) for actual, desired in zip(samples, expected, strict=True))
 
 
 def test_independent_positions_take_two_passes():
@@ -139,7 +141,7 @@ def test_independent_positions_take_two_passes():
 
 
 def test_weakly_dependent_positions_take_few_passes():
-    network = Chain(spread=0.5, place=3.0)
+    network = Chain(spread=0.5, scale=3.0)
     sample_in_parallel(network, make_sampler(), L, L)
     assert len(network.passes) <= L // 2
 

@@ -34,14 +34,14 @@ def kept(logits):
     return logits.isfinite().nonzero()[:, 0].tolist()
 
 
-def places(num_rows, num_positions):
+def grid_indices(num_rows, num_positions):
     """Rows and positions of a whole grid, in the order of `flatten(0, 1)`."""
     return torch.ones(num_rows, num_positions).nonzero(as_tuple=True)
 
 
 def draw_grid(sampler, logits, step=0):
     """Sample all positions of logits (B, P, K)."""
-    return sampler.draw_tokens(logits.flatten(0, 1), step, *places(*logits.shape[:2]))
+    return sampler.draw_tokens(logits.flatten(0, 1), step, *grid_indices(*logits.shape[:2]))
 
 
 # --- guidance ---
@@ -232,14 +232,14 @@ def adversarial_uniforms(probs, num_edges=60):
 @pytest.mark.parametrize("where", ["none", "first", "last", "both ends", "most", "all but one"])
 @pytest.mark.parametrize("scale", [1.0, 1 - 1e-4, 1 + 1e-4, 1e-30])
 def test_a_token_of_probability_zero_is_never_sampled(where, scale):
-    size, places = 16384, torch.arange(16384)
+    size, entries = 16384, torch.arange(16384)
     zeros = {
-        "none": places < 0,
-        "first": places < 9000,
-        "last": places > 9000,
-        "both ends": (places - 8000).abs() > 50,
+        "none": entries < 0,
+        "first": entries < 9000,
+        "last": entries > 9000,
+        "both ends": (entries - 8000).abs() > 50,
         "most": torch.rand(size, generator=torch.Generator().manual_seed(1)) < 0.999,
-        "all but one": places != 777,
+        "all but one": entries != 777,
     }[where]
     probs = scale * random_logits(size).softmax(0).masked_fill(zeros, 0.0)
     uniforms = adversarial_uniforms(probs)
@@ -273,13 +273,14 @@ def test_the_token_is_monotonic_in_the_uniform():
 
 
 @pytest.mark.parametrize(
-    "knobs", [{}, {"temperature": 2.0}, {"top_k": 5}, {"top_p": 0.8}, {"allowed": subset(0, 3, 4, 9, codebook_size=16)}]
+    "options",
+    [{}, {"temperature": 2.0}, {"top_k": 5}, {"top_p": 0.8}, {"allowed": subset(0, 3, 4, 9, codebook_size=16)}],
 )
-def test_twenty_thousand_tokens_follow_the_softmax(knobs):
+def test_twenty_thousand_tokens_follow_the_softmax(options):
     num = 20_000
-    sampler = make_sampler(num, 16, **knobs)
+    sampler = make_sampler(num, 16, **options)
     logits = random_logits(16, scale=1.0)
-    tokens = sampler.draw_tokens(logits.expand(num, 16), 3, *places(num, 1)).tokens
+    tokens = sampler.draw_tokens(logits.expand(num, 16), 3, *grid_indices(num, 1)).tokens
     expected = num * sampler.filter_logits(logits).double().softmax(0)
     counts = tokens.bincount(minlength=16)
     possible = expected > 0
@@ -300,8 +301,8 @@ def test_tokens_of_two_positions_and_steps_are_independent():
 def test_without_noise_the_mode_is_taken_for_any_top_k_and_top_p():
     sampler = make_sampler(5)
     logits = random_logits(5, 3, 8)
-    for knobs in ({}, {"top_k": 2}, {"top_p": 0.1}, {"temperature": 3.0}):
-        draw = draw_grid(replace(sampler, exec=sampler.exec.off(), **knobs), logits)
+    for options in ({}, {"top_k": 2}, {"top_p": 0.1}, {"temperature": 3.0}):
+        draw = draw_grid(replace(sampler, exec=sampler.exec.off(), **options), logits)
         assert torch.equal(draw.tokens, logits.argmax(-1).flatten())
 
 
@@ -334,14 +335,15 @@ def test_a_draw_does_not_depend_on_other_draws():
 
 def test_filtered_logits_are_not_filtered_again():
     sampler, logits = make_sampler(50, allowed=subset(1, 2, 5), temperature=0.5, top_k=2), random_logits(50, 8)
-    draw = sampler.draw_filtered(logits, 3, *places(50, 1))
+    draw = sampler.draw_filtered(logits, 3, *grid_indices(50, 1))
     assert draw.logits is logits
-    assert torch.equal(draw.tokens, make_sampler(50).draw_tokens(logits, 3, *places(50, 1)).tokens)
-    filtered = sampler.draw_filtered(sampler.filter_logits(logits), 3, *places(50, 1))
-    assert torch.equal(filtered.tokens, sampler.draw_tokens(logits, 3, *places(50, 1)).tokens)
+    assert torch.equal(draw.tokens, make_sampler(50).draw_tokens(logits, 3, *grid_indices(50, 1)).tokens)
+    filtered = sampler.draw_filtered(sampler.filter_logits(logits), 3, *grid_indices(50, 1))
+    assert torch.equal(filtered.tokens, sampler.draw_tokens(logits, 3, *grid_indices(50, 1)).tokens)
     assert not torch.equal(filtered.tokens, draw.tokens)
     assert torch.equal(
-        replace(sampler, exec=sampler.exec.off()).draw_filtered(logits, 3, *places(50, 1)).tokens, logits.argmax(-1)
+        replace(sampler, exec=sampler.exec.off()).draw_filtered(logits, 3, *grid_indices(50, 1)).tokens,
+        logits.argmax(-1),
     )
 
 
@@ -378,8 +380,8 @@ def test_the_grid_keeps_the_last_draw_of_each_position():
         draw = sampler.draw_tokens(logits[step], step, *torch.tensor(written).T)
         grid.write(draw)
         expected |= zip(written, zip(draw.tokens, draw.entropy, draw.log_prob, strict=True), strict=True)
-        for place in itertools.product(range(2), range(5)):
-            assert tuple(x[place] for x in grid.samples()) == expected.get(place, (8, 0.0, 0.0))
+        for index in itertools.product(range(2), range(5)):
+            assert tuple(x[index] for x in grid.samples()) == expected.get(index, (8, 0.0, 0.0))
 
 
 def test_observers_receive_what_is_written_in_order_and_change_nothing():
@@ -402,20 +404,20 @@ def test_observers_receive_what_is_written_in_order_and_change_nothing():
 
 def test_entropy_and_log_probability_agree_with_their_formulas_in_bits():
     draw = draw_grid(make_sampler(3, temperature=0.8, top_k=6, top_p=0.95), random_logits(3, 4, 8))
-    for place in range(12):
-        probs = draw.log_probs[place].double().exp().tolist()
+    for index in range(12):
+        probs = draw.log_probs[index].double().exp().tolist()
         assert sum(probs) == pytest.approx(1, abs=1e-6)
         entropy = -sum(p * math.log2(p) for p in probs if p > 0)
-        assert draw.entropy[place].item() == pytest.approx(entropy, abs=1e-5)
-        drawn = probs[draw.tokens[place]]
-        assert draw.log_prob[place].item() == pytest.approx(math.log2(drawn), abs=1e-5)
-        assert draw.confidence[place].item() == pytest.approx(math.log(drawn), abs=1e-5)
+        assert draw.entropy[index].item() == pytest.approx(entropy, abs=1e-5)
+        drawn = probs[draw.tokens[index]]
+        assert draw.log_prob[index].item() == pytest.approx(math.log2(drawn), abs=1e-5)
+        assert draw.confidence[index].item() == pytest.approx(math.log(drawn), abs=1e-5)
 
 
 def test_entropies_of_known_distributions():
     probs = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0.25, 0.25, 0.25, 0.25], [0.5, 0.25, 0.125, 0.125]])
     for shift in (0.0, 5.0):  # logits need not be normalised
-        draw = Draw(0, *places(4, 1), torch.tensor([0, 0, 0, 2]), probs.log() + shift)
+        draw = Draw(0, *grid_indices(4, 1), torch.tensor([0, 0, 0, 2]), probs.log() + shift)
         assert draw.entropy.tolist() == pytest.approx([0, 1, 2, 1.75], abs=1e-6)
         assert draw.log_prob.tolist() == pytest.approx([0, -1, -2, -3], abs=1e-6)
         assert draw.confidence.tolist() == pytest.approx([-math.log(2) * bits for bits in (0, 1, 2, 3)], abs=1e-6)

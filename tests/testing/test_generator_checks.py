@@ -25,11 +25,11 @@ def failed(generator_class):
 
 
 def test_the_template_passes_all_applicable_checks():
-    found = outcomes(TemplateModel)
-    assert {name for name, outcome in found.items() if outcome.status != "pass"} == {"likelihood adds up"}
-    assert found["likelihood adds up"].detail == "has_likelihood is false"
-    assert len(found) == len(CHECKS)
-    assert all(outcome.meaning.endswith(".") for outcome in found.values())
+    result = outcomes(TemplateModel)
+    assert {name for name, outcome in result.items() if outcome.status != "pass"} == {"likelihood adds up"}
+    assert result["likelihood adds up"].detail == "has_likelihood is false"
+    assert len(result) == len(CHECKS)
+    assert all(outcome.meaning.endswith(".") for outcome in result.values())
 
 
 class HasChanceOfItsOwn(TemplateModel):
@@ -146,9 +146,9 @@ def test_samples_changed_by_rounding_are_tolerated_and_counted(monkeypatch):
     assert "runs resume" in failed(Rounds)
     monkeypatch.setattr(generator_checks, "EDGE", 0.02)
     monkeypatch.setattr(generator_checks, "STATISTICS", 0.2)
-    found = outcomes(Rounds)["runs resume"]
-    assert found.status == "pass"
-    assert "edge draw" in found.detail
+    result = outcomes(Rounds)["runs resume"]
+    assert result.status == "pass"
+    assert "edge draw" in result.detail
 
 
 class Latent(Generator[torch.Tensor, LatentSamples]):
@@ -192,9 +192,9 @@ class Latent(Generator[torch.Tensor, LatentSamples]):
 
 
 def test_checks_of_tokens_do_not_apply_to_latents():
-    found = outcomes(Latent)
-    assert not {name for name, outcome in found.items() if outcome.status == "fail"}
-    assert {name for name, outcome in found.items() if outcome.status == "not applicable"} == {
+    result = outcomes(Latent)
+    assert not {name for name, outcome in result.items() if outcome.status == "fail"}
+    assert {name for name, outcome in result.items() if outcome.status == "not applicable"} == {
         *("subsets are respected", "subsets intersect", "observers see every token", "images become tokens"),
         *("likelihood adds up", "guidance switches off"),
     }

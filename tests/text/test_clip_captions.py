@@ -79,9 +79,9 @@ def test_a_truncated_caption_keeps_its_end_token(pair):
 def test_truncated_captions_are_counted(pair):
     ours, _ = pair
     assert ours.lengths([]).warnings() == ours.lengths([FULL, "", "sky"]).warnings() == []
-    found = ours.lengths(["sky", LONG, FULL, f"red {FULL}"])
-    assert found.facts() == {"texts": 4, "cut": 2, "longest": 82}
-    (line,) = found.warnings()
+    result = ours.lengths(["sky", LONG, FULL, f"red {FULL}"])
+    assert result.facts() == {"texts": 4, "cut": 2, "longest": 82}
+    (line,) = result.warnings()
     assert line == f"2 of 4 texts are longer than 77 tokens and are truncated; the first: {LONG!r}"
 
 

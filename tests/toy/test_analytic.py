@@ -20,14 +20,14 @@ def bits(probs, *dims):
 def test_closed_forms_equal_sums_over_all_images(family):
     generator = AnalyticGenerator(FAMILIES[family], 8, num_prompts=2, num_paraphrases=3, seed=5)
     images = torch.cartesian_prod(*[torch.arange(8)] * NUM_TOKENS)
-    truth = generator.ground_truth()
+    exact = generator.ground_truth()
     for prompt in range(2):
-        conditions = [torch.tensor([[prompt, wording]]).expand(len(images), 2) for wording in range(3)]
+        conditions = [torch.tensor([[prompt, paraphrase]]).expand(len(images), 2) for paraphrase in range(3)]
         probs = torch.stack([generator.score_tokens(c, images, None).sum(1).exp2() for c in conditions])
         torch.testing.assert_close(probs.sum(1), torch.ones(3).double())
         grids = probs.view(3, *[8] * NUM_TOKENS)
-        singles = [grids.sum([n + 1 for n in range(NUM_TOKENS) if n != place]) for place in range(NUM_TOKENS)]
-        tokens = torch.stack(singles, 1)  # (wordings, L, 8)
+        singles = [grids.sum([n + 1 for n in range(NUM_TOKENS) if n != index]) for index in range(NUM_TOKENS)]
+        tokens = torch.stack(singles, 1)  # (paraphrases, L, 8)
         expected = {
             "h_total/token": bits(tokens.mean(0), -1).mean(),
             "h_exec/token": bits(tokens, -1).mean(),
@@ -37,9 +37,9 @@ def test_closed_forms_equal_sums_over_all_images(family):
             "h_prompt_path/sequence": bits(probs.mean(0), 0) - bits(probs, 1).mean(),
         }
         for name, value in expected.items():
-            if not truth[name].isnan().any():
-                assert truth[name][prompt].item() == pytest.approx(value.item(), abs=1e-9), name
-    assert family == "paraphrases apart" or not truth["h_prompt_path/sequence"].isnan().any()
+            if not exact[name].isnan().any():
+                assert exact[name][prompt].item() == pytest.approx(value.item(), abs=1e-9), name
+    assert family == "paraphrases apart" or not exact["h_prompt_path/sequence"].isnan().any()
 
 
 def test_the_probability_of_an_image_does_not_depend_on_the_decoding_order():
@@ -57,9 +57,9 @@ def test_the_probability_of_an_image_does_not_depend_on_the_decoding_order():
 
 
 def test_paths_and_paraphrases_only_matter_in_families_that_use_them():
-    truth = {name: AnalyticGenerator(family, 64, 4).ground_truth() for name, family in FAMILIES.items()}
+    exact = {name: AnalyticGenerator(family, 64, 4).ground_truth() for name, family in FAMILIES.items()}
     chosen = {
-        part: {name for name, values in truth.items() if (values[f"h_{part}_path/token"] > 1e-9).all()}
+        part: {name for name, values in exact.items() if (values[f"h_{part}_path/token"] > 1e-9).all()}
         for part in ("sampler", "prompt")
     }
     starts = {"paths that start apart", "sharp diffusion that starts apart"}

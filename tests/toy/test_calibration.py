@@ -23,14 +23,14 @@ def repeat(family, size, repetitions):
     for seed in range(repetitions):
         generator = AnalyticGenerator(FAMILIES[family], size, PROMPTS, seed=seed)
         runs.append((measure(sample_crossed(generator, Decompose(4, 4), seed)), generator.ground_truth()))
-    found = {name: torch.stack([run[0][name] for run in runs]) for name in runs[0][0]}
-    return found, {name: torch.stack([run[1][name] for run in runs]) for name in runs[0][1]}
+    result = {name: torch.stack([run[0][name] for run in runs]) for name in runs[0][0]}
+    return result, {name: torch.stack([run[1][name] for run in runs]) for name in runs[0][1]}
 
 
-def covers(found, truth):
+def covers(result, expected):
     """Which intervals over prompts contain the mean of all exact values."""
-    ends = [bootstrap_mean(run, num_resamples=500)[1:] for run in found]
-    return [low <= truth.mean() <= high for low, high in ends]
+    ends = [bootstrap_mean(run, num_resamples=500)[1:] for run in result]
+    return [low <= expected.mean() <= high for low, high in ends]
 
 
 @pytest.fixture(scope="module")
@@ -39,26 +39,26 @@ def runs():
 
 
 def test_bias_is_below_one_percent_of_the_total(runs):
-    for case, (found, truth) in runs.items():
-        total = truth["h_total/token"].mean()
+    for case, (result, expected) in runs.items():
+        total = expected["h_total/token"].mean()
         for part in PARTS:
-            error = (found[f"h_{part}/token"] - truth[f"h_{part}/token"]) / total
+            error = (result[f"h_{part}/token"] - expected[f"h_{part}/token"]) / total
             chance = error.std() / math.sqrt(error.numel())
             assert abs(error.mean()) < 0.01 + 2 * chance, (case, part)
             assert chance < 0.006, "too few repetitions to see it"
 
 
 def test_plug_in_estimates_report_path_entropy_where_there_is_none(runs):
-    found, truth = runs["autoregressive", 256]
-    total = truth["h_total/token"].mean()
-    assert abs(found["h_path/token"].mean()) < 0.003 * total
-    assert found["h_path/token/plugin"].mean() > 0.02 * total
-    assert not any(covers(found["h_path/token/plugin"], truth["h_path/token"]))
+    result, expected = runs["autoregressive", 256]
+    total = expected["h_total/token"].mean()
+    assert abs(result["h_path/token"].mean()) < 0.003 * total
+    assert result["h_path/token/plugin"].mean() > 0.02 * total
+    assert not any(covers(result["h_path/token/plugin"], expected["h_path/token"]))
 
 
 def test_parts_add_up_prompt_by_prompt(runs):
-    for found, truth in runs.values():
-        for numbers in (found, truth):
+    for result, expected in runs.values():
+        for numbers in (result, expected):
             path = numbers["h_sampler_path/token"] + numbers["h_prompt_path/token"]
             torch.testing.assert_close(numbers["h_path/token"], path, atol=1e-12, rtol=0)
             total = numbers["h_path/token"] + numbers["h_exec/token"]
@@ -66,20 +66,25 @@ def test_parts_add_up_prompt_by_prompt(runs):
 
 
 def test_intervals_cover_the_exact_value_in_95_percent_of_repetitions(runs):
-    told = {"autoregressive": PARTS, "paraphrases apart": PARTS, "mixture over paths": PARTS, "independent": PARTS[:2]}
+    defined = {
+        "autoregressive": PARTS,
+        "paraphrases apart": PARTS,
+        "mixture over paths": PARTS,
+        "independent": PARTS[:2],
+    }
     held = []
-    for (family, _), (found, truth) in runs.items():
-        names = [f"h_{part}/token" for part in told.get(family, ())]
-        held += [hit for name in names for hit in covers(found[name], truth[name])]
+    for (family, _), (result, expected) in runs.items():
+        names = [f"h_{part}/token" for part in defined.get(family, ())]
+        held += [hit for name in names for hit in covers(result[name], expected[name])]
     assert 0.90 < sum(held) / len(held) < 0.99, len(held)
 
 
 def test_sequence_entropies_follow_the_chain_rule(runs):
-    for (family, size), (found, truth) in runs.items():
+    for (family, size), (result, expected) in runs.items():
         for part in ("exec", "prompt_path"):
             name = f"h_{part}/sequence"
-            error = found[name] - truth[name]
-            if truth[name].isnan().any():
+            error = result[name] - expected[name]
+            if expected[name].isnan().any():
                 assert part == "prompt_path", "the chain rule needs nothing but the chain"
                 continue
             chance = 3 * error.std() / math.sqrt(error.numel()) + 1e-4
@@ -90,15 +95,15 @@ def test_sequence_entropies_follow_the_chain_rule(runs):
 def test_counting_needs_far_more_samples_than_averaging_distributions():
     generator = AnalyticGenerator(FAMILIES["autoregressive"], 4096, PROMPTS, num_paraphrases=1)
     prompts = sample_crossed(generator, Decompose(6))
-    truth = generator.ground_truth()["h_total/token"].mean().item()
+    expected = generator.ground_truth()["h_total/token"].mean().item()
     recorded = measure(prompts)["h_total/token"].mean().item()
     counts = torch.stack(
         [torch.stack([column.bincount(minlength=generator.codebook_size) for column in p.tokens.T]) for p in prompts]
     )
     plugin, chao = (entropy(counts).mean().item() for entropy in (plugin_entropy, chao_wang_jost_entropy))
-    assert recorded == pytest.approx(truth, rel=0.01)
-    assert plugin < 0.85 * truth
-    assert plugin < chao < 0.99 * truth
+    assert recorded == pytest.approx(expected, rel=0.01)
+    assert plugin < 0.85 * expected
+    assert plugin < chao < 0.99 * expected
 
 
 @pytest.mark.parametrize("family", ORDERS)
@@ -125,15 +130,15 @@ def test_four_and_eight_paths_agree():
 @pytest.mark.parametrize("size", [8, 4096])
 @pytest.mark.parametrize("family", [*EASY, "absorbing diffusion"])
 def test_the_ground_truth_table_passes(family, size):
-    found, truth = repeat(family, size, 500)
-    total = truth["h_total/token"].mean()
+    result, expected = repeat(family, size, 500)
+    total = expected["h_total/token"].mean()
     hits = []
     for part in PARTS:
         name = f"h_{part}/token"
-        error = found[name] - truth[name]
+        error = result[name] - expected[name]
         assert abs(error.mean()) < 0.01 * total
         if error.abs().max() > 1e-4:  # else all is rounding, intervals included
-            hits.append(int(sum(covers(found[name], truth[name]))))
+            hits.append(int(sum(covers(result[name], expected[name]))))
     # 93 to 97 % of all, and what chance makes of 500: which numbers miss that by a little stands in the study.
     assert all(455 <= each <= 490 for each in hits), hits
     assert not hits or 465 * len(hits) <= sum(hits) <= 485 * len(hits), hits

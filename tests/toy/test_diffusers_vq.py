@@ -53,11 +53,11 @@ def is_clear(latents, codes):
 def test_both_classes_have_the_same_latents_and_tokens(ours, theirs, images):
     latents = ours.latents(images)
     torch.testing.assert_close(theirs.encode(images).latents, latents, atol=1e-4, rtol=0)
-    found = theirs.quantize(theirs.encode(images).latents)[2][2].view(len(images), -1)
+    result = theirs.quantize(theirs.encode(images).latents)[2][2].view(len(images), -1)
     clear = is_clear(latents, ours.quantize.codes())
     assert clear.float().mean() > 0.95
-    assert len(found.unique()) > 50
-    assert found[clear].equal(ours.encode(images)[clear])
+    assert len(result.unique()) > 50
+    assert result[clear].equal(ours.encode(images)[clear])
 
 
 def decode(model, tokens):

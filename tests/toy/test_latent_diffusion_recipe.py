@@ -43,11 +43,11 @@ def test_the_autoencoder_starts_as_the_shared_tokenizer_without_its_codebook(toy
         mean = model.encode(images).latent_dist.mean
         torch.testing.assert_close(mean, tokenizer.latents(images), rtol=1e-3, atol=1e-4)
         codes = F.normalize(mean, dim=1)
-        found, source = model.decoder.conv_in(codes), diffusers_vq(tokenizer)
+        result, source = model.decoder.conv_in(codes), diffusers_vq(tokenizer)
         expected = source.decoder.conv_in(source.post_quant_conv(codes))
     # A bias before zero padding is not the same as one after it: the border may differ.
     inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
-    torch.testing.assert_close(found[inner], expected[inner], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(result[inner], expected[inner], rtol=1e-3, atol=1e-4)
 
 
 def test_the_data_of_a_step_are_a_function_of_seed_and_step(recipe):

@@ -24,10 +24,10 @@ def draw_postcards(stated, num, *, seed=0, fixed=()):
     return postcards.render(postcards.index_of(torch.stack(columns, 1)))
 
 
-def prompt(stated, num, place=0, **how):
-    # The caption of a meaning: its words are not what is tested here.
+def prompt(stated, num, index=0, **how):
+    # Any caption with this meaning will do.
     text = captions.make_caption(stated, "medium", random.Random(0))
-    return PromptSamples(draw_postcards(stated, num, **how), prompt=text, place=place)
+    return PromptSamples(draw_postcards(stated, num, **how), prompt=text, place=index)
 
 
 def measured(*prompts):
@@ -45,8 +45,8 @@ def perfect():
 def test_a_perfect_generator_is_correct_coherent_and_as_diverse_as_the_caption_allows(perfect):
     assert perfect["postcards/all_stated_right"].value == perfect["postcards/coherence"].value == 1
     free = [factor for factor, (group, _) in postcards.FACTORS.items() if group not in ("sky", "light")]
-    truth = sum(postcards.factor_entropy(factor) for factor in free)
-    assert perfect["postcards/free_entropy_true_bits"].value == pytest.approx(truth, rel=1e-12)
+    expected = sum(postcards.factor_entropy(factor) for factor in free)
+    assert perfect["postcards/free_entropy_true_bits"].value == pytest.approx(expected, rel=1e-12)
     assert perfect["postcards/free_entropy_share"].value == pytest.approx(1, abs=0.02)
 
 
@@ -63,8 +63,8 @@ def test_the_recall_of_a_perfect_generator_is_one_for_every_free_factor(perfect)
 def test_the_recall_of_a_factor_is_its_entropy_relative_to_the_exact_entropy():
     samples = prompt({"ground": 1}, 12)
     values = postcards.factors_of(postcards.read(samples.images)[0])["object colour"]
-    truth = chao_wang_jost_entropy(values.bincount()).item() / postcards.factor_entropy("object colour")
-    assert measured(samples)["postcards/recall/object_colour"].value == pytest.approx(truth, rel=1e-12)
+    expected = chao_wang_jost_entropy(values.bincount()).item() / postcards.factor_entropy("object colour")
+    assert measured(samples)["postcards/recall/object_colour"].value == pytest.approx(expected, rel=1e-12)
 
 
 def test_a_constant_factor_is_detected_by_its_recall_only():

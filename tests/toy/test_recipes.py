@@ -210,8 +210,8 @@ def dropped(given, texts, generator):
         parts = [part[row] for part in given]
         is_null.append(all(torch.allclose(*pair, atol=1e-3) for pair in zip(parts, null, strict=True)))
         if not is_null[-1]:
-            for mine, expected in zip(parts, generator.encode_text(text), strict=True):
-                torch.testing.assert_close(mine, expected[0], atol=1e-5, rtol=1e-4)
+            for ours, expected in zip(parts, generator.encode_text(text), strict=True):
+                torch.testing.assert_close(ours, expected[0], atol=1e-5, rtol=1e-4)
     return torch.tensor(is_null)
 
 
@@ -265,11 +265,11 @@ def test_tokens_are_kept_replaced_and_masked_by_the_schedule(make_recipe, time):
     tokens = torch.full((2000, L), 7)
     noised = recipe._noise(tokens, time, seeded(0, 0))
     kept, masked = noised == 7, noised == K
-    for found, expected in ((masked, mask), (kept, keep + (1 - keep - mask) / K)):
+    for result, expected in ((masked, mask), (kept, keep + (1 - keep - mask) / K)):
         deviation = math.sqrt(expected * (1 - expected) / tokens.numel())
-        assert found.double().mean().item() == pytest.approx(expected, abs=4 * deviation)
+        assert result.double().mean().item() == pytest.approx(expected, abs=4 * deviation)
         # at each place alike
-        assert (found.double().mean(0) - expected).abs().max() < 5 * deviation * math.sqrt(L)
+        assert (result.double().mean(0) - expected).abs().max() < 5 * deviation * math.sqrt(L)
     others = noised[~kept & ~masked].bincount(minlength=K + 1)
     assert others[K] == 0
     if time == 99:

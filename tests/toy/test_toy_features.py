@@ -15,10 +15,10 @@ def images(num=3, size=48):
 
 def test_tiny_features_are_means_of_activations():
     network = TinyPerceptual().load().network
-    truth = torch.cat([stage.flatten(2).mean(2) for stage in network(images().float() / 127.5 - 1)], 1)
+    expected = torch.cat([stage.flatten(2).mean(2) for stage in network(images().float() / 127.5 - 1)], 1)
     features = TinyFeatures()(images())
     assert features.shape == (3, 176)
-    torch.testing.assert_close(features, truth, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_distance_and_the_means_share_the_network_but_not_their_features():

@@ -205,9 +205,9 @@ def test_an_unreadable_configuration_is_named_in_the_error(folder, part, file, c
 
 
 def test_another_model_is_rejected_with_the_reason(folder):
-    wanted = {"num_vector_embeds": 4097, "sample_size": 6, "nothing": 1}
+    requested = {"num_vector_embeds": 4097, "sample_size": 6, "nothing": 1}
     with pytest.raises(ValueError, match=r"checkpoint: .*transformer does not match the settings") as error:
-        open_folder(folder).check("transformer", wanted, "checkpoint")
+        open_folder(folder).check("transformer", requested, "checkpoint")
     assert str(error.value).endswith("num_vector_embeds 257, not 4097; nothing None, not 1")
 
 

@@ -40,10 +40,10 @@ def test_the_joined_pieces_equal_the_bytes_of_the_file(folder):
     ]
     assert join(folder / "model.safetensors.pieces") == content
     assert len(content) - (folder / "model.safetensors.rest").stat().st_size == 2 * 8 * 9 * 2
-    with whole(folder) as found:
-        assert sha256(found) == name
-        assert (found / "model.safetensors").read_bytes() == content
-    assert not found.exists()
+    with whole(folder) as result:
+        assert sha256(result) == name
+        assert (result / "model.safetensors").read_bytes() == content
+    assert not result.exists()
 
 
 @pytest.mark.parametrize("position", ["first", "last"])
@@ -57,8 +57,8 @@ def test_a_shared_layer_may_come_first_or_last(tmp_path, position):
 
 
 def test_a_folder_without_pieces_is_used_unchanged(folder):
-    with whole(folder) as found:
-        assert found == folder
+    with whole(folder) as result:
+        assert result == folder
 
 
 @pytest.mark.parametrize("damage", ["source is missing", "source is short", "list is damaged"])
