@@ -65,7 +65,7 @@ def test_all_public_names_exist_and_are_documented():
         _ = gd.Argmin
 
 
-def test_type_checkers_see_the_names_that_are_loaded_lazily():
+def test_type_checkers_see_the_lazily_loaded_names():
     import ast
 
     (block,) = [
@@ -92,7 +92,7 @@ def test_numbers_equal_those_of_the_command(samples, run):
         assert result.to_dict() == {name: there[name] for name in result}
 
 
-def test_a_saved_folder_and_a_mapping_measure_the_same(samples, tmp_path):
+def test_measuring_a_saved_folder_equals_measuring_a_mapping(samples, tmp_path):
     expected = gd.evaluate(samples, "ssim,vendi")["diversity/ssim"]
     samples.save(tmp_path / "images")
     images = {one.prompt: one.images for one in samples}
@@ -193,13 +193,13 @@ def test_a_metric_of_tokens_rejects_images():
         gd.evaluate({"a hill": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, ["token_entropy"])
 
 
-def test_numbers_that_no_prompt_defines_are_an_error():
+def test_metrics_that_no_prompt_defines_are_an_error():
     with pytest.raises(ValueError, match=r"ssim.*two images"):
         gd.evaluate({"a hill": torch.zeros(1, 3, 16, 16, dtype=torch.uint8)}, ["ssim"])
 
 
 @pytest.mark.parametrize(("page", "num_blocks"), [("README.md", 1), ("docs/how-to/python.md", 5)])
-def test_the_python_of_a_page_runs_as_it_is(page, num_blocks, tmp_path, monkeypatch):
+def test_the_python_code_of_a_page_runs(page, num_blocks, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
     assert len(blocks) == num_blocks

@@ -107,7 +107,7 @@ def test_imports_go_one_way(module):
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_nothing_but_its_own_command_imports_the_toy(module):
+def test_only_its_command_imports_the_toy(module):
     if not (module.startswith("gendiv_lightning.toy") or module == "gendiv_lightning.cli.commands.toy"):
         assert not [name for name in imports(module) if name.startswith("gendiv_lightning.toy")]
 
@@ -128,7 +128,7 @@ def test_an_import_that_points_back_would_be_found():
 
 
 @pytest.mark.parametrize("module", FILES)
-def test_nobody_imports_the_two_folders_by_their_bare_names(module):
+def test_no_module_imports_the_two_folders_by_their_bare_names(module):
     assert not {name.partition(".")[0] for name in imports(module)} & {"callbacks", "datamodules"}
 
 
@@ -136,7 +136,7 @@ ARITHMETIC = [module for module in FILES if module.split(".")[1:2] in (["functio
 
 
 @pytest.mark.parametrize("module", ARITHMETIC)
-def test_functional_and_sampling_import_no_other_package_but_torch(module):
+def test_functional_and_sampling_import_torch_only(module):
     allowed = (
         {"gendiv_lightning.functional", "gendiv_lightning.errors"}
         if "functional" in module

@@ -53,7 +53,7 @@ def _without_weights():
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
-def test_the_command_of_a_config_makes_sound_parts_without_weights(path):
+def test_the_command_of_a_config_builds_its_objects_without_weights(path):
     config = Config(shlex.split(first_line(path).removeprefix("# gendiv fit-free ")))
     if config.subcommand == "validate":
         assert isinstance(config.options.data, ImageModule)
@@ -75,7 +75,7 @@ def test_the_first_line_of_a_config_is_its_command(path):
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
-def test_an_experiment_names_fragments_for_its_large_parts(path):
+def test_an_experiment_uses_fragments_for_its_large_parts(path):
     config = yaml.safe_load(path.read_text())
     parts = [config[part] for part in ("model", "data", "measure") if part in config]
     assert {(path.parent / part).resolve() for part in parts} <= {fragment for fragment in fragments_of(path)}
@@ -87,7 +87,7 @@ def test_a_toy_config_states_that_its_numbers_are_of_a_toy():
 
 
 @pytest.mark.parametrize("path", MODELS, ids=name)
-def test_a_model_fragment_makes_a_generator(path):
+def test_a_model_fragment_builds_a_generator(path):
     fragments = {"data": "data/postcards.yaml", "measure": "measures/tiny_images.yaml"}
     words = [word for part, file in fragments.items() for word in (f"--{part}", str(CONFIGS / file))]
     config = Config(["predict", "--model", str(path), *words])
@@ -96,7 +96,7 @@ def test_a_model_fragment_makes_a_generator(path):
 
 
 @pytest.mark.parametrize("path", MEASURES, ids=name)
-def test_a_measure_fragment_makes_metrics(path):
+def test_a_measure_fragment_builds_metrics(path):
     fragments = {"model": "models/tiny_llamagen.yaml", "data": "data/postcards.yaml"}
     words = ["predict", *(word for part, file in fragments.items() for word in (f"--{part}", str(CONFIGS / file)))]
     words += ["--measure", str(path)]
@@ -117,7 +117,7 @@ def test_a_config_names_existing_files(path):
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=name)
-def test_the_counts_that_a_probe_reads_are_those_that_a_codebook_config_writes(path):
+def test_a_probe_reads_counts_that_a_codebook_config_writes(path):
     folders = [yaml.safe_load(other.read_text()).get("run_dir") for other in EXPERIMENTS]
     for read in re.findall(r"(runs/\S+)/usage.safetensors", path.read_text()):
         assert read in folders

@@ -19,7 +19,7 @@ from gendiv_lightning.prompts.prompt_set import read_manifest
 from gendiv_lightning.toy.postcards import render
 
 
-def test_prompts_of_a_dataset_on_the_hub_are_those_of_its_files(tmp_path):
+def test_prompts_of_a_hub_dataset_equal_those_of_its_files(tmp_path):
     folder = write_tars(tmp_path / "dalle" / "data", list(records(60)))
     call = ["--column", "short_caption2", "--num", "5", "--out"]
     with serving("owner/dalle", folder.parent) as hub:
@@ -45,7 +45,7 @@ def test_prompts_of_a_dataset_on_the_hub_are_those_of_its_files(tmp_path):
     assert "owner/dale is not a file or folder in" in message
 
 
-def test_images_of_a_dataset_on_the_hub_make_a_reference(tmp_path):
+def test_a_reference_is_computed_from_a_hub_dataset(tmp_path):
 
     (tmp_path / "coco" / "data").mkdir(parents=True)
     places = range(0, 6000, 1000)

@@ -30,7 +30,7 @@ def check_finite(values: Tensor, what: str) -> Tensor:
 
 
 def broken_rows(logits: Tensor) -> Tensor:
-    """Number () of rows of logits (N, K) that are no valid distribution: they contain NaN or +inf, or only -inf.
+    """Count () the rows of logits (N, K) without a valid distribution: with NaN or +inf, or with -inf only.
 
     The result stays on the device, so that a loop does not have to synchronise.
     """

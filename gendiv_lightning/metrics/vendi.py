@@ -226,7 +226,7 @@ class ConditionalVendi(MomentMetric):
         q: 1 or 2.
     """
 
-    title = "effective number of different images of a prompt, and of groups that prompts tell apart"
+    title = "effective number of different images of a prompt, and of distinguishable groups of prompts"
     short = "conditional Vendi"
     conditional: Tensor
 

@@ -1,7 +1,7 @@
 """The contract of a generator as checks, which `gendiv check-generator` prints and tests run one by one.
 
 Samples must not depend on their batch. In float32 one dependence remains: the number of rows can change the last digits
-of a logit, and with them a token whose uniform lies on the boundary between two tokens. To distinguish such an *edge
+of a logit, and with them a token whose uniform is at the boundary between two tokens. To distinguish such an *edge
 draw* from a real dependence, the checks compare both distributions where a row first differs: their cumulative sums
 must agree to within `EDGE`. Later tokens of that row are then excused, and the row is counted in the outcome.
 

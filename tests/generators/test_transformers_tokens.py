@@ -340,7 +340,7 @@ def test_parallel_decoding_gives_the_tokens_of_the_sequential_loop(make, generat
 
 @pytest.mark.slow
 @every_way
-def test_it_does_so_for_many_seeds_and_windows(make, generator, probes, make_batch):
+def test_parallel_decoding_is_exact_for_many_seeds_and_windows(make, generator, probes, make_batch):
     batch = make_batch(*TEXTS, num_samples=2)
     assert_parallel_equals_sequential(make, generator, batch, probes, windows=[2, 7, 100], seeds=8)
 
