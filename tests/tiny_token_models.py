@@ -1,4 +1,4 @@
-"""Random models of transformers that draw image tokens, a few thousand parameters each, as folders like the Hub's."""
+"""Tiny random transformers models that sample image tokens, in folders like those on the Hub."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NORMALISATION = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
 def _tokenizer(named: dict[str, str], others: Sequence[str] = ()) -> Any:
-    """Words, special tokens under the names that a processor asks for, and others that stand alone wherever found."""
+    """A tokenizer of words, special tokens named for a processor, and others that are never split."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -41,7 +41,7 @@ def _tokenizer(named: dict[str, str], others: Sequence[str] = ()) -> Any:
 
 
 def randomise(module: torch.nn.Module, **scales: float) -> None:
-    """Random weights; those of a submodule named in `scales` so many times larger. Draws depend on what was before."""
+    """Set random weights, scaled by submodule with `scales`, such that tokens depend on earlier ones."""
     generator = torch.Generator().manual_seed(0)
     for name, tensor in module.named_parameters():
         scale = next((scale for part, scale in scales.items() if part in name), 1.0)
@@ -53,7 +53,7 @@ def randomise(module: torch.nn.Module, **scales: float) -> None:
 
 
 def build_janus(folder: Path) -> Path:
-    """A Janus of 16 tokens, K = 64, 32 pixels."""
+    """Janus with 16 tokens, K = 64, at 32 pixels."""
     from transformers import JanusConfig, JanusForConditionalGeneration, JanusImageProcessor, JanusProcessor
 
     tokenizer = _tokenizer({"image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<eoi>"})
@@ -81,7 +81,7 @@ def build_janus(folder: Path) -> Path:
 
 
 def build_emu3(folder: Path) -> Path:
-    """An Emu3 of 16 tokens and 4 row ends at 32 pixels, K = 64."""
+    """Emu3 with 16 tokens, 4 row ends, K = 64, at 32 pixels."""
     from transformers import Emu3Config, Emu3ForConditionalGeneration, Emu3ImageProcessor, Emu3Processor
 
     named = {
@@ -94,7 +94,7 @@ def build_emu3(folder: Path) -> Path:
     tokenizer = _tokenizer(named, ["<|extra_200|>", "*", *map(str, range(10))])
     first = len(tokenizer)
     vocabulary = {name: tokenizer.convert_tokens_to_ids(name) for name in ("<|extra_200|>", "<image>")}
-    # Not in the order of the codes, which the released model's are.
+    # Not in the order of the codes, unlike in the released model.
     entries = {f"<|visual token {code:06d}|>": first + (5 * code + 3) % CODES for code in range(CODES)}
     text = {**LANGUAGE_MODEL, "vocab_size": first + CODES, "max_position_embeddings": 64}
     vq = {

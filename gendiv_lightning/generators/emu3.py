@@ -1,6 +1,6 @@
-"""Emu3 (Wang et al. 2024, arXiv 2409.18869): captions to raster-order tokens, each row with an end, to images.
+"""Emu3 (Wang et al. 2024, arXiv 2409.18869): an autoregressive model over image tokens in raster order with row ends.
 
-Image tokens are entries of the language model's one vocabulary.
+Text and image tokens share one vocabulary.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ NEGATIVE_PROMPT = (
 
 
 class Emu3(TransformersTokens):
-    """Emu3-Gen under probes, text-to-image: at 720 pixels 8,100 tokens from a codebook of 32,768, and 90 row ends.
+    """Emu3-Gen, text-to-image: at 720 pixels 8,100 tokens from a codebook of 32,768, and 90 row ends.
 
     Args:
         checkpoint: `BAAI/Emu3-Gen-hf`, or a folder of the same layout.
-        image_size: pixels per side (official: 720).
-        suffix: is put behind every prompt (the official script's).
-        negative_prompt: the text of guidance's other half (the official script's).
-        dtype: of the language model; the tokenizer of images is always float32.
-        guidance_scale: classifier-free guidance; 1 and below is off (official: 3).
+        image_size: image size in pixels per side (official: 720).
+        suffix: text appended to every prompt (default: that of the official script).
+        negative_prompt: unconditional prompt of guidance (default: that of the official script).
+        dtype: dtype of the language model; the image tokenizer is always float32.
+        guidance_scale: scale of classifier-free guidance (official: 3); 1 or less turns it off.
         temperature: divides the logits (official: 1).
-        top_k: tokens kept (official: 2048); 0 keeps all.
-        top_p: probability mass kept; 1 keeps all (official).
-        decoding: "sequential" predicts one token a pass; "parallel" predicts a window of them, keeps those that it can
-            prove to be final, and gives the same tokens in fewer passes. float32 only.
-        window: tokens that a parallel pass predicts.
-        batch_size: images sampled together. In float32 it changes speed and memory, not samples; in half precision it
-            is part of the run's fingerprint, since a row's logits can depend on the number of rows.
+        top_k: number of tokens to keep (official: 2048); 0 keeps all.
+        top_p: probability mass to keep; 1 keeps all (official).
+        decoding: "sequential" predicts one token per pass. "parallel" predicts a window of tokens, keeps those that are
+            provably final, and gives the same tokens in fewer passes; float32 only.
+        window: number of tokens that a parallel pass predicts.
+        batch_size: number of images sampled together. In float32 it affects speed and memory, not samples. In half
+            precision it is part of the fingerprint of a run, since logits can depend on the number of rows.
     """
 
-    entries: Tensor  # vocabulary entry of each code (K,)
+    entries: Tensor  # vocabulary entry of each codebook entry (K,)
 
     family, title = "emu3", "Emu3"
     model_class, config_class, processor_class = "Emu3ForConditionalGeneration", "Emu3Config", "Emu3Processor"
@@ -75,7 +75,7 @@ class Emu3(TransformersTokens):
         self.pixels, self.suffix, self.negative_prompt = image_size, suffix, negative_prompt
 
     def read_config(self, config: Any) -> None:
-        """Codebook, grid and row end."""
+        """Read codebook size, grid and row end."""
         vq, vocabulary = config.vq_config, config.vocabulary_map or {}
         per_token = 2 ** (len(vq.channel_multiplier) - 1)
         side, rest = divmod(self.pixels, per_token)
@@ -93,7 +93,7 @@ class Emu3(TransformersTokens):
         self.row_end = int(vocabulary["<|extra_200|>"])
 
     def identity(self) -> dict[str, object]:
-        """With the size, and what is added to prompts."""
+        """Add image size, suffix and negative prompt."""
         return {
             **super().identity(),
             "image_size": self.pixels,
@@ -102,16 +102,16 @@ class Emu3(TransformersTokens):
         }
 
     def load(self) -> None:
-        """Load all networks, and which vocabulary entry each code is."""
+        """Load all networks and the vocabulary entries of the codebook."""
         super().load()
         self.register_buffer("entries", self.model.vocabulary_mapping.img2bpe_mapping_tensor.long(), persistent=False)
 
     def prompt_ids(self, text: str) -> Ids:
-        """The text and its suffix, and the start of an image with its size."""
+        """Return the text with its suffix, followed by the start and size of the image."""
         return self._ids(text + self.suffix)
 
     def null_ids(self, ids: Ids) -> Ids:
-        """The negative prompt, whatever the prompt is."""
+        """Return the negative prompt, the same for all prompts."""
         return self._ids(self.negative_prompt)
 
     def _ids(self, text: str) -> Ids:
@@ -124,17 +124,17 @@ class Emu3(TransformersTokens):
         return self.model.model.text_model
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Like words."""
+        """Embed image tokens as vocabulary entries."""
         return self.model.get_input_embeddings()(self.entries[tokens])
 
     def head(self, states: Tensor) -> Tensor:
-        """Like words; no other entry may be drawn."""
+        """Return the logits of the vocabulary entries that are image tokens."""
         return self.model.lm_head(states)[..., self.entries]
 
     def to_pixels(self, tokens: Tensor) -> Tensor:
-        """By the tokenizer's decoder."""
+        """Decode with the image tokenizer."""
         return self.model.model.vqmodel.decode(tokens.unflatten(1, self.grid))
 
     def to_tokens(self, image: Tensor) -> Tensor:
-        """The nearest codes."""
+        """Encode with the image tokenizer, by nearest codes."""
         return self.model.model.vqmodel.encode(image, torch.tensor([image.shape[2:]])).image_tokens[0]

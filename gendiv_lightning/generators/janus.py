@@ -1,6 +1,6 @@
-"""Janus and Janus-Pro (Chen et al. 2025, arXiv 2501.17811): captions to raster-order tokens to images.
+"""Janus and Janus-Pro (Chen et al. 2025, arXiv 2501.17811): autoregressive models over image tokens in raster order.
 
-A language model with an embedding and a head of their own for image tokens.
+The language model has a separate embedding and head for image tokens.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from gendiv_lightning.generators.transformers_tokens import Ids, TransformersTok
 
 
 class Janus(TransformersTokens):
-    """Janus under probes, text-to-image at 384 pixels: 576 tokens from a codebook of 16,384.
+    """Janus and Janus-Pro, text-to-image at 384 pixels: 576 tokens from a codebook of 16,384.
 
     Args:
-        checkpoint: `deepseek-community/Janus-Pro-1B` or `deepseek-community/Janus-Pro-7B`, or a folder of that layout.
-        dtype: of the language model; the tokenizer of images is always float32.
-        guidance_scale: classifier-free guidance; 1 and below is off (official: 5). Its other half is the prompt with
-            all of its tokens padded.
+        checkpoint: `deepseek-community/Janus-Pro-1B`, `deepseek-community/Janus-Pro-7B`, or a folder of that layout.
+        dtype: dtype of the language model; the image tokenizer is always float32.
+        guidance_scale: scale of classifier-free guidance (official: 5); 1 or less turns it off. The unconditional
+            prompt has padding in place of all tokens of the prompt.
         temperature: divides the logits (official: 1).
-        top_k: tokens kept; 0 keeps all (official).
-        top_p: probability mass kept; 1 keeps all (official).
-        decoding: "sequential" predicts one token a pass; "parallel" predicts a window of them, keeps those that it can
-            prove to be final, and gives the same tokens in fewer passes. float32 only.
-        window: tokens that a parallel pass predicts.
-        batch_size: images sampled together. In float32 it changes speed and memory, not samples; in half precision it
-            is part of the run's fingerprint, since a row's logits can depend on the number of rows.
+        top_k: number of tokens to keep; 0 keeps all (official).
+        top_p: probability mass to keep; 1 keeps all (official).
+        decoding: "sequential" predicts one token per pass. "parallel" predicts a window of tokens, keeps those that are
+            provably final, and gives the same tokens in fewer passes; float32 only.
+        window: number of tokens that a parallel pass predicts.
+        batch_size: number of images sampled together. In float32 it affects speed and memory, not samples. In half
+            precision it is part of the fingerprint of a run, since logits can depend on the number of rows.
     """
 
     family, title = "janus", "Janus"
@@ -62,11 +62,11 @@ class Janus(TransformersTokens):
         )
 
     def size_name(self) -> str:
-        """By the name of the checkpoint, "Pro-1B"."""
+        """Return the size in the name of the checkpoint, such as "Pro-1B"."""
         return self.checkpoint.rstrip("/").rpartition("/")[2].removeprefix("Janus-")
 
     def read_config(self, config: Any) -> None:
-        """Codebook and grid."""
+        """Read codebook size, grid and image size."""
         vq = config.vq_config
         self.codebook_size, self.grid = int(vq.num_embeddings), (int(vq.num_patches),) * 2
         self.pixels = self.grid[0] * 2 ** (len(vq.channel_multiplier) - 1)
@@ -77,13 +77,13 @@ class Janus(TransformersTokens):
             )
 
     def prompt_ids(self, text: str) -> Ids:
-        """The text as a user's message, and the start of an image."""
+        """Return the text as a user message, followed by the start of an image."""
         message = {"role": "user", "content": [{"type": "text", "text": text}]}
         prompt = self.processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
         return tuple(self.processor(text=prompt, generation_mode="image", return_tensors="pt").input_ids[0].tolist())
 
     def null_ids(self, ids: Ids) -> Ids:
-        """Padding in the place of every token but the starts of text and image: it depends on the length alone."""
+        """Replace every token except the starts of text and image by padding: only the length of the prompt matters."""
         tokenizer = self.processor.tokenizer
         kept = {tokenizer.bos_token_id, tokenizer.convert_tokens_to_ids(tokenizer.boi_token)}
         return tuple(token if token in kept else tokenizer.pad_token_id for token in ids)
@@ -94,21 +94,21 @@ class Janus(TransformersTokens):
         return self.model.model.language_model
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """By an embedding of their own."""
+        """Embed image tokens with their separate embedding."""
         return self.model.prepare_embeddings_for_image_generation(tokens)
 
     def head(self, states: Tensor) -> Tensor:
-        """By a head of their own."""
+        """Return the logits of the separate head for image tokens."""
         return self.model.model.generation_head(states)
 
     def to_pixels(self, tokens: Tensor) -> Tensor:
-        """`decode_image_tokens`, which puts channels last."""
+        """Decode with the image tokenizer, whose output has channels last."""
         return self.model.decode_image_tokens(tokens).permute(0, 3, 1, 2)
 
     def to_tokens(self, image: Tensor) -> Tensor:
-        """The nearest codes by direction, which is all that the decoder reads of a code.
+        """Encode by cosine similarity, since the decoder normalises the codes.
 
-        As in the official tokenizer; `encode` of transformers compares codes of other lengths than the decoder's.
+        This agrees with the official tokenizer; `encode` of transformers compares codes that are not normalised.
         """
         vq = self.model.model.vqmodel
         states = vq.quant_conv(vq.encoder(image)).flatten(2).transpose(1, 2)

@@ -1,12 +1,11 @@
-"""`TransformersTokens`: a model of transformers that draws the tokens of images one by one, and decodes them itself.
+"""`TransformersTokens`: base class of generators that use a transformers model to sample image tokens one by one.
 
-The library's classes do all the work of networks: the tokenizer of prompts, the language model, the tokenizer of
-images. Its `generate` is not called: `TokenPredictor` asks the language model, and our own loops decide every token, so
-that each probe means what it means elsewhere, prompts are run once for all of their samples, and parallel decoding
-works as for every autoregressive family. Structure tokens, such as row ends, are fed where they belong: they are no
-decision.
+All networks (prompt tokenizer, language model, image tokenizer) are classes of transformers. Their `generate` is not
+used: `TokenPredictor` runs the language model and our loops sample every token, so that probes have the same meaning as
+in other families, a prompt runs once for all its samples, and parallel decoding works as in every autoregressive
+family. Structure tokens such as row ends are inserted between image tokens and are not sampled.
 
-B rows, P positions, L positions in all, K codebook entries, S inputs of the language model, D its width.
+Notation: B rows, P positions, L positions in total, K codebook entries, S inputs of the language model, D its width.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ Ids = tuple[int, ...]
 
 
 class Prefix(NamedTuple):
-    """What a prompt leaves behind in the language model.
+    """Cached state of the language model after a prompt.
 
     Attributes:
         layers: keys and values (1, heads, n, head size) of each layer.
-        logits: (1, K), of image token 0.
+        logits: (1, K) logits of the first image token.
     """
 
     layers: list[tuple[Tensor, Tensor]]
@@ -53,7 +52,7 @@ class Prefix(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Inputs n."""
+        """Number n of inputs."""
         return self.layers[0][0].shape[2]
 
 
@@ -61,8 +60,8 @@ class Conditions(NamedTuple):
     """Conditions of B rows.
 
     Attributes:
-        ids: inputs of the language model of each distinct text, up to the first image token.
-        rows: (B,) place in `ids` of each row.
+        ids: input ids of each distinct text, up to the first image token.
+        rows: (B,) index into `ids` of each row.
     """
 
     ids: list[Ids]
@@ -70,12 +69,12 @@ class Conditions(NamedTuple):
 
 
 class TokenPredictor:
-    """A language model with its cache, as a loop asks it: the guided logits of image tokens, given those before.
+    """Predicts guided logits of image tokens from earlier ones, with a language model and its cache.
 
     Args:
-        generator: its networks.
-        prefixes: of B rows; under guidance followed by their B null rows.
-        sampler: knows the guidance.
+        generator: generator with loaded networks.
+        prefixes: prefixes of B rows, with guidance followed by those of the B null rows.
+        sampler: sampler with the guidance settings.
     """
 
     def __init__(self, generator: TransformersTokens, prefixes: Sequence[Prefix], sampler: TokenSampler) -> None:
@@ -86,10 +85,10 @@ class TokenPredictor:
         device = self.first_logits.device
         self.lengths = torch.tensor([prefix.length for prefix in prefixes], device=device)
         self.longest = max(prefix.length for prefix in prefixes)
-        # Shorter prompts are padded on the left. Without padding there is no mask, and attention is faster.
+        # Shorter prompts are left-padded. Without padding no mask is needed and attention is faster.
         is_real = torch.arange(self.longest, device=device) >= self.longest - self.lengths[:, None]
         self.mask = None if is_real.all() else is_real.long()
-        self.cache: Any = DynamicCache()  # its layers may be of any kind, says their type
+        self.cache: Any = DynamicCache()  # typed too widely: its layers may be of any kind
         for layer, parts in enumerate(zip(*(prefix.layers for prefix in prefixes), strict=True)):
             keys, values = (
                 torch.cat([pad(part, (0, 0, self.longest - part.shape[2], 0)) for part in both])
@@ -98,74 +97,74 @@ class TokenPredictor:
             self.cache.update(keys, values, layer)
 
     def __call__(self, previous: Tensor, start: int) -> Tensor:
-        """Logits (B, P, K) from position `start` on, given the tokens (B, P) before each; position 0 reads none."""
+        """Return logits (B, P, K) from position `start` on, given the preceding tokens (B, P); position 0 has none."""
         logits = self._decode(previous, start - 1) if start else self.first_logits[:, None]
         return self.sampler.guide(*logits.chunk(2)) if self.sampler.is_guided else logits
 
     def _decode(self, tokens: Tensor, start: int) -> Tensor:
-        """Logits (R, P, K) after the tokens (B, P) from position `start` on, and after the row ends among them."""
+        """Return logits (R, P, K) that follow tokens (B, P) from position `start` on, with row ends inserted."""
         generator, num_tokens = self.generator, tokens.shape[1]
         inputs = generator.embed(tokens)
         last: slice | list[int] = slice(None)
         if generator.row_end is not None:
             is_last = [(start + i + 1) % generator.grid[1] == 0 for i in range(num_tokens)]
-            order = [place for i in range(num_tokens) for place in ((i, num_tokens) if is_last[i] else (i,))]
+            order = [index for i in range(num_tokens) for index in ((i, num_tokens) if is_last[i] else (i,))]
             row_end = generator.embed_ids([generator.row_end]).expand(len(inputs), -1, -1)
             inputs = torch.cat([inputs, row_end], 1)[:, order]
-            # What follows a row's last token is predicted after the row's end.
+            # The token after the last one of a row is predicted from the row end.
             last = [i + sum(is_last[: i + 1]) for i in range(num_tokens)]
         if self.sampler.is_guided:
             inputs = inputs.repeat(2, 1, 1)
         return generator.head(self._run(inputs, generator.num_inputs(start))[:, last]).float()
 
     def _run(self, inputs: Tensor, seen: int) -> Tensor:
-        """States (R, S, D) of inputs (R, S, D) that follow the prompt and `seen` others.
+        """Return states (R, S, D) of inputs (R, S, D) that follow the prompt and `seen` other inputs.
 
-        Inputs that are fed again take the places of what was there; what is behind them stays.
+        Inputs that run again replace their cache entries; later entries are kept.
         """
         start = self.longest + seen
         stop, layers = start + inputs.shape[1], self.cache.layers
-        behind = [(layer.keys[:, :, stop:], layer.values[:, :, stop:]) for layer in layers]
+        later = [(layer.keys[:, :, stop:], layer.values[:, :, stop:]) for layer in layers]
         if self.cache.get_seq_length() > start:
             for layer in layers:
                 layer.keys, layer.values = layer.keys[:, :, :start], layer.values[:, :, :start]
-        places = seen + torch.arange(inputs.shape[1], device=inputs.device)
+        offsets = seen + torch.arange(inputs.shape[1], device=inputs.device)
         mask = None if self.mask is None else pad(self.mask, (0, stop - self.longest), value=1)
-        states = self.generator.run(inputs, self.lengths[:, None] + places, mask, self.cache)
-        if behind[0][0].shape[2]:
-            for layer, (keys, values) in zip(layers, behind, strict=True):
+        states = self.generator.run(inputs, self.lengths[:, None] + offsets, mask, self.cache)
+        if later[0][0].shape[2]:
+            for layer, (keys, values) in zip(layers, later, strict=True):
                 layer.keys, layer.values = torch.cat([layer.keys, keys], 2), torch.cat([layer.values, values], 2)
         return states
 
 
 class TransformersTokens(TokenGenerator[Conditions]):
-    """A model of transformers that draws image tokens in raster order, from a folder or the Hugging Face Hub.
+    """Base class of transformers models that sample image tokens in raster order.
 
     Only safetensors are read, and no code of a repository is executed.
 
     Args:
-        checkpoint: a folder as `save_pretrained` writes it, model and processor together, or `OWNER/REPO` on the Hub.
-        dtype: of the language model; the tokenizer of images is always float32.
-        guidance_scale: classifier-free guidance; 1 and below is off.
+        checkpoint: folder with model and processor in the format of `save_pretrained`, or `OWNER/REPO` on the Hub.
+        dtype: dtype of the language model; the image tokenizer is always float32.
+        guidance_scale: scale of classifier-free guidance; 1 or less turns it off.
         temperature: divides the logits.
-        top_k: tokens kept; 0 keeps all.
-        top_p: probability mass kept; 1 keeps all.
-        decoding: "sequential" predicts one token a pass; "parallel" predicts a window of them, keeps those that it can
-            prove to be final, and gives the same tokens in fewer passes. float32 only.
-        window: tokens that a parallel pass predicts.
-        batch_size: rows (images) that are sampled together.
+        top_k: number of tokens to keep; 0 keeps all.
+        top_p: probability mass to keep; 1 keeps all.
+        decoding: "sequential" predicts one token per pass. "parallel" predicts a window of tokens, keeps those that are
+            provably final, and gives the same tokens in fewer passes; float32 only.
+        window: number of tokens that a parallel pass predicts.
+        batch_size: number of rows (images) sampled together.
 
     Attributes:
-        model: transformers' model.
-        row_end: vocabulary entry that ends each row of tokens; None if there is none.
-        pixels: per side of an image.
+        model: model of transformers.
+        row_end: vocabulary entry that ends each row of tokens, or None.
+        pixels: image size in pixels per side.
     """
 
-    # Names of transformers' classes.
+    # Class names in transformers.
     model_class: ClassVar[str]
     config_class: ClassVar[str]
     processor_class: ClassVar[str]
-    # transformers' own, which a type checker does not know.
+    # Objects of transformers, unknown to type checkers.
     model: Any
     config: Any
 
@@ -202,64 +201,64 @@ class TransformersTokens(TokenGenerator[Conditions]):
         self._prefixes: dict[Ids, Prefix] = {}
         self._nulls: dict[Ids, Prefix] = {}
 
-    # --- what a family defines ---
+    # --- defined by each family ---
 
     @abstractmethod
     def read_config(self, config: Any) -> None:
-        """Set `codebook_size`, `grid`, `pixels` and `row_end` by transformers' configuration of the checkpoint.
+        """Set `codebook_size`, `grid`, `pixels` and `row_end` from the transformers config of the checkpoint.
 
         Raises:
-            ValueError: the checkpoint cannot draw such images.
+            ValueError: if the checkpoint does not support the image size.
         """
 
     @abstractmethod
     def prompt_ids(self, text: str) -> Ids:
-        """Inputs of the language model for a text, up to the first image token."""
+        """Return the input ids of a text, up to the first image token."""
 
     @abstractmethod
     def null_ids(self, ids: Ids) -> Ids:
-        """Those of guidance's other half, for a prompt's."""
+        """Return the unconditional input ids for guidance, given those of a prompt."""
 
     @abstractmethod
     def embed(self, tokens: Tensor) -> Tensor:
-        """Image tokens (B, P) to inputs of the language model (B, P, D)."""
+        """Embed image tokens (B, P) as inputs of the language model (B, P, D)."""
 
     @abstractmethod
     def head(self, states: Tensor) -> Tensor:
-        """The language model's last states (..., D) to logits of image tokens (..., K)."""
+        """Map last hidden states (..., D) of the language model to logits of image tokens (..., K)."""
 
     @property
     @abstractmethod
     def network(self) -> Any:
-        """The language model without a head."""
+        """The language model without its head."""
 
     @abstractmethod
     def to_pixels(self, tokens: Tensor) -> Tensor:
-        """Tokens (1, L) to an image (1, 3, H, W), normalised as the processor does."""
+        """Decode tokens (1, L) to an image (1, 3, H, W), normalised as by the processor."""
 
     @abstractmethod
     def to_tokens(self, image: Tensor) -> Tensor:
-        """An image (1, 3, H, W), normalised as the processor does, to tokens of any shape that is L in all."""
+        """Encode an image (1, 3, H, W), normalised as by the processor, as L tokens in any shape."""
 
-    # --- before anything is loaded ---
+    # --- before weights are loaded ---
 
     @property
     def folder(self) -> Path:
-        """The checkpoint, found."""
+        """Local folder of the checkpoint."""
         if self._folder is None:
             self.locate()
         assert self._folder is not None, "locate() sets it"
         return self._folder
 
     def locate(self) -> None:
-        """Find the checkpoint, download it if it is on the Hub only, and read its configuration."""
+        """Find the checkpoint, download it if needed, and read its config."""
         import transformers
 
         folder = resolve(self.checkpoint, "checkpoint", advice=ADVICE, folder=True)
         if not any((folder / f"model.safetensors{suffix}").exists() for suffix in ("", ".index.json")):
             raise MissingWeightsError(
-                f"checkpoint: {folder} has no model.safetensors. Other formats are not read; choose a repository in "
-                f"the format of transformers' {self.model_class}"
+                f"checkpoint: {folder} has no model.safetensors, and other formats are not read. Choose a repository "
+                f"in the format of transformers' {self.model_class}"
             )
         config_class = getattr(transformers, self.config_class)
         try:
@@ -269,14 +268,14 @@ class TransformersTokens(TokenGenerator[Conditions]):
             self.config = config_class.from_pretrained(folder)
         except (OSError, ValueError) as error:
             raise WrongWeightsError(
-                f"checkpoint: {folder} is not one of transformers' {self.model_class}: {first_line(error)}. Choose "
-                "another one, or another generator"
+                f"checkpoint: {folder} is not a checkpoint of transformers' {self.model_class}: {first_line(error)}. "
+                "Choose another checkpoint or another generator"
             ) from error
         self.read_config(self.config)
         self._folder = folder
 
     def identity(self) -> dict[str, object]:
-        """Hash of the checkpoint's files, and sampling settings."""
+        """Return the hash of the checkpoint and the sampling settings."""
         return {
             "generator": self.family,
             "embedded": self.is_toy,
@@ -288,7 +287,7 @@ class TransformersTokens(TokenGenerator[Conditions]):
 
     @property
     def processor(self) -> Any:
-        """The library's processor of the checkpoint, which loads no weights."""
+        """Processor of the checkpoint; does not load weights."""
         if self._processor is None:
             import transformers
 
@@ -296,74 +295,78 @@ class TransformersTokens(TokenGenerator[Conditions]):
                 self._processor = getattr(transformers, self.processor_class).from_pretrained(self.folder)
             except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
                 raise WrongWeightsError(
-                    f"checkpoint: {self.folder} does not hold a {self.processor_class}: {first_line(error)}. Download "
+                    f"checkpoint: {self.folder} has no valid {self.processor_class}: {first_line(error)}. Download "
                     "the checkpoint again"
                 ) from error
         return self._processor
 
     def check_prompts(self, texts: Sequence[str]) -> list[str]:
-        """Nothing is cut: a text that leaves no room for its image is an error."""
-        found = self.text_lengths(texts)
-        if found.cut:
+        """Raise an error for prompts that are too long; prompts are never truncated."""
+        lengths = self.text_lengths(texts)
+        if lengths.cut:
+            num_inputs = self.num_inputs(self.grid[0] * self.grid[1])
             raise PromptError(
-                f"prompts must have at most {found.limit} tokens, or the language model has no room for an image of "
-                f"{self.num_inputs(self.grid[0] * self.grid[1])}. Shorten {len(found.cut)} of {len(texts)} prompts, "
-                f"the first of which is {found.cut[0][:60]!r}"
+                f"prompts must have at most {lengths.limit} tokens, so that the {num_inputs} tokens of an image fit "
+                f"into the context of the language model. Shorten {len(lengths.cut)} of "
+                f"{len(texts)} prompts, the first of which is {lengths.cut[0][:60]!r}"
             )
         return []
 
     def text_lengths(self, texts: Sequence[str]) -> TextLengths:
-        """By the language model's tokenizer, with the prompt's template; the limit is what leaves room for an image."""
+        """Count tokens with the prompt template; the limit leaves room for the image in the context."""
         lengths = [len(self.prompt_ids(text)) for text in texts]
         limit = int(self.config.text_config.max_position_embeddings) - self.num_inputs(self.grid[0] * self.grid[1])
         return TextLengths(texts, lengths, limit)
 
     def num_inputs(self, num_tokens: int) -> int:
-        """Inputs of the language model before image token `num_tokens`, row ends included."""
+        """Number of language model inputs for the first `num_tokens` image tokens, including row ends."""
         return num_tokens + (num_tokens // self.grid[1] if self.row_end is not None else 0)
 
     # --- weights ---
 
     def load(self) -> None:
-        """Load all networks; the tokenizer of images in float32."""
+        """Load all networks, the image tokenizer in float32."""
         import transformers
 
         library = getattr(transformers, self.model_class)
-        # How transformers itself keeps a part in float32: a class declares it.
+        # In transformers, a class declares which of its parts stay in float32.
         declared = {"_keep_in_fp32_modules_strict": ["vqmodel"], "__module__": library.__module__}
         self.model = load_pretrained(type(self.model_class, (library,), declared), self.folder, DTYPES[self.dtype_name])
         self._prefixes.clear()
         self._nulls.clear()
 
     def run(self, inputs: Tensor, positions: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
-        """The language model's last states (R, S, D) of inputs (R, S, D); it adds them to the cache.
+        """Run the language model and extend its cache.
 
         Args:
-            inputs: embedded.
-            positions: (R, S) in the sequence.
-            mask: (R, cached + S) of inputs that are not padding; None if all are.
-            cache: of what was before.
+            inputs: (R, S, D) embedded inputs.
+            positions: (R, S) positions in the sequence.
+            mask: (R, cached + S), 1 for real inputs and 0 for padding; None if there is no padding.
+            cache: cache of earlier inputs; extended in place.
+
+        Returns:
+            Last hidden states (R, S, D).
         """
         network = self.network
-        # transformers 5.24 renamed it.
+        # transformers 5.24 renamed the argument.
         name = "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
         return network(
             inputs_embeds=inputs, position_ids=positions, attention_mask=mask, use_cache=True, **{name: cache}
         ).last_hidden_state
 
     def embed_ids(self, ids: Sequence[int]) -> Tensor:
-        """Vocabulary entries to inputs of the language model (1, S, D)."""
+        """Embed vocabulary entries as inputs of the language model (1, S, D)."""
         return self.model.get_input_embeddings()(torch.tensor([list(ids)], device=self.device))
 
     # --- prompts to images ---
 
     def encode_prompts(self, texts: Sequence[str]) -> Conditions:
-        """Each distinct text is split into tokens once."""
+        """Tokenize each distinct text once."""
         distinct = list(dict.fromkeys(texts))
         return Conditions([self.prompt_ids(text) for text in distinct], [distinct.index(text) for text in texts])
 
     def predictor(self, conditions: Conditions, sampler: TokenSampler) -> TokenPredictor:
-        """What the loops ask. A prompt runs once for all of its samples, alone, so that it depends on no other."""
+        """Build the predictor of a batch. Each prompt runs once for all its samples, independently of other prompts."""
         self._prefixes = {ids: self._prefixes.get(ids) or self._prefix(ids) for ids in conditions.ids}
         prefixes = [self._prefixes[conditions.ids[row]] for row in conditions.rows]
         if sampler.is_guided:
@@ -381,14 +384,14 @@ class TransformersTokens(TokenGenerator[Conditions]):
         return Prefix([(layer.keys, layer.values) for layer in cache.layers], self.head(states[:, -1]).float())
 
     def sample_tokens(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
-        """The loop of `sample_autoregressive`, or of `sample_in_parallel`, which gives the same tokens."""
+        """Sample with `sample_autoregressive`, or with `sample_in_parallel`, which gives the same tokens."""
         predict, num_tokens = self.predictor(conditions, sampler), self.grid[0] * self.grid[1]
         if self.decoding == "parallel":
             return sample_in_parallel(predict, sampler, num_tokens, self.window)
         return sample_autoregressive(predict, sampler, num_tokens)
 
     def score_tokens(self, conditions: Conditions, tokens: Tensor, sampler: TokenSampler) -> Tensor:
-        """By passes over many given tokens (teacher forcing): the distributions that the loop would draw from."""
+        """Score given tokens by teacher forcing, with the distributions of the sampling loop."""
         predict = self.predictor(conditions, sampler)
         scores = [score_given_tokens(sampler, predict(tokens[:, :0], 0), tokens[:, :1])]
         for start in range(1, tokens.shape[1], SCORED_AT_ONCE):
@@ -398,10 +401,10 @@ class TransformersTokens(TokenGenerator[Conditions]):
         return torch.cat(scores, 1)
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
-        """By the tokenizer's decoder, one by one: the last digits, and so some pixels, would tell an image's batch."""
+        """Decode tokens one image at a time: in a batch, rounding could change pixels with the batch size."""
         mean, std = self._normalisation
         images = [check_finite(self.to_pixels(image), PIXELS).float() * std + mean for image in tokens.split(1)]
-        # The library cuts decimals off, and so do the official scripts.
+        # Truncated, not rounded, as in transformers and in the official scripts.
         return torch.cat([(255 * image).clamp(0, 255).to(torch.uint8) for image in images])
 
     @property
@@ -410,11 +413,11 @@ class TransformersTokens(TokenGenerator[Conditions]):
         return self.pixels
 
     def encode_images(self, images: Tensor) -> Tensor:
-        """By the tokenizer's encoder, one by one, for the same reason: counts are exact on any number of ranks."""
+        """Encode one image at a time, for the same reason: counts are exact for any number of ranks."""
         if tuple(images.shape[2:]) != (self.pixels, self.pixels):
             raise ImageSizeError(
-                f"images must be {self.pixels} pixels a side, as the checkpoint's, got {tuple(images.shape)}. Set "
-                f"data.image_size to {self.pixels}"
+                f"images must have {self.pixels} pixels per side, the size of the checkpoint, got "
+                f"{tuple(images.shape)}. Set data.image_size to {self.pixels}"
             )
         mean, std = self._normalisation
         empty = torch.zeros(0, self.grid[0] * self.grid[1], dtype=torch.int64, device=self.device)
@@ -423,7 +426,7 @@ class TransformersTokens(TokenGenerator[Conditions]):
 
     @property
     def _normalisation(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (3, 1, 1) that the processor takes off images in [0, 1]."""
+        """Mean and standard deviation (3, 1, 1) by which the processor normalises images in [0, 1]."""
         processor = self.processor.image_processor
         mean, std = (torch.tensor(values, device=self.device) for values in (processor.image_mean, processor.image_std))
         return mean[:, None, None], std[:, None, None]

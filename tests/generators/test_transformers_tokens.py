@@ -1,4 +1,4 @@
-"""Janus and Emu3 against transformers' own `generate`, networks and processors, on tiny random models."""
+"""Janus and Emu3 against `generate`, networks and processors of transformers, on tiny random models."""
 
 from dataclasses import replace
 
@@ -33,18 +33,18 @@ def generator(make):
     return generator
 
 
-# --- transformers' own way ---
+# --- sampling inside transformers ---
 
 
 class Drawing(LogitsProcessor):
-    """Makes every decision by a sampler of ours inside `generate`, and leaves one finite logit."""
+    """Samples every token with our sampler inside `generate` and leaves one finite logit."""
 
     def __init__(self, sampler, codes, guides):
         self.sampler, self.codes, self.guides, self.step = sampler, codes, guides, 0
 
     def __call__(self, input_ids, scores):
         logits = scores[:, self.codes] if self.codes is not None else scores
-        if not self.guides:  # two halves, of which Janus' loop reads the first
+        if not self.guides:  # conditional and null rows, of which the loop of Janus reads the first
             logits = self.sampler.guide(*logits.chunk(2)) if self.sampler.is_guided else logits.chunk(2)[0]
         elif (logits > -torch.inf).sum() == 0:
             return scores  # a structure token is forced
@@ -56,7 +56,7 @@ class Drawing(LogitsProcessor):
 
 
 def generate(generator, text, guidance, sampler=None):
-    """Tokens (B, L) by the library's own loop: greedy with its own guidance, or drawn by a sampler of B rows."""
+    """Tokens (B, L) from the loop of transformers: greedy with its guidance, or sampled by a sampler of B rows."""
     model, ids = generator.model, torch.tensor([generator.prompt_ids(text)])
     if sampler is not None:
         ids = ids.repeat(len(sampler.exec.keys), 1)
@@ -104,7 +104,7 @@ def generate_emu3(generator, model, ids, guidance, sampler):
 
 
 def network_logits(generator, text, tokens):
-    """Logits (B, L, K) of the library's networks over a whole sequence, without a cache; under guidance too."""
+    """Conditional and null logits (B, L, K) of whole sequences, computed without a cache."""
     model, halves = generator.model, []
     prompt = generator.prompt_ids(text)
     for ids in (prompt, generator.null_ids(prompt)):
@@ -134,9 +134,9 @@ def sampler_of(generator, num_rows, probes=(), seed=0):
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("guidance", [1.0, 2.0, 5.0])
-def test_greedy_tokens_are_those_of_the_librarys_own_loop_and_guidance(generator, text, guidance):
+def test_greedy_tokens_agree_with_the_loop_and_guidance_of_transformers(generator, text, guidance):
     if isinstance(generator, Janus) and guidance == 1:
-        pytest.skip("the library's loop of Janus cannot run without guidance")
+        pytest.skip("the loop of Janus in transformers cannot run without guidance")
     with torch.inference_mode():
         sampler = sampler_of(generator, 1, [Argmax(), Guidance(guidance)])
         tokens = generator.sample_tokens(generator.encode_prompts([text]), sampler).tokens
@@ -154,10 +154,10 @@ def test_greedy_tokens_are_those_of_the_librarys_own_loop_and_guidance(generator
     ],
     ids=["plain", "unguided", "subset and top-k", "top-p and temperature"],
 )
-def test_tokens_are_those_that_the_same_sampler_draws_inside_the_librarys_loop(generator, probes):
-    """One logits processor can make every decision inside `generate`; our loop gives what it gives."""
+def test_tokens_equal_those_of_the_same_sampler_inside_the_loop_of_transformers(generator, probes):
+    """A logits processor samples every token inside `generate`; our loop gives the same tokens."""
     sampler = sampler_of(generator, 6, probes)
-    # The library's loop of Emu3 guides before it calls processors.
+    # The loop of Emu3 in transformers applies guidance before it calls processors.
     inside = sampler if isinstance(generator, Janus) else replace(sampler, guidance=1.0)
     with torch.inference_mode():
         ours = generator.sample_tokens(generator.encode_prompts(TEXTS[:1] * 6), sampler).tokens
@@ -167,7 +167,7 @@ def test_tokens_are_those_that_the_same_sampler_draws_inside_the_librarys_loop(g
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_twenty_thousand_draws_follow_the_networks_own_probabilities(generator, guidance):
+def test_twenty_thousand_draws_follow_the_probabilities_of_the_networks(generator, guidance):
     num_images, num_bins = 1250, 50
     assert num_images * NUM_TOKENS == 20_000
     sampler = sampler_of(generator, num_images, [Guidance(guidance)])
@@ -176,21 +176,25 @@ def test_twenty_thousand_draws_follow_the_networks_own_probabilities(generator, 
         conditional, null = network_logits(generator, TEXTS[0], tokens)
     logits = null + guidance * (conditional - null)
     probs = logits.double().softmax(-1)
-    # Where a token lies in the cumulative distribution, at random within its own share: uniform.
+    # The position of a token in the cumulative distribution, randomized within its share, is uniform.
     own = probs.gather(-1, tokens[..., None])[..., 0]
     below = probs.cumsum(-1).gather(-1, tokens[..., None])[..., 0] - own
-    places = below + own * torch.rand(own.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for given in (places, places[:, :1], places[:, SIDE : SIDE + 1]):  # all; the first; the first of a row
-        counts = torch.histc(given.flatten(), num_bins, 0.0, 1.0)
-        expected = given.numel() / num_bins
+    positions = below + own * torch.rand(own.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for values in (
+        positions,
+        positions[:, :1],
+        positions[:, SIDE : SIDE + 1],
+    ):  # all tokens; the first token; the first of a row
+        counts = torch.histc(values.flatten(), num_bins, 0.0, 1.0)
+        expected = values.numel() / num_bins
         assert chi2.sf(((counts - expected) ** 2 / expected).sum().item(), num_bins - 1) > 1e-3
-    # And each entry is drawn as often as its probabilities say.
+    # Each entry is sampled with its probability.
     share = probs.flatten(0, 1)
     deviation = (torch.bincount(tokens.flatten(), minlength=CODES) - share.sum(0)) / (share * (1 - share)).sum(0).sqrt()
     assert chi2.sf((deviation**2).sum().item(), CODES - 1) > 1e-3
 
 
-def test_entropies_are_those_of_the_networks_own_probabilities(generator):
+def test_entropies_are_those_of_the_probabilities_of_the_networks(generator):
     sampler = sampler_of(generator, 4)
     with torch.inference_mode():
         samples = generator.sample_tokens(generator.encode_prompts(TEXTS[:1] * 4), sampler)
@@ -200,7 +204,7 @@ def test_entropies_are_those_of_the_networks_own_probabilities(generator):
     torch.testing.assert_close(samples.entropy.double(), entropy, atol=1e-4, rtol=0)
 
 
-def test_images_are_those_that_the_library_decodes(generator):
+def test_decoded_images_agree_with_transformers(generator):
     tokens = torch.randint(CODES, (3, NUM_TOKENS), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         images = generator.decode_tokens(tokens)
@@ -218,19 +222,19 @@ def test_images_are_those_that_the_library_decodes(generator):
             drawn = generator.processor.postprocess(list(torch.cat(parts)))["pixel_values"]
             pictures = torch.stack([torch.from_numpy(np.array(picture)) for picture in drawn])
             pictures = pictures.permute(0, 3, 1, 2)
-    # The library multiplies in another order: the last digit decides where a value is whole.
+    # Transformers multiplies in another order, so values near an integer may be truncated differently.
     assert (images.int() - pictures.int()).abs().max() <= 1
     assert (images.int() == pictures.int()).float().mean() > 0.99
 
 
-def test_tokens_of_images_are_those_of_the_librarys_processor_and_tokenizer(make):
+def test_tokens_of_images_agree_with_the_processor_and_tokenizer_of_transformers(make):
     generator = make()
     generator.load()
     images = torch.randint(256, (3, 3, generator.pixels, generator.pixels), generator=torch.Generator().manual_seed(0))
     pictures = [to_picture(image) for image in images.to(torch.uint8)]
     values = generator.processor.image_processor(pictures, do_resize=False, return_tensors="pt").pixel_values
     vq = generator.model.model.vqmodel
-    if isinstance(generator, Janus):  # transformers compares codes of any length; the decoder reads their direction
+    if isinstance(generator, Janus):  # transformers compares unnormalised codes; the decoder normalises them
         vq.quantize.embedding.weight.data = normalize(vq.quantize.embedding.weight.data, dim=-1)
     with torch.inference_mode():
         if isinstance(generator, Janus):
@@ -242,7 +246,7 @@ def test_tokens_of_images_are_those_of_the_librarys_processor_and_tokenizer(make
     assert len(torch.stack(expected).unique()) > 3
 
 
-def test_the_length_of_a_janus_code_changes_no_token_of_an_image(make_janus):
+def test_the_norm_of_a_janus_code_changes_no_token_of_an_image(make_janus):
     generator = make_janus()
     generator.load()
     images = torch.randint(256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -264,7 +268,7 @@ class Counter(Observer):
         self.draws.append(draw)
 
 
-def test_row_ends_are_fed_and_are_no_decision(generator, make_batch, monkeypatch):
+def test_row_ends_are_inserted_and_not_sampled(generator, make_batch, monkeypatch):
     generator._prefixes, generator._nulls = {}, {}
     watch, fed, run = Counter(), [], generator.run
     monkeypatch.setattr(generator, "run", lambda x, *rest: fed.append(x.shape[1]) or run(x, *rest))
@@ -287,7 +291,7 @@ def test_a_prompt_and_its_null_prompt_run_once_for_all_samples(make, make_batch,
     assert len(nulls) == (1 if isinstance(generator, Emu3) else len({len(ids) for ids in prompts}))
 
 
-def test_scores_do_not_depend_on_how_many_positions_are_scored_at_once(generator, monkeypatch):
+def test_scores_do_not_depend_on_the_number_of_positions_scored_at_once(generator, monkeypatch):
     sampler = sampler_of(generator, 3)
     with torch.inference_mode():
         conditions = generator.encode_prompts(TEXTS)
@@ -323,9 +327,9 @@ def assert_parallel_equals_sequential(make, generator, batch, probes, windows, s
         of_seed = batch._replace(seed=seed)
         expected = generator.sample(of_seed, probes).samples
         for parallel.window in windows:
-            found = parallel.sample(of_seed, probes).samples
-            assert torch.equal(found.tokens, expected.tokens)
-            torch.testing.assert_close(found.log_prob, expected.log_prob, atol=1e-3, rtol=1e-4)
+            samples = parallel.sample(of_seed, probes).samples
+            assert torch.equal(samples.tokens, expected.tokens)
+            torch.testing.assert_close(samples.log_prob, expected.log_prob, atol=1e-3, rtol=1e-4)
 
 
 every_way = pytest.mark.parametrize(
@@ -345,7 +349,7 @@ def test_parallel_decoding_is_exact_for_many_seeds_and_windows(make, generator, 
     assert_parallel_equals_sequential(make, generator, batch, probes, windows=[2, 7, 100], seeds=8)
 
 
-def test_parallel_decoding_takes_fewer_passes_where_the_model_is_sure(make, make_batch, monkeypatch):
+def test_parallel_decoding_takes_fewer_passes_if_the_model_is_certain(make, make_batch, monkeypatch):
     generator = make(decoding="parallel", window=8)
     generator.load()
     passes, run = [], generator.run
@@ -354,7 +358,7 @@ def test_parallel_decoding_takes_fewer_passes_where_the_model_is_sure(make, make
     assert len(passes) < NUM_TOKENS / 2
 
 
-def test_the_way_of_decoding_is_no_part_of_the_identity(make):
+def test_the_decoding_method_is_not_part_of_the_identity(make):
     identities = [make(**settings).identity() for settings in ({}, {"decoding": "parallel"})]
     assert identities[0] == identities[1]
 
@@ -362,7 +366,7 @@ def test_the_way_of_decoding_is_no_part_of_the_identity(make):
 # --- weights and settings ---
 
 
-def test_the_tokenizer_of_images_stays_in_float32(make):
+def test_the_image_tokenizer_stays_in_float32(make):
     generator = make(dtype="bfloat16")
     generator.load()
     dtypes = {"vqmodel" in name: p.dtype for name, p in generator.named_parameters()}
@@ -378,7 +382,7 @@ def test_codebook_and_grid_are_read_from_the_checkpoint(make):
     assert (generator.codebook_size, generator.grid, generator.image_side) == (CODES, (SIDE, SIDE), generator.pixels)
 
 
-def test_a_prompt_that_leaves_no_room_for_its_image_is_refused(make):
+def test_a_prompt_that_leaves_no_room_for_its_image_is_an_error(make):
     generator = make()
     generator.locate()
     long = " ".join(["hill"] * 60)
@@ -387,20 +391,20 @@ def test_a_prompt_that_leaves_no_room_for_its_image_is_refused(make):
     assert generator.check_prompts(TEXTS) == []
 
 
-def test_another_familys_checkpoint_is_refused(make_janus, make_emu3):
+def test_a_checkpoint_of_another_family_is_an_error(make_janus, make_emu3):
     for ours, theirs in ((make_janus, make_emu3), (make_emu3, make_janus)):
-        with pytest.raises(ValueError, match=r"is not one of transformers'.*model_type is"):
+        with pytest.raises(ValueError, match=r"is not a checkpoint of transformers'.*model_type is"):
             ours(checkpoint=theirs().checkpoint).locate()
 
 
-def test_a_folder_without_safetensors_is_refused(make, tmp_path):
+def test_a_folder_without_safetensors_is_an_error(make, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(MissingWeightsError, match=r"has no model\.safetensors"):
         make(checkpoint=str(tmp_path)).locate()
 
 
-def test_missing_weights_are_an_error_not_random_ones(tmp_path):
+def test_missing_weights_are_an_error_and_not_initialised_randomly(tmp_path):
     from safetensors.torch import load_file, save_file
 
     folder = build_janus(tmp_path)
@@ -411,21 +415,21 @@ def test_missing_weights_are_an_error_not_random_ones(tmp_path):
         Janus(str(folder), dtype="float32").load()
 
 
-def test_a_checkpoint_without_a_processor_is_refused(make, tmp_path):
+def test_a_checkpoint_without_a_processor_is_an_error(make, tmp_path):
     folder = make().checkpoint
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).symlink_to(f"{folder}/{name}")
-    with pytest.raises(ValueError, match=r"does not hold a \w+Processor"):
+    with pytest.raises(ValueError, match=r"has no valid \w+Processor"):
         make(checkpoint=str(tmp_path)).check_prompts(TEXTS)
 
 
 @pytest.mark.parametrize("size", [0, 30])
-def test_an_emu3_image_is_whole_tokens(make_emu3, size):
+def test_an_emu3_image_must_consist_of_whole_tokens(make_emu3, size):
     with pytest.raises(ValueError, match=rf"image_size must be a multiple of 8, got {size}"):
         make_emu3(image_size=size).locate()
 
 
-def test_what_emu3_adds_to_prompts_is_part_of_its_identity(make_emu3):
+def test_the_texts_that_emu3_adds_to_prompts_are_part_of_its_identity(make_emu3):
     identities = [make_emu3(**s).identity() for s in ({}, {"suffix": ""}, {"negative_prompt": "sun"})]
     assert all(identities.count(identity) == 1 for identity in identities)
 
