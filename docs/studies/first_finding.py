@@ -103,8 +103,8 @@ def verdicts(families: list[Family]) -> str:
             "distance",
             "verdict",
             "certainty",
-            "survives argmax",
-            "survives subset",
+            "left under argmax",
+            "left under subset",
             "paths",
             "perplexity / K",
         )

@@ -33,7 +33,7 @@ def format_decomposition(estimates: Mapping[str, Estimate]) -> str:
     if not lenses:
         return ""
     rows: list[tuple[str, ...]] = [
-        ("lens", "unit", "H_total", "= H_exec", "+ H_path, sampler", "+ H_path, prompt", "path share")
+        ("decomposition", "unit", "H_total", "= H_exec", "+ H_path, sampler", "+ H_path, prompt", "path share")
     ]
     for lens in lenses:
         cells = [_cell(estimates.get(name)) for name in lens[2:]]
