@@ -13,7 +13,7 @@ import diffusers
 import tiny_pipelines
 import torch
 
-from gendiv_lightning.callbacks import Argmax, FreezePath
+from gendiv_lightning.callbacks import Argmax, Branch, FreezePath
 from gendiv_lightning.generators.diffusers_pipeline import DiffusersPipeline
 from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch
 
@@ -76,6 +76,14 @@ def check(name: str, folder: Path) -> Row:
     halves = generator.sample(batch)
     torch.testing.assert_close(halves.samples.latents, whole.samples.latents, rtol=1e-3, atol=1e-3)
     same = torch.equal(halves.samples.latents, whole.samples.latents)
+    generator.batch_size = 4
+    branched = generator.sample(batch, [Branch(2)]).samples.latents
+    assert (_spread(branched[:4]) > 1e-4) == generator.adds_noise, (
+        "a branch shares what it must not, or not what it must"
+    )
+    generator.batch_size = 1  # no rows to share anything with
+    alone = generator.sample(batch, [Branch(2)]).samples.latents
+    torch.testing.assert_close(branched, alone, rtol=1e-3, atol=1e-3)
     return Row(
         name,
         type(generator._scheduler).__name__,

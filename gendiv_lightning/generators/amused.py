@@ -6,6 +6,7 @@ The sampling loop is in `sampling/masked.py`.
 from __future__ import annotations
 
 import math
+from itertools import count
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from gendiv_lightning.generators.base import Chance
 from gendiv_lightning.generators.diffusers_base import Conditions, PipelineGenerator, Size
 from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling import TokenSampler
+from gendiv_lightning.sampling.branches import run_branches
 from gendiv_lightning.sampling.masked import MaskSchedule, sample_masked
 from gendiv_lightning.weights.diffusers_folder import PipelineFolder
 
@@ -123,9 +125,12 @@ class Amused(PipelineGenerator):
         states, pooled = self.condition_rows(conditions, sampler)
         micro = torch.tensor([self.micro_conditions], dtype=states.dtype, device=self.device).expand(len(states), -1)
 
+        steps = count()
+
         def predict(tokens: Tensor) -> Tensor:
-            grids = tokens.unflatten(1, self.grid)
-            logits = self.transformer(grids.repeat(len(states) // len(grids), 1, 1), states, pooled, micro)
+            grids = tokens.unflatten(1, self.grid).repeat(len(states) // len(tokens), 1, 1)
+            branches = self.branches(sampler, next(steps))
+            logits = run_branches(self.transformer, branches, grids, states, pooled, micro)
             logits = logits.flatten(2).transpose(1, 2)
             if not sampler.is_guided:
                 return logits

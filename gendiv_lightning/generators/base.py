@@ -27,6 +27,7 @@ from gendiv_lightning.records import (
     TokenSamples,
 )
 from gendiv_lightning.sampling import Noise, Observer, Probe, Sampler, TokenSampler, apply_probes, check_settings
+from gendiv_lightning.sampling.branches import Branches, branches_at
 from gendiv_lightning.text.lengths import TextLengths
 
 Conditions = TypeVar("Conditions")
@@ -138,6 +139,13 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
     @abstractmethod
     def decode(self, samples: Samples) -> Tensor:
         """Decode samples of B rows into images (B, 3, H, W) uint8."""
+
+    def branches(self, sampler: Sampler, step: int) -> Branches | None:
+        """Groups of rows that the network may run once at a step of the loop; None in half precision.
+
+        There a row's result depends on the number of rows, and with it a sample would depend on its batch.
+        """
+        return None if self.pads_batches else branches_at(sampler, step)
 
     def sampler(self, seed: int, keys: Sequence[NoiseKey], probes: Sequence[Probe] = ()) -> Any:
         """The sampler for rows with these noise keys, with probes applied."""

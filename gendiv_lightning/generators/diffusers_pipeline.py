@@ -10,6 +10,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -28,9 +29,11 @@ from gendiv_lightning.errors import (
     WrongWeightsError,
 )
 from gendiv_lightning.generators.base import Chance, Generator, Precision
-from gendiv_lightning.generators.keyed_pipeline import draws_step_noise, keyed_noise, remembered_encodings
+from gendiv_lightning.generators.keyed_pipeline import draws_step_noise, keyed_noise
+from gendiv_lightning.generators.text_encodings import remembered_encodings
 from gendiv_lightning.records import LatentSamples, NoiseKey
 from gendiv_lightning.sampling import LatentSampler, Noise, Probe
+from gendiv_lightning.storage.feature_cache import FeatureCache
 from gendiv_lightning.storage.named_files import expand
 from gendiv_lightning.text.lengths import TextLengths
 from gendiv_lightning.weights.hash import sha256
@@ -39,6 +42,7 @@ from gendiv_lightning.weights.resolve import MissingWeightsError
 
 # Components that only filter or describe images.
 _LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
+_NO_ENCODERS = ("unet", "transformer", "vae")
 _SET_ELSEWHERE = {
     "prompt": "the prompt set",
     "num_inference_steps": "num_steps",
@@ -103,6 +107,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         self._index: dict[str, Any] = {}
         self._pipeline: Any = None
         self._encodings: dict[str, Any] = {}
+        self._encodings_on_disk: FeatureCache | None = None
         self.adds_noise = True
 
     # --- before anything is loaded ---
@@ -216,6 +221,14 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
             pipeline.enable_sequential_cpu_offload()
         self._pipeline = pipeline
         self._encodings.clear()
+        self._encodings_on_disk = FeatureCache("text_encodings", self._name_of_encoders())
+
+    def _name_of_encoders(self) -> str:
+        """Everything that can change an encoding, as text."""
+        identity = self.identity()
+        parts = [p for p in [*self._model_parts(), *self._tokenizer_parts()] if p not in _NO_ENCODERS]
+        versions = [version(package) for package in ("torch", "transformers", "diffusers")]
+        return json.dumps([self._class.__name__, self.dtype_name, *versions, *((p, identity[p]) for p in parts)])
 
     @property
     def pipeline(self) -> Any:
@@ -259,7 +272,8 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
 
     def _call(self, text: str, sampler: LatentSampler) -> LatentSamples:
         pipeline, num_rows = self.pipeline, len(sampler.path.keys)
-        with keyed_noise(pipeline, sampler) as trace, remembered_encodings(pipeline, self._encodings):
+        encodings = remembered_encodings(pipeline, self._encodings, self._encodings_on_disk)
+        with keyed_noise(pipeline, sampler) as trace, encodings:
             output = pipeline(**self.call(text, num_rows, sampler.guidance))
         if trace.latents is None or len(trace.latents) != num_rows or len(output.images) != num_rows:
             raise PipelineError(

@@ -1,7 +1,8 @@
 """Runs a diffusers pipeline with keyed noise: its random draws return the normals of each row.
 
 Only two methods are intercepted, which all text-to-image pipelines share: `prepare_latents` and `scheduler.step`. A
-pipeline that draws random numbers anywhere else raises an error. Prompt encodings can be cached.
+pipeline that draws random numbers anywhere else raises an error. While all rows share their noise, the network runs
+one of them.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gendiv_lightning.errors import PipelineError
+from gendiv_lightning.generators.pipeline_rows import map_rows, repeat_rows, rows_are_equal
+from gendiv_lightning.sampling.branches import branches_at
 from gendiv_lightning.sampling.latents import KeyedNormals, LatentSampler
 
 # DeepFloyd IF works on pixels and has another name for the method.
@@ -72,8 +75,11 @@ def keyed_noise(pipeline: Any, sampler: LatentSampler) -> Iterator[Trace]:
         for name in PATH_METHODS:
             if hasattr(pipeline, name):
                 caller = f"{type(pipeline).__name__}.{name}"
-                stack.enter_context(_replaced(pipeline, name, _inside(KeyedNormals(draw_path, caller))))
-        stack.enter_context(_replaced(pipeline.scheduler, "step", lambda _: keyed_step))
+                stack.enter_context(replaced(pipeline, name, _inside(KeyedNormals(draw_path, caller))))
+        stack.enter_context(replaced(pipeline.scheduler, "step", lambda _: keyed_step))
+        for network in _denoisers(pipeline):
+            once = functools.partial(_once_while_shared, sampler=sampler, trace=trace)
+            stack.enter_context(replaced(network, "forward", once))
         before = _global_states()
         yield trace
     name = type(pipeline).__name__
@@ -84,6 +90,35 @@ def keyed_noise(pipeline: Any, sampler: LatentSampler) -> Iterator[Trace]:
         )
     if not trace.drew_path:
         raise PipelineError(f"{name} draws no initial noise that gendiv can key. Choose another pipeline")
+
+
+def _denoisers(pipeline: Any) -> list[nn.Module]:
+    """The network that the loop calls, unless it is offloaded, which replaces its `forward` too."""
+    networks = [getattr(pipeline, name, None) for name in ("unet", "transformer")]
+    return [network for network in networks if isinstance(network, nn.Module) and "forward" not in vars(network)]
+
+
+def _once_while_shared(forward: Callable[..., Any], *, sampler: LatentSampler, trace: Trace) -> Callable[..., Any]:
+    """A network's `forward` that runs one row of each block for as long as all rows share their noise.
+
+    Under guidance inputs are several blocks of the pipeline's rows. The rows of a block are compared, so that whatever
+    tells them apart makes all of them run.
+    """
+
+    @functools.wraps(forward)
+    def once(*args: Any, **kwargs: Any) -> Any:
+        branches = branches_at(sampler, trace.num_steps + 1)
+        if branches is None or len(branches.first) > 1:
+            return forward(*args, **kwargs)
+        latents = next(iter([*args, *(kwargs[name] for name in ("hidden_states", "sample") if name in kwargs)]))
+        num_rows, size = len(branches.group), len(latents)
+        if size % num_rows or not rows_are_equal((args, kwargs), size, num_rows):
+            return forward(*args, **kwargs)
+        one_args, one_kwargs = map_rows((args, kwargs), size, lambda rows: rows[::num_rows])
+        output = forward(*one_args, **one_kwargs)
+        return map_rows(output, size // num_rows, lambda rows: repeat_rows(rows, num_rows))
+
+    return once
 
 
 def draws_step_noise(scheduler: Any, num_steps: int, arguments: Mapping[str, Any]) -> bool:
@@ -127,33 +162,7 @@ def _dry_run(scheduler: Any, num_steps: int, arguments: Mapping[str, Any], noise
 
 
 @contextmanager
-def remembered_encodings(pipeline: Any, memory: dict[str, Any]) -> Iterator[None]:
-    """Context in which `encode_prompt` is called once for equal arguments; `memory` stores the last result."""
-    if not hasattr(pipeline, "encode_prompt"):
-        yield
-        return
-
-    def remember(encode: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(encode)
-        def remembering(*args: Any, **kwargs: Any) -> Any:
-            given = inspect.signature(encode).bind(*args, **kwargs).arguments
-            if any(isinstance(value, Tensor) for value in given.values()):
-                return encode(*args, **kwargs)
-            key = repr(sorted(given.items()))
-            if key not in memory:
-                encoded = encode(*args, **kwargs)
-                memory.clear()
-                memory[key] = encoded
-            return memory[key]
-
-        return remembering
-
-    with _replaced(pipeline, "encode_prompt", remember):
-        yield
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
+def replaced(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
     """Context that replaces a method of an instance by a wrapped one."""
     setattr(owner, name, wrap(getattr(owner, name)))
     try:

@@ -6,6 +6,7 @@ The sampling loop and the reverse process are in `sampling/diffusion.py`.
 from __future__ import annotations
 
 import math
+from itertools import count
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from gendiv_lightning.generators.base import Chance
 from gendiv_lightning.generators.diffusers_base import Conditions, PipelineGenerator, Size
 from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling import TokenSampler
+from gendiv_lightning.sampling.branches import run_branches
 from gendiv_lightning.sampling.diffusion import NoiseSchedule, sample_diffusion
 from gendiv_lightning.weights.diffusers_folder import PipelineFolder, weight_file
 from gendiv_lightning.weights.load import read_checkpoint
@@ -134,9 +136,16 @@ class VQDiffusion(PipelineGenerator):
         """Sample with `sample_diffusion`."""
         (states,) = self.condition_rows(conditions, sampler)
 
+        steps = count()
+
         def predict(tokens: Tensor, time: int) -> Tensor:
             rows, now = tokens.repeat(len(states) // len(tokens), 1), torch.tensor(time, device=self.device)
-            (log_probs,) = self.transformer(rows, states, now, return_dict=False)
+            log_probs = run_branches(
+                lambda *given: self.transformer(*given, now, return_dict=False)[0],
+                self.branches(sampler, next(steps)),
+                rows,
+                states,
+            )
             if not sampler.is_guided:
                 return log_probs.transpose(1, 2)
             null, conditional = log_probs.chunk(2)

@@ -13,7 +13,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from gendiv_lightning.callbacks import Argmax, CodebookSubset, FreezePath, Guidance, Temperature
 from gendiv_lightning.generators.diffusers_pipeline import DiffusersPipeline
-from gendiv_lightning.generators.keyed_pipeline import draws_step_noise, keyed_noise, remembered_encodings
+from gendiv_lightning.generators.keyed_pipeline import draws_step_noise, keyed_noise
+from gendiv_lightning.generators.text_encodings import remembered_encodings
 from gendiv_lightning.sampling.latents import LatentSampler
 from gendiv_lightning.sampling.noise import Noise
 from gendiv_lightning.weights.resolve import MissingWeightsError

@@ -27,10 +27,12 @@ is the share of the diversity that is decided by step t. Steps count decisions: 
 (autoregressive models), steps of the loop (masked models and discrete diffusion), scales (next-scale models), or the
 initial noise followed by the scheduler's steps (diffusers). An ODE sampler decides everything with its initial noise.
 
-Each step is a run in FOLDER. Finished runs are skipped. The curves are written to branch.json and branch.svg.
+Each step is a run in FOLDER. Finished runs are skipped. The curves are written to branch.json and branch.svg. Samples
+that share their noise until a step run the network once until there, so a curve of T steps takes little more than half
+the time of T runs.
 
 examples:
-  gendiv branch configs/tiny/latent_diffusion.yaml --steps 0,1,2,4,8,16
+  gendiv branch configs/tiny/latent_diffusion.yaml
   gendiv branch configs/tiny/amused.yaml configs/tiny/vq_diffusion.yaml --steps 0,1,2,4,8,16 --prompts 16
 """
 
@@ -42,9 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps",
         type=_steps,
-        required=True,
+        default="0,1,2,4,8,16",
         metavar="T,T,...",
-        help="steps to branch at, such as 0,1,2,4; 0 is always included",
+        help="steps to branch at; 0 is always included (default: %(default)s)",
     )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="folder for the runs (default: runs/branch-NAME)")
     parser.add_argument("--prompts", type=int, metavar="P", help="number of prompts (default: from the config)")

@@ -34,6 +34,7 @@ from gendiv_lightning.generators.vqgan import from_uint8
 from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling import Draw, TokenSampler
 from gendiv_lightning.sampling.autoregressive import sample_autoregressive
+from gendiv_lightning.sampling.branches import Branches
 from gendiv_lightning.sampling.parallel import check_decoding, sample_in_parallel
 from gendiv_lightning.text.lengths import TextLengths
 from gendiv_lightning.text.t5 import CaptionFeatures
@@ -125,6 +126,11 @@ class TokenPredictor:
             return logits[: self.num_rows]
         guided = self.guide(*logits[:, :num_guided].split(self.num_rows))
         return torch.cat([guided, logits[: self.num_rows, num_guided:]], 1)
+
+    def spread(self, branches: Branches) -> None:
+        """Go on with all rows, where one of each group ran so far."""
+        self.num_rows = len(branches.group)
+        self.cache.spread(branches.spread)
 
     def _decode(self, tokens: Tensor, start: int) -> Tensor:
         """Logits (R, P, K) after the tokens (B, P) from `start` on; null rows are included while guidance is on."""
@@ -328,9 +334,12 @@ class LlamaGen(TokenGenerator[Conditions]):
 
     def sample_tokens(self, conditions: Conditions, sampler: TokenSampler) -> TokenSamples:
         """Sample with `sample_autoregressive`, or with `sample_in_parallel`, which gives the same tokens."""
+        prefill = self.prefill(conditions, sampler.is_guided)
+        is_plain = self.decoding == "sequential" and not self.compile_decode
+        branches = self.branches(sampler, 0) if is_plain else None
         predict = TokenPredictor(
             self.gpt,
-            self.prefill(conditions, sampler.is_guided),
+            prefill if branches is None else Prefill(*map(branches.take, prefill)),
             sampler,
             cfg_interval=self.cfg_interval,
             decode=self._decode,
@@ -339,7 +348,17 @@ class LlamaGen(TokenGenerator[Conditions]):
         )
         if self.decoding == "parallel":
             return sample_in_parallel(predict, sampler, self.gpt_config.block_size, self.window)
-        return sample_autoregressive(predict, sampler, self.gpt_config.block_size)
+        if branches is None:
+            return sample_autoregressive(predict, sampler, self.gpt_config.block_size)
+
+        def predict_once(previous: Tensor, step: int) -> Tensor:
+            if self.branches(sampler, step) is not None:
+                return branches.spread(predict(branches.take(previous), step))
+            if predict.num_rows < len(previous):  # the first step at which rows differ
+                predict.spread(branches)
+            return predict(previous, step)
+
+        return sample_autoregressive(predict_once, sampler, self.gpt_config.block_size)
 
     def score_tokens(self, conditions: Conditions, tokens: Tensor, sampler: TokenSampler) -> Tensor:
         """Log2-probability (B, L) in one pass over all tokens (teacher forcing), under the loop's distributions."""

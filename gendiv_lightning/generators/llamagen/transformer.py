@@ -273,6 +273,11 @@ class Cache:
         self.bias = prefill.values.new_zeros(rows, 1, 1, num_slots)
         self.bias[..., 0] = prefill.log_count[:, None, None]
 
+    def spread(self, spread: Callable[[Tensor], Tensor]) -> None:
+        """Go on with other rows: `spread` makes them (R', ...) from those so far (R, ...)."""
+        self.keys, self.values = (spread(x.transpose(0, 1)).transpose(0, 1) for x in (self.keys, self.values))
+        self.bias = spread(self.bias)
+
 
 class GPT(nn.Module):
     """The transformer: `prefill_*` runs conditions, `decode` some image tokens, `forward` all image tokens at once."""

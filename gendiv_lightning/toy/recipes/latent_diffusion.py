@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 _VAE = Path("latent_diffusion", "vae")
-_EXPORTED = torch.bfloat16  # a wheel compresses it better than float16
+_ROUNDED = torch.bfloat16  # before weights are stored as float16, whose last bits are then 0 and compress well
 
 
 class LatentAutoencoderRecipe(Recipe):
@@ -74,7 +74,7 @@ class LatentAutoencoderRecipe(Recipe):
         images = torch.randint(postcards.NUM_IMAGES, (2048,), generator=seeded(self.seed, -1))
         latents = torch.cat([_latents(self.model.eval(), part) for part in images.split(256)])
         self.model.register_to_config(scaling_factor=round(1 / latents.std().item(), 5))
-        self.model.to(_EXPORTED).save_pretrained(folder / _VAE)
+        self.model.to(_ROUNDED).half().save_pretrained(folder / _VAE)
         self.model.float()
 
 
@@ -132,10 +132,9 @@ class LatentDiffusionRecipe(Recipe):
         export_pipeline(
             folder / "latent_diffusion",
             {"_class_name": "DDIMScheduler", **TINY_UNET_SCHEDULE},
-            dtype=_EXPORTED,
-            unet=self.model,
-            text_encoder=self.text_encoder,
-            vae=_load_autoencoder(self.weights),
+            unet=self.model.to(_ROUNDED),
+            text_encoder=self.text_encoder.to(_ROUNDED),
+            vae=_load_autoencoder(self.weights).to(_ROUNDED),
         )
         parts = {
             "_class_name": "StableDiffusionPipeline",

@@ -6,18 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gendiv_lightning.toy.files import save_half, write_tokenizer
 
 
 def export_pipeline(
-    folder: Path,
-    scheduler: dict[str, Any],
-    unconditional: Tensor | None = None,
-    dtype: torch.dtype = torch.float16,
-    **models: Any,
+    folder: Path, scheduler: dict[str, Any], unconditional: Tensor | None = None, **models: Any
 ) -> None:
     """Write the parts of a pipeline.
 
@@ -25,11 +20,10 @@ def export_pipeline(
         folder: folder of the pipeline.
         scheduler: configuration of the scheduler.
         unconditional: VQ-Diffusion's learned embedding (context, D).
-        dtype: dtype of the exported weights.
         models: models by part, such as transformer, text_encoder and vqvae, each with a `save_pretrained` method.
     """
     for part, model in models.items():
-        model.to(dtype).save_pretrained(folder / part)
+        model.half().save_pretrained(folder / part)
         model.float()
         config = folder / part / "config.json"
         # Remove the local path from which the part was loaded.

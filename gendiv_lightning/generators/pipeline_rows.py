@@ -1,0 +1,43 @@
+"""Rows of what pipelines of diffusers hand around: tensors and lists, in tuples, lists and dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def map_rows(value: Any, size: int, change: Callable[[Any], Any]) -> Any:
+    """Change all tensors and lists of `size` rows, wherever they are."""
+    if isinstance(value, Tensor):
+        return change(value) if value.ndim and len(value) == size else value
+    if isinstance(value, list) and len(value) == size:
+        return change(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map_rows(item, size, change) for item in value)
+    if isinstance(value, dict):  # an output of diffusers is one, too
+        return type(value)(**{name: map_rows(item, size, change) for name, item in value.items()})
+    return value
+
+
+def rows_are_equal(value: Any, size: int, num_rows: int) -> bool:
+    """Whether each block of `num_rows` rows has one row `num_rows` times, in all tensors and lists of `size` rows."""
+    found: list[bool] = []
+
+    def compare(rows: Any) -> Any:
+        repeated = repeat_rows(rows[::num_rows], num_rows)
+        pairs = zip(rows, repeated, strict=True)
+        found.append(all(torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in pairs))
+        return rows
+
+    map_rows(value, size, compare)
+    return all(found)
+
+
+def repeat_rows(rows: Any, num_rows: int) -> Any:
+    """Each row of a tensor or a list `num_rows` times, one after another."""
+    if isinstance(rows, Tensor):
+        return rows.repeat_interleave(num_rows, 0)
+    return [row for row in rows for _ in range(num_rows)]

@@ -1,0 +1,89 @@
+"""Text encodings on disk: the same tensors as computed ones, one row per text, and none of another text encoder."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_pipelines
+import torch
+from safetensors.torch import load_file, save_file
+
+from gendiv_lightning.generators.diffusers_pipeline import DiffusersPipeline
+from gendiv_lightning.generators.text_encodings import _from_disk, _pack, _unpack
+from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch
+from gendiv_lightning.storage.feature_cache import FeatureCache
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and transformers, about their own past
+
+
+def equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, list | tuple):
+        return type(one) is type(other) and len(one) == len(other) and all(map(equal, one, other))
+    return one is other
+
+
+ROW, OTHER = torch.randn(1, 7, 4), torch.randn(1, 7, 4)
+ENCODINGS = {
+    "tensor": ROW.repeat(3, 1, 1),
+    "pair with None": (ROW.repeat(3, 1, 1).bfloat16(), None),
+    "mask": (ROW.repeat(3, 1, 1), torch.ones(3, 7, dtype=torch.bool), torch.zeros(7, 3)),
+    "ragged lists": ([torch.ones(5, 2)] * 3, [torch.zeros(4, 2)] * 3),
+    "rows that differ": torch.randn(3, 7, 4),
+    "one row that is not repeated": (ROW.repeat(3, 1, 1), OTHER),
+    "number": torch.tensor(2.0),
+}
+
+
+@pytest.mark.parametrize("num_rows", [1, 3])
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_an_encoding_comes_back_as_it_was(name: str, num_rows: int) -> None:
+    assert equal(_unpack(_pack(ENCODINGS[name], num_rows), num_rows, "cpu"), ENCODINGS[name])
+
+
+def test_equal_rows_are_kept_once() -> None:
+    wide = torch.randn(1, 77, 64)
+    sizes = [len(_pack((wide.repeat(n, 1, 1), None), n)) for n in (1, 8)]
+    assert sizes[1] - sizes[0] < 100
+
+
+def test_an_encoding_of_another_kind_is_computed_each_time() -> None:
+    calls: list[int] = []
+    cache = FeatureCache("test", "another kind")
+    for _ in range(2):
+        assert _from_disk(cache, "a", 1, "cpu", lambda: calls.append(1) or {"text": ROW})["text"] is ROW
+    assert len(calls) == 2
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return tiny_pipelines.build("StableDiffusionXLPipeline", tmp_path)
+
+
+def sample(checkpoint: Path) -> tuple[torch.Tensor, int]:
+    """Latents of four samples from a newly loaded generator, and how often its text encoder ran."""
+    generator = DiffusersPipeline(str(checkpoint), num_steps=2, image_size=32, guidance_scale=3.0, batch_size=2)
+    generator.load()
+    calls: list[int] = []
+    generator.pipeline.text_encoder.register_forward_hook(lambda *_: calls.append(1))
+    keys = tuple(NoiseKey("a", 0, number, number) for number in range(4))
+    batch = PromptBatch(0, (Prompt("a", "red sky"),), (0,), keys, (0,) * 4)
+    return generator.sample(batch).samples.latents, len(calls)
+
+
+def test_the_next_run_reads_what_the_first_one_encoded(checkpoint: Path) -> None:
+    first, num_first = sample(checkpoint)
+    again, num_again = sample(checkpoint)
+    assert torch.equal(first, again)
+    assert num_first > 0
+    assert num_again == 0
+
+
+def test_another_text_encoder_encodes_anew(checkpoint: Path) -> None:
+    first, _ = sample(checkpoint)
+    (path,) = (checkpoint / "text_encoder").glob("*.safetensors")
+    save_file({name: 1.5 * tensor for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    other, num_calls = sample(checkpoint)
+    assert num_calls > 0
+    assert not torch.equal(first, other)
