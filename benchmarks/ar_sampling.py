@@ -235,9 +235,9 @@ def check_agreement(args: argparse.Namespace, num_tokens: int = 16) -> None:
 
 
 @torch.inference_mode()
-def peak_memory(args: argparse.Namespace, place: int) -> float:
+def peak_memory(args: argparse.Namespace, index: int) -> float:
     """MiB that one call of a loop adds to weights and captions: allocated memory on a GPU, resident on the CPU."""
-    loop = make_loops(args, args.tokens, DTYPES[args.dtype])[place]
+    loop = make_loops(args, args.tokens, DTYPES[args.dtype])[index]
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -255,7 +255,7 @@ def peak_memories(args: argparse.Namespace) -> list[float]:
     Must be called before this process has a model, because on Linux a new process inherits its parent's peak.
     """
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return [pool.apply(peak_memory, (args, place)) for place in range(2)]
+        return [pool.apply(peak_memory, (args, index)) for index in range(2)]
 
 
 def best_seconds(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:

@@ -127,8 +127,8 @@ def peak(name: str, num_prompts: int, num: int, size: int) -> float:
     images = torch.randint(0, 256, (num, 3, size, size), dtype=torch.uint8)  # allocated before, so not counted
     metric.update(PromptSamples(images[:2]))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for place in range(num_prompts):
-        metric.update(PromptSamples(images, place=place))
+    for index in range(num_prompts):
+        metric.update(PromptSamples(images, place=index))
     metric.compute()
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / MIB
 

@@ -370,7 +370,7 @@ def main() -> None:
         network, outside = seconds_of_a_step(family, setting, args.repeats)
         totals = [network + seconds for seconds in outside.values()]
         cells = [
-            *(str(number) if number != 1 or place == 0 else "none" for place, number in enumerate(setting)),
+            *(str(number) if number != 1 or i == 0 else "none" for i, number in enumerate(setting)),
             *(f"{seconds * 1e3:.0f} ms" for seconds in (network, *outside.values())),
             *(f"{seconds / total:.1%}" for seconds, total in zip(outside.values(), totals, strict=True)),
             *(f"{setting.batch / total / family.official_steps:.2g}" for total in totals),

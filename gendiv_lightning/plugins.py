@@ -71,12 +71,12 @@ def registered(group: str) -> dict[str, Plugin]:
     order; the others are ignored with a warning.
     """
     assert group in GROUPS, f"{group!r} is not one of {', '.join(GROUPS)}"
-    found = [
+    candidates = [
         Plugin(group, entry.name, entry.value, entry.dist.metadata["Name"] if entry.dist else "?")
         for entry in entry_points(group=f"gendiv.{group}")
     ]
     plugins: dict[str, Plugin] = {}
-    for plugin in sorted(found, key=lambda p: (p.distribution != OWN, p.distribution, p.name)):
+    for plugin in sorted(candidates, key=lambda p: (p.distribution != OWN, p.distribution, p.name)):
         first = plugins.setdefault(plugin.name, plugin)
         if first.target != plugin.target or first.distribution != plugin.distribution:
             warnings.warn(

@@ -40,7 +40,7 @@ CHUNK = 20
 PARTS = ("found", "truth", "ends")  # keys of the stored files
 PARAPHRASES = 4
 BIAS_BAR, COVERAGE_BAR, MISSED = 1.0, (0.93, 0.97), " *"
-EXACT = 1e-4  # bits; estimates without noise differ from the truth by rounding only, and have no interval
+EXACT = 1e-4  # bits; estimates without noise differ from the exact values by rounding only, and have no interval
 TOKEN = {"H_total": "h_total/token", "H_exec": "h_exec/token", "H_path": "h_path/token"}
 TOKEN |= {"sampler path": "h_sampler_path/token", "prompt path": "h_prompt_path/token"}
 SEQUENCE = {"H_total": "h_total/sequence", "H_exec": "h_exec/sequence", "prompt path": "h_prompt_path/sequence"}
@@ -52,10 +52,10 @@ def one_run(family: str, size: int, seed: int, num_prompts: int, num_paths: int)
     """One repetition: estimates and true values (names, P) of new prompts, and intervals (names, 2)."""
     generator = AnalyticGenerator(FAMILIES[family], size, num_prompts, PARAPHRASES, seed)
     estimates = measure(sample_crossed(generator, Decompose(num_paths, PARAPHRASES), seed))
-    truth = generator.ground_truth()
-    known = {name: not values.isnan().any() for name, values in truth.items()}
-    ends = [bootstrap_mean(estimates[name])[1:] if known[name] else (math.nan, math.nan) for name in truth]
-    return torch.stack([estimates[name] for name in truth]), torch.stack(list(truth.values())), torch.tensor(ends)
+    exact = generator.ground_truth()
+    known = {name: not values.isnan().any() for name, values in exact.items()}
+    ends = [bootstrap_mean(estimates[name])[1:] if known[name] else (math.nan, math.nan) for name in exact]
+    return torch.stack([estimates[name] for name in exact]), torch.stack(list(exact.values())), torch.tensor(ends)
 
 
 def repeat(family: str, size: int, arguments: argparse.Namespace) -> dict[str, Tensor]:
@@ -77,9 +77,9 @@ def repeat(family: str, size: int, arguments: argparse.Namespace) -> dict[str, T
     return {name: part[: arguments.repetitions] for name, part in stored.items()}
 
 
-def judge(estimates: Tensor, truth: Tensor, ends: Tensor, scale: float) -> tuple[str, str]:
+def judge(estimates: Tensor, exact: Tensor, ends: Tensor, scale: float) -> tuple[str, str]:
     """Bias in % of `scale`, and how many of 100 intervals (repetitions, 2) cover the true value of the family."""
-    true, error = truth.mean().item(), estimates - truth
+    true, error = exact.mean().item(), estimates - exact
     if math.isnan(true):
         return "", ""
     if error.abs().max() < EXACT:
@@ -106,15 +106,15 @@ def tables(arguments: argparse.Namespace) -> tuple[str, float, float]:
             stored = repeat(family, size, arguments)
             if not stored:
                 continue
-            estimates, truth, ends = (dict(zip(names, stored[part].unbind(1), strict=True)) for part in PARTS)
+            estimates, exact, ends = (dict(zip(names, stored[part].unbind(1), strict=True)) for part in PARTS)
             total, execution, path = (estimates[TOKEN[part]] for part in ("H_total", "H_exec", "H_path"))
             residual = max(residual, (path + execution - total).abs().max().item())
             seconds += stored["seconds"].item()
             for rows, parts, scale_name in ((token, TOKEN, "H_total"), (sequence, SEQUENCE, "H_exec")):
-                scale = truth[parts[scale_name]].mean().item()
-                judged = [judge(estimates[name], truth[name], ends[name], scale) for name in parts.values()]
+                scale = exact[parts[scale_name]].mean().item()
+                judged = [judge(estimates[name], exact[name], ends[name], scale) for name in parts.values()]
                 cells = [cell for pair in judged for cell in pair]
-                other = truth[parts["prompt path" if rows is sequence else "H_path"]].mean().item()
+                other = exact[parts["prompt path" if rows is sequence else "H_path"]].mean().item()
                 shown = f"{scale:.2f}", "" if math.isnan(other) else f"{abs(other):.2f}"
                 runs = (str(len(stored["found"])),) if rows is token else ()
                 rows.append((family, str(size), *runs, *shown, *cells))
@@ -126,7 +126,7 @@ def bias_by_samples(size: int, num_prompts: int) -> dict[str, list[float]]:
     curves: dict[str, list[float]] = {}
     for num_paths in (2, 4, 6, 8, 12, 16):
         generator = AnalyticGenerator(FAMILIES["autoregressive"], size, num_prompts, 1, seed=1)
-        truth = generator.ground_truth()["h_total/token"].sum().item()
+        exact = generator.ground_truth()["h_total/token"].sum().item()
         prompts = sample_crossed(generator, Decompose(num_paths), seed=1)
         values = measure(prompts)
         sums = {name: values[number].sum().item() for name, number in CURVES.items()}
@@ -138,7 +138,7 @@ def bias_by_samples(size: int, num_prompts: int) -> dict[str, list[float]]:
                 value = getattr(estimators, f"{name}_entropy")(counts).mean().item()
                 sums[f"counts, {name}"] = sums.get(f"counts, {name}", 0.0) + value
         for name, total in sums.items():
-            curves.setdefault(name.replace("_", "-"), []).append(total / truth - 1)
+            curves.setdefault(name.replace("_", "-"), []).append(total / exact - 1)
     return curves
 
 

@@ -197,7 +197,7 @@ def draw(series: dict[str, tuple[tuple[float, ...], list[Measured]]], perfect: M
             truth = relative(levels, RECALL, perfect)
         else:
             truth = [(m.bits.mean() / perfect.bits.mean()).item() for m in levels]
-        axis.plot(xs, truth, "k-", linewidth=2.5, label="truth: entropy", zorder=3)
+        axis.plot(xs, truth, "k-", linewidth=2.5, label="ground truth: entropy", zorder=3)
         coherence = [m.estimates[COHERENCE].value for m in levels]
         axis.plot(xs, coherence, color="0.55", linestyle="--", linewidth=2, label="coherence")
         axis.axhline(1, color="0.85", zorder=0)
@@ -228,7 +228,7 @@ def rank_table(series: dict[str, tuple[tuple[float, ...], list[Measured]]], perf
         numbers = [over_levels(mixtures, name), over_prompts(perfect, name)]
         if name != TRUTH:
             numbers += [over_levels(coherent, name), over_levels(temperatures, name)]
-        rows.append((label, *map(interval, numbers), *["is the truth"] * (4 - len(numbers))))
+        rows.append((label, *map(interval, numbers), *["(ground truth)"] * (4 - len(numbers))))
     return format_table(rows)
 
 

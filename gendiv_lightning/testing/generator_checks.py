@@ -282,13 +282,13 @@ def identity_is_stable(subject: Subject) -> None:
     if subject.make is None:
         return
     takes = signature(type(generator)).parameters
-    knobs = {"temperature": 0.55, "top_k": 5, "top_p": 0.55, "guidance_scale": 9.5}
+    settings = {"temperature": 0.55, "top_k": 5, "top_p": 0.55, "guidance_scale": 9.5}
     seen = {first: "the unchanged settings"}
     if "batch_size" in takes and not generator.pads_batches:
         other = subject.make(batch_size=generator.batch_size + 1)
         other.locate()
-        assert json.dumps(other.identity(), sort_keys=True) == first, "the batch size changes it, but no sample"
-    for name, value in knobs.items():
+        assert json.dumps(other.identity(), sort_keys=True) == first, "depends on batch_size, unlike the samples"
+    for name, value in settings.items():
         if name in takes and isinstance(generator, TokenGenerator):
             other = subject.make(**{name: value})
             other.locate()

@@ -28,10 +28,10 @@ from gendiv_lightning.toy.perfect import PerfectPostcards, fitting_grids
 
 LEGEND = """The ground truth is that of the captions. A perfect generator draws each postcard that a caption fits with
 equal probability, for the same prompts, paraphrases and noise, and is measured in the same way. Its difference from the
-truth is the estimator's error; the run's difference from the perfect generator is the model's error. In models that
-draw tokens more than once (aMUSEd, VQ-Diffusion) this holds only for counts and for the perceptual decomposition. The
-other two describe the draws, so the last column also contains the entropy of draws that were discarded. Paired by
-prompt, 95 % BCa intervals."""
+ground truth is the estimator error; the difference between the run and the perfect generator is the model error. For
+models that draw tokens more than once (aMUSEd, VQ-Diffusion) this holds only for counts and for the perceptual
+decomposition. The other two describe the draws, so the last column also contains the entropy of discarded draws. Paired
+by prompt, 95 % BCa intervals."""
 
 
 class Comparison(NamedTuple):

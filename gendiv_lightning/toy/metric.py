@@ -36,7 +36,7 @@ class PostcardTruth(PromptMetric):
     A caption that leaves nothing free has no free entropy, and its prompt is left out of the three numbers about it.
     """
 
-    title = "what postcards show, beside the exact truth"
+    title = "content of postcards, compared with the exact ground truth"
     short = "coherence"
     needs = ("images", "prompt")
     higher_is_better = True
