@@ -12,5 +12,5 @@ class Untruncated(ProbeCallback):
     isolates = "the diversity that truncation removes"
 
     def apply(self, sampler):
-        """Return a sampler without truncation, which the loop calls for every token, whatever the family."""
+        """Return a sampler without truncation, which the loop calls for every token, regardless of the family."""
         return replace(sampler, top_k=None, top_p=1.0)

@@ -1,9 +1,9 @@
 """Preprocessing of images of any size for networks of transformers and open_clip.
 
 Images are resized with antialiasing, centre-cropped, and scaled to (x / 255 - mean) / std. The resize is done in uint8
-on the CPU, whatever the device: there torch rounds after each of its two passes as Pillow does (and differs by at most
-2 of 255, in 1 % of the pixels), whereas bicubic in floats overshoots, and a noisy image differs by up to 22. Rows are
-always resized first; Pillow 13 starts with the columns of images that are much taller than wide.
+on the CPU, regardless of the device: there torch rounds after each of its two passes as Pillow does (and differs by at
+most 2 of 255, in 1 % of the pixels), whereas bicubic in floats overshoots, and a noisy image differs by up to 22. Rows
+are always resized first; Pillow 13 starts with the columns of images that are much taller than wide.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Preprocessing(NamedTuple):
     """Preprocessing of images of any size for a backbone.
 
     Attributes:
-        shorter: length of the shorter side after the resize; None resizes to `size`, whatever the aspect ratio.
+        shorter: length of the shorter side after the resize; None resizes to `size`, regardless of the aspect ratio.
         size: height and width after the centre crop.
         mode: interpolation of pixels, always with antialiasing.
         rounds_half: round the offset of an odd margin half to even (torchvision) instead of down (transformers).

@@ -12,7 +12,7 @@ Resize = Literal["clean", "torch-fidelity"]
 
 
 def resize_images(images: Tensor, size: int, rule: Resize) -> Tensor:
-    """Resize images to (size, size) squares in [0, 255], whatever their aspect ratio.
+    """Resize images to (size, size) squares in [0, 255], regardless of their aspect ratio.
 
     - "clean": Pillow's antialiased bicubic filter, per channel, without intermediate rounding, clamped at the end. This
       is the rule of clean-fid (Parmar, Zhang and Zhu, "On Aliased Resizing and Surprising Subtleties in GAN

@@ -28,7 +28,7 @@ def marginal_entropies(sums: Tensor, pool: float | None = None) -> Tensor:
 
     Entropy is concave, so the mean of a small number of distributions underestimates it. The pool's entropy is
     extrapolated to infinitely many samples. The two steps are estimated separately (`_sampler_path`, `_prompt_path`),
-    so that each is 0 on average if paths, or paraphrases, carry no information, whatever the number of samples.
+    so that each is 0 on average if paths, or paraphrases, carry no information, regardless of the number of samples.
     Paraphrases are treated as a fixed set, paths as random.
 
     Args:
@@ -82,7 +82,7 @@ def _spread(paths: Tensor, halves: Tensor) -> float:
     """Second-order path information of (Q, n, L, K), bits per token: mean of sum_k (p - p')^2 / (4 m ln 2) over pairs.
 
     Each product uses different samples, and m, the mean distribution, uses paths outside the pair. So the result is 0
-    on average if all paths have the same mean, whatever their certainty. m is pooled over paraphrases to the extent
+    on average if all paths have the same mean, regardless of certainty. m is pooled over paraphrases to the extent
     that they share tokens. Half the mean probability of a token is added to m, for tokens that occur on no other path;
     the sum is then divided by the resulting attenuation for p - p' proportional to m.
     """
@@ -132,7 +132,7 @@ def _even_step(units: Tensor) -> float:
 def _overlap(units: Tensor) -> float:
     """Agreement of tokens between groups over agreement between units of one group, from units (..., G, U, L, K).
 
-    1 on average for groups with the same distribution, whatever the certainty of their units; 0 if they share no
+    1 on average for groups with the same distribution, regardless of the certainty of their units; 0 if they share no
     token. Numerator and denominator are unbiased.
     """
     num_groups, num_units = units.shape[-4:-2]

@@ -134,7 +134,7 @@ def group_means(distances: Tensor, groups: Tensor | None = None) -> Tensor:
 def split(matrix: Tensor) -> Split:
     """Total, within and between from mean distances (P, P) between groups.
 
-    All groups have equal weight, whatever their size: within W is the mean over groups that have a pair, between B is
+    All groups have equal weight, regardless of size: within W is the mean over groups that have a pair, between B is
     the mean over pairs of groups, and total = W / P + (1 - 1 / P) B. For one group total = within, and between is NaN.
     If no group has a pair, within and total are NaN.
     """

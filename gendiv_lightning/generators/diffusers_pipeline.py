@@ -242,7 +242,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
     # --- prompts to images ---
 
     def make_sampler(self, path: Noise, execution: Noise) -> LatentSampler:
-        """A sampler that draws its noise on the CPU, whatever the device of the networks."""
+        """A sampler that draws its noise on the CPU, regardless of the device of the networks."""
         return LatentSampler(path.to("cpu"), execution.to("cpu"), guidance=self.guidance_scale)
 
     def sampler(self, seed: int, keys: Sequence[NoiseKey], probes: Sequence[Probe] = ()) -> LatentSampler:

@@ -154,7 +154,7 @@ class ImageBatch(NamedTuple):
 
     Attributes:
         images: (B, 3, S, S) uint8; B may be 0 where all files of a batch were corrupt.
-        indices: (B,) int64, index of each image in its data set, whatever the rank.
+        indices: (B,) int64, index of each image in its data set, regardless of the rank.
         corrupt: name and reason of each file that could not be read.
     """
 

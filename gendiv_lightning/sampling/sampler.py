@@ -269,7 +269,7 @@ def check_settings(
 def invert_cdf(probs: Tensor, uniforms: Tensor) -> Tensor:
     """First token at which the cumulative sum of `probs` (..., K) exceeds `uniforms` (...), which are in (0, 1).
 
-    Computed in float64; an entry of probability 0 is never drawn, whatever the rounding.
+    Computed in float64; an entry of probability 0 is never drawn, regardless of the rounding.
     """
     cdf = probs.cumsum(-1, dtype=torch.float64)
     total = cdf[..., -1]

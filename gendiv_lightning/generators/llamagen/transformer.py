@@ -7,7 +7,7 @@ The rotary table of the official model is zero, not the identity, on condition p
 vanish, and
 1. a condition position attends evenly: its attention output is the running mean of the values up to it;
 2. for an image token the n valid condition positions act as one key with score log(n) and their mean value as value.
-The condition is therefore run once, without attention, and takes one cache slot per layer and head, whatever the length
+The condition is therefore run once, without attention, and takes one cache slot per layer and head, for any length
 of the caption.
 """
 
