@@ -35,7 +35,7 @@ def test_features_agree_with_transformers(folder, features, size):
     images = pictures(4, *size)
     theirs = by_transformers(folder, images)
     assert (theirs[0] - theirs[1]).abs().max() > 0.05
-    # The resize may round a pixel otherwise. At 32 pixels there is none.
+    # Resizing may round a pixel differently; at 32 pixels nothing is resized.
     torch.testing.assert_close(features(images), theirs, rtol=0, atol=1e-5 if size == (32, 32) else 2e-2)
 
 

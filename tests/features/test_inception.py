@@ -127,7 +127,7 @@ def test_weights_may_only_lack_the_batch_norm_counters(weights, tmp_path):
     assert counts
     save_file({name: tensor for name, tensor in state.items() if name not in counts}, tmp_path / "few.safetensors")
     features = InceptionFeatures(str(tmp_path / "few.safetensors"))
-    assert not list(features.parameters())  # nothing is read before it is needed
+    assert not list(features.parameters())  # weights are read at first use
     features.load()
     assert not any(parameter.requires_grad for parameter in features.parameters())
     torch.save({"fc.bias": state["fc.bias"]}, tmp_path / "broken.pth")

@@ -11,7 +11,7 @@ from gendiv_lightning.functional.bootstrap import bootstrap_mean
 def test_the_interval_agrees_with_scipy_on_skewed_values():
     values = torch.from_numpy(np.random.default_rng(0).uniform(size=400) ** 3)
     value, low, high = bootstrap_mean(values, num_resamples=9999)
-    reach = math.sqrt(400 / 399) * stats.t.ppf(0.975, 399)  # ours is wider for few prompts: scipy's at this level
+    reach = math.sqrt(400 / 399) * stats.t.ppf(0.975, 399)  # our quantiles are wider: SciPy at this level
     level = 2 * stats.norm.cdf(reach) - 1
     theirs = stats.bootstrap(
         (values.numpy(),), np.mean, method="BCa", confidence_level=level, rng=np.random.default_rng(1)

@@ -76,7 +76,7 @@ def test_a_set_covers_itself():
     for features in (rows(40), rows(40) + 1e4, rows(40).float().double() * 1e-3, whole_rows(40)):
         precision, recall, density, coverage = ours(features, features, 3, 5)[0].tolist()
         assert precision == recall == coverage == 1
-        assert density >= 6 / 5 - 1e-12  # a ball holds its row and five others, or more where they are tied
+        assert density >= 6 / 5 - 1e-12  # a ball contains its row and five others, or more in case of ties
     assert ours(rows(40) + 1e4, rows(40) + 1e4, 3, 5)[0, 2].item() == pytest.approx(6 / 5, rel=1e-12)
 
 

@@ -60,7 +60,7 @@ def test_tiled_images_agree_with_torchmetrics():
 
 
 def test_framed_images_agree_with_scikit_image():
-    framed = torch.full((2, 3, 90, 100), 0.4, dtype=torch.float64)  # in a frame the rule for borders does not show
+    framed = torch.full((2, 3, 90, 100), 0.4, dtype=torch.float64)  # the frame makes border handling irrelevant
     framed[:, :, 15:-15, 15:-15] = images(2, 60, 70, torch.float64)
     settings = {"gaussian_weights": True, "use_sample_covariance": False, "data_range": 1.0, "channel_axis": 0}
     _, similarity = structural_similarity(*framed.numpy(), full=True, **settings)

@@ -120,7 +120,7 @@ def run_pipeline(pipeline, texts, num_steps, guidance, **settings):
         ).images
     left = [sorted(set((grid == K).sum(1).tolist())) for grid in after]
     assert all(len(counts) == 1 for counts in left)
-    last = torch.zeros_like(torch.stack(gumbel[:1] or [logits[0][..., 0]])[0])  # which asks for none, since all stay
+    last = torch.zeros_like(torch.stack(gumbel[:1] or [logits[0][..., 0]])[0])  # keeps all, so samples none
     return PipelineRun(
         calls,
         torch.stack(logits),

@@ -433,7 +433,7 @@ def test_tokens_fed_together_have_the_logits_of_tokens_fed_in_turn(generator, ba
         alone, together = (TokenPredictor(generator.gpt, prefill, sampler, cfg_interval=5) for _ in range(2))
         tokens = sample_autoregressive(alone, sampler, 36).tokens
         together(tokens[:, :1], 0)
-        together(tokens.flip(1)[:, :20], 1)  # wrong guesses leave nothing behind
+        together(tokens.flip(1)[:, :20], 1)  # wrong guesses do not remain in the cache
         logits = torch.cat([together(tokens[:, :9], 1), together(tokens[:, 9:35], 10)], 1)
         exact = torch.cat([alone(tokens[:, i : i + 1], i + 1) for i in range(35)], 1)
     torch.testing.assert_close(logits, exact, atol=1e-5, rtol=1e-5)

@@ -87,7 +87,7 @@ def plain_forward(gpt, positions, condition_mask, tokens):
     length = x.shape[1]
     mask = torch.ones(length, length, dtype=torch.bool).tril().expand(len(x), -1, -1).clone()
     mask[:, :, :num_condition] &= condition_mask[:, None]
-    mask |= torch.eye(length, dtype=torch.bool)  # a pad position sees itself
+    mask |= torch.eye(length, dtype=torch.bool)  # a pad position attends to itself
     factors = plain_rotary(config, num_condition)[:length]
     for layer in range(config.n_layer):
         p = f"layers.{layer}"

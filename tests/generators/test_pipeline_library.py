@@ -15,5 +15,5 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and transforme
 def test_a_pipeline_passes_the_contract_as_listed_on_the_page(name: str, tmp_path: Path) -> None:
     row = check(name, tmp_path)
     listed = next(line for line in TABLE.read_text().splitlines() if f"`{name}`" in line)
-    # Whether rows are equal or equal to rounding depends on the machine.
+    # Whether rows are equal exactly or up to rounding depends on the machine.
     assert [cell.strip(" `") for cell in listed.split("|")[1:5]] == list(row[:4])

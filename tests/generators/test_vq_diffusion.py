@@ -129,7 +129,7 @@ def run_pipeline(pipeline, texts, num_steps, guidance, rate=1.0):
             generator=torch.Generator().manual_seed(0),
             output_type="np",
         ).images
-    # At time 0 the image itself is drawn, which has no masked position.
+    # At timestep 0 the image itself is sampled, without masked positions.
     posterior.append(torch.nn.functional.pad(logits[-1].transpose(1, 2), (0, 0, 0, 1), value=-torch.inf))
     probs, states = torch.stack(posterior).softmax(2).transpose(2, 3), torch.stack(tokens)
     before, after = states[:-1, ..., None], states[1:]
@@ -154,7 +154,7 @@ def test_a_run_agrees_with_the_pipeline_on_the_same_draws(make_pair, make_batch,
     """Compares conditions, timesteps, logits after guidance and truncation, posteriors, states, tokens and images."""
     pipeline, generator = make_pair(**RUNS[run])
     theirs = run_pipeline(pipeline, TEXTS, generator.num_steps, generator.guidance_scale, generator.top_p)
-    # Change or not, as close to the bound between them as numbers allow.
+    # As close as possible to the bound between change and no change.
     path = torch.where(theirs.changes, theirs.path.at(0.999), theirs.path.at(0.001))
     ours = run_on(generator, sample_diffusion, make_batch(*TEXTS), path, theirs.execution.at(0.5))
     assert_same_calls(ours.calls, theirs.calls)

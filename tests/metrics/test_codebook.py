@@ -105,7 +105,7 @@ def test_the_interval_of_the_information_is_as_wide_as_its_spread_over_sets_of_p
     generator = torch.Generator().manual_seed(0)
     sets = []
     for _ in range(25):
-        # Half of the prompts use one entry, the others all: H(C) hardly varies, and H(C|X) does.
+        # Half of the prompts use one entry, the others all: H(C) hardly varies, but H(C|X) does.
         distributions = torch.eye(8)[torch.randint(8, (20,), generator=generator)]
         distributions[torch.rand(20, generator=generator) < 0.5] = 1 / 8
         sets.append(information(of_distributions(distributions, length=50)))
@@ -155,7 +155,7 @@ def test_a_rank_without_prompts_takes_part(num_theirs):
 
     there.sync(dist_sync_fn=lambda x, group: sent.append(x) or [x], distributed_available=lambda: True)
     here.sync(dist_sync_fn=gather, distributed_available=lambda: True)
-    assert type(here).compute(here) == measured(prompts).compute()  # not torchmetrics' own, which would sync again
+    assert type(here).compute(here) == measured(prompts).compute()  # bypasses torchmetrics, which would sync again
 
 
 def test_the_interval_is_as_wide_as_the_spread_over_sets_of_prompts():

@@ -22,7 +22,7 @@ DISTANCES = (
     *("lpips[tiny]", "pixel_cosine", "ssim", "cosine[tiny]", "cosine[dinov2,model=TOY]"),
     "clip_cosine[tiny-clip]",
 )
-# Of metrics whose default backbone would be downloaded, or that have settings worth a contract of their own.
+# For metrics whose default backbone would be downloaded, or with settings that need separate tests.
 SETTINGS = {
     "lpips": ["lpips[tiny]"],
     "cosine": ["cosine[tiny]", "cosine[dinov2,model=TOY]"],
@@ -125,7 +125,7 @@ def test_any_parts_of_a_prompts_images_give_the_same(name, folder, monkeypatch):
     monkeypatch.setattr("gendiv_lightning.functional.ssim._BLOCK", 2)
     monkeypatch.setattr(
         "gendiv_lightning.features.base._LOADED", _LoadedNetworks()
-    )  # nothing is remembered of the same images
+    )  # no features of the same images are cached
     parts = numbers(measured(folder, positions, [name]))
     for key, expected in whole.items():
         assert parts[key] == pytest.approx(expected, rel=1e-5, abs=1e-6, nan_ok=True), key

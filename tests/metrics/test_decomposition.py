@@ -155,11 +155,11 @@ def test_disjoint_paraphrases_add_one_bit_and_equal_ones_none(likelihoods, bits)
 @pytest.mark.parametrize("numbers_of", [(0, 1), (1, 0), (0, 5)])
 def test_the_prompt_path_is_the_mutual_information_of_sequence_and_paraphrase(numbers_of):
     """Two sequences have probabilities 3/4 and 1/4 for one paraphrase, 1/4 and 3/4 for the other."""
-    shown = [(0, 0), (0, 0), (0, 0), (0, 1), (1, 0), (1, 1), (1, 1), (1, 1)]  # paraphrase, sequence: as often as likely
+    shown = [(0, 0), (0, 0), (0, 0), (0, 1), (1, 0), (1, 1), (1, 1), (1, 1)]  # (paraphrase, sequence)
     probabilities = torch.tensor([[0.75, 0.25], [0.25, 0.75]])
     scores = torch.stack([probabilities[:, sequence].log2() for _, sequence in shown])
     paraphrase = torch.tensor([numbers_of[q] for q, _ in shown])
-    order = [0, 1] if numbers_of[0] < numbers_of[1] else [1, 0]  # columns are in the order of the numbers
+    order = [0, 1] if numbers_of[0] < numbers_of[1] else [1, 0]  # columns are ordered by paraphrase number
     samples = prompt(entropy=entropies(*[0.0] * 8), paraphrase=paraphrase, scores=scores[:, order])
     one = -0.75 * math.log2(0.75) - 0.25 * math.log2(0.25)
     assert SequenceEntropy().measure(samples) == pytest.approx([1 - one, 0, 1 - one], abs=1e-6)

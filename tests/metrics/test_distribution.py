@@ -159,7 +159,7 @@ def test_the_interval_is_as_wide_as_the_spread_over_sets_of_prompts(reference):
             for metric in metrics:
                 metric.update(samples)
         runs.append({name: estimate for metric in metrics for name, estimate in metric.compute().items()})
-    # Recall and coverage are no smooth functions of the samples; their intervals are too wide.
+    # Recall and coverage are not smooth functions of the samples, so their intervals are too wide.
     most = {"quality/recall[colours]": 2.5, "quality/coverage[colours]": 2.0}
     for name in runs[0]:
         spread = torch.tensor([run[name].value for run in runs]).std().item()

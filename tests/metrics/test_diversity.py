@@ -153,7 +153,7 @@ def test_deleting_the_weight_file_after_loading_changes_nothing(tiny_weights, tm
 
 def test_ssim_agrees_with_torchmetrics_and_scikit_image():
     inner = prompt(num=4).images
-    images = torch.full((4, 3, 46, 46), 90, dtype=torch.uint8)  # in a frame the rule for borders does not show
+    images = torch.full((4, 3, 46, 46), 90, dtype=torch.uint8)  # the frame makes border handling irrelevant
     images[:, :, 15:-15, 15:-15] = inner
     ours = row(SSIM(), PromptSamples(images))[0]
     first, second = torch.triu_indices(4, 4, 1)

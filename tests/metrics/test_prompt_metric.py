@@ -27,7 +27,7 @@ def prompt(index, num, num_paths=None):
     return PromptSamples(torch.full((num, 3, 2, 2), 10 * index, dtype=torch.uint8), place=index, path=path)
 
 
-# Index, samples, paths: no two prompts have as many samples, and one has a single one.
+# Index, samples, paths: all prompts have different numbers of samples, and one has a single sample.
 PROMPTS = [(4, 7, 3), (0, 2, None), (3, 1, None), (1, 5, 2), (2, 4, 1)]
 
 

@@ -153,7 +153,7 @@ def across_ranks(here, there):
     there.sync(dist_sync_fn=lambda x, group: sent.append(x) or [x], distributed_available=lambda: True)
     there.unsync()
     here.sync(dist_sync_fn=gather, distributed_available=lambda: True)
-    estimates = type(here).compute(here)  # without torchmetrics around it, which would synchronise again
+    estimates = type(here).compute(here)  # bypasses torchmetrics, which would sync again
     here.unsync()
     return estimates
 

@@ -15,7 +15,7 @@ from gendiv_lightning.sampling import Noise, Observer, TokenSampler, apply_probe
 from gendiv_lightning.sampling.diffusion import NoiseSchedule, Transition, sample_diffusion
 from gendiv_lightning.sampling.sampler import invert_cdf
 
-# What differs from the official schedule, which replaces one token in a million only.
+# Differences from the official schedule, which replaces only one token in a million.
 SCHEDULES = {"official": {}, "replacing": {"gamma_cum_end": 0.9}, "much replacing": {"gamma_cum_end": 0.3}}
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES)
 

@@ -181,7 +181,7 @@ def test_a_frozen_path_reveals_the_same_positions_in_diffusion(family):
     FAMILIES[family](make_sampler(probes=[FreezePath()], observers=(decisions,)))
     revealed = decisions.steps().cummax(0).values.view(STEPS, 3, 8, L)
     shared = bool((revealed == revealed[:, :, :1]).all())
-    assert shared == (family in DIFFUSIONS)  # a masked model's confidences differ with the tokens
+    assert shared == (family in DIFFUSIONS)  # the confidences of a masked model depend on the tokens
 
 
 def test_an_autoregressive_sample_does_not_depend_on_path_noise():

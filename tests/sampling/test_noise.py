@@ -155,7 +155,7 @@ def neighbours():
 def test_numbers_of_neighbouring_names_are_independent(kind):
     x, y = (part.flatten() for part in neighbours()[kind])
     correlation = torch.corrcoef(torch.stack([x, y]))[0, 1].item()
-    assert abs(correlation) < 3.3 / len(x) ** 0.5  # three standard deviations, and fixed keys
+    assert abs(correlation) < 3.3 / len(x) ** 0.5  # three standard deviations; the keys are fixed
     cells = ((x * 8).long() * 8 + (y * 8).long()).bincount(minlength=64).view(8, 8)
     assert chi2_contingency(cells.numpy()).pvalue > 1e-3
 

@@ -120,7 +120,7 @@ def test_features_do_not_depend_on_the_other_captions_of_a_batch(make_features, 
 def test_a_long_caption_is_truncated_but_keeps_its_end_token(make_features, weights):
     tokenizer, encoder = AutoTokenizer.from_pretrained(weights / "t5"), T5EncoderModel.from_pretrained(weights / "t5")
     features = make_features(max_tokens=5)
-    assert features.lengths(TEXTS).lengths == [8, 3, 1, 13]  # counted before the cut, so that it can be reported
+    assert features.lengths(TEXTS).lengths == [8, 3, 1, 13]  # counted before truncation, so that it can be reported
     assert [len(f) for f in features.encode(TEXTS, CPU)] == [5, 3, 1, 5]
     ids = tokenizer("a red circle above").input_ids
     assert len(ids) == 5

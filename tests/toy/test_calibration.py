@@ -137,7 +137,7 @@ def test_the_ground_truth_table_passes(family, size):
         name = f"h_{part}/token"
         error = result[name] - expected[name]
         assert abs(error.mean()) < 0.01 * total
-        if error.abs().max() > 1e-4:  # else all is rounding, intervals included
+        if error.abs().max() > 1e-4:  # otherwise estimates and intervals are exact up to rounding
             hits.append(int(sum(covers(result[name], expected[name]))))
     # 93 to 97 % of all, and what chance makes of 500: which numbers miss that by a little stands in the study.
     assert all(455 <= each <= 490 for each in hits), hits

@@ -45,7 +45,7 @@ def test_the_autoencoder_starts_as_the_shared_tokenizer_without_its_codebook(toy
         codes = F.normalize(mean, dim=1)
         result, source = model.decoder.conv_in(codes), diffusers_vq(tokenizer)
         expected = source.decoder.conv_in(source.post_quant_conv(codes))
-    # A bias before zero padding is not the same as one after it: the border may differ.
+    # A bias before zero padding differs from one after it, so borders may differ.
     inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
     torch.testing.assert_close(result[inner], expected[inner], rtol=1e-3, atol=1e-4)
 

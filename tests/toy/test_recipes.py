@@ -140,7 +140,7 @@ def test_the_amused_tokenizer_starts_near_the_shared_one(make_recipe):
     recipe = make_recipe("amused-tokenizer", batch_size=16)
     with torch.no_grad():
         start = recipe.loss(0)
-        recipe.model.encoder.conv_in.weight /= 2  # as if it still read [-1, 1]
+        recipe.model.encoder.conv_in.weight /= 2  # as if its input range were still [-1, 1]
         unadapted = recipe.loss(0)
     assert 0 < start["loss"] < 0.5 * unadapted["loss"]
     assert 1 > start["agree"] > 1.5 * unadapted["agree"]
@@ -224,7 +224,7 @@ def test_amused_is_trained_on_the_conditions_of_its_sampler(spied, random_grids)
     inputs, tokens = inputs.flatten(1), random_grids[images]
     masked = inputs == generator.mask
     assert inputs[~masked].equal(tokens[~masked])
-    # How many are masked is L cos(u pi / 2) rounded up, u uniform: at most c with probability 2 / pi asin(c / L).
+    # The number masked is L cos(u pi / 2) rounded up, u uniform: at most c with probability 2 / pi asin(c / L).
     edges = torch.tensor([0, 12, 20, 28, 34, L])
     observed = torch.bucketize(masked.sum(1), edges).bincount()
     expected = NUM_ROWS * (2 / math.pi * (edges.double() / L).asin()).diff()

@@ -17,7 +17,7 @@ from gendiv_lightning.toy.recipes.clip import ClipRecipe
 from gendiv_lightning.toy.recipes.text_tower import text_tower
 
 CONTEXT = TINY_CLIP["text_cfg"]["context_length"]
-# Start and end included, they fill the context exactly, and do not fit into it.
+# With start and end token, the first fills the context exactly and the second does not fit.
 FULL = " ".join(["red", "sky"] * 31)
 LONG = " ".join(["red", "sky", ","] * 25)
 TEXTS = ["", "sky", "blue sky, a red house on the left", FULL, LONG]
