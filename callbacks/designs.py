@@ -20,7 +20,7 @@ class DesignCallback(SettingCallback, Design):
 
 
 class Paraphrase(DesignCallback):
-    """Spread the samples of a prompt over paraphrases of it: the prompt path.
+    """Spread the samples of a prompt over its paraphrases: the prompt path.
 
     Args:
         num_paraphrases: number of paraphrases; the number of samples must be a multiple of it and at least twice it.

@@ -298,7 +298,7 @@ class CodebookSubset(ProbeCallback):
 
     @lru_cache(maxsize=16)  # noqa: B019  shared by all probes; a run has only a few
     def allowed(self, codebook_size: int) -> Tensor:
-        """The entries that may be drawn, (K,) bool."""
+        """The allowed entries (K,) bool."""
         chosen = self._chosen(codebook_size)
         if not len(chosen):
             raise ProbeError(

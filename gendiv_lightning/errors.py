@@ -394,7 +394,8 @@ class MemoryLimitError(GendivError):
     What to do: If the file is what you expect, raise the limit with `--memory-limit` (in configs `memory_limit`, in
     GiB).
 
-    Example: a.png takes 2 GiB, more than the memory limit of 1 GiB
+    Example: a.png takes 2 GiB, more than the memory limit of 1 GiB. Raise it with --memory-limit (in configs
+    memory_limit)
     """
 
     code = "GD506"
@@ -480,7 +481,7 @@ class RunLockedError(GendivError):
 
     What to do: Wait for the process that the message names, stop it, or choose another folder.
 
-    Example: runs/a is being written by process 41 on node3. Wait for it, stop it, or give another --run_dir
+    Example: runs/a is being written by process 41 on node3. Wait for it, stop it, or choose another --run_dir
     """
 
     code = "GD704"

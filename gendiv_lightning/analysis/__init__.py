@@ -1,1 +1,1 @@
-"""What runs say: pure functions over stored runs, importable from a notebook."""
+"""Analyses of stored runs, as pure functions that can be imported in a notebook."""

@@ -29,7 +29,7 @@ ESTIMATORS = ("plugin", "miller_madow", "grassberger", "chao_shen", "chao_wang_j
 
 
 class CountEntropy(NamedTuple):
-    """H_total per token from counts alone, bits, by one estimator of `functional.entropy`."""
+    """H_total in bits per token, from counts only, by one estimator of `functional.entropy`."""
 
     estimator: str
     bits: Interval
@@ -181,7 +181,7 @@ def find_effects(plain: Setting, argmax: Setting, name: str) -> list[Effect]:
 
 
 def _cells(setting: Setting, name: str, num_paraphrases: int) -> Tensor:
-    """(2, 2, P): path frozen, free; one paraphrase, all."""
+    """Distances (2, 2, P): path frozen or free, by one paraphrase or all."""
     missing = [part for part in ("", "/within", "/sampler_path") if f"{name}{part}" not in setting.columns]
     if missing:
         raise MetricInputError(

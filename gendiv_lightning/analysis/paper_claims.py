@@ -30,7 +30,7 @@ ARGMAX, SUBSET, PARAPHRASE, DECOMPOSE = "Argmax", "CodebookSubset", "Paraphrase"
 FREQUENT, WITHOUT_FREQUENT, MIXED = "most_frequent", "drop_most_frequent", "mixed"
 LLAMAGEN, AMUSED, VQ_DIFFUSION = "llamagen", "amused", "vqdiffusion"
 
-# --- the runs that answer its questions ---
+# --- the runs that answer the questions of the paper ---
 
 
 def arm_of(setting: Setting) -> str:
@@ -128,7 +128,7 @@ def find_verdict(family: Family, name: str) -> Verdict | None:
     return judge_runs(plain, argmax, subset, name)
 
 
-# --- how to make them ---
+# --- the commands that make them ---
 
 _ADD = "--probes+="
 _DROP = f"{_ADD}{SUBSET} --probes.select={WITHOUT_FREQUENT} --probes.ratio=0.05"
@@ -189,7 +189,7 @@ def run_of(family: Family, run: str) -> Setting | None:
     }[run]
 
 
-# --- its claims ---
+# --- the claims of the paper ---
 
 
 class Claim(NamedTuple):

@@ -24,7 +24,7 @@ _NETWORK_SIDE = 512  # feature networks resize the shorter side of an image to a
 # Pillow's names of modes with 16 bits per channel, of which it would drop 8.
 _DEEP = re.compile(r"(RGB|L|CMYK)\w*;16[BLN]?")
 
-_TURNS: dict[Any, Image.Transpose] = {  # from the EXIF orientation to upright
+_TURNS: dict[Any, Image.Transpose] = {  # from the EXIF orientation to the upright image
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,

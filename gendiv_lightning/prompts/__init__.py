@@ -1,1 +1,1 @@
-"""Readers of prompt sets, their filters and how they are sampled."""
+"""Readers and filters of prompt sets, sampling designs, and paraphrases."""

@@ -71,7 +71,7 @@ def _block(block: Table | Figure | Samples) -> list[str]:
 
 
 def _paragraph(words: str) -> str:
-    """A printed rule, of several lines, keeps them."""
+    """A paragraph; a rule of several lines keeps its line breaks."""
     if "\n" not in words:
         return _safe(words)
     kept = printable(words, keep="\n").replace("```", "'''")
@@ -79,7 +79,7 @@ def _paragraph(words: str) -> str:
 
 
 def _safe(words: str) -> str:
-    """Prompts and names may hold anything: outside of backticks no character is markup, and none begins a line."""
+    """Escape untrusted text: outside of backticks no character is markup or begins a block."""
     parts = re.split(r"(`[^`]*`)", printable(words.replace("\n", " ")))
     is_code = [len(part) > 1 and part.startswith("`") for part in parts]
     return "".join(
@@ -88,7 +88,7 @@ def _safe(words: str) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """A column a value, and for those with intervals two more; not a number is empty."""
+    """One column per value, and two more for those with intervals; NaN is empty."""
     places = range(len(table.header))
     wide = [any(isinstance(row[place], Number) for row in table.rows) for place in places]
     names = _unique(table.header)
@@ -104,7 +104,7 @@ def to_csv(table: Table) -> str:
 
 
 def _unique(header: tuple[str, ...]) -> list[str]:
-    """A difference is named by the column that it follows."""
+    """Name each difference after the column before it."""
     named, subject = [], ""
     for words in header:
         if words == "difference":
@@ -122,7 +122,7 @@ def _columns(cell: Cell, is_wide: bool) -> list[str]:
 
 
 def _inert(words: str) -> str:
-    """Text that no spreadsheet evaluates: an apostrophe precedes characters that would begin a formula."""
+    """Prevent spreadsheets from evaluating text: put an apostrophe before characters that would begin a formula."""
     words = printable(words, keep="\n")
     return f"'{words}" if words.startswith(("=", "+", "-", "@")) else words
 

@@ -44,7 +44,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def malformed(path: Path, what: str) -> DamagedRunError:
-    """The error of a damaged file."""
+    """The error for a damaged file, with the way out."""
     return DamagedRunError(
         f"{path} is damaged: {what}. Restore the file, or run the command again with --overwrite true"
     )

@@ -95,7 +95,7 @@ class RunLock:
     def _taken(self, owner: dict[str, object]) -> RunLockedError:
         who = f"process {owner.get('pid', '?')} on {owner.get('host', 'this machine')}"
         return RunLockedError(
-            f"{self.path.parent} is being written by {who}. Wait for it, stop it, or give another --run_dir"
+            f"{self.path.parent} is being written by {who}. Wait for it, stop it, or choose another --run_dir"
         )
 
     def _beat(self) -> None:

@@ -1,4 +1,4 @@
-"""Config files: one in the working directory, or the file of that name that the package ships.
+"""Find config files in the working directory, or among those that the package ships.
 
 The shipped configs are `configs/` of a checkout and `gendiv_lightning/configs/` of an installed package. They are named
 as in a checkout, `configs/tiny/llamagen.yaml`, so that the commands of the README work from any directory.
@@ -30,7 +30,7 @@ def config_names() -> list[str]:
 
 
 def find_config(name: str | Path) -> Path:
-    """The file `name`; if there is none and the package ships a config of that name, the shipped file."""
+    """The file `name` if it exists, otherwise the shipped config with that name."""
     path = Path(name)
     if path.exists() or path.parts[:1] != (PREFIX,):
         return path
@@ -39,7 +39,7 @@ def find_config(name: str | Path) -> Path:
 
 
 def find_configs(words: Iterable[str]) -> list[str]:
-    """A command line in which `configs/NAME.yaml` and `--OPTION=configs/NAME.yaml` name files that exist."""
+    """Replace `configs/NAME.yaml` and `--OPTION=configs/NAME.yaml` on a command line by existing files."""
     found = []
     for word in words:
         option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
@@ -49,7 +49,7 @@ def find_configs(words: Iterable[str]) -> list[str]:
 
 
 def fragments_of(path: Path) -> set[Path]:
-    """The configs that a config names, by paths relative to itself, and those that these name."""
+    """The configs that a config includes by relative paths, and recursively those that these include."""
     found: set[Path] = set()
     pending = [path]
     while pending:
@@ -77,7 +77,7 @@ _WRAPPING = re.compile(
 
 
 def explain(error: BaseException) -> str:
-    """What went wrong, and at which key, without the layers of unions and subclasses that jsonargparse wraps it in."""
+    """The innermost error and its key, without the layers that jsonargparse wraps around it."""
     keys, name = [], ""
     while (wrapping := _WRAPPING.match(str(error))) and (inner := error.__cause__ or error.__context__):
         if wrapping["key"] and wrapping["key"] not in keys:

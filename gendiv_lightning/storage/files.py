@@ -90,7 +90,7 @@ def _list_into(
     here = folder.stat()
     identity = (here.st_dev, here.st_ino)
     if any(os.path.samestat(here, parent) for parent in above):
-        found.notes.append(f"{prefix[:-1]} is a link to a folder above it and was not followed")
+        found.notes.append(f"{prefix[:-1]} links to a folder above itself and was not followed")
         return
     if identity in seen:
         found.notes.append(f"{prefix[:-1]} and {seen[identity] or '.'} are the same folder; its files count twice")
@@ -118,14 +118,18 @@ def check_regular(path: Path) -> None:
         mode = path.stat().st_mode
     except FileNotFoundError:
         if path.is_symlink():
-            raise MissingFileError(f"{shown} is a link to {valid_text(os.readlink(path))}, which is missing") from None
-        raise MissingFileError(f"there is no file {shown}") from None
+            raise MissingFileError(
+                f"{shown} is a link to {valid_text(os.readlink(path))}, which is missing. Restore the target"
+            ) from None
+        raise MissingFileError(f"there is no file {shown}. Correct the path") from None
     except ValueError as error:  # a NUL in the name
-        raise MissingFileError(f"there is no file {shown!r}") from error
+        raise MissingFileError(f"there is no file {shown!r}. Correct the path") from error
     if stat.S_ISDIR(mode):
-        raise MissingFileError(f"{shown} is a folder, not a file")
+        raise MissingFileError(f"{shown} is a folder, not a file. Give a file")
     if not stat.S_ISREG(mode):
-        raise MissingFileError(f"{shown} is {_KINDS.get(stat.S_IFMT(mode), 'a special file')}, not a regular file")
+        raise MissingFileError(
+            f"{shown} is {_KINDS.get(stat.S_IFMT(mode), 'a special file')}, not a regular file. Give a regular file"
+        )
 
 
 def read_file(path: Path, memory_limit: float = 1.0) -> bytes:
@@ -144,7 +148,11 @@ def read_file(path: Path, memory_limit: float = 1.0) -> bytes:
 def check_size(size: int, memory_limit: float, what: str) -> None:
     """Raise MemoryLimitError if `size` bytes are more than `memory_limit` GiB."""
     if size > memory_limit * GIB:
-        raise MemoryLimitError(f"{what} takes {size / GIB:.3g} GiB, more than the memory limit of {memory_limit:g} GiB")
+        raise MemoryLimitError(
+            f"{what} takes {size / GIB:.3g} GiB, more than the memory limit of {memory_limit:g} GiB. "
+            ""
+            "Raise it with --memory-limit (in configs memory_limit)"
+        )
 
 
 def inside(folder: Path, name: str) -> Path | None:

@@ -99,7 +99,7 @@ class StudyFolder:
         return is_finished
 
     def last_words(self, cell: Cell) -> str:
-        """Last line of the cell's log, without the link that an error ends with: the reason why a run failed."""
+        """The last line of the log, except for the link below an error: the reason why a run failed."""
         log = self.log(cell)
         lines = log.read_text(errors="replace").split("\n") if log.exists() else []
         lines = [line.split("\r")[-1].strip() for line in lines if not line.startswith(LINK)]

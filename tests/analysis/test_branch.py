@@ -31,7 +31,7 @@ def test_the_interval_contains_the_share_and_widens_with_the_spread_over_prompts
 def test_without_independent_samples_there_is_no_curve() -> None:
     with pytest.raises(ValueError, match="needs step 0"):
         branch_curve({1: PROMPTS})
-    with pytest.raises(ValueError, match="step 1 has 3 prompts, step 0 has 40"):
+    with pytest.raises(ValueError, match="step 1 has 3 prompts, but step 0 has 40"):
         branch_curve({0: PROMPTS, 1: PROMPTS[:3]})
 
 

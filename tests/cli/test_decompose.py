@@ -96,7 +96,7 @@ def test_the_plane_is_drawn_by_command(runs, tmp_path, capsys):
     assert gendiv("decompose", plain.path, "--argmax", argmax.path, "--distance", "ssim", "--plot", file) == 0
     assert str(file) in capsys.readouterr().out
     texts = {element.text for element in ElementTree.parse(file).iter() if element.text}
-    assert {"H(C), bits a token", "H(C|X), bits a token", "share of H_total"} <= texts
+    assert {"H(C), bits per token", "H(C|X), bits per token", "share of H_total"} <= texts
     assert "must end in .svg" in gendiv("decompose", plain.path, "--distance", "ssim", "--plot", "plane.png")
 
 
@@ -162,7 +162,7 @@ def test_runs_with_different_sample_counts_are_rejected_even_if_their_data_agree
     less = predict(weights, tmp_path / "less", "--data.num_samples", "8")
     assert few.read_protocol()["data"]["num_samples"] == less.read_protocol()["data"]["num_samples"]
     message = gendiv("compare", few.path, less.path)
-    assert "samples in all (192 and 24)" in message
+    assert "total number of samples (192 and 24)" in message
     assert "--anyway" in message
 
 
@@ -171,7 +171,7 @@ def test_sample_sizes_from_a_pilot_equal_those_from_given_variances(runs, capsys
     assert gendiv("plan", "--pilot", plain.path, "--metric", "pixel_cosine", "--width", "0.01") == 0
     part = ["power", "--pilot", plain.path, "--metric", "pixel_cosine", "--width", "0.01", "--number"]
     assert gendiv(*part, "sampler_path") == 0
-    assert "has no number path_sampler: there are diversity/pixel_cosine, " in gendiv(*part, "path_sampler")
+    assert "has no number path_sampler. Choose one of diversity/pixel_cosine, " in gendiv(*part, "path_sampler")
     assert gendiv("plan", "--pilot", plain.path, "--pilot", argmax.path, "--metric", "ssim", "--effect", "0.2") == 0
     assert gendiv("power", "--between", "1", "--within", "0", "--effect", "0.5") == 0
     assert capsys.readouterr().out.splitlines()[-1].split() == ["64", "34", "2176"]
@@ -209,8 +209,8 @@ def test_a_prompt_set_without_ground_truth_is_named(runs, tmp_path):
             "--within is a variance",
         ),
         (["--between", "inf", "--within", "1", "--width", "1"], "--between"),
-        (["--between", "1", "--within", "1", "--width", "nan"], "--width must be a number, got nan"),
-        (["--between", "1", "--within", "1", "--effect", "inf"], "--effect must be a number, got inf"),
+        (["--between", "1", "--within", "1", "--width", "nan"], "--width must be finite, got nan"),
+        (["--between", "1", "--within", "1", "--effect", "inf"], "--effect must be finite, got inf"),
         (
             ["--between", "1", "--within", "1", "--width", "1", "--metric", "ssim"],
             "--metric and --number",

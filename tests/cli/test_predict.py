@@ -299,7 +299,7 @@ def test_other_weights_are_another_run(finished, weights, tmp_path):
 def test_settings_that_change_no_number_give_the_same_run(finished, weights, capsys):
     more = ("--data.prompts_per_batch", "3", "--model.batch_size", "2", "--wandb", "disabled")
     predict(weights, finished.path, *more)
-    assert "is finished" in capsys.readouterr().err
+    assert "is already finished" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore:Total length of `DataLoader` across ranks is zero")
@@ -355,7 +355,7 @@ BAD_INPUT = [
     (["--model.batch_size", "null"], ["model.batch_size must not be null"]),
     (["--overwrite", "null"], ["overwrite", "bool"]),
     (["--wandb", "null"], ["wandb", "online"]),
-    (["--data.split", "train"], ["split belongs to a dataset", "'train'"]),
+    (["--data.split", "train"], ["split applies to a dataset", "'train'"]),
     (
         [
             "--trainer.callbacks+=lightning.pytorch.callbacks.LambdaCallback",

@@ -80,7 +80,7 @@ def test_ids_depend_only_on_the_text_and_the_name_of_the_set(tmp_path):
 
 
 def test_an_empty_prompt_set_is_an_error_that_names_the_file(tmp_path):
-    with pytest.raises(ValueError, match=r"nothing\.txt: 2 read, 0 kept, 2 empty"):
+    with pytest.raises(ValueError, match=r"nothing\.txt contains no prompts \(2 read, 0 kept, 2 empty"):
         PromptData(write_lines(tmp_path, ["", " "], name="nothing.txt")).prompt_set()
 
 
@@ -171,8 +171,8 @@ def test_the_environment_sets_the_cache_folder(tmp_path, monkeypatch):
         ({"num_samples": 0}, "num_samples must be at least 1"),
         ({"prompts_per_batch": 0}, "prompts_per_batch must be at least 1"),
         ({"max_words": 0}, "max_words must be at least 1"),
-        ({"revision": "main"}, "revision belongs to a dataset"),
-        ({"split": "train"}, "split belongs to a dataset"),
+        ({"revision": "main"}, "revision applies to a dataset"),
+        ({"split": "train"}, "split applies to a dataset"),
     ],
 )
 def test_impossible_arguments_fail_in_the_constructor(tmp_path, arguments, message):
@@ -221,7 +221,7 @@ def test_samples_cycle_through_the_chosen_paraphrases(length, num_paraphrases, e
         (SampleDesign(10, 5, "any"), "has 2 paraphrases of length 'any', but 5 are required"),
         (SampleDesign(5, 2), "must be a multiple of num_paraphrases.* got 5 samples for 2 paraphrases"),
         (SampleDesign(2, 2), "at least 2 samples per paraphrase"),
-        (SampleDesign(4, 2, "tiny"), "length must be one of short, medium, long, mixed, any, got 'tiny'"),
+        (SampleDesign(4, 2, "tiny"), "length must be one of short, medium, long, mixed, any; got 'tiny'"),
         (SampleDesign(4, -1), "num_paraphrases must be at least 0"),
         (SampleDesign(0), "num_samples must be at least 1"),
     ],

@@ -191,7 +191,7 @@ def test_unreadable_images_of_a_prompt_without_others_are_listed(tmp_path):
     folders(tmp_path)
     for file in (tmp_path / "1").glob("*.png"):
         file.write_bytes(b"no image")
-    with pytest.warns(match=r"1 prompts have no image that can be read, and are left out: 'the moon, at left'"):
+    with pytest.warns(match=r"1 prompts have no readable image and are skipped: 'the moon, at left'"):
         found, corrupt = load_prompts(find_images(tmp_path), max_corrupt=0.5)
     assert [samples.prompt for samples in found] == ["a red house"]
     assert corrupt.names == ["1/0.png", "1/1.png"]
@@ -225,7 +225,7 @@ def test_unsupported_sources_are_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"1 \.zip"):
         find_images(tmp_path)
     pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "x.parquet")
-    with pytest.raises(ValueError, match=r"prompt.*--image-column"):
+    with pytest.raises(ValueError, match=r"--image-column.*prompt"):
         find_images(tmp_path)
     pq.write_table(pa.table({"a": [b"1"], "b": [b"2"], "prompt": ["x"]}), tmp_path / "x.parquet")
     with pytest.raises(ValueError, match=r"2 .*a, b"):
@@ -246,7 +246,7 @@ def test_images_of_one_prompt_may_be_in_one_folder_with_a_note(tmp_path):
         (folder / f"{n}.png").write_bytes(png(n))
     found = find_images(folder)
     assert {prompt: len(items) for prompt, items in found.groups.items()} == {"a blue star": 3}
-    assert found.notes == ["all 3 images are taken as samples of one prompt, 'a blue star'"]
+    assert found.notes == ["all 3 images are samples of one prompt, 'a blue star'"]
     (folder / "prompt.txt").write_text("another")
     assert list(find_images(folder).groups) == ["another"]
 

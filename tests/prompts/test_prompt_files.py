@@ -139,7 +139,7 @@ def test_paraphrases_keep_their_length_class_and_get_one_when_they_have_none(tmp
         ("a.xlsx", b"", "must end in one of"),
         ("a.jsonl", b'{"prompt": "a"}\n{oops\n', r"a\.jsonl, line 2 is not JSON"),
         ("a.jsonl", b"5\n", "line 1 must be an object or a text, got int"),
-        ("a.json", b'{"prompt": "a"}', "must hold a list of records, got dict"),
+        ("a.json", b'{"prompt": "a"}', "must contain a list of records, got dict"),
         ("a.jsonl", b'{"prompt": {"a": "b"}}', "line 1: column 'prompt' must contain text, got dict"),
         ("a.jsonl", b'{"prompt": ["a", 5]}', "line 1: column 'prompt' must contain text, got int"),
         (
@@ -147,7 +147,7 @@ def test_paraphrases_keep_their_length_class_and_get_one_when_they_have_none(tmp
             b'{"images": [], "annotations": [{"image_id": 3, "caption": "a"}]}',
             "not a captions file of MSCOCO",
         ),
-        ("a.tar", b"no tar at all", r"a\.tar is not a tar, or it is damaged, cut off or compressed"),
+        ("a.tar", b"no tar at all", r"a\.tar is not a tar, or it is damaged, truncated or compressed"),
         ("a.txt", "Tür".encode("latin-1"), r"a\.txt, line 1, cannot be read as UTF-8"),
         ("a.parquet", b"no parquet at all", r"a\.parquet cannot be read"),
         ("a.jsonl", b'{"prompt": "a", "paraphrases": ["b"]}', "list of objects with a non-empty `text`"),

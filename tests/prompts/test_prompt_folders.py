@@ -85,7 +85,7 @@ def test_linked_folders_are_followed_and_loops_are_not(tmp_path):
     (folder / "y").symlink_to(tmp_path / "elsewhere")
     (folder / "z").symlink_to(folder)
     assert texts(folder) == TEXTS
-    assert find_prompt_files(folder).notes == ["z is a link to a folder above it and was not followed"]
+    assert find_prompt_files(folder).notes == ["z links to a folder above itself and was not followed"]
 
 
 def test_a_split_can_be_chosen_and_a_wrong_one_is_an_error(tmp_path):

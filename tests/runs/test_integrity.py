@@ -91,7 +91,7 @@ def test_the_error_of_a_damaged_shard_names_it_and_the_way_out(tmp_path):
 def test_a_missing_shard_of_a_finished_run_is_noticed_on_opening(tmp_path):
     folder = write_run(tmp_path)
     folder.shards()[0].unlink()
-    with pytest.raises(ValueError, match=r"not whole: samples/0000000-\w+.parquet \(1 files\)"):
+    with pytest.raises(ValueError, match=r"incomplete: samples/0000000-\w+.parquet \(1 files\)"):
         RunFolder(tmp_path).read_protocol()
 
 
@@ -100,7 +100,7 @@ def test_a_missing_shard_of_an_old_run_is_noticed_when_samples_are_read(tmp_path
     (tmp_path / INDEX).unlink()
     folder.shards()[0].unlink()
     assert RunFolder(tmp_path).read_metrics()
-    with pytest.raises(ValueError, match="measured 3 prompts, but has the samples of 2"):
+    with pytest.raises(ValueError, match="measured 3 prompts, but contains samples of 2"):
         list(RunFolder(tmp_path).read_samples())
 
 

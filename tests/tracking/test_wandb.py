@@ -207,4 +207,4 @@ def test_a_wandb_report_without_a_service_is_one_line(study, connect):
 
 @pytest.mark.parametrize("words", ["gendiv", "team/", "a/b/c"])
 def test_where_a_wandb_report_goes_is_entity_and_project(words, study):
-    assert f"ENTITY/PROJECT, such as my-team/gendiv, got '{words}'" in gendiv("report", study, "--wandb", words)
+    assert f"--wandb must be ENTITY/PROJECT, got '{words}'" in gendiv("report", study, "--wandb", words)

@@ -1,4 +1,4 @@
-"""One module a command of `gendiv`: `HELP`, `add_arguments(parser)` and `run(arguments) -> exit status`.
+"""One module per command of `gendiv`: `HELP`, `add_arguments(parser)` and `run(arguments) -> exit status`.
 
-Modules import nothing heavy at their top: the parser needs them all.
+Modules import nothing heavy at the top, since the parser imports all of them.
 """

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     a, b = ([read_run(path) for path in side.split(",")] for side in (arguments.a, arguments.b))
     obstacles = find_obstacles(a, b)
     if obstacles:
-        message = f"these runs are not comparable: they differ in {'; '.join(map(str, obstacles))}"
+        message = f"these runs are not comparable, because they differ in {'; '.join(map(str, obstacles))}"
         if not arguments.anyway:
             raise NotComparableError(f"{message}. Pass --anyway to compare them regardless")
         write(f"{message}\n", sys.stderr)

@@ -54,7 +54,8 @@ class ChatModel(Paraphraser):
             model = load_pretrained(AutoModelForCausalLM, source, "auto")
         if self._tokenizer.chat_template is None:
             raise WrongWeightsError(
-                f"--model local:{self.source} must be a chat model; its tokenizer has no chat template. Choose another"
+                f"--model local:{self.source} must be a chat model, but its tokenizer has no chat template. Choose "
+                "another"
             )
         self._model = model.to(self.device)
 

@@ -16,7 +16,7 @@ from gendiv_lightning.report.document import Figure, Section
 
 
 def section(study: Study) -> Section:
-    """The information bottleneck plane, of the families that draw tokens."""
+    """The information bottleneck plane of the families with tokens."""
     study, title = with_settings(with_tokens(study)), "The information bottleneck plane"
     if not study.families:
         return Section("plane", title)

@@ -1,4 +1,4 @@
-"""A table per generator: diversity with its paired difference, and its costs."""
+"""A table per generator: diversity with its paired difference, and the cost in quality."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UP, DOWN = "\u2191", "\u2193"
 
 
 def section(study: Study) -> Section:
-    """The table of each generator: diversity with its paired difference, and its costs."""
+    """The table of each generator: diversity with its paired difference, and the cost in quality."""
     shown = with_settings(study).families
     tables = tuple(_profile_table(study, family, place) for place, family in enumerate(shown))
     missing = [f"{f.name}: {command_for(f, 'baseline')}" for f in study.families if f.baseline is None]

@@ -1,4 +1,4 @@
-"""All runs, and how the numbers were made."""
+"""All runs, and the methods of the numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gendiv_lightning.runs.load import Setting
 
 
 def section(study: Study) -> Section:
-    """All runs, and how the numbers were made."""
+    """All runs, and the methods of the numbers."""
     rows = tuple(
         (run.label.fingerprint, run.label.title, str(run.label.seed), *_counts(setting), setting.size)
         for family in study.families

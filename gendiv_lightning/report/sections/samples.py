@@ -20,7 +20,7 @@ def typical_prompts(baseline: Setting, name: str) -> list[int]:
 
 
 def section(study: Study) -> Section:
-    """The same prompts and noise, baseline and probes."""
+    """Samples of the baseline and the probes for the same prompts and noise."""
     blocks = tuple(
         _samples_of(study, family, place) for place, family in enumerate(study.families) if family.baseline is not None
     )
