@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from gendiv_lightning.analysis.effects import Interval, share_left, share_within
 from gendiv_lightning.analysis.paper_claims import argmax_of, enhanced, find_profile, find_verdict, mixed_paraphrases
+from gendiv_lightning.analysis.verdict import Verdict
 from gendiv_lightning.report.charts import source_bars
 from gendiv_lightning.report.context import (
     Study,
@@ -58,23 +61,36 @@ ANSWER_RULE = (
     "must lie on one side."
 )
 UNDECIDED, UNKNOWN = "undecided: an interval includes one half", "not measured yet"
-NO_EXECUTION = "none, by construction"
 TOY = (
     "Embedded toy models on 48-pixel postcards. These numbers show that the instrument works. They are never those of "
     "the real models, nor the paper's."
 )
 
 
+class _Case(NamedTuple):
+    """What answers the question for a family.
+
+    Attributes:
+        family: the family.
+        execution: share of the diversity of one text that execution gives without the path; None if not measured.
+        path: the same of the path without execution.
+        verdict: by the rule; None if not measured.
+    """
+
+    family: Family
+    execution: Interval | None
+    path: Interval | None
+    verdict: Verdict | None
+
+
 def write_report(study: Study) -> Report:
     """The report of a study."""
     made = [part.section(study) for part in tqdm(SECTIONS, desc="Report", unit="section", delay=2)]
-    sections = (
-        *(section._replace(missing=()) for section in made if section.blocks or section.paragraphs),
-        *_missing(made),
-    )
-    answers = tuple(_answer_of(study, family) for family in study.families)
-    warning = TOY if study.is_toy else ""
-    return Report(TITLE, _answer(study), answers, _numbers(study), ANSWER_RULE, warning, sections)
+    sections = (*(section._replace(missing=()) for section in made if section.blocks or section.paragraphs),)
+    cases = [_Case(family, *_alone(study, family), find_verdict(family, study.distance)) for family in study.families]
+    answers, warning = tuple(map(_answer_of, cases)), TOY if study.is_toy else ""
+    numbers = _numbers(study, cases)
+    return Report(TITLE, _answer(cases), answers, numbers, ANSWER_RULE, warning, (*sections, *_missing(made)))
 
 
 def _missing(sections: Sequence[Section]) -> tuple[Section, ...]:
@@ -89,25 +105,38 @@ def _missing(sections: Sequence[Section]) -> tuple[Section, ...]:
     return (Section("missing", "What is not measured yet", (), (), lines),)
 
 
-def _answer(study: Study) -> str:
+def _alone(study: Study, family: Family) -> tuple[Interval | None, Interval | None]:
+    """What execution, and what the path, gives of the diversity of one text without the other."""
+    if not family.generator.has_execution:
+        return Interval(0.0), Interval(1.0)
+    plain, argmax, _ = find_profile(family)
+    within = f"{study.distance}/within"
+    draws = None if plain is None else share_within(plain, f"{study.distance}/exec", within)
+    if plain is not None and argmax is not None:
+        return draws, share_left(argmax, plain, within)
+    alone = argmax_of(family)
+    baseline = family.baseline_of(alone) if alone else None
+    return draws, share_left(alone, baseline, study.distance) if alone and baseline else None
+
+
+def _answer(cases: Sequence[_Case]) -> str:
     """One sentence: generators by the source of their diversity."""
     groups: dict[str, list[str]] = {}
-    for family in study.families:
-        groups.setdefault(_source(study, family)[0], []).append(family.name)
+    for case in cases:
+        groups.setdefault(_source(case)[0], []).append(case.family.name)
     parts = [f"in {_listed(names)} {source}" for source, names in groups.items()]
     sentence = "; ".join(parts) + "."
     return sentence[0].upper() + sentence[1:]
 
 
-def _source(study: Study, family: Family) -> tuple[str, str]:
+def _source(case: _Case) -> tuple[str, str]:
     """The source of a family's diversity, as the end of a sentence and as a sentence, see `ANSWER_RULE`."""
-    execution, path = sources_of(family)
-    if not family.generator.has_execution:
+    execution, path = sources_of(case.family)
+    if not case.family.generator.has_execution:
         return f"from {path}", f"Its diversity comes from {path}."
-    alone = _alone(study, family)
-    if None in alone:
+    if case.execution is None or case.path is None:
         return f"it is {UNKNOWN}", f"Where its diversity comes from is {UNKNOWN}."
-    match tuple(_is_most(part) for part in alone if part is not None):
+    match _is_most(case.execution), _is_most(case.path):
         case (True, False):
             return f"from {execution}", f"Its diversity comes from {execution}."
         case (False, True):
@@ -129,37 +158,26 @@ def _is_most(part: Interval) -> bool | None:
     return True if part.low > 0.5 else False if part.high < 0.5 else None
 
 
-def _alone(study: Study, family: Family) -> tuple[Interval | None, Interval | None]:
-    """What execution, and what the path, gives of the diversity of one text without the other."""
-    if not family.generator.has_execution:
-        return Interval(0.0), Interval(1.0)
-    plain, argmax, _ = find_profile(family)
-    within = f"{study.distance}/within"
-    draws = None if plain is None else share_within(plain, f"{study.distance}/exec", within)
-    if plain is not None and argmax is not None:
-        return draws, share_left(argmax, plain, within)
-    alone = argmax_of(family)
-    baseline = family.baseline_of(alone) if alone else None
-    return draws, share_left(alone, baseline, study.distance) if alone and baseline else None
-
-
-def _answer_of(study: Study, family: Family) -> Answer:
+def _answer_of(case: _Case) -> Answer:
     """Two sentences: the source, and what that makes of the model."""
-    found = find_verdict(family, study.distance)
-    if not family.generator.has_execution:
+    if not case.family.generator.has_execution:
         then = "Its sampler adds no noise, so there is no execution noise by construction."
-    elif found is not None:
-        then = f"By the rule below it is {found.kind}."
-    elif family.draws_tokens:
+    elif case.verdict is not None:
+        then = f"By the rule below it is {case.verdict.kind}."
+    elif case.family.draws_tokens:
         then = "The verdict needs a decomposition, also under argmax and under a subset."
     else:
         then = "It draws no tokens, so the rule below, which needs a codebook, does not apply."
-    draws, paths = _alone(study, family)
-    chart = source_bars(share(draws), share(paths)) if draws and paths else ""
-    return Answer(family.name, f"{_source(study, family)[1]} {then}", chart)
+    known = case.execution is not None and case.path is not None
+    chart = source_bars(_share(case.execution), _share(case.path)) if known else ""
+    return Answer(case.family.name, f"{_source(case)[1]} {then}", chart)
 
 
-def _numbers(study: Study) -> Table | None:
+def _share(part: Interval | None) -> Number:
+    return share(part or Interval(math.nan))
+
+
+def _numbers(study: Study, cases: Sequence[_Case]) -> Table | None:
     """The numbers behind the answers: a row per generator, each diversity with its first cost."""
     choices = (("argmax", argmax_of), ("paraphrases", mixed_paraphrases), ("enhancement", enhanced))
     shown = [(name, choose) for name, choose in choices if any(map(choose, study.families))]
@@ -169,11 +187,10 @@ def _numbers(study: Study) -> Table | None:
         header += [f"left, {name}", *([f"{cost.words}, {name}"] if cost else [])]
     rows: list[tuple[Cell, ...]] = []
     used: list[Setting] = []
-    for family in study.families:
-        draws, paths = _alone(study, family)
-        row: list[Cell] = [family.name, share(draws) if draws else "", share(paths) if paths else ""]
+    for family, execution, path, found in cases:
+        row: list[Cell] = [family.name, share(execution) if execution else "", share(path) if path else ""]
         if not family.generator.has_execution:
-            row[1:] = [NO_EXECUTION, "all, by construction"]
+            row[1:] = ["none, by construction", "all, by construction"]
         used += [setting for setting in find_profile(family)[:2] if setting]
         for _, choose in shown:
             setting = choose(family)
@@ -184,10 +201,8 @@ def _numbers(study: Study) -> Table | None:
                 continue
             row.append(share(share_left(setting, baseline, study.distance)))
             row += [moved(setting, baseline, cost.name)] if cost else []
-        found = find_verdict(family, study.distance)
-        rows.append(
-            (*row, found.kind if found else "", Number(found.certainty, digits=0, percent=True) if found else "")
-        )
+        row += [found.kind, Number(found.certainty, digits=0, percent=True)] if found else ["", ""]
+        rows.append(tuple(row))
     if not used:
         return None
     notes = (
