@@ -11,7 +11,7 @@ import hashlib
 import html
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 
 from gendiv_lightning.console.text import printable
@@ -168,11 +168,8 @@ def _row(row: Row, address: str, prompt: str) -> str:
 
 
 def _table(table: Table) -> str:
-    are_words = [
-        all(not isinstance(row[n], Number) and len(str(row[n])) > 12 for row in table.rows)
-        for n in range(len(table.header))
-    ]
-    are_words[0] = True
+    columns = [[row[n] for row in table.rows] for n in range(len(table.header))]
+    are_words = [number == 0 or _are_words(column) for number, column in enumerate(columns)]
     head = "".join(
         f'<th scope="col"{" class=words" if words else ""}>{_escape(name)}</th>'
         for name, words in zip(table.header, are_words, strict=True)
@@ -181,13 +178,20 @@ def _table(table: Table) -> str:
         f"<tr>{''.join(_cell(cell, words) for cell, words in zip(row, are_words, strict=True))}</tr>"
         for row in table.rows
     )
-    prose = ' class="prose"' if sum(are_words) > 2 else ""
+    num_long = sum(all(isinstance(cell, str) and len(cell) > 12 for cell in column) for column in columns)
+    prose = ' class="prose"' if num_long > 1 else ""
     notes = f'<div class="notes">{_caption(table.notes)}</div>' if table.notes else ""
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{_escape(table.title)}">'
         f'<table id="{table.name}"{prose}><caption><span>{_escape(table.title)}</span></caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{notes}"
     )
+
+
+def _are_words(column: Sequence[Cell]) -> bool:
+    """Whether all cells that have anything begin with a letter."""
+    words = [cell for cell in column if cell != ""]
+    return bool(words) and all(isinstance(cell, str) and cell[0].isalpha() for cell in words)
 
 
 def _cell(cell: Cell, words: bool) -> str:

@@ -162,7 +162,8 @@ class Chart:
         """The panel as SVG."""
         self._place_labels()
         content = f"{_text(2, 14, self.title, 'title')}{self._frame()}{''.join(self._marks)}"
-        return _svg(self.title, self.width, self.height, content)
+        axes = " by ".join(filter(None, (self.y.label, self.x.label)))
+        return _svg(f"{self.title}: {axes}" if axes else self.title, self.width, self.height, content)
 
     def _frame(self) -> str:
         parts = []

@@ -58,3 +58,19 @@ def test_every_command_that_reads_runs_reads_them(latent, tmp_path, capsys):
     assert "my_flow has continuous latents instead of tokens." in page
     assert "the same generator with decompose under subset" not in page
     assert "does not apply" in page, "the claim about codebook entries"
+
+
+def test_an_ode_sampler_is_reported_to_have_no_execution_noise_by_construction(latent, tmp_path, capsys):
+    generator = {"family": "my_flow", "title": "My flow", "chance": {"path": "the initial noise", "execution": ""}}
+    decompose = {"probe": "Decompose", "label": "decomposed", "short": "decomposed"}
+    argmax = {"probe": "Argmax", "label": "argmax", "short": "argmax"}
+    for name, probes in {"plain": [decompose], "argmax": [argmax, decompose]}.items():
+        content = json.dumps({"generator": generator, "probes": probes})
+        (latent / name / "description.json").write_text(content)
+    assert gendiv("report", latent, "--out", tmp_path / "report") == 0
+    assert "In My flow from the initial noise." in capsys.readouterr().out
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "Its diversity comes from the initial noise. Its sampler adds no noise" in page
+    assert "My flow has no execution noise by construction. Its path is the initial noise." in page
+    assert "The rule needs a codebook. Its sampler has no execution noise by construction." in page
+    assert "none, by construction" in (tmp_path / "report" / "tables" / "answer.csv").read_text()

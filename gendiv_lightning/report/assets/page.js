@@ -54,9 +54,10 @@ let neighbours = [], shown = 0;
 
 function show(index) {
   shown = (index + neighbours.length) % neighbours.length;
-  const picture = neighbours[shown].firstElementChild, row = picture.closest(".row");
+  const picture = neighbours[shown].firstElementChild;
+  const numbers = picture.closest(".row")?.querySelector(".numbers")?.textContent;
   stage.replaceChildren(picture.cloneNode(true));
-  words.textContent = row ? row.querySelector("figcaption").textContent : picture.ariaLabel;
+  words.textContent = [picture.alt ?? picture.ariaLabel, numbers].filter(Boolean).join(". ");
 }
 
 const step = (by) => show(shown + by);
