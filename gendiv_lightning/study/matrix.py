@@ -1,6 +1,6 @@
 """Expand a study, a YAML file, into cells; each is a config of `gendiv predict`.
 
-    generators: {NAME: {config: FILE, usage: FILE}}     a config without probes, next to the study's file
+    generators: {NAME: {config: FILE, usage: FILE}}     a config without probes, next to the study's file or shipped
     probes: {NAME: {PROBE: {argument: value}, ...}}     probes applied together; none for the baseline
     seeds: [0]
     metrics: [NAME, ...]                                replace those of the configs
@@ -24,6 +24,7 @@ import yaml
 
 from gendiv_lightning.analysis.paper_claims import takes_counts
 from gendiv_lightning.errors import ConfigKeyError, ConfigValueError, FileFormatError, MissingFileError
+from gendiv_lightning.storage.config_files import find_config
 
 _KEYS = ("generators", "probes", "seeds", "metrics", "settings")
 _GENERATOR_KEYS = ("config", "usage", "probes", "metrics")
@@ -113,8 +114,14 @@ def _cells(path: Path, study: dict[str, Any], generator: str, probe: str, seed: 
         for name, arguments in probes.items():
             if "usage" in source and takes_counts(name, arguments):
                 arguments.setdefault("usage", source["usage"])
-        config = _config(path.parent / source["config"], metrics, settings, probes)
+        config = _config(_base_of(path, source["config"]), metrics, settings, probes)
         yield Cell("-".join([generator, probe, *swept, f"seed{seed}"]), generator, probe, probes, seed, config)
+
+
+def _base_of(path: Path, name: str) -> Path:
+    """The config that a study names: next to it, in the working directory, or shipped with the package."""
+    beside, elsewhere = path.parent / name, find_config(name)
+    return elsewhere if elsewhere.exists() and not beside.exists() else beside
 
 
 def _sweep(arms: Probes) -> Iterator[tuple[list[str], Probes]]:

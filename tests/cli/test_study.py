@@ -107,6 +107,14 @@ def test_a_random_or_listed_subset_gets_no_counts(write):
     assert all("usage" not in cell.probes["CodebookSubset"] for cell in read_study(write(probes=probes)))
 
 
+def test_a_study_finds_shipped_configs_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = {"generators": {"toy": {"config": "configs/tiny/llamagen.yaml"}}, "probes": {"baseline": None}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    (cell,) = read_study(tmp_path / "study.yaml")
+    assert cell.config["model"]["class_path"] == "gendiv_lightning.generators.LlamaGen"
+
+
 def test_a_generator_may_have_its_own_probes_and_metrics(write):
     def entry(**more):
         return {"config": str(TINY / "llamagen.yaml"), **more}
