@@ -243,6 +243,12 @@ def find_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
                 run = read_run(folder)
                 runs.setdefault(run.label.fingerprint, run)
     if not runs:
+        measured = [path for path in paths if (path / "metrics.json").is_file()]
+        if measured and not left_out:
+            raise MissingRunError(
+                f"{measured[0]} has the numbers of `gendiv measure`, and no run. Read metrics.json, and pairs.png with "
+                "--pairs; a report needs runs of `gendiv predict`"
+            )
         searched = ", ".join(map(str, paths))
         raise MissingRunError(
             f"there is no finished run in {searched}. Make one with `gendiv predict` or `gendiv study`"

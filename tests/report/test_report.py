@@ -240,6 +240,11 @@ def test_a_folder_without_runs_is_told(tmp_path):
     assert "no finished run" in gendiv("report", tmp_path, "--out", tmp_path / "out")
 
 
+def test_measured_images_are_not_taken_for_a_run(tmp_path):
+    (tmp_path / "metrics.json").write_text("{}")
+    assert "the numbers of `gendiv measure`" in gendiv("report", tmp_path, "--out", tmp_path / "out")
+
+
 # --- rules with known answers ---
 
 
