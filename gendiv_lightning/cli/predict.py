@@ -63,6 +63,40 @@ examples:
   gendiv validate --config configs/tiny/llamagen_codebook.yaml
 """
 
+PREDICT = """
+Generates images for each prompt, with probes or without, and measures them. Writes a run folder: images, tokens,
+metrics.json, per_prompt.parquet, grid.png. Run the same command again after an interruption: it resumes and produces
+identical results.
+
+A config has the parts `model` (the generator), `data` (the prompts), `probes`, `measure` (the metrics) and `trainer`.
+Every value can be set on the command line, after --config: --data.num_samples 16. Several --config are merged in order.
+--model.help CLASS, --data.help CLASS and --probes.help CLASS list the values of a class. --print_config prints the
+whole config. `gendiv configs` lists the shipped configs, `gendiv list` the names of generators, probes and metrics.
+
+examples:
+  gendiv predict --config configs/tiny/llamagen.yaml
+  gendiv predict --config configs/tiny/llamagen.yaml --probes+=Argmax --data.num_samples 16 --run_dir runs/mine
+  gendiv predict --config configs/tiny/llamagen.yaml --trainer.devices 4 --trainer.strategy ddp   (no torchrun)
+"""
+
+VALIDATE = """
+Encodes real images with the tokenizer of a generator, and counts how often it uses each entry of its codebook. Writes
+the counts to usage.safetensors in the run folder. Pass this file to the CodebookSubset probe, as --probes.usage.
+
+A config has the parts `model` (a generator with tokens), `data` (the images) and `trainer`. Every value can be set on
+the command line, after --config: --data.limit 1000. --print_config prints the whole config.
+
+examples:
+  gendiv validate --config configs/tiny/llamagen_codebook.yaml
+"""
+
+# Titles of the groups of options in --help. jsonargparse takes them from docstrings of Lightning otherwise.
+TITLES = {
+    "trainer": "trainer, options of Lightning's Trainer",
+    "model": "model, the generator",
+    "data": "data, the prompts or images",
+}
+
 DEFAULTS: dict[str, Any] = {
     "devices": 1,
     "use_distributed_sampler": False,  # the data module assigns each prompt to one rank
@@ -99,11 +133,15 @@ class Config(LightningCLI):
                 "formatter_class": RawDescriptionHelpFormatter,
                 "exit_on_error": False,
                 "predict": {
-                    "description": "Generate images under probes, measure and log them.",
+                    "usage": "gendiv predict --config FILE [options]",
+                    "description": PREDICT,
+                    "formatter_class": RawDescriptionHelpFormatter,
                     "exit_on_error": False,
                 },
                 "validate": {
-                    "description": "Count how often a tokenizer uses each codebook entry on images.",
+                    "usage": "gendiv validate --config FILE [options]",
+                    "description": VALIDATE,
+                    "formatter_class": RawDescriptionHelpFormatter,
                     "exit_on_error": False,
                 },
             },
@@ -118,6 +156,8 @@ class Config(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of a run besides model, data and trainer."""
+        for name, group in (parser.groups or {}).items():
+            group.title = TITLES.get(name, group.title)
         parser.add_argument(
             "--probes",
             type=list[SettingCallback],
@@ -290,7 +330,7 @@ def _folder(config: Config, protocol: dict[str, Any]) -> RunFolder:
 
 
 def _is_done(config: Config, folder: RunFolder, protocol: dict[str, Any]) -> bool:
-    """Whether the run is finished. Raises ValueError if the folder contains another run."""
+    """Whether the run is finished. Raises RunDiffersError if the folder contains another run."""
     if config.options.overwrite:
         return False
     folder.check(protocol)

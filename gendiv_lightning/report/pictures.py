@@ -1,4 +1,4 @@
-"""Samples of a run as small pictures, WebP files in which they stand side by side."""
+"""Samples of a run as small pictures: WebP files with several samples side by side."""
 
 from __future__ import annotations
 

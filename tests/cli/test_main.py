@@ -37,12 +37,13 @@ def test_the_parser_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize("words", [["predict", "--help"], ["validate", "--help"], ["--help"]])
-def test_the_help_of_fit_free_lists_the_options(words, capsys):
+def test_the_help_of_predict_and_validate_shows_examples_and_options(words, capsys):
     with pytest.raises(SystemExit) as stopped:
         fit_free.main(words)
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("usage: gendiv fit-free")
+    assert shown.startswith(f"usage: gendiv {'fit-free' if words == ['--help'] else words[0]}")
+    assert "\nexamples:\n" in shown
     if words != ["--help"]:
         assert "--run_dir" in shown
         assert "--data" in shown
