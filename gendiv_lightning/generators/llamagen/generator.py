@@ -238,7 +238,7 @@ class LlamaGen(TokenGenerator[Conditions]):
         check_decoding(decoding, window, dtype)
         if decoding == "parallel" and compile:
             raise OptionConflictError(
-                "decoding: parallel requires compile: false, got true (each width would be compiled separately). "
+                f"decoding: parallel requires compile: false, got {compile} (each width would be compiled separately). "
                 "Change one of the two"
             )
         _check_official(gpt_checkpoint, "gpt_checkpoint", gpt, vq, model_type, image_size)
