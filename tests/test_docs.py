@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import gendiv_lightning as gd
 from gendiv_lightning.cli.main import build_parser
@@ -82,3 +83,25 @@ def test_a_config_of_a_page_exists(line):
     words = shlex.split(line, comments=True)
     config = words[words.index("--config") + 1]
     assert (ROOT / config).is_file() or re.match(r"my_|configs/FAMILY", config), f"{config} does not exist"
+
+
+def nav_pages(items):
+    for item in items:
+        value = next(iter(item.values())) if isinstance(item, dict) else item
+        yield from nav_pages(value) if isinstance(value, list) else [value]
+
+
+def test_every_page_below_docs_is_in_the_navigation():
+    listed = set(nav_pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]))
+    notebooks = {path.with_suffix(".md") for path in (ROOT / "docs").rglob("*.ipynb")}
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in {*(ROOT / "docs").rglob("*.md"), *notebooks}}
+    assert pages - listed == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_lines_of_prose_are_short(page):
+    if "embedded_study" in page.parts:
+        return  # written by `gendiv report`
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    prose = [line for line in text.splitlines() if not re.match(r"\||    |.*\]\(http", line)]
+    assert [line for line in prose if len(line) > 110] == []
