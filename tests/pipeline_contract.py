@@ -77,12 +77,12 @@ def check(name: str, folder: Path) -> Row:
     torch.testing.assert_close(halves.samples.latents, whole.samples.latents, rtol=1e-3, atol=1e-3)
     same = torch.equal(halves.samples.latents, whole.samples.latents)
     generator.batch_size = 4
-    branched = generator.sample(batch, [Branch(2)]).samples.latents
+    branched = generator.sample(batch, [Branch(1)]).samples.latents
     assert (_spread(branched[:4]) > 1e-4) == generator.adds_noise, (
         "a branch shares what it must not, or not what it must"
     )
     generator.batch_size = 1  # no rows to share anything with
-    alone = generator.sample(batch, [Branch(2)]).samples.latents
+    alone = generator.sample(batch, [Branch(1)]).samples.latents
     torch.testing.assert_close(branched, alone, rtol=1e-3, atol=1e-3)
     return Row(
         name,

@@ -2,7 +2,7 @@
 
     python docs/studies/continuous.py [FOLDER]
 
-Runs `configs/tiny/study_eta.yaml` and `gendiv branch` on four toy models, prints two tables, and writes
+Runs `configs/tiny/study_eta.yaml` and `gendiv branch` on four toy models, prints three tables, and writes
 `continuous.svg` beside this file. Finished runs in FOLDER (default: runs) are not repeated.
 """
 
@@ -16,16 +16,19 @@ import torch
 from torch import Tensor
 
 from gendiv_lightning.analysis.branch import Decided
+from gendiv_lightning.analysis.decompose import find_bandwidth, measure_stored, read_prompts
 from gendiv_lightning.cli.main import main as gendiv
 from gendiv_lightning.console.tables import format_table
 from gendiv_lightning.functional.bootstrap import bootstrap_mean, bootstrap_ratio
+from gendiv_lightning.metrics.kernel_entropy import KernelEntropy
+from gendiv_lightning.metrics.registry import make_metric
 from gendiv_lightning.recorders.marginals import count_entropies
 from gendiv_lightning.records import split_by_prompt
 from gendiv_lightning.report.charts import branch_curves
 from gendiv_lightning.report.document import Figure
 from gendiv_lightning.report.html import to_svg
 from gendiv_lightning.runs.folder import RunFolder
-from gendiv_lightning.runs.load import read_run
+from gendiv_lightning.runs.load import Run, read_run
 from gendiv_lightning.toy import postcards
 
 HERE = Path(__file__).parent
@@ -63,26 +66,47 @@ def number(values: tuple[float, float, float], scale: float = 1.0, digits: int =
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def shares(folder: Path) -> str:
-    """Table of the shares of path and execution, by the distance and by the ground-truth factors."""
-    head = ("sampler", "D_total (LPIPS)", "execution, % of D", "H_total, bits/factor", "execution, % of H")
-    rows: list[tuple[str, ...]] = [(*head, "stated right, %", "coherent, %")]
-    for name, words in SETTINGS.items():
-        run = read_run(folder / f"latent_diffusion-{name}-seed0")
+def distances(runs: dict[str, Run]) -> str:
+    """Table of diversity and the share of execution by the distance, with the quality of the samples."""
+    rows: list[tuple[str, ...]] = [
+        ("sampler", "D_total (LPIPS)", "execution, % of D", "stated right, %", "coherent, %")
+    ]
+    for words, run in runs.items():
         total, execution = run.columns[DISTANCE], run.columns[f"{DISTANCE}/exec"]
-        h_total, h_exec = factor_entropies(run.folder.path)
         rows.append(
             (
                 words,
                 number(bootstrap_mean(total)),
                 number(bootstrap_ratio(execution, total), 100, 1),
-                number(bootstrap_mean(h_total)),
-                number(bootstrap_ratio(h_exec, h_total), 100, 1),
                 number(bootstrap_mean(run.columns["postcards/stated_right"]), 100, 1),
                 number(bootstrap_mean(run.columns["postcards/coherence"]), 100, 1),
             )
         )
     return format_table(rows)
+
+
+def entropies(runs: dict[str, Run]) -> str:
+    """Table of entropies and their execution parts, of the ground-truth factors and by a kernel on features."""
+    features = make_metric("kernel_entropy[tiny]").features
+    features.load()
+    bandwidth = find_bandwidth(read_prompts(runs[SETTINGS["eta100"]].folder, "Distances"), features)
+    rows: list[tuple[str, ...]] = [
+        ("sampler", "H, bits/factor", "execution, % of H", "kernel H2, bits/image", "H2_exec, bits/image")
+    ]
+    for words, run in runs.items():
+        h_total, h_exec = factor_entropies(run.folder.path)
+        metric = KernelEntropy(features, bandwidth)
+        kernel = measure_stored(read_prompts(run.folder, "Kernels"), metric)
+        rows.append(
+            (
+                words,
+                number(bootstrap_mean(h_total)),
+                number(bootstrap_ratio(h_exec, h_total), 100, 1),
+                number(kernel[metric.names[0]][:3]),
+                number(kernel[metric.names[1]][:3]),
+            )
+        )
+    return f"{format_table(rows)}\n\nKernel: Gaussian, bandwidth {bandwidth:g}"
 
 
 def read_curves(folder: Path) -> dict[str, list[Decided]]:
@@ -118,7 +142,10 @@ def main() -> None:
         out = folder / f"branch-{name}"
         run("branch", *configs, "--steps", steps, "--out", str(out), "--prompts", "12", "--samples", "6")
         curves |= read_curves(out)
-    sys.stdout.write(f"{shares(folder / 'study_eta')}\n\n{as_table(curves)}\n")
+    runs = {
+        words: read_run(folder / "study_eta" / f"latent_diffusion-{name}-seed0") for name, words in SETTINGS.items()
+    }
+    sys.stdout.write("\n\n".join((distances(runs), entropies(runs), as_table(curves))) + "\n")
     (HERE / "continuous.svg").write_text(to_svg(Figure("branch", (branch_curves(curves),), "")))
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gendiv_lightning.errors import PipelineError
-from gendiv_lightning.generators.pipeline_rows import map_rows, repeat_rows, rows_are_equal
+from gendiv_lightning.generators.pipeline_rows import map_rows, one_of_each, repeat_rows, rows_are_equal
 from gendiv_lightning.sampling.branches import branches_at
 from gendiv_lightning.sampling.latents import KeyedNormals, LatentSampler
 
@@ -114,7 +114,7 @@ def _once_while_shared(forward: Callable[..., Any], *, sampler: LatentSampler, t
         num_rows, size = len(branches.group), len(latents)
         if size % num_rows or not rows_are_equal((args, kwargs), size, num_rows):
             return forward(*args, **kwargs)
-        one_args, one_kwargs = map_rows((args, kwargs), size, lambda rows: rows[::num_rows])
+        one_args, one_kwargs = map_rows((args, kwargs), size, lambda rows: one_of_each(rows, num_rows))
         output = forward(*one_args, **one_kwargs)
         return map_rows(output, size // num_rows, lambda rows: repeat_rows(rows, num_rows))
 

@@ -27,13 +27,19 @@ def rows_are_equal(value: Any, size: int, num_rows: int) -> bool:
     found: list[bool] = []
 
     def compare(rows: Any) -> Any:
-        repeated = repeat_rows(rows[::num_rows], num_rows)
+        repeated = repeat_rows(one_of_each(rows, num_rows), num_rows)
         pairs = zip(rows, repeated, strict=True)
         found.append(all(torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in pairs))
         return rows
 
     map_rows(value, size, compare)
     return all(found)
+
+
+def one_of_each(rows: Any, num_rows: int) -> Any:
+    """The first row of each block of `num_rows` rows of a tensor or a list; some networks need contiguous tensors."""
+    taken = rows[::num_rows]
+    return taken.contiguous() if isinstance(taken, Tensor) else taken
 
 
 def repeat_rows(rows: Any, num_rows: int) -> Any:
