@@ -156,6 +156,11 @@ def digits_of(name: str) -> int:
     return 1 if "clip_score" in name else 3
 
 
+def listed(names: Sequence[str]) -> str:
+    """Names as in a sentence: "A", "A and B", "A, B and C"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
 def qualities_in_words(setting: Setting, study: Study) -> str:
     """The qualities of a setting: "CLIP score 31.2, FID 24.1"."""
     parts = [f"{quality.words} {measured(setting, quality.name).text}" for quality in study.qualities]

@@ -65,6 +65,12 @@ class Table(NamedTuple):
     rows: tuple[tuple[Cell, ...], ...]
     notes: str = ""
 
+    def without_empty_columns(self) -> Table:
+        """The table without columns in which all cells are empty."""
+        kept = [number for number in range(len(self.header)) if any(row[number] != "" for row in self.rows)]
+        rows = tuple(tuple(row[number] for number in kept) for row in self.rows)
+        return self._replace(header=tuple(self.header[number] for number in kept), rows=rows)
+
 
 class Figure(NamedTuple):
     """Panels, each an SVG; the name is that of its files.

@@ -15,6 +15,7 @@ from gendiv_lightning.report.charts import source_bars
 from gendiv_lightning.report.context import (
     Study,
     about,
+    listed,
     measured,
     moved,
     share,
@@ -124,7 +125,7 @@ def _answer(cases: Sequence[_Case]) -> str:
     groups: dict[str, list[str]] = {}
     for case in cases:
         groups.setdefault(_source(case)[0], []).append(case.family.name)
-    parts = [f"in {_listed(names)} {source}" for source, names in groups.items()]
+    parts = [f"in {listed(names)} {source}" for source, names in groups.items()]
     sentence = "; ".join(parts) + "."
     return sentence[0].upper() + sentence[1:]
 
@@ -211,7 +212,8 @@ def _numbers(study: Study, cases: Sequence[_Case]) -> Table | None:
         f"bootstrap resamples with this verdict. {_baselines(study)}{about(study, used)}"
     )
     title = f"The numbers behind the answers, by {study.diversity[1]}"
-    return Table("answer", title, (*header, "verdict", "certainty"), tuple(rows), notes)
+    table = Table("answer", title, (*header, "verdict", "certainty"), tuple(rows), notes)
+    return table.without_empty_columns()
 
 
 def _baselines(study: Study) -> str:
@@ -222,7 +224,3 @@ def _baselines(study: Study) -> str:
     ]
     words = " and ".join(words for _, words in study.numbers[:2])
     return f"Baselines have {words} of {'; '.join(numbers)}. " if numbers else ""
-
-
-def _listed(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -71,6 +71,6 @@ def test_an_ode_sampler_is_reported_to_have_no_execution_noise_by_construction(l
     assert "In My flow from the initial noise." in capsys.readouterr().out
     page = (tmp_path / "report" / "index.html").read_text()
     assert "Its diversity comes from the initial noise. Its sampler adds no noise" in page
-    assert "My flow has no execution noise by construction. Its path is the initial noise." in page
-    assert "The rule needs a codebook. Its sampler has no execution noise by construction." in page
+    assert "My flow: path is the initial noise; no execution noise by construction." in page
+    assert "No execution noise by construction: My flow." in page
     assert "none, by construction" in (tmp_path / "report" / "tables" / "answer.csv").read_text()

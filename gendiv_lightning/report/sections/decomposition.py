@@ -5,7 +5,7 @@ from __future__ import annotations
 from gendiv_lightning.analysis.lenses import find_lenses
 from gendiv_lightning.analysis.paper_claims import command_for, find_profile
 from gendiv_lightning.report.charts import decomposition_bars
-from gendiv_lightning.report.context import Study, about, qualities_in_words
+from gendiv_lightning.report.context import Study, about, listed, qualities_in_words
 from gendiv_lightning.report.document import Cell, Figure, Section, Table, number
 from gendiv_lightning.runs.load import Family
 
@@ -35,7 +35,10 @@ def section(study: Study) -> Section:
     )
     header = ("generator", "lens", "unit", "H_total", "H_exec", "H_path, sampler", "H_path, paraphrase")
     table = Table("decomposition", "H_total = H_exec + H_path", header, rows, about(study, used))
-    chances = tuple(dict.fromkeys(filter(None, map(_chance, study.families))))
+    names: dict[str, list[str]] = {}
+    for family in study.families:
+        names.setdefault(_chance(family), []).append(family.name)
+    chances = tuple(f"{listed(alike)}: {words}." for words, alike in names.items() if words)
     return Section(
         "decomposition",
         "Path and execution",
@@ -51,6 +54,5 @@ def _chance(family: Family) -> str:
     if not chance:
         return ""
     path, execution = chance.get("path"), chance.get("execution")
-    if not execution:
-        return f"{family.name} has no execution noise by construction. Its path is {path}."
-    return f"{family.name}: path is {path or 'nothing, by construction'}; execution is {execution}."
+    execution = f"execution is {execution}" if execution else "no execution noise by construction"
+    return f"path is {path or 'nothing, by construction'}; {execution}"

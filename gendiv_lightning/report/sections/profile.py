@@ -46,9 +46,8 @@ def _profile_table(study: Study, family: Family, place: int) -> Table:
     for quality in study.qualities:
         header += [f"{quality.words} {DOWN if quality.lower_is_better else UP}", "difference"]
     header += ["perplexity", "coverage", "run"]
-    kept = [column for column in range(len(header)) if any(row[column] != "" for row in rows)]
-    header, rows = [header[column] for column in kept], [tuple(row[column] for column in kept) for row in rows]
-    return Table(f"profile-{place + 1}", family.name, tuple(header), tuple(rows), about(study, settings))
+    table = Table(f"profile-{place + 1}", family.name, tuple(header), tuple(rows), about(study, settings))
+    return table.without_empty_columns()
 
 
 def _p(value: float) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from gendiv_lightning.analysis.effects import share_left, share_within
 from gendiv_lightning.analysis.paper_claims import NO_TOKENS, command_for, find_profile, find_verdict
 from gendiv_lightning.analysis.verdict import RULE
-from gendiv_lightning.report.context import Study, about, moved, share
+from gendiv_lightning.report.context import Study, about, listed, moved, share
 from gendiv_lightning.report.document import Cell, Number, Section, Table
 from gendiv_lightning.runs.load import Family, Setting
 
@@ -48,12 +50,18 @@ def section(study: Study) -> Section:
         tuple(rows),
         about(study, used) if used else "",
     )
-    no_verdict = [_no_verdict(family) for family in study.families if not family.draws_tokens]
-    paragraphs = (RULE, *no_verdict) if rows or no_verdict else ()
+    without = [family for family in study.families if not family.draws_tokens]
+    paragraphs = (RULE, *_no_verdict(without)) if rows or without else ()
     return Section("verdicts", "The verdict, and the rule", paragraphs, (table,) if rows else (), tuple(missing))
 
 
-def _no_verdict(family: Family) -> str:
-    """Why the rule does not apply."""
-    execution = "" if family.generator.has_execution else " Its sampler has no execution noise by construction."
-    return f"{NO_TOKENS.format(family.name)} The rule needs a codebook.{execution}"
+def _no_verdict(families: Sequence[Family]) -> Iterator[str]:
+    """Why the rule does not apply to generators without tokens."""
+    if len(families) == 1:
+        yield f"{NO_TOKENS.format(families[0].name)} The rule needs a codebook."
+    elif families:
+        names = listed([family.name for family in families])
+        yield f"The rule needs a codebook, and these generators have continuous latents instead of tokens: {names}."
+    ode = [family.name for family in families if not family.generator.has_execution]
+    if ode:
+        yield f"No execution noise by construction: {listed(ode)}."
