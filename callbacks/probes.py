@@ -136,7 +136,11 @@ class Branch(ProbeCallback):
 
 
 class Temperature(ProbeCallback):
-    """Divide the logits by `temperature` >= 0. Use `Argmax` for the mode instead of a draw."""
+    """Divide the logits by `temperature` >= 0. Use `Argmax` for the mode instead of a draw.
+
+    Args:
+        temperature: divisor of the logits, at least 0.
+    """
 
     sets = ("temperature",)
 
@@ -150,7 +154,11 @@ class Temperature(ProbeCallback):
 
 
 class TopK(ProbeCallback):
-    """Keep the `top_k` >= 1 most probable tokens, including ties with the last one."""
+    """Keep the `top_k` >= 1 most probable tokens, including ties with the last one.
+
+    Args:
+        top_k: number of tokens, at least 1.
+    """
 
     sets = ("top_k",)
 
@@ -165,7 +173,11 @@ class TopK(ProbeCallback):
 
 
 class TopP(ProbeCallback):
-    """Keep the smallest set of most probable tokens whose total probability reaches `top_p`, in [0, 1]."""
+    """Keep the smallest set of most probable tokens whose total probability reaches `top_p`, in [0, 1].
+
+    Args:
+        top_p: probability mass, in [0, 1].
+    """
 
     sets = ("top_p",)
 
@@ -179,7 +191,11 @@ class TopP(ProbeCallback):
 
 
 class Guidance(ProbeCallback):
-    """Classifier-free guidance with `guidance_scale`; 1 and below switch it off."""
+    """Set the scale of classifier-free guidance.
+
+    Args:
+        guidance_scale: weight of the condition; 1 and below is off.
+    """
 
     sets = ("guidance",)
 

@@ -1,5 +1,6 @@
 """The documentation: links have targets, code and commands are those of the package, and the site builds."""
 
+import importlib.util
 import os
 import re
 import shlex
@@ -105,3 +106,19 @@ def test_lines_of_prose_are_short(page):
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     prose = [line for line in text.splitlines() if not re.match(r"\||    |.*\]\(http", line)]
     assert [line for line in prose if len(line) > 110] == []
+
+
+@pytest.fixture(scope="module")
+def config_page():
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("griffe")
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    return hooks.config_page()
+
+
+def test_every_config_key_has_a_meaning(config_page):
+    rows = [line.split(" | ") for line in config_page.splitlines() if line.startswith("| `")]
+    assert len(rows) > 100
+    assert [row[0] for row in rows if len(row) != 4 or row[3].strip(" |") == ""] == []
