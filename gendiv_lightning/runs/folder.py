@@ -30,7 +30,7 @@ from gendiv_lightning.runs.index import NAME as INDEX
 from gendiv_lightning.runs.index import RunIndex
 from gendiv_lightning.runs.lock import NAME as LOCK
 from gendiv_lightning.runs.protocol import differences, fingerprint_of
-from gendiv_lightning.runs.shards import ADVICE, read_batch, read_shard, to_table
+from gendiv_lightning.runs.shards import ADVICE, picture_in, read_batch, read_shard, to_table
 from gendiv_lightning.storage.atomic import write_atomically
 from gendiv_lightning.storage.parquet import write_parquet
 
@@ -238,7 +238,7 @@ class RunFolder:
             if number in chosen:
                 _, images = found.setdefault(number, (table[schema.PROMPT][row].as_py(), []))
                 if len(images) < limit:
-                    images.append(table[schema.IMAGE][row].as_py()["bytes"])
+                    images.append(picture_in(shard, table[schema.IMAGE][row].as_py()))
         return found
 
     def sample_names(self) -> Iterator[tuple[Path, NoiseKey]]:

@@ -60,6 +60,21 @@ def read_batch(path: Path) -> SampleBatch:
         raise DamagedRunError(f"{path} is damaged ({' '.join(str(error).split())}). {ADVICE}") from error
 
 
+def picture_in(path: Path, cell: Any) -> bytes:
+    """The PNG file in a cell of a shard's column of images.
+
+    Raises:
+        DamagedRunError: it is not a complete PNG file.
+    """
+    try:
+        png: bytes = cell["bytes"]
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+            image.verify()
+    except (TypeError, ValueError, KeyError, OSError, SyntaxError) as error:
+        raise DamagedRunError(f"{path} is damaged (an image cannot be decoded). {ADVICE}") from error
+    return png
+
+
 def to_table(batch: SampleBatch, codebook_size: int) -> pa.Table:
     """Convert a batch to the table of a shard; tokens get the smallest unsigned type that fits the codebook."""
     from datasets import Features, List, Value
