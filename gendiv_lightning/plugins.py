@@ -25,6 +25,7 @@ GROUPS = {
     "probes": "a class of `Probe` or `Design`",
     "metrics": "a class of `SampleMetric`",
     "features": "a class of `ImageFeatures`",
+    "tokenizers": "a class of `ImageTokenizer`, or a function that returns one",
     "images": "a data module of images, an `ImageModule`, that needs no files",
     "paraphrasers": "a class of `Paraphraser` without arguments",
     "ground_truths": "a function (batches, columns, metric) that compares a run with its ground truth and returns a "

@@ -2,6 +2,7 @@
 
 from gendiv_lightning.metrics.clip import CLIPIQA, CLIPCosine, CLIPScore
 from gendiv_lightning.metrics.codebook import CodebookUsage
+from gendiv_lightning.metrics.common_codebook import CommonCodebook
 from gendiv_lightning.metrics.decomposition import SequenceEntropy, TokenEntropy
 from gendiv_lightning.metrics.distribution import FID, KID, FrechetDistance, KernelDistance, PrecisionRecall
 from gendiv_lightning.metrics.diversity import LPIPS, SSIM, FeatureCosine, PixelCosine
@@ -17,6 +18,7 @@ __all__ = [
     "CLIPCosine",
     "CLIPScore",
     "CodebookUsage",
+    "CommonCodebook",
     "ConditionalVendi",
     "FeatureCosine",
     "FrechetDistance",

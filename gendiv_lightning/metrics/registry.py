@@ -5,7 +5,8 @@ backbone, as `name=value` in YAML. A metric with options is therefore a single s
 
 Names are entry points: of metrics in `gendiv.metrics`, of backbones in `gendiv.features`. Some constructor arguments of
 a metric have a special meaning: `backbone` (name of a CLIP), `net` (LPIPS network), `features` (an `ImageFeatures`),
-`reference` (a reference file), `codebook_size` (of the generator). All other arguments are options.
+`tokenizer` (an `ImageTokenizer`), `reference` (a reference file), `codebook_size` (of the generator). All other
+arguments are options.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ def make_metric(name: str, reference: str | None = None, codebook_size: int | No
     """
     what = f"metric {name!r}"
     metric_class, backbone, options = _parse(name)
+    if backbone and metric_class.with_tokenizer is not None:
+        metric_class = metric_class.with_tokenizer
     takes = signature(metric_class).parameters
     settings: dict[str, Any] = {}
     if "reference" in takes:
@@ -63,9 +66,14 @@ def make_metric(name: str, reference: str | None = None, codebook_size: int | No
     if "codebook_size" in takes:
         if codebook_size is None:
             raise MetricInputError(
-                f"{what} requires a generator's tokens. Measure the folder of a finished run, or read its metrics.json"
+                f"{what} requires a generator's tokens. Measure the folder of a finished run, read its metrics.json, or name "
+                "a tokenizer for the images of any generator, as in codebook[llamagen-vq16]"
             )
         settings["codebook_size"] = codebook_size
+    if "tokenizer" in takes and backbone:
+        makes = plugins.load("tokenizers", backbone)
+        settings["tokenizer"] = _call(makes, options, {}, what)
+        return _call(metric_class, {}, settings, what)
     if "features" in takes:
         network = backbone or getattr(metric_class, "default_features", None)
         if network is None or (backbone is None and takes["features"].default is Parameter.empty):

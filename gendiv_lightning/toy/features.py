@@ -13,6 +13,7 @@ from typing_extensions import override
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.clip import ClipFeatures
 from gendiv_lightning.features.lpips import PerceptualFeatures
+from gendiv_lightning.generators.tokenizers import LlamaGenTokenizer
 from gendiv_lightning.toy import FILES, postcards
 from gendiv_lightning.weights.load import load_strictly, read_checkpoint
 
@@ -101,6 +102,19 @@ class TinyClip(ClipFeatures):
 
     def __init__(self) -> None:
         super().__init__(f"local-dir:{FILES / 'clip'}")
+
+
+class TinyTokenizer(LlamaGenTokenizer):
+    """The tokenizer of the toy's LlamaGen: 256 entries, 36 tokens of a postcard.
+
+    Args:
+        side: see `ImageTokenizer`.
+    """
+
+    default_side = 48
+
+    def __init__(self, side: int | None = None) -> None:
+        super().__init__("toy:llamagen_vq.json", "toy:llamagen_vq.safetensors", side, name="tiny")
 
 
 class PostcardFactors(ImageFeatures):

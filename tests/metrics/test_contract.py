@@ -30,6 +30,7 @@ SETTINGS = {
     "vendi": ["vendi", "vendi[tiny,q=2]"],
     "vendi_set": ["vendi_set", "vendi_set[tiny]"],
     "kernel_entropy": ["kernel_entropy[tiny]", "kernel_entropy[tiny,bandwidth=0.5]"],
+    "codebook": ["codebook", "codebook[tiny]"],
     "clip_score": ["clip_score[tiny-clip]"],
     "clip_iqa": ["clip_iqa[tiny-clip,prompts=[],pairs={sunset: [orange sky, blue sky]}]"],
     "fid": [],  # fd by Inception

@@ -1,0 +1,125 @@
+"""Diversity at equal quality: the sweeps of a study, and what one setting or sweep gains over another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gendiv_lightning.analysis.effects import Interval
+from gendiv_lightning.functional.frontier import gain_at_equal_quality, mean_gain
+from gendiv_lightning.runs.load import Family, Setting, setting_of
+
+# Plain settings of a sampler come first: what a probe gains is compared with what they reach.
+KNOBS = ("Guidance", "Temperature", "TopP", "TopK")
+
+
+class Sweep(NamedTuple):
+    """Settings that differ in one number, the baseline among them.
+
+    Attributes:
+        name: of the number, such as "Temperature" or "eta".
+        settings: in any order.
+    """
+
+    name: str
+    settings: tuple[Setting, ...]
+
+    def column(self, name: str) -> Tensor:
+        """(S, P) a number of each setting."""
+        return torch.stack([setting.columns[name] for setting in self.settings])
+
+    def has(self, *names: str) -> bool:
+        """Whether all settings have a number of each prompt by these names."""
+        return all(name in setting.columns for setting in self.settings for name in names)
+
+
+def sweeps_of(family: Family) -> list[Sweep]:
+    """Sweeps of one probe around the family's baseline: those of the sampler's own settings first."""
+    if family.baseline is None:
+        return []
+    single = [s for s in family.settings if len(s.probes) == 1 and not s.design and family.baseline_of(s)]
+    found: dict[str, list[Setting]] = {}
+    for setting in single:
+        name = " ".join(filter(None, (setting.label.probe, setting.label.select)))
+        found.setdefault(name, []).append(setting)
+    named = [Sweep(name, (family.baseline, *settings)) for name, settings in found.items() if _is_swept(settings)]
+    return sorted(named, key=lambda s: (KNOBS.index(s.name) if s.name in KNOBS else len(KNOBS), s.name))
+
+
+def _is_swept(settings: Sequence[Setting]) -> bool:
+    """Whether the probe has a number that may be swept, so that argmax and paraphrases make no sweep."""
+    name = settings[0].label.probe
+    return name in KNOBS or any(setting.label.ratio is not None for setting in settings)
+
+
+def generator_sweeps(families: Sequence[Family]) -> list[Sweep]:
+    """Sweeps of one number of a generator's own, such as a scheduler's eta: baselines of families that share the rest."""
+    flat = [(family, _flatten(family.identity)) for family in families if family.baseline is not None]
+    keys = {key for _, values in flat for key, value in values.items() if _is_number(value)}
+    sweeps = []
+    for key in sorted(keys):
+        having = [(family, values) for family, values in flat if _is_number(values.get(key))]
+
+        def rest(pair: tuple[Family, dict[str, Any]], key: str = key) -> str:
+            return json.dumps({k: v for k, v in pair[1].items() if k != key}, sort_keys=True)
+
+        for _, group in groupby(sorted(having, key=rest), key=rest):
+            baselines = [family.baseline for family, _ in group]
+            if len(baselines) > 1:
+                sweeps.append(Sweep(key.split(".")[-1], tuple(b for b in baselines if b is not None)))
+    return sweeps
+
+
+def sweep_of_runs(name: str, runs: Sequence[Any], prompts: Sequence[str]) -> Sweep:
+    """Runs as a sweep, over prompts by their ids."""
+    settings = [setting_of([run])._replace(columns=run.select(prompts)) for run in runs]
+    return Sweep(name, tuple(settings))
+
+
+def gain_of(
+    setting: Setting, reference: Sweep, diversity: str, quality: str, *, lower_is_better: bool = False
+) -> Interval:
+    """Diversity of a setting minus that of a sweep's frontier at the setting's quality."""
+    sign = -1 if lower_is_better else 1
+    return Interval(
+        *gain_at_equal_quality(
+            sign * setting.columns[quality],
+            setting.columns[diversity],
+            sign * reference.column(quality),
+            reference.column(diversity),
+        )
+    )
+
+
+def area_between(
+    sweep: Sweep, reference: Sweep, diversity: str, quality: str, *, lower_is_better: bool = False
+) -> Interval:
+    """Mean difference of two sweeps' frontiers over the qualities that both reach."""
+    sign = -1 if lower_is_better else 1
+    return Interval(
+        *mean_gain(
+            sign * sweep.column(quality),
+            sweep.column(diversity),
+            sign * reference.column(quality),
+            reference.column(diversity),
+        )
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {prefix: values}
+    return {
+        name: leaf
+        for key, value in values.items()
+        for name, leaf in _flatten(value, f"{prefix}.{key}" if prefix else key).items()
+    }
