@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from gendiv_lightning.analysis.decompose import read_prompts
 from gendiv_lightning.analysis.effects import Interval
@@ -52,12 +53,13 @@ class ModelDistances(NamedTuple):
     num_prompts: int
 
 
-def compare_models(runs: Sequence[Run], metric: DiversityMetric) -> ModelDistances:
+def compare_models(runs: Sequence[Run], metric: DiversityMetric, side: int | None = None) -> ModelDistances:
     """Distances within and between models, prompt by prompt.
 
     Args:
         runs: one of each model, over one prompt set; numbers of samples may differ, all means over pairs are unbiased.
         metric: the distance, loaded.
+        side: pixels per side that all images are brought to, with antialiasing; None leaves them as they are.
 
     Raises:
         ValueError: the runs have no prompt in common, or images of different sizes.
@@ -65,7 +67,8 @@ def compare_models(runs: Sequence[Run], metric: DiversityMetric) -> ModelDistanc
     shared = set.intersection(*(set(run.prompts) for run in runs))
     if not shared:
         raise NotComparableError("these runs have no prompt in common. Give runs over one prompt set")
-    found = torch.stack([model_matrix(samples, metric) for samples in _read_together(runs, shared)])  # (P, M, M)
+    together = _read_together(runs, shared)
+    found = torch.stack([model_matrix(_resized(all_samples, side), metric) for all_samples in together])  # (P, M, M)
     within = found.diagonal(dim1=1, dim2=2)
     pairs, everything = [], []
     for a, b in combinations(range(len(runs)), 2):
@@ -109,19 +112,26 @@ def model_matrix(samples: Sequence[PromptSamples], metric: DiversityMetric) -> T
     return found
 
 
+def _resized(samples: Sequence[PromptSamples], side: int | None) -> Sequence[PromptSamples]:
+    if side is None:
+        return samples
+    size = (side, side)
+    return [s._replace(images=F.interpolate(s.images, size, mode="bicubic", antialias=True)) for s in samples]
+
+
 def _mean(column: Tensor) -> Interval:
     return Interval(*bootstrap_mean(column[~column.isnan()]))
 
 
 def _read_together(runs: Sequence[Run], shared: set[str]) -> Iterator[list[PromptSamples]]:
     """Samples of all runs, prompt by prompt; what comes early of a run waits for the others."""
-    readers = [read_prompts(run.folder, f"Reading {run.folder.path.name}") for run in runs]
+    readers = {place: read_prompts(run.folder, f"Reading {run.folder.path.name}") for place, run in enumerate(runs)}
     waiting: dict[str, dict[int, PromptSamples]] = {}
-    while readers_left := [reader for reader in enumerate(readers) if reader[1] is not None]:
-        for place, reader in readers_left:
+    while readers:
+        for place, reader in [*readers.items()]:
             samples = next(reader, None)
             if samples is None:
-                readers[place] = None  # type: ignore[call-overload]
+                del readers[place]
                 continue
             prompt = runs[place].prompts[samples.place]
             if prompt in shared:

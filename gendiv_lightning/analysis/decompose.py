@@ -89,6 +89,17 @@ def find_distance(run: Run, distance: str | None) -> str:
     raise UnknownNameError(f"--distance {distance}: {run.folder.path} has no numbers of it. Choose from: {names}")
 
 
+def distance_metric(name: str) -> DiversityMetric:
+    """The distance of a number's name, with its network loaded."""
+    from gendiv_lightning.metrics.diversity import DiversityMetric
+    from gendiv_lightning.metrics.registry import make_metric
+
+    metric = make_metric(name.removeprefix("diversity/"))
+    assert isinstance(metric, DiversityMetric), "the run contains its parts"
+    metric.load()
+    return metric
+
+
 def count_entropies(prompts: Iterable[PromptSamples]) -> list[CountEntropy]:
     """H_total from counts by every estimator; large differences mean too few samples. Empty without tokens."""
     rows: dict[str, list[Tensor]] = {name: [] for name in ESTIMATORS}

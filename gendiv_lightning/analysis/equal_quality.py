@@ -34,8 +34,9 @@ class Sweep(NamedTuple):
         return torch.stack([setting.columns[name] for setting in self.settings])
 
     def has(self, *names: str) -> bool:
-        """Whether all settings have a number of each prompt by these names."""
-        return all(name in setting.columns for setting in self.settings for name in names)
+        """Whether all settings have a number of each prompt by these names, over the same prompts."""
+        is_there = all(name in setting.columns for setting in self.settings for name in names)
+        return is_there and len({setting.runs[0].protocol["data"]["prompts_sha256"] for setting in self.settings}) == 1
 
 
 def sweeps_of(family: Family) -> list[Sweep]:
@@ -58,7 +59,7 @@ def _is_swept(settings: Sequence[Setting]) -> bool:
 
 
 def generator_sweeps(families: Sequence[Family]) -> list[Sweep]:
-    """Sweeps of one number of a generator's own, such as a scheduler's eta: baselines of families that share the rest."""
+    """Sweeps of one setting of a generator, such as a scheduler's eta: baselines of families that share the rest."""
     flat = [(family, _flatten(family.identity)) for family in families if family.baseline is not None]
     keys = {key for _, values in flat for key, value in values.items() if _is_number(value)}
     sweeps = []

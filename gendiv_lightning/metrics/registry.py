@@ -66,8 +66,8 @@ def make_metric(name: str, reference: str | None = None, codebook_size: int | No
     if "codebook_size" in takes:
         if codebook_size is None:
             raise MetricInputError(
-                f"{what} requires a generator's tokens. Measure the folder of a finished run, read its metrics.json, or name "
-                "a tokenizer for the images of any generator, as in codebook[llamagen-vq16]"
+                f"{what} requires a generator's tokens. Measure the folder of a finished run, read its metrics.json, "
+                "or name a tokenizer for the images of any generator, as in codebook[llamagen-vq16]"
             )
         settings["codebook_size"] = codebook_size
     if "tokenizer" in takes and backbone:

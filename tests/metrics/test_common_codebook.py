@@ -77,7 +77,7 @@ def test_names_and_identity_are_the_tokenizers():
         make_metric("codebook[tiny,side=50]")
     with pytest.raises(ValueError, match="'no-such' is not a registered name among the tokenizers"):
         make_metric("codebook[no-such]")
-    with pytest.raises(ValueError, match=r"needs the option 'model'"):
+    with pytest.raises(ValueError, match=r"the option 'model'"):
         make_metric("codebook[diffusers]")
     with pytest.raises(ValueError, match=r"codebook\[llamagen-vq16\]"):
         make_metric("codebook")

@@ -7,10 +7,11 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
-from gendiv_lightning.errors import ConfigValueError, NotComparableError
+from gendiv_lightning.errors import ConfigValueError, NotComparableError, OptionConflictError, UnknownNameError
 
 if TYPE_CHECKING:
     from gendiv_lightning.analysis.compare import RunComparison, ShownEquivalence
+    from gendiv_lightning.runs.load import Run
 
 HELP = "paired differences between two runs, or two groups of runs, with intervals and p-values"
 DESCRIPTION = """
@@ -24,20 +25,31 @@ averaged per prompt.
 
 Runs that are not comparable are rejected, and the keys in which they differ are listed: other prompts or sample counts,
 another backbone, reference or resize rule of a metric, other package versions, toy and real models, or different
-settings within one side. --anyway compares the prompts that both sides share, with a warning.
+settings within one side. --anyway compares the prompts that both sides share, with a warning. If only the numbers of
+samples differ, numbers that grow with it (Vendi scores, codebook coverage) are rarefied to the smaller one.
+
+--between compares models instead: the mean distance of samples of different models with that of samples of one model,
+per prompt. Are different models more alike than they should be?
+
+--at-equal QUALITY compares diversity at equal quality. A and B are sweeps: runs of several settings, such as guidance
+scales, separated by commas. Their points, and mixtures of two, make a frontier. Printed is what each setting of B gains
+over A's frontier at its own quality, and the mean gain over the qualities that both reach.
 
 examples:
   gendiv compare runs/tiny-llamagen-1a2b3c4d runs/tiny-llamagen_argmax-5e6f7a8b
   gendiv compare runs/base-0,runs/base-1 runs/subset-0,runs/subset-1 --only diversity
   gendiv compare runs/base runs/frozen --only h_total/token --margin 5%
+  gendiv compare --between runs/llamagen runs/amused runs/vq_diffusion --distance 'lpips[tiny]'
+  gendiv compare runs/cfg-2,runs/cfg-4,runs/cfg-8 runs/enhanced --at-equal 'quality/clip_score[tiny-clip]'
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv compare`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
-    parser.add_argument("a", metavar="A", help="run folder, or several run folders separated by commas")
-    parser.add_argument("b", metavar="B", help="run folder or folders to compare with A")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="A and B, each a run folder, or several run folders separated by commas"
+    )
     parser.add_argument(
         "--only",
         default="",
@@ -49,30 +61,142 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MARGIN",
         help="test equivalence: the largest difference that counts as none, such as 0.02, or 5%% of A's mean",
     )
+    parser.add_argument("--between", action="store_true", help="compare models with each other: two or more runs")
+    parser.add_argument("--at-equal", metavar="QUALITY", help="a number with values per prompt, such as a CLIP score")
+    parser.add_argument(
+        "--distance",
+        metavar="NAME",
+        help="of --between and --at-equal, as in configs (default: the first of lpips, lpips[tiny], pixel_cosine and "
+        "ssim that all runs have)",
+    )
+    parser.add_argument("--resize", type=int, metavar="PIXELS", help="of --between: bring all images to this side")
     parser.add_argument("--anyway", action="store_true", help="compare runs that are not comparable, with a warning")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Read and check both sides, compare them, print the tables."""
-    from gendiv_lightning.analysis.compare import compare_runs, find_obstacles, show_equivalences
+    from gendiv_lightning.analysis.compare import SAMPLES, compare_runs, find_obstacles, show_equivalences
     from gendiv_lightning.console.tables import few_prompts
     from gendiv_lightning.console.text import write
     from gendiv_lightning.runs.load import read_run
 
+    _check(arguments)
+    if arguments.between:
+        return _between(arguments)
     margin = _margin(arguments.margin) if arguments.margin else None
-    a, b = ([read_run(path) for path in side.split(",")] for side in (arguments.a, arguments.b))
+    a, b = ([read_run(path) for path in side.split(",")] for side in arguments.runs)
     obstacles = find_obstacles(a, b)
+    if arguments.at_equal:
+        obstacles = [obstacle for obstacle in obstacles if not obstacle.side]
+    elif obstacles and all(obstacle.difference.key == SAMPLES for obstacle in obstacles):
+        a, b, note = _rarefied(a, b)
+        obstacles = [] if note else obstacles
+        write(note, sys.stderr)
     if obstacles:
         message = f"these runs are not comparable, because they differ in {'; '.join(map(str, obstacles))}"
         if not arguments.anyway:
             raise NotComparableError(f"{message}. Pass --anyway to compare them regardless")
         write(f"{message}\n", sys.stderr)
+    write(f"A: {arguments.runs[0]}\nB: {arguments.runs[1]}\n\n")
+    if arguments.at_equal:
+        return _at_equal(a, b, arguments)
     comparison = compare_runs(a, b, arguments.only)
-    write(f"A: {arguments.a}\nB: {arguments.b}\n\n{_table(comparison)}\n")
+    write(f"{_table(comparison)}\n")
     if margin:
         write(f"\n{_equivalences(show_equivalences(comparison, margin[0], is_share=margin[1]))}\n")
     write(few_prompts(comparison.num_prompts))
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Reject options that exclude each other."""
+    chosen = [option for option in ("between", "at_equal") if getattr(arguments, option)]
+    if len(chosen) > 1:
+        raise OptionConflictError("--between and --at-equal are different comparisons. Give one of them")
+    fits = len(arguments.runs) == 2 or (arguments.between and len(arguments.runs) > 1)
+    if not fits:
+        raise ConfigValueError(
+            f"expected the runs A and B, or two or more with --between, got {len(arguments.runs)}. Separate the runs "
+            "of one side by commas"
+        )
+    alone = [f"--{name}" for name in ("only", "margin") if getattr(arguments, name)]
+    if chosen and alone:
+        raise OptionConflictError(f"{alone[0]} is for the comparison of two sides. Leave it out")
+    if arguments.resize is not None and (not arguments.between or arguments.resize < 1):
+        raise ConfigValueError(f"--resize must be at least 1, and is of --between, got {arguments.resize}. Correct it")
+
+
+def _rarefied(a: list[Run], b: list[Run]) -> tuple[list[Run], list[Run], str]:
+    """Both sides at the smaller number of samples, and a note; no note if that is impossible."""
+    from gendiv_lightning.analysis.rarefy import is_crossed, num_samples, rarefy
+
+    if any(map(is_crossed, (*a, *b))) or len({run.protocol["data"]["num_prompts"] for run in (*a, *b)}) > 1:
+        return a, b, ""
+    runs, dropped = rarefy([*a, *b])
+    left_out = f" Left out, since they depend on it: {', '.join(dropped)}." if dropped else ""
+    note = (
+        f"Numbers of samples differ. Vendi scores and codebook coverage are rarefied to {min(map(num_samples, runs))} "
+        f"samples per prompt; unbiased numbers are compared as they are.{left_out}\n"
+    )
+    return runs[: len(a)], runs[len(a) :], note
+
+
+def _between(arguments: argparse.Namespace) -> int:
+    """Distances within and between models."""
+    from gendiv_lightning.analysis.between import compare_models
+    from gendiv_lightning.analysis.decompose import distance_metric
+    from gendiv_lightning.console.comparison import format_models
+    from gendiv_lightning.console.text import write
+    from gendiv_lightning.runs.load import read_run
+
+    runs = [read_run(path) for path in arguments.runs]
+    name = _distance(runs, arguments.distance)
+    found = compare_models(runs, distance_metric(name), arguments.resize)
+    write(format_models(found, arguments.runs, name))
+    return 0
+
+
+def _at_equal(a: list[Run], b: list[Run], arguments: argparse.Namespace) -> int:
+    """Gains of B over A's frontier."""
+    from gendiv_lightning.analysis.equal_quality import area_between, gain_of, sweep_of_runs
+    from gendiv_lightning.console.comparison import format_gains
+    from gendiv_lightning.console.tables import few_prompts
+    from gendiv_lightning.console.text import write
+
+    runs, quality = [*a, *b], arguments.at_equal
+    name = _distance(runs, arguments.distance)
+    missing = [run.folder.path for run in runs if not {name, quality} <= run.columns.keys()]
+    if missing:
+        known = sorted(column for column in runs[0].columns if column.startswith(("quality/", "postcards/")))
+        raise UnknownNameError(
+            f"{missing[0]} has no {name if quality in runs[0].columns else quality} of each prompt. Choose a quality "
+            f"among {', '.join(known) or 'none'}, and a distance that all runs have"
+        )
+    shared = set.intersection(*(set(run.prompts) for run in runs))
+    prompts = [prompt for prompt in runs[0].prompts if prompt in shared]
+    first, second = (sweep_of_runs(side, of_side, prompts) for side, of_side in (("A", a), ("B", b)))
+    described = runs[0].description.metrics.get(quality)
+    falls = {"lower_is_better": described is not None and described.higher_is_better is False}
+    gains = [
+        (run.folder.path.name, gain_of(setting, first, name, quality, **falls))
+        for run, setting in zip(b, second.settings, strict=True)
+    ]
+    mean = area_between(second, first, name, quality, **falls) if len(b) > 1 else None
+    write(f"{format_gains(gains, name, quality, mean)}\n{len(prompts)} prompts\n{few_prompts(len(prompts))}")
+    return 0
+
+
+def _distance(runs: list[Run], given: str | None) -> str:
+    """The distance that all runs have: by its name as in configs, or the first of the usual ones."""
+    from gendiv_lightning.runs.load import DISTANCES
+
+    names = [f"diversity/{given.removeprefix('diversity/')}"] if given else list(DISTANCES)
+    shared = set.intersection(*(set(run.columns) for run in runs))
+    found = next((name for name in names if name in shared), None)
+    if found is None:
+        known = ", ".join(sorted(name for name in shared if name.startswith("diversity/") and name.count("/") == 1))
+        raise UnknownNameError(f"the runs do not all have {' or '.join(names)}. Choose from: {known or 'none'}")
+    return found
 
 
 def _margin(written: str) -> tuple[float, bool]:

@@ -11,7 +11,6 @@ from gendiv_lightning.analysis.verdict import RULE
 from gendiv_lightning.errors import MetricInputError, OutputError, UnknownNameError
 
 if TYPE_CHECKING:
-    from gendiv_lightning.metrics.diversity import DiversityMetric
     from gendiv_lightning.metrics.kernel_entropy import KernelEntropy
     from gendiv_lightning.runs.load import Run, Setting
 
@@ -74,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.analysis.decompose import (
         compare_groups,
         count_entropies,
+        distance_metric,
         find_distance,
         find_effects,
         measure_stored,
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     distance = find_distance(plain, arguments.distance)
     truth = _truth(plain) if arguments.truth else None
-    metric = _load(distance) if arguments.test or truth else None
+    metric = distance_metric(distance) if arguments.test or truth else None
     estimates = dict(plain.estimates)
     if kernel:
         kernel = _set_bandwidth(kernel, plain)
@@ -125,17 +125,6 @@ def run(arguments: argparse.Namespace) -> int:
         _plot(settings, arguments.plot)
         write(f"\n{arguments.plot}\n")
     return 0
-
-
-def _load(name: str) -> DiversityMetric:
-    """The distance of a number's name, with its network loaded."""
-    from gendiv_lightning.metrics.diversity import DiversityMetric
-    from gendiv_lightning.metrics.registry import make_metric
-
-    metric = make_metric(name.removeprefix("diversity/"))
-    assert isinstance(metric, DiversityMetric), "the run contains its parts"
-    metric.load()
-    return metric
 
 
 def _kernel(name: str) -> KernelEntropy:

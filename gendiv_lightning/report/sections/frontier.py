@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
+from gendiv_lightning.analysis.equal_quality import area_between, gain_of, generator_sweeps, sweeps_of
 from gendiv_lightning.analysis.paper_claims import PAPER, command_for, enhanced
 from gendiv_lightning.report.charts import arms_key, frontier
-from gendiv_lightning.report.context import Study, about, comparable, shown_in, with_settings
-from gendiv_lightning.report.document import Figure, Section
+from gendiv_lightning.report.context import Quality, Study, about, comparable, shown_in, with_settings
+from gendiv_lightning.report.document import Cell, Figure, Number, Section, Table
+
+EQUAL_QUALITY = (
+    "At equal quality: the settings of a sweep, and mixtures of two of them, reach a highest diversity at a quality. "
+    "A gain is the diversity of a setting minus what the sweep reaches at the setting's quality or a higher one; it is "
+    "n/a where the sweep reaches no such quality. For a sweep it is the mean over the qualities that both reach. "
+    "Intervals are bootstrapped over prompts."
+)
 
 
 def section(study: Study) -> Section:
@@ -17,7 +27,8 @@ def section(study: Study) -> Section:
         f"{study.diversity[1]} to the right, better quality ({qualities}) upwards: axes of distances are reversed. The "
         f"line joins the settings that no other setting beats in both. {about(study, shown_in(study))}"
     )
-    blocks = (Figure("frontier", tuple(panels), caption, len(shown), arms_key(shown_in(study))),) if panels else ()
+    figures = (Figure("frontier", tuple(panels), caption, len(shown), arms_key(shown_in(study))),) if panels else ()
+    tables = tuple(filter(None, (_gains(study, quality) for quality in study.qualities)))
     missing = [
         f"{family.name}, {PAPER}'s enhancement: {command_for(family, 'the enhancement')}"
         for family in study.families
@@ -25,4 +36,36 @@ def section(study: Study) -> Section:
     ]
     if not study.qualities:
         missing.append("a quality in all runs: add `clip_score` or `fid` to the metrics")
-    return Section("frontier", title, (), blocks, tuple(missing))
+    return Section("frontier", title, (EQUAL_QUALITY,) if tables else (), (*figures, *tables), tuple(missing))
+
+
+def _gains(study: Study, quality: Quality) -> Table | None:
+    """What settings gain over a sweep of their generator at equal quality, and sweeps over each other."""
+    rows: list[tuple[Cell, ...]] = []
+    falls = {"lower_is_better": quality.lower_is_better}
+    across = generator_sweeps(study.families)
+    for family in study.families:
+        own = [sweep for sweep in sweeps_of(family) if sweep.has(study.distance, quality.name)]
+        reference = next(iter(own), None)
+        if reference is None:
+            continue
+        for sweep in own[1:]:
+            mean = area_between(sweep, reference, study.distance, quality.name, **falls)
+            rows.append(
+                (family.name, reference.name, f"{sweep.name}, mean of the sweep", Number(*mean, is_change=True))
+            )
+        for setting in comparable(family):
+            columns = setting.columns.keys()
+            if all(setting is not each for each in reference.settings) and {study.distance, quality.name} <= columns:
+                gain = gain_of(setting, reference, study.distance, quality.name, **falls)
+                rows.append((family.name, reference.name, setting.name, Number(*gain, is_change=True)))
+    for first, second in combinations([s for s in across if s.has(study.distance, quality.name)], 2):
+        mean = area_between(second, first, study.distance, quality.name, **falls)
+        rows.append(
+            (first.settings[0].label.generator, first.name, f"{second.name}, mean", Number(*mean, is_change=True))
+        )
+    if not rows:
+        return None
+    name = f"equal-{quality.name.split('/')[-1].split('[')[0].replace('_', '-')}"
+    header = ("generator", "compared with the sweep", "setting", f"{study.diversity[1]} gained")
+    return Table(name, f"Diversity gained at equal {quality.words}", header, tuple(rows), about(study, shown_in(study)))

@@ -1,0 +1,95 @@
+"""Runs with different numbers of samples: what grows with the number is brought down to the smallest of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gendiv_lightning.analysis.decompose import read_prompts
+from gendiv_lightning.functional.rarefaction import rarefied_entries, rarefied_vendi
+from gendiv_lightning.runs.load import Run
+from gendiv_lightning.storage.codebook_counts import read_usage
+
+if TYPE_CHECKING:
+    from gendiv_lightning.metrics.vendi import Vendi
+
+VENDI, COVERAGE = "diversity/vendi[", "codebook/coverage"
+ENTRIES, SHARE = "codebook/prompt_entries", "codebook/prompt_coverage"
+# Numbers that depend on the number of samples and cannot be brought down from what a run stores.
+DEPENDENT = (
+    *("diversity/vendi_set", "diversity/conditional_vendi", "diversity/information_vendi", "codebook["),
+    *("quality/fid", "quality/fd", "quality/precision", "quality/recall", "quality/density", "quality/coverage"),
+    *("codebook/entropy_plugin_bits", "codebook/gini", "codebook/prompt_gini"),
+)
+DEPENDENT_ENDS = ("/plugin", "/order1", "/unseen")
+
+
+def num_samples(run: Run) -> int:
+    """Samples per prompt of a run without a crossed design."""
+    return int(run.protocol["data"]["num_samples"])
+
+
+def is_crossed(run: Run) -> bool:
+    """Whether samples of the run share paths, so that a part of them is less diverse than as many independent ones."""
+    return any("num_paths" in probe for probe in run.protocol["probes"])
+
+
+def rarefy(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """The runs at the smallest number of samples per prompt.
+
+    Vendi scores are measured again on the stored images, as means over random subsets. Distinct codebook entries and
+    coverage are expectations over all subsets. Unbiased numbers stay as they are, and what cannot be brought down is
+    left out.
+
+    Returns:
+        The runs with these numbers in the place of theirs, and the names of the numbers that were left out.
+    """
+    kept = min(map(num_samples, runs))
+    shared = set.intersection(*(set(run.estimates) for run in runs))
+    dropped = sorted(name for name in shared if name.startswith(DEPENDENT) or name.endswith(DEPENDENT_ENDS))
+    return [_rarefied(run, kept, dropped) for run in runs], dropped
+
+
+def _rarefied(run: Run, kept: int, dropped: Sequence[str]) -> Run:
+    estimates = {name: estimate for name, estimate in run.estimates.items() if name not in dropped}
+    columns = {name: column for name, column in run.columns.items() if name not in dropped}
+    if num_samples(run) == kept:
+        return run._replace(estimates=estimates, columns=columns)
+    metrics = {name: _vendi(name) for name in columns if name.startswith(VENDI)}
+    size = len(read_usage(run.folder.path / "usage.safetensors")[0]) if COVERAGE in estimates else 0
+    found: dict[str, Tensor] = {name: torch.full((len(run.prompts),), math.nan).double() for name in metrics}
+    distinct, unseen = torch.full((len(run.prompts),), math.nan).double(), torch.ones(size, dtype=torch.float64)
+    for samples in read_prompts(run.folder, "Rarefying"):
+        for name, metric in metrics.items():
+            found[name][samples.place] = rarefied_vendi(metric.features(samples.images), kept, metric.q)
+        if size and samples.tokens is not None:
+            missing = rarefied_entries(samples.tokens, kept, size)
+            distinct[samples.place] = (1 - missing).sum()
+            unseen *= missing
+    if size:
+        found |= {ENTRIES: distinct, SHARE: distinct / size}
+    columns |= found
+    word = f"rarefied to {kept} samples per prompt"
+    for name, column in found.items():
+        known = column[~column.isnan()]
+        value = known.mean().item() if len(known) else math.nan
+        estimates[name] = estimates[name]._replace(value=value, low=math.nan, high=math.nan, method=word)
+    if size:
+        value = (1 - unseen).mean().item()
+        estimates[COVERAGE] = estimates[COVERAGE]._replace(value=value, low=math.nan, high=math.nan, method=word)
+    return run._replace(estimates=estimates, columns=columns)
+
+
+def _vendi(name: str) -> Vendi:
+    """The metric of a number's name, with its network."""
+    from gendiv_lightning.metrics.registry import make_metric
+    from gendiv_lightning.metrics.vendi import Vendi
+
+    metric = make_metric(name.removeprefix("diversity/"))
+    assert isinstance(metric, Vendi), "the name is its own"
+    metric.load()
+    return metric

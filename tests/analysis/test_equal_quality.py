@@ -1,0 +1,112 @@
+"""Sweeps of a study, gains at equal quality, and runs with different numbers of samples."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from running import predict
+
+from gendiv_lightning.analysis.equal_quality import area_between, gain_of, generator_sweeps, sweeps_of
+from gendiv_lightning.analysis.rarefy import rarefy
+from gendiv_lightning.cli.main import main
+from gendiv_lightning.functional.frontier import gain_at_equal_quality
+from gendiv_lightning.runs.load import families_of, find_runs, read_run
+
+LPIPS, QUALITY = "diversity/lpips[tiny]", "quality/clip_score[tiny-clip]"
+
+
+def gendiv(*words):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    return stopped.value.code
+
+
+@pytest.fixture(scope="module")
+def family(study):
+    (found,) = families_of(find_runs([study])[0])
+    return found
+
+
+def test_sweeps_are_found_by_their_probe_with_the_baseline_among_them(family):
+    sweeps = sweeps_of(family)
+    assert all(sweep.settings[0] is family.baseline for sweep in sweeps)
+    assert [sweep.name for sweep in sweeps] == sorted(sweep.name for sweep in sweeps)
+    assert "CodebookSubset most_frequent" in {sweep.name for sweep in sweeps}
+    assert not {sweep.name for sweep in sweeps} & {"Argmax", "Paraphrase any"}
+    assert sweeps[0].column(LPIPS).shape == (len(sweeps[0].settings), len(family.baseline.columns[LPIPS]))
+
+
+def test_a_setting_gains_nothing_over_its_own_sweep(family):
+    sweep = sweeps_of(family)[0]
+    for setting in sweep.settings:
+        assert gain_of(setting, sweep, LPIPS, QUALITY).value <= 1e-12
+    assert area_between(sweep, sweep, LPIPS, QUALITY).value == pytest.approx(0)
+
+
+def test_a_generators_own_number_makes_a_sweep(family):
+    other = family._replace(
+        name="other",
+        identity={**family.identity, "guidance": 1.5},
+    )
+    (sweep,) = generator_sweeps([family, other])
+    assert sweep.name == "guidance"
+    assert len(sweep.settings) == 2
+    assert generator_sweeps([family]) == []
+    assert generator_sweeps([family, other._replace(identity={**other.identity, "dtype": "float16"})]) == []
+
+
+def test_gains_are_printed_by_command(study, capsys):
+    sweep = [study / "baseline", *sorted(study.glob("top-*"))[:2]]
+    side = ",".join(map(str, sweep))
+    assert gendiv("compare", side, study / "random-0.5", "--at-equal", QUALITY) == 0
+    printed = capsys.readouterr().out
+    runs = [read_run(folder) for folder in (*sweep, study / "random-0.5")]
+    columns = [torch.stack([run.columns[name] for run in runs]) for name in (QUALITY, LPIPS)]
+    value, *_ = gain_at_equal_quality(columns[0][-1], columns[1][-1], columns[0][:-1], columns[1][:-1])
+    assert (f"{value:+.4f}" if value == value else "no such quality") in printed
+    assert f"gain in {LPIPS} at equal {QUALITY}" in printed
+    assert "quality/no of each prompt" in gendiv("compare", side, study / "argmax", "--at-equal", "quality/no")
+
+
+@pytest.fixture(scope="module")
+def unequal(weights, tmp_path_factory):
+    """Two runs of one setting with 4 and 8 samples per prompt."""
+    folder = tmp_path_factory.mktemp("unequal")
+    metrics = json.dumps(["pixel_cosine", "vendi", "vendi_set", "token_entropy"])
+    few = ("--measure.metrics", metrics)
+    predict(weights, folder / "four", *few)
+    predict(weights, folder / "eight", *few, "--data.num_samples", "8")
+    return folder
+
+
+def test_unequal_numbers_of_samples_are_rarefied(unequal, capsys):
+    assert gendiv("compare", unequal / "four", unequal / "eight") == 0
+    printed = capsys.readouterr()
+    assert "rarefied to 4 samples per prompt" in printed.err
+    assert "diversity/vendi_set" in printed.err
+    assert "diversity/vendi_set" not in printed.out
+    runs = [read_run(unequal / name) for name in ("four", "eight")]
+    (four, eight), dropped = rarefy(runs)
+    assert four.columns["diversity/vendi[pixels]"].equal(runs[0].columns["diversity/vendi[pixels]"])
+    before, after = (run.columns["diversity/vendi[pixels]"] for run in (runs[1], eight))
+    assert (after < before).all()
+    assert eight.estimates["codebook/coverage"].value < runs[1].estimates["codebook/coverage"].value
+    assert (eight.columns["codebook/prompt_entries"] < runs[1].columns["codebook/prompt_entries"]).all()
+    assert eight.columns["diversity/pixel_cosine"].equal(runs[1].columns["diversity/pixel_cosine"])
+    assert "h_total/token/plugin" in dropped
+    # The first four of the eight samples are the other run's: the expectation is near what they show.
+    entries = [run.columns["codebook/prompt_entries"].mean().item() for run in (four, eight)]
+    assert entries[1] == pytest.approx(entries[0], rel=0.1)
+
+
+def test_a_crossed_design_is_still_refused(unequal, tmp_path):
+    folder = tmp_path / "crossed"
+    shutil.copytree(unequal / "eight", folder)
+    (folder / "index.jsonl").unlink()
+    file = folder / "fingerprint.json"
+    there = json.loads(file.read_text())
+    there["protocol"]["probes"] = [{"probe": "Decompose", "num_paths": 4, "num_paraphrases": 0, "length": "any"}]
+    file.write_text(json.dumps(there))
+    (folder / "description.json").unlink()
+    assert "samples in all (12 and 24)" in gendiv("compare", unequal / "four", folder)
