@@ -84,7 +84,7 @@ def model_matrix(samples: Sequence[PromptSamples], metric: DiversityMetric) -> T
     """(M, M) mean distances of two draws from two models, for one prompt; on the diagonal of two from one.
 
     Args:
-        samples: of each model. Paraphrases are pooled, and two samples of one path are no independent draws.
+        samples: of each model. Paraphrases are pooled; two samples of one path do not count as independent draws.
         metric: the distance.
     """
     sizes = {tuple(each.images.shape[2:]) for each in samples}

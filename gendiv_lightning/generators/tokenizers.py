@@ -80,7 +80,7 @@ class FolderTokenizer(ImageTokenizer):
 
     Args:
         model: the folder, or `OWNER/REPO` on the Hub.
-        part: of the folder that the tokenizer lies in; empty for the folder itself.
+        part: subfolder of the tokenizer; empty if it is the folder itself.
         name: for the tag; by default that of the folder.
         side: see `ImageTokenizer`.
     """
@@ -113,7 +113,7 @@ class FolderTokenizer(ImageTokenizer):
             return json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise WrongWeightsError(
-                f"{path} cannot be read as a tokenizer's configuration: {error}. Name the folder that it lies in"
+                f"{path} cannot be read as a tokenizer's configuration: {error}. Give the tokenizer's folder"
             ) from error
 
     def _setting(self, *names: str) -> Any:
@@ -123,7 +123,7 @@ class FolderTokenizer(ImageTokenizer):
             if name in config:
                 return config[name]
         raise WrongWeightsError(
-            f"{self._path()} is no tokenizer: its configuration must have {' or '.join(names)}. Name another folder"
+            f"{self._path()} is not a tokenizer: its configuration must have {' or '.join(names)}. Choose another folder"
         )
 
 

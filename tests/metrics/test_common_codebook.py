@@ -178,7 +178,7 @@ def test_a_tokenizer_is_found_inside_of_its_model(folders, tmp_path):
 
 def test_a_folder_of_something_else_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="is no tokenizer"):
+    with pytest.raises(ValueError, match="is not a tokenizer"):
         _ = JanusTokenizer(str(tmp_path)).codebook_size
 
 
