@@ -60,7 +60,7 @@ class ImageTokenizer(ImageFeatures):
 
     @override
     def embed(self, images: Tensor) -> Tensor:
-        """Encode one image at a time: the batch size can change the last digits of a distance, and with them a token."""
+        """Encode one image at a time: the batch size can change the last digits of a distance, and so a token."""
         return torch.cat([self.encode(image) for image in images.split(1)])
 
     def tokens(self, images: Tensor) -> Tensor:

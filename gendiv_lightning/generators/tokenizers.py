@@ -123,7 +123,7 @@ class FolderTokenizer(ImageTokenizer):
             if name in config:
                 return config[name]
         raise WrongWeightsError(
-            f"{self._path()} is not a tokenizer: its configuration must have {' or '.join(names)}. Choose another folder"
+            f"{self._path()} is not a tokenizer: its configuration must have {' or '.join(names)}. Give another folder"
         )
 
 
