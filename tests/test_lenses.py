@@ -38,8 +38,19 @@ def test_the_kernel_lens_of_any_family(runs, family, capsys):
     assert "K kernel[tiny,bandwidth=" in printed
     assert "C lpips[tiny]" in printed
     assert "the metric kernel_entropy[tiny,bandwidth=" in printed
-    # DDIM without eta has no execution noise; the embedded configuration decides which it is.
-    assert ("H_exec is 0 by construction" in printed) in ((False,) if family != "latent_diffusion" else (True, False))
+    assert "by construction" not in printed
+
+
+@pytest.mark.slow
+def test_an_ode_sampler_has_no_execution_by_construction(runs, capsys):
+    words = ["--config", TINY / "latent_diffusion_decompose.yaml", "--run_dir", runs / "ode", "--wandb", "disabled"]
+    words += ["--data.limit", 2, "--probes.num_paths", 2, "--probes.num_paraphrases", 0]
+    fit_free.main(["predict", *map(str, words), '--measure.metrics=["lpips[tiny]"]', '--model.call_args={"eta": 0.0}'])
+    assert gendiv("decompose", runs / "ode", "--kernel", "tiny") == 0
+    printed = capsys.readouterr().out
+    assert "H_exec is 0 by construction" in printed
+    row = next(line for line in printed.splitlines() if line.startswith("K kernel[tiny,") and "order 1" not in line)
+    assert " 0.000 [0.000, 0.000]" in row
 
 
 @pytest.mark.slow
