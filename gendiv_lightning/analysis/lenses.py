@@ -39,7 +39,13 @@ def find_lenses(estimates: Mapping[str, Estimate]) -> list[Lens]:
         Lens(f"K {tag.replace('/order1', ', order 1')}", "bits/image", *(f"{part}/{tag}" for part in _PARTS))
         for tag in (name.removeprefix("h_exec/") for name in estimates if name.startswith("h_exec/kernel"))
     ]
-    return [lens for lens in (*token, sequence, *perceptual, *kernels) if is_defined(estimates.get(lens.execution))]
+    common = [
+        Lens(f"A {base}, counts", "bits/token", *(f"{base}/{part}" for part in _PARTS))
+        for base in (name.removesuffix("/h_exec") for name in estimates if name.endswith("/h_exec"))
+    ]
+    return [
+        lens for lens in (*token, *common, sequence, *perceptual, *kernels) if is_defined(estimates.get(lens.execution))
+    ]
 
 
 def residual(estimates: Mapping[str, Estimate], lens: Lens) -> float:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gendiv_lightning.analysis.lenses import find_lenses
 from gendiv_lightning.cli.main import main
 from gendiv_lightning.generators.tokenizers import DiffusersTokenizer, Emu3Tokenizer, JanusTokenizer, LlamaGenTokenizer
 from gendiv_lightning.generators.vqgan import from_uint8
@@ -49,6 +50,8 @@ def test_the_numbers_are_those_of_the_tokenizers_tokens():
         assert estimates[f"codebook[tiny]/{part}"].value == parts[f"{part}/token/counts"].value
     assert estimates["codebook[tiny]/h_total"].method.startswith("tokens by tiny")
     assert columns["codebook[tiny]/h_total"].shape == (4,)
+    (lens,) = find_lenses(estimates)
+    assert lens[:4] == ("A codebook[tiny], counts", "bits/token", "codebook[tiny]/h_total", "codebook[tiny]/h_exec")
 
 
 def test_own_tokens_of_a_run_are_not_read():

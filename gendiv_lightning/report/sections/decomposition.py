@@ -25,7 +25,7 @@ def section(study: Study) -> Section:
     caption = (
         "H_total split into execution (which token, or the noise of the steps), the sampler's path (which positions "
         "change when, or the initial noise) and the paraphrase, as shares of each total: A token marginals, B whole "
-        "sequences, C perceptual distances. Shares that are estimated as negative are drawn as none. Quality of these "
+        "sequences, C perceptual distances, K kernels. Shares that are estimated as negative are drawn as none. Quality of these "
         f"samples: {qualities}. {about(study, used)}"
     )
     rows: tuple[tuple[Cell, ...], ...] = tuple(
