@@ -25,8 +25,8 @@ def section(study: Study) -> Section:
     caption = (
         "H_total split into execution (which token, or the noise of the steps), the sampler's path (which positions "
         "change when, or the initial noise) and the paraphrase, as shares of each total: A token marginals, B whole "
-        "sequences, C perceptual distances, K kernels. Shares that are estimated as negative are drawn as none. Quality of these "
-        f"samples: {qualities}. {about(study, used)}"
+        "sequences, C perceptual distances, K kernels. Shares that are estimated as negative are drawn as none. "
+        f"Quality of these samples: {qualities}. {about(study, used)}"
     )
     rows: tuple[tuple[Cell, ...], ...] = tuple(
         (family.name, lens.title, lens.unit, *[number(plain.estimates.get(part)) for part in lens[2:]])
