@@ -26,6 +26,7 @@ MUST_AGREE = (
 )
 MAY_DIFFER_IN_A_SIDE = ("data.seed", "metrics")
 SAMPLES = "total number of samples"
+NUM_SAMPLES = (SAMPLES, "data.num_samples")  # keys in which runs with different numbers of samples differ
 
 
 class Obstacle(NamedTuple):

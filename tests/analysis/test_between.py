@@ -47,7 +47,9 @@ def test_two_samples_of_one_path_are_no_independent_draws():
 def test_models_that_draw_alike_are_as_alike_as_samples_of_one():
     found = torch.stack([model_matrix([samples(2 * p), samples(2 * p + 1)], PixelCosine()) for p in range(40)]).mean(0)
     assert (found[0, 0] / found[0, 1]).item() == pytest.approx(1, abs=0.03)
-    apart = model_matrix([samples(0), samples(1, low=100)], PixelCosine())
+    green = samples(1).images.clone()
+    green[:, (0, 2)] = 0
+    apart = model_matrix([samples(0), PromptSamples(green)], PixelCosine())
     assert apart.diagonal().mean() < 0.7 * apart[0, 1]
 
 
@@ -76,10 +78,10 @@ def test_runs_are_compared_by_command(study, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--between"], "expected the runs A and B"),
-        (["--between", "--at-equal", "quality/x", "b"], "Give one of them"),
+        (["b", "b"], "expected two sides, got 3"),
+        (["b", "--between", "--at-equal", "quality/x"], "Give one of them"),
         (["b", "--resize", "24"], "--resize must be at least 1"),
-        (["--between", "b", "--margin", "5%"], "--margin is for the comparison of two sides"),
+        (["b", "--between", "--margin", "5%"], "--margin is for the comparison of two sides"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(study, words, message):

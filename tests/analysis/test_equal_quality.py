@@ -109,4 +109,4 @@ def test_a_crossed_design_is_still_refused(unequal, tmp_path):
     there["protocol"]["probes"] = [{"probe": "Decompose", "num_paths": 4, "num_paraphrases": 0, "length": "any"}]
     file.write_text(json.dumps(there))
     (folder / "description.json").unlink()
-    assert "samples in all (12 and 24)" in gendiv("compare", unequal / "four", folder)
+    assert "data.num_samples (4 and 8)" in gendiv("compare", unequal / "four", folder)

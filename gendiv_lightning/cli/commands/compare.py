@@ -47,9 +47,9 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `gendiv compare`."""
     parser.description, parser.formatter_class = DESCRIPTION, argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="A and B, each a run folder, or several run folders separated by commas"
-    )
+    parser.add_argument("a", metavar="A", help="run folder, or several run folders separated by commas")
+    parser.add_argument("b", metavar="B", help="run folder or folders to compare with A")
+    parser.add_argument("more", nargs="*", metavar="C", help="more run folders, with --between")
     parser.add_argument(
         "--only",
         default="",
@@ -75,20 +75,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read and check both sides, compare them, print the tables."""
-    from gendiv_lightning.analysis.compare import SAMPLES, compare_runs, find_obstacles, show_equivalences
+    from gendiv_lightning.analysis.compare import NUM_SAMPLES, compare_runs, find_obstacles, show_equivalences
     from gendiv_lightning.console.tables import few_prompts
     from gendiv_lightning.console.text import write
     from gendiv_lightning.runs.load import read_run
 
     _check(arguments)
     if arguments.between:
-        return _between(arguments)
+        return _between([arguments.a, arguments.b, *arguments.more], arguments)
     margin = _margin(arguments.margin) if arguments.margin else None
-    a, b = ([read_run(path) for path in side.split(",")] for side in arguments.runs)
+    a, b = ([read_run(path) for path in side.split(",")] for side in (arguments.a, arguments.b))
     obstacles = find_obstacles(a, b)
     if arguments.at_equal:
         obstacles = [obstacle for obstacle in obstacles if not obstacle.side]
-    elif obstacles and all(obstacle.difference.key == SAMPLES for obstacle in obstacles):
+    elif obstacles and all(obstacle.difference.key in NUM_SAMPLES for obstacle in obstacles):
         a, b, note = _rarefied(a, b)
         obstacles = [] if note else obstacles
         write(note, sys.stderr)
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.anyway:
             raise NotComparableError(f"{message}. Pass --anyway to compare them regardless")
         write(f"{message}\n", sys.stderr)
-    write(f"A: {arguments.runs[0]}\nB: {arguments.runs[1]}\n\n")
+    write(f"A: {arguments.a}\nB: {arguments.b}\n\n")
     if arguments.at_equal:
         return _at_equal(a, b, arguments)
     comparison = compare_runs(a, b, arguments.only)
@@ -113,11 +113,9 @@ def _check(arguments: argparse.Namespace) -> None:
     chosen = [option for option in ("between", "at_equal") if getattr(arguments, option)]
     if len(chosen) > 1:
         raise OptionConflictError("--between and --at-equal are different comparisons. Give one of them")
-    fits = len(arguments.runs) == 2 or (arguments.between and len(arguments.runs) > 1)
-    if not fits:
+    if arguments.more and not arguments.between:
         raise ConfigValueError(
-            f"expected the runs A and B, or two or more with --between, got {len(arguments.runs)}. Separate the runs "
-            "of one side by commas"
+            f"expected two sides, got {2 + len(arguments.more)}. Separate the runs of one side by commas, or pass --between"
         )
     alone = [f"--{name}" for name in ("only", "margin") if getattr(arguments, name)]
     if chosen and alone:
@@ -141,7 +139,7 @@ def _rarefied(a: list[Run], b: list[Run]) -> tuple[list[Run], list[Run], str]:
     return runs[: len(a)], runs[len(a) :], note
 
 
-def _between(arguments: argparse.Namespace) -> int:
+def _between(folders: list[str], arguments: argparse.Namespace) -> int:
     """Distances within and between models."""
     from gendiv_lightning.analysis.between import compare_models
     from gendiv_lightning.analysis.decompose import distance_metric
@@ -149,10 +147,10 @@ def _between(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.console.text import write
     from gendiv_lightning.runs.load import read_run
 
-    runs = [read_run(path) for path in arguments.runs]
+    runs = [read_run(path) for path in folders]
     name = _distance(runs, arguments.distance)
     found = compare_models(runs, distance_metric(name), arguments.resize)
-    write(format_models(found, arguments.runs, name))
+    write(format_models(found, folders, name))
     return 0
 
 
