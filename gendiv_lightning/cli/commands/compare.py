@@ -115,7 +115,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise OptionConflictError("--between and --at-equal are different comparisons. Give one of them")
     if arguments.more and not arguments.between:
         raise ConfigValueError(
-            f"expected two sides, got {2 + len(arguments.more)}. Separate the runs of one side by commas, or pass --between"
+            f"expected two sides, got {2 + len(arguments.more)}. Separate the runs of one side by commas, or pass "
+            "--between"
         )
     alone = [f"--{name}" for name in ("only", "margin") if getattr(arguments, name)]
     if chosen and alone:
