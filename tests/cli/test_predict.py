@@ -402,7 +402,7 @@ def test_bad_input_is_one_clear_line(weights, tmp_path, more, words):
 def test_a_prompt_file_without_prompts_is_refused(weights, tmp_path):
     (tmp_path / "empty.txt").write_text("\n\n")
     message = error_of("predict", *arguments(weights, tmp_path / "run", "--data.path", str(tmp_path / "empty.txt")))
-    assert "no prompt in" in message
+    assert "contains no prompts" in message
     assert "2 empty" in message
 
 
