@@ -1,4 +1,4 @@
-"""`ImageTokenizer`: images of any origin to the tokens of one codebook, so that generators share their unit."""
+"""`ImageTokenizer`: encodes images of any origin with one codebook, so that generators can be compared in bits."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gendiv_lightning.features.base import ImageFeatures
 
 
 class ImageTokenizer(ImageFeatures):
-    """Images to tokens, as features (N, L) that are whole numbers; see `tokens`.
+    """Base class of tokenizers that encode images as features (N, L) of whole numbers; see `tokens`.
 
-    Images of another size are brought to `side` x `side` pixels, with antialiasing, as networks of features do.
+    Images of another size are resized to `side` x `side` pixels with antialiasing.
 
     Args:
-        side: pixels per side of the images that are encoded.
+        side: size in pixels per side at which images are encoded.
 
     Attributes:
-        default_side: the side that needs no mention in the tag.
+        default_side: default of `side`, which is not part of the tag.
     """
 
     default_side: int = 256
@@ -36,7 +36,7 @@ class ImageTokenizer(ImageFeatures):
     @property
     @abstractmethod
     def name(self) -> str:
-        """Of the tokenizer, for the tag."""
+        """Name of the tokenizer, for the tag."""
 
     @property
     @override
@@ -50,7 +50,7 @@ class ImageTokenizer(ImageFeatures):
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """One image (1, 3, side, side) uint8 to its tokens (1, L)."""
+        """Encode one image (1, 3, side, side) uint8 as tokens (1, L)."""
 
     @override
     def prepare(self, images: Tensor) -> Tensor:
@@ -60,9 +60,9 @@ class ImageTokenizer(ImageFeatures):
 
     @override
     def embed(self, images: Tensor) -> Tensor:
-        """Encode one image at a time: the batch size can change the last digits of a distance, and so a token."""
+        """Encode one image at a time, because rounding, and with it a token, can depend on the batch size."""
         return torch.cat([self.encode(image) for image in images.split(1)])
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) uint8 to tokens (N, L) int64, on the CPU."""
+        """Encode images (N, 3, H, W) uint8 as tokens (N, L) int64 on the CPU."""
         return self(images).long().cpu()

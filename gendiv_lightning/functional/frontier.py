@@ -1,11 +1,11 @@
-"""Diversity at equal quality: what a set of settings reaches, and the gain of one setting or set over another.
+"""Diversity at equal quality: the frontier of a set of settings, and gains of a setting or a set over another.
 
-Samples of two settings may be mixed, a share of them from each. The quality of the mixture is the mean of the two; its
-diversity, a mean distance that is a squared distance of features, is at least their mean. So the frontier of settings
-is what single ones and mixtures of two reach at a given quality or a higher one: piecewise linear, never rising with
-the quality, and without extrapolation.
+Samples of two settings can be mixed. The quality of the mixture is the weighted mean of the two; its diversity, if it
+is a mean squared distance of features, is at least the weighted mean. The frontier is therefore the highest diversity
+of single settings and mixtures of two with at least a given quality: piecewise linear, non-increasing in the quality,
+and without extrapolation.
 
-Letters: S settings, Q qualities, P prompts, R resamples.
+Notation: S settings, Q qualities, P prompts, R resamples.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _GRID = 33  # qualities at which two frontiers are compared
 
 
 def frontier(quality: Tensor, diversity: Tensor, at: Tensor) -> Tensor:
-    """The highest diversity of settings, and of mixtures of two, whose quality is at least that asked for.
+    """Compute the highest diversity of settings and mixtures of two with at least a given quality.
 
     Args:
         quality: (..., S), higher is better.
         diversity: (..., S).
-        at: (..., Q) qualities asked for.
+        at: (..., Q) lowest accepted qualities.
 
     Returns:
-        (..., Q); NaN where no setting has such a quality.
+        (..., Q); NaN if no setting has the quality.
     """
     quality, diversity, at = quality[..., None, :], diversity[..., None, :], at[..., :, None]
     enough = quality >= at
     alone = diversity.masked_fill(~enough, -math.inf).amax(-1)
-    # Mixtures of a setting i that has the quality, and one j that lacks it, exactly at it.
+    # Mixtures, exactly at the quality, of a setting i that reaches it and a setting j that does not.
     (q_i, q_j), (d_i, d_j) = ((x[..., :, None], x[..., None, :]) for x in (quality, diversity))
     mixes = enough[..., :, None] & ~enough[..., None, :]
     share = (at[..., None] - q_j) / torch.where(mixes, q_i - q_j, 1.0)
@@ -46,18 +46,18 @@ def frontier(quality: Tensor, diversity: Tensor, at: Tensor) -> Tensor:
 def gain_at_equal_quality(
     quality: Tensor, diversity: Tensor, reference_quality: Tensor, reference_diversity: Tensor, *, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Diversity of one setting minus that of the reference's frontier at its quality, with a bootstrap interval.
+    """Diversity of a setting minus that of a reference frontier at the same quality, with a bootstrap interval.
 
     Args:
-        quality: (P,) of the setting, higher is better.
-        diversity: (P,).
-        reference_quality: (S, P) of the settings it is compared with, over the same prompts.
-        reference_diversity: (S, P).
-        seed: of the resamples of prompts.
+        quality: (P,) quality of the setting by prompt, higher is better.
+        diversity: (P,) diversity of the setting by prompt.
+        reference_quality: (S, P) qualities of the reference settings, for the same prompts.
+        reference_diversity: (S, P) diversities of the reference settings.
+        seed: seed of the resamples over prompts.
 
     Returns:
-        Gain, low and high; NaN where no setting of the reference has such a quality. The interval is NaN where that is
-        so in more than 5 % of the resamples.
+        Gain, lower and upper end. All are NaN if no reference setting has the quality; the ends are NaN if this is the
+        case in more than 5 % of the resamples.
     """
 
     def gain(means: Tensor) -> Tensor:
@@ -70,17 +70,17 @@ def gain_at_equal_quality(
 def mean_gain(
     quality: Tensor, diversity: Tensor, reference_quality: Tensor, reference_diversity: Tensor, *, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Area between the frontier of settings and that of a reference over the qualities that both reach, per quality.
+    """Mean difference between two frontiers over the range of qualities that both reach, with a bootstrap interval.
 
     Args:
-        quality: (S, P), higher is better.
-        diversity: (S, P).
-        reference_quality: (S', P), over the same prompts.
-        reference_diversity: (S', P).
-        seed: of the resamples of prompts.
+        quality: (S, P) qualities by prompt, higher is better.
+        diversity: (S, P) diversities by prompt.
+        reference_quality: (S', P) qualities of the reference settings, for the same prompts.
+        reference_diversity: (S', P) diversities of the reference settings.
+        seed: seed of the resamples over prompts.
 
     Returns:
-        Mean of the difference, low and high; NaN where the two reach no qualities in common.
+        Mean difference, lower and upper end; NaN if the two ranges of quality do not overlap.
     """
     num = len(quality)
 
@@ -90,7 +90,7 @@ def mean_gain(
         low = torch.maximum(own.amin(1), theirs.amin(1))[:, None]
         high = torch.minimum(own.amax(1), theirs.amax(1))[:, None]
         at = low + (high - low) * torch.linspace(0, 1, _GRID, dtype=means.dtype)
-        at = torch.minimum(at, high)  # rounding must not go beyond what is reached
+        at = torch.minimum(at, high)  # rounding must not exceed the range
         gains = frontier(own, own_diversity, at) - frontier(theirs, their_diversity, at)
         means_of_gains = (gains[:, 1:] + gains[:, :-1]).mean(1) / 2
         return means_of_gains.masked_fill((high <= low)[:, 0], math.nan)
@@ -99,7 +99,7 @@ def mean_gain(
 
 
 def _bootstrap(columns: Tensor, statistic: Callable[[Tensor], Tensor], seed: int) -> tuple[float, float, float]:
-    """A statistic of means (R, C) of columns (C, P), with its percentile interval over prompts without NaN."""
+    """Statistic of the means (R, C) of columns (C, P), with a percentile interval; prompts with NaN are excluded."""
     columns = columns.double()
     columns = columns[:, ~columns.isnan().any(0)]
     num = columns.shape[1]
@@ -111,8 +111,8 @@ def _bootstrap(columns: Tensor, statistic: Callable[[Tensor], Tensor], seed: int
     draws = torch.randint(num, (NUM_RESAMPLES, num), generator=torch.Generator().manual_seed(seed))
     counts = torch.zeros(NUM_RESAMPLES, num, dtype=torch.float64)
     counts.scatter_add_(1, draws, torch.ones_like(counts))
-    found = statistic(counts @ columns.T / num)
-    known = found[~found.isnan()]
+    resampled = statistic(counts @ columns.T / num)
+    known = resampled[~resampled.isnan()]
     if len(known) < 0.95 * NUM_RESAMPLES:
         return value, math.nan, math.nan
     low, high = torch.quantile(known, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()

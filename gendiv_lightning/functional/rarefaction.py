@@ -1,6 +1,6 @@
-"""Numbers that grow with the number of samples, brought down to what fewer of them would show on average.
+"""Rarefaction: the expected value, for fewer samples, of metrics that grow with the number of samples.
 
-Letters: N samples, n of them, K entries.
+Notation: N samples, of which n are kept, K entries.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ NUM_SUBSETS = 64
 
 
 def chance_of_missing(counts: Tensor, num_samples: int, num_kept: int) -> Tensor:
-    """Probability (...) that n of N samples, drawn without replacement, hold none of `counts` (...) of them.
+    """Probability (...) that n of N samples, drawn without replacement, include none of a given `counts` (...) samples.
 
-    C(N - c, n) / C(N, n): the hypergeometric probability of none. Source: Hurlbert, "The Nonconcept of Species
+    This is the hypergeometric probability C(N - c, n) / C(N, n). Source: Hurlbert, "The Nonconcept of Species
     Diversity" (1971).
     """
     left = num_samples - counts.double()
@@ -33,14 +33,14 @@ def chance_of_missing(counts: Tensor, num_samples: int, num_kept: int) -> Tensor
 
 
 def rarefied_entries(tokens: Tensor, num_kept: int, codebook_size: int) -> Tensor:
-    """Expected probability (K,) that each entry is in none of n images out of N.
+    """Probability (K,) that an entry occurs in none of n images, drawn from N without replacement.
 
-    One minus it, summed over entries, is the expected number of distinct entries of n images.
+    One minus this, summed over entries, is the expected number of distinct entries in n images.
 
     Args:
-        tokens: (N, L).
-        num_kept: n, at most N.
-        codebook_size: K.
+        tokens: (N, L) tokens of the images.
+        num_kept: number of images n, at most N.
+        codebook_size: number of entries K.
     """
     images = torch.zeros(len(tokens), codebook_size, dtype=torch.bool)
     images[torch.arange(len(tokens))[:, None], tokens.long()] = True
@@ -48,13 +48,13 @@ def rarefied_entries(tokens: Tensor, num_kept: int, codebook_size: int) -> Tenso
 
 
 def rarefied_vendi(features: Tensor, num_kept: int, q: float = 1.0, *, seed: int = 0) -> float:
-    """Mean Vendi score of n of N samples: over 64 random subsets, or of all samples where n is N.
+    """Mean Vendi score of n of N samples over 64 random subsets; NaN if n > N.
 
     Args:
         features: (N, D), see `vendi_score`.
-        num_kept: n, at most N.
-        q: order.
-        seed: of the subsets.
+        num_kept: number of samples n.
+        q: order of the score.
+        seed: seed of the subsets.
     """
     if num_kept > len(features):
         return math.nan

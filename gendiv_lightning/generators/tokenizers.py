@@ -1,4 +1,4 @@
-"""Tokenizers of images by name, for the metric `codebook[NAME]`: those of our generators, and of two libraries."""
+"""Image tokenizers by name, for the metric `codebook[NAME]`: ours and those of diffusers and transformers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LlamaGenTokenizer(ImageTokenizer):
 
     Args:
         vq: "VQ-16", "VQ-8", or a JSON file with the fields of `VQConfig`.
-        checkpoint: its weights, as `vq_checkpoint` of `LlamaGen`.
+        checkpoint: file with its weights, like `vq_checkpoint` of `LlamaGen`.
         side: see `ImageTokenizer`.
     """
 
@@ -76,12 +76,12 @@ class LlamaGenTokenizer(ImageTokenizer):
 
 
 class FolderTokenizer(ImageTokenizer):
-    """A tokenizer of a library, in a folder with its configuration and weights.
+    """Base class of tokenizers in a folder with configuration and weights, in the format of a library.
 
     Args:
-        model: the folder, or `OWNER/REPO` on the Hub.
+        model: folder, or `OWNER/REPO` on the Hub.
         part: subfolder of the tokenizer; empty if it is the folder itself.
-        name: for the tag; by default that of the folder.
+        name: name for the tag; default: the name of the folder.
         side: see `ImageTokenizer`.
     """
 
@@ -113,7 +113,7 @@ class FolderTokenizer(ImageTokenizer):
             return json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise WrongWeightsError(
-                f"{path} cannot be read as a tokenizer's configuration: {error}. Give the tokenizer's folder"
+                f"{path} is not a valid tokenizer configuration: {error}. Pass the folder of a tokenizer"
             ) from error
 
     def _setting(self, *names: str) -> Any:
@@ -123,20 +123,20 @@ class FolderTokenizer(ImageTokenizer):
             if name in config:
                 return config[name]
         raise WrongWeightsError(
-            f"{self._path()} is not a tokenizer: its configuration must have {' or '.join(names)}. Give another folder"
+            f"{self._path()} is not a tokenizer: its configuration must have {' or '.join(names)}. Pass another folder"
         )
 
 
 def _read(model_class: Any, folder: Path, config: dict[str, Any]) -> nn.Module:
-    """A tokenizer of transformers from a folder of its own, or out of the model that it belongs to."""
+    """Load a tokenizer of transformers from its own folder, or from that of the model that contains it."""
     if _INNER not in config:
         return load_pretrained(model_class, folder)
     tensors = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as weights:
-            names = [name for name in weights.keys() if "vqmodel." in name]  # noqa: SIM118 it is no dictionary
+            names = [name for name in weights.keys() if "vqmodel." in name]  # noqa: SIM118 not a dictionary
             tensors |= {name.rpartition("vqmodel.")[2]: weights.get_tensor(name) for name in names}
-    with torch.random.fork_rng(devices=[]):  # parameters are drawn before they are read
+    with torch.random.fork_rng(devices=[]):  # the constructor initialises parameters randomly
         model = model_class(model_class.config_class(**config[_INNER]))
     load_strictly(model, tensors, folder, torch.float32)
     return model
@@ -148,7 +148,7 @@ class DiffusersTokenizer(FolderTokenizer):
     Args:
         model: see `FolderTokenizer`.
         part: see `FolderTokenizer`.
-        low: what it takes for black: 0 as aMUSEd, -1 as VQ-Diffusion and most others. White is 1.
+        low: value of black pixels: 0 for aMUSEd, -1 for VQ-Diffusion and most others. White is 1.
         name: see `FolderTokenizer`.
         side: see `ImageTokenizer`.
     """
@@ -180,7 +180,7 @@ class JanusTokenizer(FolderTokenizer):
     """A `JanusVQVAE` of transformers: `janus`.
 
     Args:
-        model: see `FolderTokenizer`; of the whole model, or of its tokenizer alone.
+        model: see `FolderTokenizer`; the folder of the whole model or of its tokenizer.
         name: see `FolderTokenizer`.
         side: see `ImageTokenizer`.
     """
@@ -208,7 +208,7 @@ class Emu3Tokenizer(FolderTokenizer):
     """An `Emu3VQVAE` of transformers: `emu3`.
 
     Args:
-        model: see `FolderTokenizer`; of the whole model, or of its tokenizer alone.
+        model: see `FolderTokenizer`; the folder of the whole model or of its tokenizer.
         name: see `FolderTokenizer`.
         side: see `ImageTokenizer`.
     """
@@ -234,25 +234,25 @@ class Emu3Tokenizer(FolderTokenizer):
 
 
 def llamagen_vq16(checkpoint: str = "peizesun/llamagen_t2i:vq_ds16_t2i.pt", side: int | None = None) -> ImageTokenizer:
-    """LlamaGen's VQ-16: 16,384 entries, a token per 16 x 16 pixels."""
+    """VQ-16 tokenizer of LlamaGen: 16,384 entries, one token per 16 x 16 pixels."""
     return LlamaGenTokenizer("VQ-16", checkpoint, side)
 
 
 def llamagen_vq8(checkpoint: str, side: int | None = None) -> ImageTokenizer:
-    """LlamaGen's VQ-8: 16,384 entries, a token per 8 x 8 pixels; `checkpoint` is the official `vq_ds8_c2i.pt`."""
+    """VQ-8 tokenizer of LlamaGen: 16,384 entries, one token per 8 x 8 pixels; `checkpoint` is `vq_ds8_c2i.pt`."""
     return LlamaGenTokenizer("VQ-8", checkpoint, side)
 
 
 def amused(model: str = "amused/amused-256", side: int | None = None) -> ImageTokenizer:
-    """The tokenizer of aMUSEd: 8,192 entries, a token per 16 x 16 pixels."""
+    """Tokenizer of aMUSEd: 8,192 entries, one token per 16 x 16 pixels."""
     return DiffusersTokenizer(model, "vqvae", 0.0, "amused", side)
 
 
 def vq_diffusion(model: str = "microsoft/vq-diffusion-ithq", side: int | None = None) -> ImageTokenizer:
-    """The tokenizer of VQ-Diffusion: 4,096 entries, a token per 8 x 8 pixels."""
+    """Tokenizer of VQ-Diffusion: 4,096 entries, one token per 8 x 8 pixels."""
     return DiffusersTokenizer(model, "vqvae", -1.0, "vq-diffusion", side)
 
 
 def _check_side(side: int, downsample: int) -> None:
     if side % downsample:
-        raise ConfigValueError(f"side must be a multiple of {downsample} pixels, a token's, got {side}. Change it")
+        raise ConfigValueError(f"side must be a multiple of {downsample} pixels, got {side}. Choose another side")

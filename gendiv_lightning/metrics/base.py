@@ -30,7 +30,7 @@ class SampleMetric(Metric, ABC):
         short: one or two words for axes and columns of its first number; a backbone's tag is added in brackets.
         needs: the fields of `PromptSamples` that it reads, and "reference" if it compares with real images.
         recorders: recorders of the sampling loop that it requires.
-        with_tokenizer: the metric that a name with a tokenizer in brackets stands for; None if there is none.
+        with_tokenizer: metric that is built for a name with a tokenizer in brackets, or None.
         features: the feature network that it uses; None if it uses none.
         higher_is_better: direction of its first number; None if neither direction is better, as for diversity.
     """

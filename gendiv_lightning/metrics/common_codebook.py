@@ -1,4 +1,4 @@
-"""`CommonCodebook`: one tokenizer's codebook for the images of any generator, and the decomposition of its tokens."""
+"""`CommonCodebook`: codebook usage and token entropies of the images of any generator, with one tokenizer."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _COUNTS = "/token/counts"
 
 
 class CommonCodebook(SampleMetric):
-    """`codebook[TOKENIZER]/...`: images are encoded by one tokenizer, whatever generator or folder they come from.
+    """Codebook usage and token entropies of images of any origin, encoded with the same tokenizer.
 
-    - `codebook[...]/entropy_bits`, `.../coverage`, `.../information_bits` and all other numbers of `CodebookUsage`;
-    - `codebook[...]/h_total`, `h_exec`, `h_path`, `h_sampler_path`, `h_prompt_path`: the token-marginal decomposition,
-      bits per token, from counts alone (`.../unseen` says whether samples are enough);
+    - `codebook[TOKENIZER]/entropy_bits`, `.../coverage`, `.../information_bits`: all metrics of `CodebookUsage`.
+    - `codebook[TOKENIZER]/h_total`, `h_exec`, `h_path`, `h_sampler_path`, `h_prompt_path`: the token-marginal
+      decomposition in bits per token, from counts only (`.../unseen` shows whether there are enough samples).
 
-    of the tokens that the tokenizer gives the finished images. They are properties of the images at the tokenizer's
-    resolution. They are not those of the tokens that a model drew, even where the model uses the same tokenizer: an
-    image that is decoded and encoded again has other tokens. Every number is named after the tokenizer.
+    These are properties of the final images at the resolution of the tokenizer. They differ from those of the tokens
+    that a model sampled, even if the model uses the same tokenizer, because decoding and encoding an image changes its
+    tokens.
 
     Args:
         tokenizer: see `features.tokenizer`.
@@ -48,7 +48,7 @@ class CommonCodebook(SampleMetric):
 
     @override
     def identity(self) -> dict[str, object]:
-        """Names and the tokenizer."""
+        """Return the names of the metrics and the identity of the tokenizer."""
         return {"names": [self._name("codebook/...")], "tokenizer": self.tokenizer.identity()}
 
     @override
@@ -59,7 +59,11 @@ class CommonCodebook(SampleMetric):
 
     @override
     def update(self, samples: PromptSamples) -> None:
-        """Encode and add all samples of one prompt; ValueError unless its images are (N, 3, H, W) uint8."""
+        """Encode and add all samples of one prompt.
+
+        Raises:
+            ValueError: if the images are not (N, 3, H, W) uint8.
+        """
         self.load()
         tokens = self.tokenizer.tokens(samples.images.to(self.device))
         for part in self._parts:
@@ -67,18 +71,18 @@ class CommonCodebook(SampleMetric):
 
     @override
     def compute(self) -> dict[str, Estimate]:
-        """The numbers of both, of the tokens' counts."""
+        """Return the estimates of both parts that are based on counts."""
         self.load()
-        found = {name: estimate for part in self._parts for name, estimate in part.compute().items()}
-        named = {self._name(name): estimate for name, estimate in found.items() if _is_count(name)}
+        estimates = {name: estimate for part in self._parts for name, estimate in part.compute().items()}
+        named = {self._name(name): estimate for name, estimate in estimates.items() if _is_count(name)}
         word = f"tokens by {self.tokenizer.tag}"
         return {name: estimate._replace(method=f"{word}; {estimate.method}") for name, estimate in named.items()}
 
     @override
     def columns(self) -> dict[str, Tensor]:
         self.load()
-        found = {name: column for part in self._parts for name, column in part.columns().items()}
-        return {self._name(name): column for name, column in found.items() if _is_count(name)}
+        columns = {name: column for part in self._parts for name, column in part.columns().items()}
+        return {self._name(name): column for name, column in columns.items() if _is_count(name)}
 
     @override
     def reset(self) -> None:
@@ -88,17 +92,17 @@ class CommonCodebook(SampleMetric):
 
     @override
     def merge_state(self, incoming_state: dict[str, Any] | Self) -> None:  # type: ignore[override]
-        assert isinstance(incoming_state, CommonCodebook), "states are kept by the parts"
+        assert isinstance(incoming_state, CommonCodebook), "the parts hold the state"
         self.load()
-        for mine, theirs in zip(self._parts, incoming_state._parts, strict=True):
-            mine.merge_state(theirs)
+        for part, other in zip(self._parts, incoming_state._parts, strict=True):
+            part.merge_state(other)
 
     @property
     def _parts(self) -> tuple[SampleMetric, ...]:
         return (self.entropy,) if self.usage is None else (self.usage, self.entropy)
 
     def _name(self, name: str) -> str:
-        """`codebook[TAG]/...` for a number of a part."""
+        """Name `codebook[TAG]/...` of a metric of a part."""
         number = name.removeprefix("codebook/").replace(_COUNTS, "")
         return f"codebook[{self.tokenizer.tag}]/{number.replace('h_total/unseen', 'unseen')}"
 

@@ -105,7 +105,7 @@ class TinyClip(ClipFeatures):
 
 
 class TinyTokenizer(LlamaGenTokenizer):
-    """The tokenizer of the toy's LlamaGen: 256 entries, 36 tokens of a postcard.
+    """Tokenizer of the toy LlamaGen: 256 entries, 36 tokens per postcard.
 
     Args:
         side: see `ImageTokenizer`.

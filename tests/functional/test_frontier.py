@@ -13,7 +13,7 @@ def t(*values):
 
 
 def columns(means, num=60, spread=0.1, seed=0):
-    """(S, P) numbers around these means, the same deviations for all settings of a prompt."""
+    """Values (S, P) around the given means, with the same deviation for all settings of a prompt."""
     deviations = spread * torch.randn(num, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return t(*means)[:, None] + deviations - deviations.mean()
 
@@ -24,14 +24,14 @@ def test_between_two_settings_the_frontier_is_their_mixture():
     assert found[-1].isnan(), "no setting has such a quality"
 
 
-def test_a_setting_below_a_mixture_of_two_others_does_not_count():
+def test_a_setting_below_a_mixture_of_two_others_is_not_on_the_frontier():
     with_it, without = (frontier(t(1, *q), t(8, *d), t(1.5, 2)) for q, d in (((2, 3), (4, 2)), ((3,), (2,))))
     assert with_it.tolist() == without.tolist()
     above = frontier(t(1, 2, 3), t(8, 7, 2), t(1.5, 2.5))
     assert above.tolist() == pytest.approx([7.5, 4.5])
 
 
-def test_a_frontier_never_rises_with_the_quality_and_knows_no_order():
+def test_a_frontier_is_non_increasing_and_independent_of_the_order_of_settings():
     generator = torch.Generator().manual_seed(0)
     quality, diversity = (torch.rand(5, 7, generator=generator, dtype=torch.float64) for _ in range(2))
     at = torch.linspace(0, 1, 21, dtype=torch.float64).expand(5, -1)
@@ -42,7 +42,7 @@ def test_a_frontier_never_rises_with_the_quality_and_knows_no_order():
     torch.testing.assert_close(frontier(quality[:, order], diversity[:, order], at), found, equal_nan=True)
 
 
-def test_a_gain_is_the_distance_to_the_frontier_at_the_settings_quality():
+def test_a_gain_is_the_distance_to_the_frontier_at_the_quality_of_the_setting():
     quality, diversity = columns([1.0, 3.0]), columns([8.0, 2.0], seed=1)
     value, low, high = gain_at_equal_quality(columns([2.0])[0], columns([6.0], seed=1)[0], quality, diversity)
     assert value == pytest.approx(1)
@@ -76,7 +76,7 @@ def test_the_mean_gain_is_the_area_over_the_shared_qualities():
     assert math.isnan(mean_gain(columns([5.0, 6.0]), columns([1.0, 2.0]), *reference)[0])
 
 
-def test_prompts_without_a_number_are_left_out_and_one_prompt_has_no_interval():
+def test_prompts_with_nan_are_excluded_and_one_prompt_has_no_interval():
     quality, diversity = columns([1.0, 3.0], num=3), columns([8.0, 2.0], num=3)
     quality[0, 1:] = math.nan
     value, low, _ = gain_at_equal_quality(t(2, 2, 2), t(6, 6, 6), quality, diversity)

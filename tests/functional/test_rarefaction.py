@@ -1,4 +1,4 @@
-"""What fewer samples would show: exact expectations, compared with all subsets."""
+"""Rarefaction: exact expectations for fewer samples, compared with all subsets."""
 
 import math
 from itertools import combinations
@@ -10,7 +10,7 @@ from gendiv_lightning.functional.rarefaction import chance_of_missing, rarefied_
 from gendiv_lightning.functional.vendi import vendi_score
 
 
-def test_the_chance_of_missing_is_hypergeometric():
+def test_the_probability_of_missing_is_hypergeometric():
     found = chance_of_missing(torch.tensor([0, 1, 3, 6]), 6, 4)
     wanted = [math.comb(6 - c, 4) / math.comb(6, 4) for c in (0, 1, 3, 6)]
     assert found.tolist() == pytest.approx(wanted)
@@ -24,7 +24,7 @@ def test_distinct_entries_are_the_mean_over_all_subsets():
     assert expected == pytest.approx(sum(subsets) / len(subsets))
 
 
-def test_a_rarefied_vendi_score_is_that_of_fewer_samples():
+def test_a_rarefied_vendi_score_is_the_mean_over_subsets():
     features = torch.randn(24, 16, generator=torch.Generator().manual_seed(0))
     found = rarefied_vendi(features, 6)
     fewer = sum(vendi_score(features[i : i + 6]) for i in range(0, 24, 6)) / 4

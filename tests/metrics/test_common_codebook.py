@@ -1,4 +1,4 @@
-"""One tokenizer's codebook for the images of any generator: tokens, numbers, names."""
+"""One codebook for the images of any generator: tokens, metrics, names."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def measured(metric, samples):
     return metric
 
 
-def test_the_numbers_are_those_of_the_tokenizers_tokens():
+def test_the_metrics_are_those_of_the_tokens_of_the_tokenizer():
     metric, tokenizer = measured(make_metric("codebook[tiny]"), prompts()), TinyTokenizer()
     assert isinstance(metric, CommonCodebook)
     usage, entropy = CodebookUsage(256), TokenEntropy()
@@ -54,7 +54,7 @@ def test_the_numbers_are_those_of_the_tokenizers_tokens():
     assert lens[:4] == ("A codebook[tiny], counts", "bits/token", "codebook[tiny]/h_total", "codebook[tiny]/h_exec")
 
 
-def test_own_tokens_of_a_run_are_not_read():
+def test_the_tokens_of_a_run_are_not_used():
     samples = prompts(1)[0]
     spoilt = samples._replace(tokens=torch.zeros(16, 3, dtype=torch.int64))
     first, second = (measured(make_metric("codebook[tiny]"), [each]).compute() for each in (samples, spoilt))
@@ -72,7 +72,7 @@ def test_merging_and_resetting_reach_the_parts():
     assert first.compute()["codebook[tiny]/h_total"].value == whole.compute()["codebook[tiny]/h_total"].value
 
 
-def test_names_and_identity_are_the_tokenizers():
+def test_names_and_identity_contain_the_tokenizer():
     metric = make_metric("codebook[tiny,side=96]")
     assert all(name.startswith("codebook[tiny,side=96]/") for name in metric.names)
     assert metric.identity() != make_metric("codebook[tiny]").identity()
@@ -90,11 +90,11 @@ def test_names_and_identity_are_the_tokenizers():
     ("name", "tag"),
     [("llamagen-vq16", "llamagen-vq16"), ("amused", "amused"), ("vq-diffusion", "vq-diffusion"), ("janus", "janus")],
 )
-def test_the_registered_tokenizers_need_nothing_to_be_named(name, tag):
+def test_metrics_of_registered_tokenizers_are_built_without_weights(name, tag):
     assert make_metric(f"codebook[{name}]").names[0] == f"codebook[{tag}]/entropy_bits"
 
 
-def test_images_of_another_size_are_resized_and_a_batch_does_not_show():
+def test_images_of_another_size_are_resized_and_tokens_do_not_depend_on_the_batch():
     tokenizer, images = TinyTokenizer(), postcards()
     large = torch.nn.functional.interpolate(images.float(), scale_factor=2).to(torch.uint8)
     same = (tokenizer.tokens(large) == tokenizer.tokens(images)).double().mean()
@@ -102,7 +102,7 @@ def test_images_of_another_size_are_resized_and_a_batch_does_not_show():
     assert torch.equal(tokenizer.tokens(images)[2:3], TinyTokenizer().tokens(images[2:3]))
 
 
-def test_our_tokenizer_is_the_generators(weights, make_t2i):
+def test_our_tokenizer_agrees_with_that_of_the_generator(weights, make_t2i):
     generator = make_t2i()
     generator.load()
     tokenizer = LlamaGenTokenizer("toy:llamagen_vq.json", str(weights / "vq.pt"), 48)
@@ -113,7 +113,7 @@ def test_our_tokenizer_is_the_generators(weights, make_t2i):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Random tokenizers of diffusers and transformers, alone and inside of their model's checkpoint."""
+    """Random tokenizers of diffusers and transformers, in separate folders and in checkpoints of whole models."""
     from diffusers import VQModel as DiffusersVQ
     from transformers import Emu3VQVAE, Emu3VQVAEConfig
     from transformers.models.janus import JanusVQVAE
@@ -135,7 +135,7 @@ def folders(tmp_path_factory):
     return folder, models
 
 
-def test_tokenizers_of_libraries_give_their_own_tokens(folders):
+def test_tokenizers_of_libraries_give_the_tokens_of_the_library(folders):
     folder, models = folders
     images = postcards(2)
     pixels = from_uint8(images)
@@ -162,7 +162,7 @@ def test_tokenizers_of_libraries_give_their_own_tokens(folders):
     assert low.identity() != made["vq"].identity()
 
 
-def test_a_tokenizer_is_found_inside_of_its_model(folders, tmp_path):
+def test_a_tokenizer_is_loaded_from_the_checkpoint_of_its_model(folders, tmp_path):
     import json
 
     from safetensors.torch import load_file, save_file
@@ -179,13 +179,13 @@ def test_a_tokenizer_is_found_inside_of_its_model(folders, tmp_path):
     assert torch.equal(alone.tokens(images), within.tokens(images))
 
 
-def test_a_folder_of_something_else_is_named(tmp_path):
+def test_a_folder_without_a_tokenizer_is_named_in_the_error(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="is not a tokenizer"):
         _ = JanusTokenizer(str(tmp_path)).codebook_size
 
 
-def test_a_folder_of_pictures_is_measured_by_command(tmp_path, capsys):
+def test_a_folder_of_images_is_measured_by_command(tmp_path, capsys):
     for prompt in range(3):
         folder = tmp_path / "images" / f"prompt {prompt}"
         folder.mkdir(parents=True)
