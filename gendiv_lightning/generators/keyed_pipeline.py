@@ -93,16 +93,16 @@ def keyed_noise(pipeline: Any, sampler: LatentSampler) -> Iterator[Trace]:
 
 
 def _denoisers(pipeline: Any) -> list[nn.Module]:
-    """The network that the loop calls, unless it is offloaded, which replaces its `forward` too."""
+    """Networks that the loop calls, except offloaded ones, whose `forward` is already replaced."""
     networks = [getattr(pipeline, name, None) for name in ("unet", "transformer")]
     return [network for network in networks if isinstance(network, nn.Module) and "forward" not in vars(network)]
 
 
 def _once_while_shared(forward: Callable[..., Any], *, sampler: LatentSampler, trace: Trace) -> Callable[..., Any]:
-    """A network's `forward` that runs one row of each block for as long as all rows share their noise.
+    """Wrap `forward` of a network so that it runs one row per block as long as all rows share their noise.
 
-    Under guidance inputs are several blocks of the pipeline's rows. The rows of a block are compared, so that whatever
-    tells them apart makes all of them run.
+    With guidance, inputs consist of several blocks with the rows of the pipeline. The rows of a block are compared; if
+    they differ in any input, all of them run.
     """
 
     @functools.wraps(forward)

@@ -1,4 +1,4 @@
-"""Text encodings of a diffusers pipeline: each text is encoded once, and kept on disk for the next run."""
+"""Text encodings of a diffusers pipeline: each text is encoded once and cached on disk for later runs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from gendiv_lightning.storage.feature_cache import FeatureCache
 
 @contextmanager
 def remembered_encodings(pipeline: Any, memory: dict[str, Any], cache: FeatureCache | None = None) -> Iterator[None]:
-    """Inside this context `encode_prompt` is called once for equal arguments.
+    """Context in which `encode_prompt` is computed once for equal arguments.
 
     Args:
-        pipeline: of diffusers.
-        memory: keeps the last result.
-        cache: keeps all results on disk; None keeps none.
+        pipeline: pipeline of diffusers.
+        memory: holds the last result.
+        cache: cache on disk for all results, or None.
     """
     if not hasattr(pipeline, "encode_prompt"):
         yield
@@ -56,7 +56,7 @@ def remembered_encodings(pipeline: Any, memory: dict[str, Any], cache: FeatureCa
 
 
 def _from_disk(cache: FeatureCache, key: str, num_rows: int, device: Any, compute: Callable[[], Any]) -> Any:
-    """What `compute` returns, from the cache if it is there; encodings that are no plain tensors are not kept."""
+    """Return the result of `compute`, from the cache if possible; only encodings of plain tensors are cached."""
     fresh: list[Any] = []
 
     def pack() -> Tensor:
@@ -71,11 +71,11 @@ def _from_disk(cache: FeatureCache, key: str, num_rows: int, device: Any, comput
 
 
 class _NotPackableError(TypeError):
-    """An encoding holds something else than tensors, lists, tuples and None."""
+    """Raised for an encoding that contains other objects than tensors, lists, tuples and None."""
 
 
 def _pack(encoded: Any, num_rows: int) -> Tensor:
-    """An encoding as the bytes (N,) uint8 of a safetensors file, one row of the equal rows of each image."""
+    """Serialize an encoding as bytes (N,) uint8 of a safetensors file; equal rows are stored once."""
     tensors: dict[str, Tensor] = {}
 
     def layout(value: Any) -> Any:

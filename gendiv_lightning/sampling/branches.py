@@ -1,6 +1,6 @@
-"""Work that rows share for as long as they share all noise: their inputs are equal, so a network runs on one of them.
+"""Shared computation of rows with equal noise: as long as they share all noise, the network runs on one of them.
 
-Outputs equal those of all rows up to the last digits, in which a network's results may depend on the number of rows.
+Outputs equal those of a run on all rows up to rounding, which can depend on the number of rows.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from gendiv_lightning.sampling.sampler import Sampler
 
 
 class Branches(NamedTuple):
-    """Groups of rows that no decision so far tells apart.
+    """Groups of rows that are still identical.
 
     Attributes:
-        first: (G,) int64, the first row of each group.
-        group: (B,) int64, the group of each row.
+        first: (G,) int64, index of the first row of each group.
+        group: (B,) int64, index of the group of each row.
     """
 
     first: Tensor
     group: Tensor
 
     def take(self, rows: Tensor) -> Tensor:
-        """One row of each group: (k B, ...), k blocks of B rows, to (k G, ...)."""
+        """Select the first row of each group: k blocks of B rows (k B, ...) become (k G, ...)."""
         return torch.cat([block[self.first] for block in rows.split(len(self.group))])
 
     def spread(self, rows: Tensor) -> Tensor:
-        """The reverse: (k G, ...) to (k B, ...)."""
+        """Copy the row of each group to all its rows: (k G, ...) become (k B, ...)."""
         return torch.cat([block[self.group] for block in rows.split(len(self.first))])
 
 
 def branches_at(sampler: Sampler, step: int) -> Branches | None:
-    """The groups of rows whose noise is the same in all decisions before `step`; None where no rows share theirs.
+    """Return the groups of rows with equal noise in all decisions before `step`, or None if no rows share noise.
 
-    Rows of one group have one prompt and one paraphrase, and so one condition.
+    Rows of a group have the same prompt and paraphrase, and therefore the same condition.
     """
     path, execution = sampler.path, sampler.exec
     if path.trunk is None or execution.trunk is None or step > min(path.branch_step, execution.branch_step):
@@ -51,7 +51,7 @@ def branches_at(sampler: Sampler, step: int) -> Branches | None:
 
 
 def run_branches(network: Callable[..., Tensor], branches: Branches | None, *inputs: Tensor) -> Tensor:
-    """`network(*inputs)` for inputs (k B, ...), on one row of each group; on all rows without groups."""
+    """Compute `network(*inputs)` for inputs (k B, ...) on one row per group, or on all rows if there are no groups."""
     if branches is None:
         return network(*inputs)
     return branches.spread(network(*map(branches.take, inputs)))

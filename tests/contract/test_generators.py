@@ -73,7 +73,7 @@ def make_sde_pipeline(make_pipeline):
     return partial(make_pipeline, scheduler="DDPMScheduler")
 
 
-WARNS = pytest.mark.filterwarnings("ignore")  # diffusers and transformers, about their own past
+WARNS = pytest.mark.filterwarnings("ignore")  # deprecations in diffusers and transformers
 PARAMS = [pytest.param(kind, id=name, marks=[WARNS] * (kind.open == OF_TOKENS)) for name, kind in GENERATORS.items()]
 
 

@@ -19,7 +19,7 @@ from gendiv_lightning.sampling.latents import LatentSampler
 from gendiv_lightning.sampling.noise import Noise
 from gendiv_lightning.weights.resolve import MissingWeightsError
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and transformers, about their own past
+pytestmark = pytest.mark.filterwarnings("ignore")  # deprecations in diffusers and transformers
 
 TEXTS = ("red sky", "a picture of a green hill and two red hills")
 SCHEDULERS = {

@@ -8,7 +8,7 @@ from tiny_pipelines import BUILDERS
 
 QUICK = ("StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline", "SanaPipeline", "QwenImagePipeline")
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and transformers, about their own past
+pytestmark = pytest.mark.filterwarnings("ignore")  # deprecations in diffusers and transformers
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in BUILDERS])

@@ -1,4 +1,4 @@
-"""Text encodings on disk: the same tensors as computed ones, one row per text, and none of another text encoder."""
+"""Cached text encodings: equal to computed ones, one row per text, and separate for each text encoder."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from gendiv_lightning.generators.text_encodings import _from_disk, _pack, _unpac
 from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch
 from gendiv_lightning.storage.feature_cache import FeatureCache
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers and transformers, about their own past
+pytestmark = pytest.mark.filterwarnings("ignore")  # deprecations in diffusers and transformers
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -38,17 +38,17 @@ ENCODINGS = {
 
 @pytest.mark.parametrize("num_rows", [1, 3])
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_an_encoding_comes_back_as_it_was(name: str, num_rows: int) -> None:
+def test_an_encoding_survives_the_cache_unchanged(name: str, num_rows: int) -> None:
     assert equal(_unpack(_pack(ENCODINGS[name], num_rows), num_rows, "cpu"), ENCODINGS[name])
 
 
-def test_equal_rows_are_kept_once() -> None:
+def test_equal_rows_are_stored_once() -> None:
     wide = torch.randn(1, 77, 64)
     sizes = [len(_pack((wide.repeat(n, 1, 1), None), n)) for n in (1, 8)]
     assert sizes[1] - sizes[0] < 100
 
 
-def test_an_encoding_of_another_kind_is_computed_each_time() -> None:
+def test_an_encoding_of_another_type_is_computed_each_time() -> None:
     calls: list[int] = []
     cache = FeatureCache("test", "another kind")
     for _ in range(2):
@@ -62,7 +62,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def sample(checkpoint: Path) -> tuple[torch.Tensor, int]:
-    """Latents of four samples from a newly loaded generator, and how often its text encoder ran."""
+    """Latents of four samples of a newly loaded generator, and the number of calls of its text encoder."""
     generator = DiffusersPipeline(str(checkpoint), num_steps=2, image_size=32, guidance_scale=3.0, batch_size=2)
     generator.load()
     calls: list[int] = []
@@ -72,7 +72,7 @@ def sample(checkpoint: Path) -> tuple[torch.Tensor, int]:
     return generator.sample(batch).samples.latents, len(calls)
 
 
-def test_the_next_run_reads_what_the_first_one_encoded(checkpoint: Path) -> None:
+def test_a_later_run_reads_the_encodings_of_the_first(checkpoint: Path) -> None:
     first, num_first = sample(checkpoint)
     again, num_again = sample(checkpoint)
     assert torch.equal(first, again)
@@ -80,7 +80,7 @@ def test_the_next_run_reads_what_the_first_one_encoded(checkpoint: Path) -> None
     assert num_again == 0
 
 
-def test_another_text_encoder_encodes_anew(checkpoint: Path) -> None:
+def test_another_text_encoder_computes_its_encodings(checkpoint: Path) -> None:
     first, _ = sample(checkpoint)
     (path,) = (checkpoint / "text_encoder").glob("*.safetensors")
     save_file({name: 1.5 * tensor for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})

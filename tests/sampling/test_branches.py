@@ -1,4 +1,4 @@
-"""Rows that share all noise so far run once: which they are, and that every family draws what it drew without that."""
+"""Rows that share all noise run once: their groups, and unchanged samples in every family."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +23,7 @@ def sampler(names: list = NAMES, step: int = 3) -> TokenSampler:
 
 
 @pytest.mark.parametrize("step", [0, 2, 3])
-def test_rows_of_one_prompt_and_paraphrase_are_one_group_until_the_branch(step: int) -> None:
+def test_rows_of_a_prompt_and_paraphrase_form_a_group_until_the_branch(step: int) -> None:
     found = branches_at(sampler(), step)
     assert found is not None
     groups = [found.group[row].item() for row in range(5)]
@@ -33,7 +33,7 @@ def test_rows_of_one_prompt_and_paraphrase_are_one_group_until_the_branch(step: 
     assert found.group[found.first].tolist() == [0, 1, 2]
 
 
-def test_there_are_no_groups_after_the_branch_without_one_and_where_each_row_is_alone() -> None:
+def test_there_are_no_groups_after_the_branch_without_a_branch_or_with_single_rows() -> None:
     own = replace(sampler(), path=Noise.of(0, "path", NAMES), exec=Noise.of(0, "exec", NAMES))
     assert branches_at(sampler(), 4) is None
     assert branches_at(own, 0) is None
@@ -41,7 +41,7 @@ def test_there_are_no_groups_after_the_branch_without_one_and_where_each_row_is_
     assert branches_at(sampler([("a", 0, 0), ("b", 0, 0)]), 0) is None
 
 
-def test_a_network_sees_one_row_of_each_group_in_every_block() -> None:
+def test_a_network_runs_one_row_of_each_group_in_every_block() -> None:
     branches, seen = Branches(torch.tensor([0, 1]), torch.tensor([0, 1, 0])), []
     rows = torch.tensor([10.0, 11, 10, 20, 21, 20])
     found = run_branches(lambda x: seen.append(x.tolist()) or 2 * x, branches, rows)
@@ -58,7 +58,7 @@ def batch() -> PromptBatch:
 
 
 def rows_of(module: nn.Module) -> list[int]:
-    """Number of rows of each call from now on."""
+    """Record the number of rows of each call."""
     seen: list[int] = []
     module.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     return seen
@@ -70,15 +70,15 @@ def rows_of(module: nn.Module) -> list[int]:
         # Without guidance, and two prompts in one batch: 2 rows until the branch, 6 after it.
         (presets.amused, lambda g: g.transformer.embed, 4, [2] * 5 + [6] * 13),
         (presets.vq_diffusion, lambda g: g.transformer.latent_image_embedding, 20, [2] * 21 + [6] * 15),
-        # Token 0 is predicted by the condition. The first token that differs is fed to predict the next one.
+        # Token 0 is predicted from the condition. The first token that differs is fed to predict the next one.
         (presets.llamagen, lambda g: g.gpt.layers[0].attention_norm, 10, [1, 1] + [2] * 10 + [6] * 25),
         # Each prompt alone: the initial noise is decision 0.
         (presets.latent_diffusion, lambda g: g.pipeline.unet.conv_in, 6, 2 * ([1] * 6 + [3] * 14)),
     ],
     ids=["masked", "discrete diffusion", "autoregressive", "latent diffusion"],
 )
-@pytest.mark.filterwarnings("ignore")  # of diffusers, about its own past
-def test_the_prefix_of_a_branch_runs_once_and_samples_stay_the_same(
+@pytest.mark.filterwarnings("ignore")  # deprecations in diffusers
+def test_the_prefix_of_a_branch_runs_once_without_changing_samples(
     monkeypatch: pytest.MonkeyPatch, make: Callable, network: Callable, step: int, expected: list[int]
 ) -> None:
     generator = make(guidance_scale=1.0)
@@ -97,8 +97,8 @@ def test_the_prefix_of_a_branch_runs_once_and_samples_stay_the_same(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_rows_that_something_else_tells_apart_all_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The initial noise must be that of the path; here a pipeline changes it afterwards."""
+def test_rows_that_differ_for_another_reason_all_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipeline changes the initial noise after it was drawn."""
     generator = presets.latent_diffusion(guidance_scale=1.0)
     generator.load()
     seen, pipeline_class = rows_of(generator.pipeline.unet.conv_in), type(generator.pipeline)
@@ -108,7 +108,7 @@ def test_rows_that_something_else_tells_apart_all_run(monkeypatch: pytest.Monkey
     assert set(seen) == {3}
 
 
-def test_a_sampler_of_latents_has_the_same_groups() -> None:
+def test_a_latent_sampler_has_the_same_groups() -> None:
     latents = LatentSampler(Noise.of(0, "path", NAMES), Noise.of(0, "exec", NAMES))
     found = branches_at(Branch(3).apply(latents), 3)
     assert found is not None

@@ -87,7 +87,7 @@ def test_the_end_of_the_schedule_is_pure_noise(recipe):
     assert float(recipe.schedule.alphas_cumprod[-1]) < 1e-6
 
 
-@pytest.mark.filterwarnings("ignore")  # of diffusers, about its own past
+@pytest.mark.filterwarnings("ignore")  # deprecations in diffusers
 def test_the_exported_folder_is_a_stable_diffusion_pipeline(recipe, weights):
     from diffusers import StableDiffusionPipeline
 

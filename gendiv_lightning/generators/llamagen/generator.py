@@ -128,7 +128,7 @@ class TokenPredictor:
         return torch.cat([guided, logits[: self.num_rows, num_guided:]], 1)
 
     def spread(self, branches: Branches) -> None:
-        """Go on with all rows, where one of each group ran so far."""
+        """Continue with all rows, after one row per group ran so far."""
         self.num_rows = len(branches.group)
         self.cache.spread(branches.spread)
 

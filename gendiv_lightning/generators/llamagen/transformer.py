@@ -274,7 +274,7 @@ class Cache:
         self.bias[..., 0] = prefill.log_count[:, None, None]
 
     def spread(self, spread: Callable[[Tensor], Tensor]) -> None:
-        """Go on with other rows: `spread` makes them (R', ...) from those so far (R, ...)."""
+        """Replace the rows of the cache: `spread` maps the current rows (R, ...) to the new ones (R', ...)."""
         self.keys, self.values = (spread(x.transpose(0, 1)).transpose(0, 1) for x in (self.keys, self.values))
         self.bias = spread(self.bias)
 
