@@ -1,6 +1,8 @@
 """The documentation: links have targets, code and commands are those of the package, and the site builds."""
 
+import base64
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -109,16 +111,37 @@ def test_lines_of_prose_are_short(page):
 
 
 @pytest.fixture(scope="module")
-def config_page():
+def hooks():
     pytest.importorskip("mkdocs")
-    pytest.importorskip("griffe")
     spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
-    return hooks.config_page()
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_every_config_key_has_a_meaning(config_page):
-    rows = [line.split(" | ") for line in config_page.splitlines() if line.startswith("| `")]
+def test_every_config_key_has_a_meaning(hooks):
+    pytest.importorskip("griffe")
+    rows = [line.split(" | ") for line in hooks.config_page().splitlines() if line.startswith("| `")]
     assert len(rows) > 100
     assert [row[0] for row in rows if len(row) != 4 or row[3].strip(" |") == ""] == []
+
+
+def test_a_notebook_becomes_a_page_with_its_outputs(hooks, tmp_path):
+    picture = base64.b64encode(b"png").decode()
+    outputs = [
+        {"output_type": "stream", "name": "stdout", "text": ["one\n", "two\n"]},
+        {"output_type": "stream", "name": "stderr", "text": ["a progress bar"]},
+        {"output_type": "display_data", "data": {"image/png": picture, "text/plain": ["<Image>"]}},
+    ]
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title"]},
+        {"cell_type": "code", "source": ["print(1)\n", "image"], "outputs": outputs},
+    ]
+    (tmp_path / "lesson.ipynb").write_text(json.dumps({"cells": cells}))
+    pages = dict(hooks.notebook_pages(tmp_path / "lesson.ipynb"))
+    page = pages.pop("lesson.md")
+    ((name, content),) = pages.items()
+    assert content == b"png"
+    assert f"]({name})" in page
+    assert page.startswith("# Title\n\n```python\nprint(1)\nimage\n```\n\n```text\none\ntwo\n```")
+    assert "progress bar" not in page
