@@ -41,6 +41,17 @@ SETTINGS = {
     "euler": "Euler",
     "ancestral": "ancestral Euler",
 }
+TRUTH = "ground truth"  # postcards drawn uniformly from those that the caption allows
+TRUTH_CONFIG = """
+model: {class_path: gendiv_lightning.toy.perfect.PerfectPostcards}
+data:
+  class_path: gendiv_lightning.datamodules.PromptData
+  init_args: {path: "toy:postcards.jsonl", limit: 12, num_samples: 8, prompts_per_batch: 8}
+measure: {metrics: ["lpips[tiny]", postcard_truth]}
+probes: [{class_path: Decompose, init_args: {num_paths: 4}}]
+trainer: {accelerator: cpu}
+wandb: disabled
+"""
 # Steps differ between families: 36 tokens, 18 and 36 steps of the loop, the initial noise and 20 scheduler steps.
 BRANCHES = {
     "tokens": (("llamagen", "amused", "vq_diffusion"), "0,2,5,9,14,20,28,36"),
@@ -142,9 +153,13 @@ def main() -> None:
         out = folder / f"branch-{name}"
         run("branch", *configs, "--steps", steps, "--out", str(out), "--prompts", "12", "--samples", "6")
         curves |= read_curves(out)
+    truth = folder / "truth"
+    truth.with_suffix(".yaml").write_text(TRUTH_CONFIG)
+    run("predict", "--config", str(truth.with_suffix(".yaml")), "--run_dir", str(truth))
     runs = {
         words: read_run(folder / "study_eta" / f"latent_diffusion-{name}-seed0") for name, words in SETTINGS.items()
     }
+    runs[TRUTH] = read_run(truth)
     sys.stdout.write("\n\n".join((distances(runs), entropies(runs), as_table(curves))) + "\n")
     (HERE / "continuous.svg").write_text(to_svg(Figure("branch", (branch_curves(curves),), "")))
 
