@@ -44,8 +44,11 @@ METRICS are names, separated by commas:
   lpips  pixel_cosine  ssim  cosine  clip_cosine    mean distance of two images of a prompt; with known paraphrases or
                                                     paths also within and between them
   vendi  vendi_set                                  effective number of different images, per prompt and over all
+  kernel_entropy  conditional_vendi                 entropy of a prompt's images by a kernel, with its parts; Vendi
+                                                    score of all, as images of a prompt times groups told apart
   clip_score  clip_iqa                              agreement with the prompt, image quality
   fid  kid  precision_recall  fd[...]  kd[...]      comparison with real images; needs --reference, see gendiv reference
+  codebook[TOKENIZER]                               use of one tokenizer's codebook, entropies of its tokens
   codebook  token_entropy  sequence_entropy         run folders only: codebook usage, entropies of tokens
   postcard_truth                                    postcards only: stated factors correct, free factors diverse
 Brackets contain the feature network, then options. Below the table, each number's method is printed.
@@ -55,6 +58,8 @@ Brackets contain the feature network, then options. Below the table, each number
                                                     MODEL/PRETRAINED of open_clip (ViT-B-32/openai), or tiny-clip
   clip_iqa[prompts=[happy,warm]]  clip_iqa[pairs={crisp: [Crisp photo., Soft photo.]}]
   vendi[inception,q=2]                              pixels (default), dinov2, inception, tiny, or a CLIP; order q
+  kernel_entropy[dinov2,bandwidth=31.4]             Gaussian kernel; 0 is the identity; default: cosine of features
+  codebook[llamagen-vq16]  codebook[amused]         gendiv list tokenizers shows all
   fid[weights=FILE,resize=torch-fidelity]           resize: clean (default, as clean-fid) or torch-fidelity
   fd[dinov2]  precision_recall[k=5]                 other networks than Inception, other settings
 tiny and tiny-clip are toy networks trained on postcards; they are not meaningful for other images.
@@ -63,6 +68,7 @@ examples:
   gendiv measure images/ --metrics lpips,pixel_cosine,ssim,vendi
   gendiv measure midjourney.parquet --metrics 'lpips[vgg],vendi[dinov2,q=2],clip_score' --resize 256 --out measured
   gendiv measure images/ --metrics lpips --pairs --out measured       distances of all pairs, and a picture
+  gendiv measure photos/ --metrics 'codebook[llamagen-vq16]'
   gendiv measure runs/tiny-llamagen-1a2b3c4d --metrics 'ssim,vendi[tiny],codebook'
 """
 
