@@ -141,9 +141,9 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
         """Decode samples of B rows into images (B, 3, H, W) uint8."""
 
     def branches(self, sampler: Sampler, step: int) -> Branches | None:
-        """Groups of rows that the network may run once at a step of the loop; None in half precision.
+        """Return the groups of rows that the network may run once at a step of the loop, or None in half precision.
 
-        There a row's result depends on the number of rows, and with it a sample would depend on its batch.
+        In half precision the result of a row depends on the number of rows, so samples would depend on their batch.
         """
         return None if self.pads_batches else branches_at(sampler, step)
 

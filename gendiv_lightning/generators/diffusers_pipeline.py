@@ -224,7 +224,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         self._encodings_on_disk = FeatureCache("text_encodings", self._name_of_encoders())
 
     def _name_of_encoders(self) -> str:
-        """Everything that can change an encoding, as text."""
+        """Cache key: everything that can change an encoding."""
         identity = self.identity()
         parts = [p for p in [*self._model_parts(), *self._tokenizer_parts()] if p not in _NO_ENCODERS]
         versions = [version(package) for package in ("torch", "transformers", "diffusers")]
