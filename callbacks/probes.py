@@ -257,6 +257,10 @@ class CodebookSubset(ProbeCallback):
             raise ConfigValueError(
                 f"ratio must be a share of the codebook in (0, 1], got {ratio}. Give for example 0.25"
             )
+        if seed and select != "random":
+            raise OptionConflictError(
+                f'seed is only for select "random", got seed {seed} and select "{select}". Remove it'
+            )
         if size is not None and size < 1:
             raise ConfigValueError(f"size must be at least 1, got {size}. Give the number of entries")
         self.select, self.size, self.ratio = select, size, ratio
