@@ -125,9 +125,7 @@ def _check(arguments: argparse.Namespace) -> None:
     if chosen and alone:
         raise OptionConflictError(f"{alone[0]} is for the comparison of two sides. Leave it out")
     if arguments.distance and not chosen:
-        raise OptionConflictError(
-            "--distance is for --between and --at-equal. Remove it, or give --only diversity/NAME"
-        )
+        raise OptionConflictError("--distance is for --between and --at-equal. Remove it, or use --only")
     if arguments.resize is not None and (not arguments.between or arguments.resize < 1):
         raise ConfigValueError(f"--resize must be at least 1, and is of --between, got {arguments.resize}. Correct it")
 
