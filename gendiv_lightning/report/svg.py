@@ -1,6 +1,6 @@
 """Charts as SVG text: axes, marks, and labels that do not overlap.
 
-Colours and fonts are classes (`style/figures.css`), so one drawing serves light, dark and print.
+Colours and fonts are classes (`assets/figures.css`), so one drawing serves light, dark and print.
 """
 
 from __future__ import annotations
