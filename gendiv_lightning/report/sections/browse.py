@@ -28,14 +28,14 @@ def _browse(study: Study, family: Family, place: int) -> Samples:
     first = (family.baseline or family.settings[0]).runs[0]
     chosen = spread(first, study.distance, study.num_browsed)
     groups: dict[str, list[Row]] = {prompt: [] for prompt in chosen}
-    texts = {}
+    texts: dict[str, str] = {}
     for setting in family.settings:
         run = setting.runs[0]
         places = {prompt: row for row, prompt in enumerate(run.prompts)}
         pictures: Pictures = run.folder.read_pictures([places[p] for p in chosen if p in places], NUM_SAMPLES)
         for prompt in chosen:
             row = places.get(prompt)
-            if row in pictures:
+            if row is not None and row in pictures:
                 text, images = pictures[row]
                 texts.setdefault(prompt, text)
                 groups[prompt].append(make_row(setting.short, images, _numbers(study, run, row)))
