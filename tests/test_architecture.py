@@ -41,7 +41,6 @@ LAYERS = [
     ["callbacks"],
     ["testing"],
     ["toy"],  # above everything that a plug-in uses; the commands below load it only by registered names
-    ["cli.options"],
     ["cli.values"],
     ["cli.predict"],
     ["study"],

@@ -29,7 +29,8 @@ class Comparison(NamedTuple):
         high: upper end of that interval.
         p_value: two-sided sign-flip p-value; 1 if there is nothing to compare.
         effect_size: mean over standard deviation of the differences (Cohen's d_z, with Hedges' small-sample
-            correction); 0 if all differences are 0, infinite if all have the same non-zero value.
+            correction); 0 if all differences are 0, infinite if all have the same non-zero value, NaN for fewer
+            than three prompts.
         num_prompts: prompts that both sides have in common.
     """
 
@@ -134,8 +135,8 @@ def _share_as_large(means: Tensor, observed: Tensor) -> Tensor:
 def effect_size(differences: Tensor) -> float:
     """Cohen's d_z of differences (P,), with Hedges' correction 1 - 3 / (4 (P - 1) - 1); see `Comparison`."""
     num = len(differences)
-    if num < 2:
-        return math.nan
+    if num < 3:
+        return math.nan  # of two differences the correction is 0, whatever they are
     mean, spread = differences.mean().item(), differences.std().item()
     if spread <= 1e-12 * abs(mean):
         return 0.0 if mean == 0 else math.copysign(math.inf, mean)

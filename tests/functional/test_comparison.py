@@ -66,6 +66,7 @@ def test_the_effect_size_is_hedges_g():
     assert effect_size(differences) == pytest.approx(expected.item())
     assert effect_size(torch.ones(5)) == math.inf
     assert math.isnan(effect_size(torch.ones(1)))
+    assert math.isnan(effect_size(torch.tensor([1.0, 2.0])))
 
 
 def test_corrections_agree_with_scipy_and_keep_the_order():

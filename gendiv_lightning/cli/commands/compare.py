@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gendiv_lightning.errors import ConfigValueError, NotComparableError, OptionConflictError, UnknownNameError
@@ -82,8 +81,6 @@ def run(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.runs.load import read_run
 
     _check(arguments)
-    if not arguments.at_equal:
-        _check_sides(arguments.a, arguments.b, *arguments.more)
     if arguments.between:
         return _between([arguments.a, arguments.b, *arguments.more], arguments)
     margin = _margin(arguments.margin) if arguments.margin else None
@@ -124,8 +121,6 @@ def _check(arguments: argparse.Namespace) -> None:
     alone = [f"--{name}" for name in ("only", "margin") if getattr(arguments, name)]
     if chosen and alone:
         raise OptionConflictError(f"{alone[0]} is for the comparison of two sides. Leave it out")
-    if arguments.distance and not chosen:
-        raise OptionConflictError("--distance is for --between and --at-equal. Remove it, or use --only")
     if arguments.resize is not None and (not arguments.between or arguments.resize < 1):
         raise ConfigValueError(f"--resize must be at least 1, and is of --between, got {arguments.resize}. Correct it")
 
@@ -203,16 +198,6 @@ def _distance(runs: list[Run], given: str | None) -> str:
     return found
 
 
-def _check_sides(*sides: str) -> None:
-    """Raise an error for a name that is empty, and for a run that is given twice."""
-    names = [name for side in sides for name in side.split(",")]
-    if not all(name.strip() for name in names):
-        raise ConfigValueError(f"a run's name must not be empty, got {' and '.join(sides)}. Remove the comma")
-    paths = [Path(name).resolve() for name in names]
-    if twice := [name for name, path in zip(names, paths, strict=True) if paths.count(path) > 1]:
-        raise OptionConflictError(f"the run {twice[0]} is given twice. Compare it with another run")
-
-
 def _margin(written: str) -> tuple[float, bool]:
     """Parse a margin: its value, and whether it is a share of A's mean."""
     is_share = written.endswith("%")
@@ -232,7 +217,8 @@ def _table(comparison: RunComparison) -> str:
 
     rows: list[tuple[str, ...]] = [("metric", "A", "B", "B - A", "95 % interval", "p (Holm)", "d_z", "prompts")]
     for n in comparison.numbers:
-        tested = [f"[{n.low:+.4f}, {n.high:+.4f}]", f"{n.p_value:.4f}", f"{n.effect_size:+.2f}"]
+        effect = "" if math.isnan(n.effect_size) else f"{n.effect_size:+.2f}"
+        tested = [f"[{n.low:+.4f}, {n.high:+.4f}]", f"{n.p_value:.4f}", effect]
         cells = tested if n.name in comparison.pairs else ["", "", ""]
         rows.append((n.name, f"{n.a:.4f}", f"{n.b:.4f}", f"{n.difference:+.4f}", *cells, str(n.num_prompts)))
     return format_table(rows)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 _VAE = Path("latent_diffusion", "vae")
-_ROUNDED = torch.bfloat16  # applied before storing float16: the last bits are then 0 and compress well
+_ROUNDED = torch.bfloat16  # before weights are stored as float16, whose last bits are then 0 and compress well
 
 
 class LatentAutoencoderRecipe(Recipe):
