@@ -59,7 +59,7 @@ def split(path: Path, sources: Sequence[Path]) -> None:
         path: the file; it is deleted.
         sources: .safetensors files that contain some of its tensors, under any name.
     """
-    known = {}
+    known: dict[bytes, tuple[str, int]] = {}
     for source in sources:
         content = source.read_bytes()
         known |= {content[start:end]: (relpath(source, path.parent), start) for start, end in _tensors(content)}

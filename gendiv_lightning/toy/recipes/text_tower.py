@@ -73,6 +73,6 @@ def _transformers_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         for kind in ("weight", "bias"):
             for open_clip_part, part in parts.items():
                 named[f"{target}.{part}.{kind}"] = tensors[f"{source}.{open_clip_part}.{kind}"]
-            for name, part in zip("qkv", tensors[f"{source}.attn.in_proj_{kind}"].chunk(3), strict=True):
-                named[f"{target}.self_attn.{name}_proj.{kind}"] = part.contiguous()
+            for name, chunk in zip("qkv", tensors[f"{source}.attn.in_proj_{kind}"].chunk(3), strict=True):
+                named[f"{target}.self_attn.{name}_proj.{kind}"] = chunk.contiguous()
     return named
