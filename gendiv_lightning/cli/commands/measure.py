@@ -44,11 +44,11 @@ METRICS are names, separated by commas:
   lpips  pixel_cosine  ssim  cosine  clip_cosine    mean distance of two images of a prompt; with known paraphrases or
                                                     paths also within and between them
   vendi  vendi_set                                  effective number of different images, per prompt and over all
-  kernel_entropy  conditional_vendi                 entropy of a prompt's images by a kernel, with its parts; Vendi
-                                                    score of all, as images of a prompt times groups told apart
+  kernel_entropy  conditional_vendi                 kernel entropy of a prompt's images, with its parts; Vendi score
+                                                    of all images, as a factor within prompts times one between
   clip_score  clip_iqa                              agreement with the prompt, image quality
   fid  kid  precision_recall  fd[...]  kd[...]      comparison with real images; needs --reference, see gendiv reference
-  codebook[TOKENIZER]                               use of one tokenizer's codebook, entropies of its tokens
+  codebook[TOKENIZER]                               codebook usage and token entropies, by one tokenizer for all images
   codebook  token_entropy  sequence_entropy         run folders only: codebook usage, entropies of tokens
   postcard_truth                                    postcards only: stated factors correct, free factors diverse
 Brackets contain the feature network, then options. Below the table, each number's method is printed.
