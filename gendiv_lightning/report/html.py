@@ -28,6 +28,7 @@ from gendiv_lightning.report.document import (
     Table,
 )
 
+_LONG = 30  # rows of a table, above which it is folded
 Source = Callable[[Samples, int, int], str]  # the address of a row's picture: block, group, row
 
 
@@ -181,11 +182,15 @@ def _table(table: Table) -> str:
     num_long = sum(all(isinstance(cell, str) and len(cell) > 12 for cell in column) for column in columns)
     prose = ' class="prose"' if num_long > 1 else ""
     notes = f'<div class="notes">{_caption(table.notes)}</div>' if table.notes else ""
-    return (
+    whole = (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{_escape(table.title)}">'
         f'<table id="{table.name}"{prose}><caption><span>{_escape(table.title)}</span></caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{notes}"
     )
+    if len(table.rows) <= _LONG:
+        return whole
+    words = f"{_escape(table.title)}, {len(table.rows)} rows"
+    return f'<details class="long"><summary>{words}</summary>{whole}</details>'
 
 
 def _are_words(column: Sequence[Cell]) -> bool:

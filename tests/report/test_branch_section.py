@@ -8,6 +8,7 @@ from running import metrics_of, predict
 
 from gendiv_lightning.cli.main import main
 from gendiv_lightning.report.context import make_study
+from gendiv_lightning.report.sections import branch
 from gendiv_lightning.report.summary import write_report
 from gendiv_lightning.runs.folder import RunFolder
 from gendiv_lightning.runs.load import families_of, find_runs
@@ -38,6 +39,13 @@ def test_the_report_has_the_curve_of_the_runs(branches, tmp_path):
     assert float(rows[0][name]) == 0
     assert float(rows[4][name]) == pytest.approx(1 - left / whole, rel=1e-4)
     assert (tmp_path / "figures" / "branch.svg").read_text().count('class="mark g0"') == len(STEPS)
+
+
+def test_generators_without_branches_are_listed_with_the_command(branches):
+    (family,) = families_of(find_runs([branches])[0])
+    other = family._replace(name="other", settings=family.settings[:1])
+    section = branch.section(make_study([family, other]))
+    assert section.missing == ("other: `gendiv branch configs/tiny/llamagen.yaml --steps 0,4`",)
 
 
 def test_a_wandb_report_plots_the_diversity_by_the_step_of_each_run(branches):

@@ -307,6 +307,13 @@ def test_a_table_is_safe_in_every_language(hostile):
     assert r"50 \% of x\_1" in latex
 
 
+@pytest.mark.parametrize(("num_rows", "is_folded"), [(30, False), (31, True)])
+def test_a_long_table_is_folded(num_rows, is_folded):
+    table = Table("t", "Runs", ("name",), (("a",),) * num_rows)
+    page = to_html(Report("", "", (), table, "", "", ()))
+    assert ("<summary>Runs, 31 rows</summary>" in page) == is_folded
+
+
 @pytest.mark.parametrize("words", ["=HYPERLINK('x')", "+1", "-1", "@SUM(A1)"])
 def test_no_text_of_a_csv_table_is_a_formula(words):
     table = Table("t", "", (words, "value"), ((words, Number(-1.5, -2, -1)), (Number(2.0), "")))

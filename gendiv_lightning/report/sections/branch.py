@@ -6,6 +6,7 @@ from gendiv_lightning.analysis.branch import Decided, branch_curve, branches_of,
 from gendiv_lightning.report.charts import branch_curves
 from gendiv_lightning.report.context import Study, about
 from gendiv_lightning.report.document import Cell, Figure, Number, Section, Table
+from gendiv_lightning.runs.load import Family
 
 TITLE = "When is the picture decided?"
 
@@ -35,7 +36,20 @@ def section(study: Study) -> Section:
         "Steps depend on the family: tokens of an autoregressive model, steps of the loop of a masked or discrete "
         "diffusion model, the initial noise followed by the steps of a continuous sampler."
     )
-    return Section("branch", TITLE, (halves, units), (Figure("branch", (branch_curves(curves),), caption), table))
+    steps_in_words = ",".join(map(str, steps))
+    missing = tuple(
+        f"{family.name}: `gendiv branch {_config_of(family)} --steps {steps_in_words}`"
+        for family in study.families
+        if family.name not in curves
+    )
+    figure = Figure("branch", (branch_curves(curves),), caption)
+    return Section("branch", TITLE, (halves, units), (figure, table), missing)
+
+
+def _config_of(family: Family) -> str:
+    """The config of the family's baseline; a placeholder where none is shipped."""
+    folder = "configs/tiny" if family.identity.get("embedded") else "configs"
+    return f"{folder}/{family.generator.config}.yaml" if family.generator.config else "CONFIG"
 
 
 def _cell(point: Decided | None) -> Cell:
