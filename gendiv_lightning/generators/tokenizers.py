@@ -17,7 +17,7 @@ from gendiv_lightning.generators.llamagen.tokenizer import VQ_SIZES, VQConfig, V
 from gendiv_lightning.generators.size_files import read_sizes
 from gendiv_lightning.generators.vqgan import from_uint8
 from gendiv_lightning.weights.hash import sha256
-from gendiv_lightning.weights.load import load_pretrained, load_strictly, read_checkpoint
+from gendiv_lightning.weights.load import construct, load_pretrained, load_strictly, read_checkpoint
 from gendiv_lightning.weights.resolve import resolve
 
 _INNER = "vq_config"  # in the configuration of a model that a tokenizer belongs to
@@ -131,13 +131,12 @@ def _read(model_class: Any, folder: Path, config: dict[str, Any]) -> nn.Module:
     """Load a tokenizer of transformers from its own folder, or from that of the model that contains it."""
     if _INNER not in config:
         return load_pretrained(model_class, folder)
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as weights:
             names = [name for name in weights.keys() if "vqmodel." in name]  # noqa: SIM118 not a dictionary
             tensors |= {name.rpartition("vqmodel.")[2]: weights.get_tensor(name) for name in names}
-    with torch.random.fork_rng(devices=[]):  # the constructor initialises parameters randomly
-        model = model_class(model_class.config_class(**config[_INNER]))
+    model = construct(model_class, config[_INNER])
     load_strictly(model, tensors, folder, torch.float32)
     return model
 

@@ -262,8 +262,7 @@ class ConditionalVendi(MomentMetric):
     @override
     def compute(self) -> dict[str, Estimate]:
         """Both numbers; NaN without samples, no interval for too few prompts or too many dimensions."""
-        sizes = self.sizes.sum(0).tolist()
-        num_samples = sizes[2]
+        num_prompts, num_paths, num_samples = self.sizes.sum(0).tolist()
         method = f"{_estimator(self.q)}, given the prompt, plug-in at N = {num_samples} samples"
         if not num_samples:
             return {name: Estimate(math.nan, math.nan, math.nan, 0, 0, 0, method) for name in self.names}
@@ -274,7 +273,7 @@ class ConditionalVendi(MomentMetric):
         for name, logs in zip(self.names, (conditional, self.log_scores(parts) - conditional), strict=True):
             value, low, high = (math.exp(end) for end in jackknife(logs))
             low = min(max(low, 1.0), value)
-            estimates[name] = Estimate(value, low, high, *sizes, f"{method}; {interval}")
+            estimates[name] = Estimate(value, low, high, num_prompts, num_paths, num_samples, f"{method}; {interval}")
         return estimates
 
 

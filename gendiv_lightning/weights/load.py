@@ -80,6 +80,12 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], path: Path, dt
     module.requires_grad_(False).eval()
 
 
+def construct(model_class: Any, config: Mapping[str, Any]) -> Any:
+    """A transformers model from its configuration; its random initial parameters leave the global state alone."""
+    with torch.random.fork_rng(devices=[]):
+        return model_class(model_class.config_class(**config))
+
+
 def load_pretrained(
     model_class: Any,
     source: str | Path,
