@@ -22,6 +22,7 @@ from gendiv_lightning.errors import ConfigValueError, OptionConflictError, Probe
 from gendiv_lightning.prompts.design import Design, share_paths
 from gendiv_lightning.records import SampleDesign
 from gendiv_lightning.sampling import AnySampler, Description, Noise, Probe, TokenSampler, check_settings
+from gendiv_lightning.sampling.planned import Part, PlannedSampler
 from gendiv_lightning.storage.codebook_counts import read_usage
 from gendiv_lightning.weights.resolve import resolve
 
@@ -90,22 +91,44 @@ class PosteriorArgmax(ProbeCallback):
 
 
 class FreezePath(ProbeCallback, Design):
-    """One path noise for all samples of a paraphrase. Only execution diversity remains."""
+    """One path noise for all samples of a paraphrase. Only execution diversity remains.
+
+    Args:
+        part: the part of a path that is shared, "plan" or "decoder", for a generator whose path has both (GLM-Image);
+            the other part remains each sample's own. None shares the whole path.
+    """
 
     sets = ("path",)
     isolates = "the diversity of the token draws"
 
+    def __init__(self, part: Part | None = None) -> None:
+        self.part = part
+
+    def identity(self, codebook_size: int) -> dict[str, object]:
+        """With the part, if there is one."""
+        return {"probe": type(self).__name__, **({"part": self.part} if self.part else {})}
+
     def describe(self, codebook_size: int) -> Description:
         """Describe the probe."""
+        if self.part:
+            other = {"plan": "decoder's noise", "decoder": "plan"}[self.part]
+            return Description(f"frozen {self.part}", f"frozen {self.part}", f"the diversity of the {other}")
         return Description("frozen path", "frozen path", self.isolates)
 
     def apply(self, sampler: AnySampler) -> AnySampler:
-        """Share path noise."""
-        return replace(sampler, path=sampler.path.shared())
+        """Share path noise, or a part of it."""
+        if self.part is None:
+            return replace(sampler, path=sampler.path.shared())
+        if not isinstance(sampler, PlannedSampler):
+            raise ProbeError(
+                f"FreezePath(part={self.part!r}) needs a path of two parts, a plan and a decoder, which a "
+                f"{type(sampler).__name__} does not have. Use FreezePath without part"
+            )
+        return replace(sampler, path=sampler.share(self.part))
 
     def design(self, design: SampleDesign) -> SampleDesign:
-        """Give all samples of a paraphrase path 0, so that they are counted as one path."""
-        return share_paths(design, 1)
+        """Give all samples of a paraphrase path 0, so that they are counted as one path, unless a part is their own."""
+        return design if self.part else share_paths(design, 1)
 
 
 class Branch(ProbeCallback):
@@ -256,6 +279,10 @@ class CodebookSubset(ProbeCallback):
         if ratio is not None and not 0 < ratio <= 1:
             raise ConfigValueError(
                 f"ratio must be a share of the codebook in (0, 1], got {ratio}. Give for example 0.25"
+            )
+        if seed and select != "random":
+            raise OptionConflictError(
+                f'seed is only for select "random", got seed {seed} and select "{select}". Remove it'
             )
         if size is not None and size < 1:
             raise ConfigValueError(f"size must be at least 1, got {size}. Give the number of entries")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -71,6 +72,8 @@ class PromptData(LightningDataModule):
             )
         if not -(2**63) <= seed < 2**63:
             raise ConfigValueError(f"seed must be a 64-bit integer, got {seed}. Choose a smaller number")
+        if cache_dir is not None and Path(cache_dir).is_file():
+            raise ConfigValueError(f"cache_dir must be a folder, got the file {cache_dir}. Choose another name")
         check_positive(limit=limit, num_samples=num_samples, prompts_per_batch=prompts_per_batch, max_words=max_words)
         if path is not None:
             check_suffix(expand(path))

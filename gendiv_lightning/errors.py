@@ -12,6 +12,7 @@ Codes are grouped by hundreds: 1 settings, 2 weights and services, 3 files and p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import metadata
 from typing import ClassVar
 
@@ -539,3 +540,9 @@ def command_line_text(error: BaseException, message: str) -> str:
     if kind is None:
         return f"gendiv: error: {message}"
     return f"gendiv: error {kind.code}: {message}\n{LINK}{kind.link()}"
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Names for a message; of many the first ones and the number of the others."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more if names else "none"

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from study_runs import decomposed, hostile, study  # noqa: F401  fixtures
-from tiny_token_models import PIXELS, build_emu3, build_janus
+from tiny_token_models import PIXELS, build_emu3, build_glm_image, build_janus
 
-from gendiv_lightning.generators import VAR, Amused, Emu3, Janus, LlamaGen, Meissonic, VQDiffusion
+from gendiv_lightning.generators import VAR, Amused, Emu3, GLMImage, Janus, LlamaGen, Meissonic, VQDiffusion
 from gendiv_lightning.generators.llamagen.tokenizer import VQ_SIZES, VQConfig, VQModel
 from gendiv_lightning.generators.llamagen.transformer import GPT, GPT_SIZES, GPTConfig
 from gendiv_lightning.generators.meissonic.transformer import MeissonicConfig, MeissonicTransformer
@@ -296,6 +296,22 @@ def make_emu3(tmp_path_factory) -> Callable[..., Emu3]:
         texts = {"suffix": " red hill", "negative_prompt": "black tree"}
         defaults = {"checkpoint": str(folder), "image_size": PIXELS, "dtype": "float32", "top_k": 0, **texts}
         return Emu3(**{**defaults, "guidance_scale": 2.0, "batch_size": 8, **settings})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_glm_image(tmp_path_factory) -> Callable[..., GLMImage]:
+    """A tiny GLM-Image in two steps, plans of 260 tokens; not loaded yet."""
+    import diffusers
+
+    if not hasattr(diffusers, "GlmImagePipeline"):
+        pytest.skip("this diffusers has no GLM-Image")
+    folder = build_glm_image(tmp_path_factory.mktemp("glm_image"))
+
+    def make(**settings) -> GLMImage:
+        defaults = {"checkpoint": str(folder), "image_size": 64, "num_steps": 2, "dtype": "float32", "batch_size": 8}
+        return GLMImage(**{**defaults, "guidance_scale": 2.0, "top_k": 0, **settings})
 
     return make
 

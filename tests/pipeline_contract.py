@@ -78,10 +78,8 @@ def check(name: str, folder: Path) -> Row:
     same = torch.equal(halves.samples.latents, whole.samples.latents)
     generator.batch_size = 4
     branched = generator.sample(batch, [Branch(1)]).samples.latents
-    assert (_spread(branched[:4]) > 1e-4) == generator.adds_noise, (
-        "a branch shares what it must not, or not what it must"
-    )
-    generator.batch_size = 1  # no rows to share anything with
+    assert (_spread(branched[:4]) > 1e-4) == generator.adds_noise, "a branch shares too much or too little noise"
+    generator.batch_size = 1  # so that no rows share noise
     alone = generator.sample(batch, [Branch(1)]).samples.latents
     torch.testing.assert_close(branched, alone, rtol=1e-3, atol=1e-3)
     return Row(

@@ -19,11 +19,14 @@ TINY = ROOT / "configs" / "tiny"
 
 def arguments(weights: Path, folder: Path, *more: str, config: str = "llamagen", limit: int = 3) -> list[str]:
     """The words after `gendiv fit-free predict`: a few prompts with 4 samples each, no W&B; `more` overrides."""
-    return [
+    words = [
         *("--config", str(TINY / f"{config}.yaml"), "--run_dir", str(folder), *tiny_weights(weights)),
         *("--data.path", "toy:postcards.jsonl", "--data.limit", str(limit)),
-        *("--data.num_samples", "4", "--data.prompts_per_batch", "1", "--wandb", "disabled", *more),
+        *("--data.num_samples", "4", "--data.prompts_per_batch", "1", "--wandb", "disabled"),
     ]
+    given = {word.partition("=")[0] for word in more}
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return [*(word for option, value in pairs if option not in given for word in (option, value)), *more]
 
 
 def tiny_weights(weights: Path) -> list[str]:

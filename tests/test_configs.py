@@ -16,7 +16,7 @@ from gendiv_lightning.cli.predict import Config
 from gendiv_lightning.datamodules import ImageModule
 from gendiv_lightning.runs.assemble import check
 from gendiv_lightning.storage.codebook_counts import write_usage
-from gendiv_lightning.storage.config_files import fragments_of
+from gendiv_lightning.storage.config_files import check_yaml, fragments_of, read_yaml
 from gendiv_lightning.storage.named_files import named_file
 from gendiv_lightning.weights.resolve import MissingWeightsError
 
@@ -121,3 +121,29 @@ def test_a_probe_reads_counts_that_a_codebook_config_writes(path):
     folders = [yaml.safe_load(other.read_text()).get("run_dir") for other in EXPERIMENTS]
     for read in re.findall(r"(runs/\S+)/usage.safetensors", path.read_text()):
         assert read in folders
+
+
+YAML = {
+    "cut": ("model: [", r"is not valid YAML \(line 1\)"),
+    "a tag that calls": ("a: !!python/object/apply:os.getcwd []", "is not valid YAML"),
+    "bytes": (b"\xff\xfe\x00", "is not UTF-8 text"),
+    "deep": ("[" * 3000, "is nested too deeply"),
+    "in itself": ("a: &a [*a]", "is nested too deeply"),
+    "a billion values": (
+        "a: &a [1,1,1,1,1,1,1,1,1,1]\n"
+        + "".join(f"{b}: &{b} [{','.join(['*' + a] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+        "expands to more than",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), YAML.values(), ids=YAML)
+def test_a_yaml_file_that_cannot_be_a_config_is_one_line_with_its_name(text, message, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=rf"config\.yaml .*{message}") as error:
+        read_yaml(path)
+    assert "\n" not in str(error.value)
+    (tmp_path / "whole.yaml").write_text("model: config.yaml\n")
+    with pytest.raises(ValueError, match=message):
+        check_yaml(["predict", f"--config={tmp_path / 'whole.yaml'}"])

@@ -108,3 +108,72 @@ def build_emu3(folder: Path) -> Path:
     images = Emu3ImageProcessor(**NORMALISATION)
     Emu3Processor(images, tokenizer, chat_template="{{ messages }}").save_pretrained(folder)
     return folder
+
+
+def build_glm_image(folder: Path) -> Path:
+    """A GLM-Image pipeline: plans of 256 + 4 tokens at 64 pixels, K = 64."""
+    import diffusers
+    import transformers
+
+    named = {"image_token": "<|image|>", "grid_bos_token": "<sop>", "grid_eos_token": "<eop>"}
+    tokenizer = _tokenizer(named, [str(digit) for digit in range(10)])
+    processor = transformers.GlmImageProcessor(
+        transformers.GlmImageImageProcessor(),
+        tokenizer,
+        chat_template="{% for message in messages %}{{ message['content'][0]['text'] }}{% endfor %}",
+    )
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2], "partial_rotary_factor": 1.0}
+    text = {
+        **{name: value for name, value in LANGUAGE_MODEL.items() if name not in ("bos_token_id", "eos_token_id")},
+        "vocab_size": CODES + 64, "vision_vocab_size": CODES + 8, "eos_token_id": CODES + 1,
+        "max_position_embeddings": 512, "rope_parameters": rope,
+    }  # fmt: skip
+    vision = {"depth": 1, "hidden_size": 32, "num_heads": 4, "image_size": 64, "intermediate_size": 32}
+    planner = transformers.GlmImageForConditionalGeneration(
+        transformers.GlmImageConfig(
+            text_config=text,
+            vision_config=vision,
+            vq_config={"embed_dim": 16, "num_embeddings": CODES, "latent_channels": 32},
+            image_start_token_id=CODES,
+            image_end_token_id=CODES + 1,
+            image_token_id=tokenizer.convert_tokens_to_ids("<|image|>"),
+        )
+    )
+    randomise(planner, lm_head=2.0, embed_tokens=5.0)
+    transformer = diffusers.GlmImageTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        text_embed_dim=32,
+        time_embed_dim=16,
+        condition_dim=8,
+        prior_vq_quantizer_codebook_size=CODES,
+    )
+    randomise(transformer, prior_token_embedding=20.0, prior_projector=3.0, proj_out=3.0)
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=[8] * 4,
+        down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4,
+        latent_channels=4,
+        norm_num_groups=4,
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
+    randomise(vae)
+    encoder = transformers.T5EncoderModel(
+        transformers.T5Config(vocab_size=400, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    )
+    randomise(encoder)
+    pipeline = diffusers.GlmImagePipeline(
+        tokenizer=transformers.ByT5Tokenizer(),
+        processor=processor,
+        text_encoder=encoder,
+        vision_language_encoder=planner,
+        vae=vae,
+        transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, time_shift_type="linear"),
+    )
+    pipeline.save_pretrained(folder)
+    return folder

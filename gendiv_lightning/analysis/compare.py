@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gendiv_lightning.errors import NotComparableError, UnknownNameError
+from gendiv_lightning.errors import NotComparableError, UnknownNameError, listed
 from gendiv_lightning.functional.comparison import Equivalence, compare_all, equivalence, holm
 from gendiv_lightning.runs.load import Run, mean_columns, mean_estimates
 from gendiv_lightning.runs.protocol import Difference, differences
@@ -131,7 +131,7 @@ def compare_runs(a: Sequence[Run], b: Sequence[Run], prefix: str = "") -> RunCom
     if not any(name.startswith(prefix) for name in (*of_prompts, *of_sets)):
         known = dict.fromkeys("/".join(name.split("/")[:2]) for name in (*of_prompts, *of_sets))
         raise UnknownNameError(
-            f"no number of both sides starts with {prefix!r}. Choose from: {', '.join(sorted(known)) or 'none'}"
+            f"--only: no number of both sides starts with {prefix!r}. Choose from: {listed(sorted(known))}"
         )
     pairs = {name: (columns[0][name], columns[1][name]) for name in of_prompts if name.startswith(prefix)}
     numbers = _compare_columns(pairs)

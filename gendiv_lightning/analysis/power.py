@@ -84,13 +84,20 @@ def find_needs(
     for name, goal in (("width", width), ("effect", effect)):
         if goal is not None and not math.isfinite(goal):
             raise ConfigValueError(f"--{name} must be finite, got {goal:g}. Correct it")
+    if not 0.5 <= power < 1:
+        raise ConfigValueError(f"--power must be in [0.5, 1), got {power:g}. The usual value is 0.8")
     needs = []
     for num in NUMBERS_OF_SAMPLES:
-        if width is not None:
-            needs.append(Need(num, prompts_for_width(*variances, num, width)))
-        else:
-            assert effect is not None, "one of the two is given"
-            needs.append(Need(num, prompts_for_effect(*variances, num, effect, power)))
+        try:
+            if width is not None:
+                needs.append(Need(num, prompts_for_width(*variances, num, width)))
+            else:
+                assert effect is not None, "one of the two is given"
+                needs.append(Need(num, prompts_for_effect(*variances, num, effect, power)))
+        except OverflowError as error:
+            raise ConfigValueError(
+                "--width or --effect is too small for any number of prompts. Choose a larger one"
+            ) from error
     return needs
 
 

@@ -14,6 +14,7 @@ from importlib import import_module
 from types import ModuleType
 
 from gendiv_lightning import __version__
+from gendiv_lightning.cli.options import Parser, check_numbers, check_words
 from gendiv_lightning.console.text import printable
 from gendiv_lightning.errors import command_line_text
 
@@ -64,7 +65,7 @@ extend and check:
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands except `predict` and `validate`, which use Lightning's."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "gendiv",
         description="Measure the diversity of image generators and where it comes from.",
         epilog=EPILOG,
@@ -126,8 +127,10 @@ def main(argv: list[str] | None = None) -> None:
             gc.freeze()  # otherwise each collection walks all imports: seconds with a large prompt set
         return predict(None if argv is None else arguments[arguments[0] == "fit-free" :])
     arguments = [expand_home(word) for word in arguments]
-    parsed = build_parser().parse_args(arguments or ["--help"])
     try:
+        check_words(arguments)
+        parsed = build_parser().parse_args(arguments or ["--help"])
+        check_numbers(parsed)
         name = ALIASES.get(parsed.command, parsed.command)
         sys.exit(_module(name).run(parsed))
     except (ValueError, OSError) as error:

@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from gendiv_lightning import plugins
 from gendiv_lightning.callbacks import CodebookCounts, Measure, RunWriter, SamplesPerSecond
 from gendiv_lightning.callbacks.probes import SettingCallback
+from gendiv_lightning.cli.options import check_once, check_output_folder, check_words
 from gendiv_lightning.cli.values import check_values, expand_home
 from gendiv_lightning.console.text import printable
 from gendiv_lightning.datamodules.images import ImageModule
@@ -38,14 +39,15 @@ from gendiv_lightning.errors import (
     kind_of,
     restated,
 )
-from gendiv_lightning.generators.base import Generator, TokenGenerator
+from gendiv_lightning.generators.base import Generator, TokenGenerator, check_precision
 from gendiv_lightning.records import PromptBatch, SampleBatch
 from gendiv_lightning.runs.assemble import Parts, Run, assemble, check
 from gendiv_lightning.runs.folder import RunFolder
-from gendiv_lightning.runs.former import upgrade_words
+from gendiv_lightning.runs.former import upgrade_words, upgraded_configs
 from gendiv_lightning.runs.lock import RunLock
 from gendiv_lightning.runs.protocol import fingerprint_of
-from gendiv_lightning.storage.config_files import explain, find_configs
+from gendiv_lightning.storage.config_files import check_yaml, explain, find_configs
+from gendiv_lightning.weights.load import first_line
 
 DESCRIPTION = """
 No training: `predict` generates images under probes and measures them; `validate` counts how often a tokenizer uses
@@ -188,19 +190,25 @@ class Config(LightningCLI):
             help="Log to Weights & Biases. Offline runs are stored in the run folder; `gendiv report RUN --sync` "
             "sends them.",
         )
-        parser.add_argument("--wandb_project", type=str, default="gendiv", help="Project on Weights & Biases.")
+        parser.add_argument("--wandb_project", type=str | None, default="gendiv", help="Project on Weights & Biases.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line; registered probes are available by name."""
         words = command_words() if args is None else args
+        check_words(words)
+        check_once(words)
+        check_yaml(words)
         for plugin in plugins.registered("probes").values():
             plugin.load()  # jsonargparse finds a class by name only after its import
-        self.config = parser.parse_args(upgrade_words(find_configs(words)))
+        with upgraded_configs(find_configs(words)) as configs:
+            self.config = parser.parse_args(upgrade_words(configs))
 
     def instantiate_classes(self) -> None:
         """Instantiate generator, data, probes, metrics and other callbacks, but no trainer."""
         config = self.config[self.subcommand] = expand_home(self.config[self.subcommand])
-        check_values(config, {"trainer": Trainer}, {"overwrite": bool, "wandb": str, "wandb_project": str})
+        check_values(
+            config, {"trainer": Trainer}, {"overwrite": bool, "wandb": str, "wandb_project": str, "run_dir": str | None}
+        )
         self.config_init = self.parser.instantiate_classes(self.config)
         self.options = self.config_init[self.subcommand]
         measure = [self.options.measure] if self.options.measure else []
@@ -255,11 +263,16 @@ class Config(LightningCLI):
     def make_trainer(self, folder: RunFolder, *more: Callback) -> Trainer:
         """The trainer of the config, with a progress bar, and `more` after the callbacks of the config."""
         bar = [] if self.options.trainer.enable_progress_bar is False else [SamplesPerSecond()]
-        return self.instantiate_trainer(
-            callbacks=[*self.callbacks, *bar, *more],
-            default_root_dir=str(folder.path),
-            logger=self.options.trainer.logger or False,
-        )
+        try:
+            return self.instantiate_trainer(
+                callbacks=[*self.callbacks, *bar, *more],
+                default_root_dir=str(folder.path),
+                logger=self.options.trainer.logger or False,
+            )
+        except (TypeError, LookupError, ModuleNotFoundError) as error:  # of strategies and devices that are not here
+            raise ConfigValueError(
+                f"trainer: {first_line(error)}. Correct its devices, accelerator or strategy"
+            ) from error
 
 
 def command_words() -> list[str]:
@@ -280,6 +293,7 @@ def predict(config: Config) -> None:
     if _is_done(config, folder, run.protocol):
         return
     trainer = config.make_trainer(folder, RunWriter(run, folder, config.measure))
+    check_precision(trainer)
     with ExitStack() as stack:
         if trainer.is_global_zero:  # the other ranks on this machine have not started yet
             stack.enter_context(RunLock(folder.path))
@@ -326,6 +340,8 @@ def validate(config: Config) -> None:
 
 
 def _folder(config: Config, protocol: dict[str, Any]) -> RunFolder:
+    if config.options.run_dir:
+        check_output_folder(Path(config.options.run_dir), "run_dir")
     return RunFolder(config.options.run_dir or Path("runs") / f"{config.name}-{fingerprint_of(protocol)[:8]}")
 
 

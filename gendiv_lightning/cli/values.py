@@ -1,5 +1,5 @@
-"""Checks of the values of a parsed config: `~` is expanded, null is rejected where a value is required, and functions
-are rejected everywhere.
+"""Checks of the values of a parsed config: `~` is expanded, null is rejected where a value is required, and functions,
+empty names, and numbers that are not finite or exceed 64 bits are rejected everywhere.
 """
 
 from __future__ import annotations
@@ -7,12 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import Namespace
 
+from gendiv_lightning.cli.options import check_number
 from gendiv_lightning.errors import ConfigValueError, UnsafeInputError
 
 
@@ -40,7 +42,8 @@ def check_values(
         hints: types of other values, by key.
 
     Raises:
-        ConfigValueError: null for an argument that does not accept it.
+        ConfigValueError: null for an argument that does not accept it, an empty name, or a number that is not finite or
+            exceeds 64 bits.
         UnsafeInputError: a function. A config names classes and values; a function would be called with whatever a
             library passes to it.
     """
@@ -55,7 +58,10 @@ def _check(value: Any, key: str, hint: Any = Any, hints: Mapping[str, Any] = Map
         )
     if value is not None and _is_function(value, hint):
         raise UnsafeInputError(f"{key} must not name a function, got {value}. Write a class with a method instead")
-    if isinstance(value, list):
+    if isinstance(value, str) and not value.strip() and _takes_text(hint):
+        raise ConfigValueError(f"{key} must not be empty. Give a value, or remove the key to use its default")
+    check_number(key, value)
+    if isinstance(value, list | tuple):
         for place, item in enumerate(value):
             _check(item, f"{key}[{place}]")
     if isinstance(value, Namespace):
@@ -75,11 +81,19 @@ def _argument_types(made: Any) -> dict[str, Any]:
             hints |= get_type_hints(function) if function else {}
         except NameError:  # names that only exist for type checkers
             continue
+        for name, parameter in signature(function).parameters.items() if function else ():
+            if parameter.default == "" and name in hints:  # an empty text is meant
+                hints[name] |= Literal[""]
     return hints
 
 
 def _takes_none(hint: Any) -> bool:
     return hint in (Any, None, type(None)) or (_is_union(hint) and any(map(_takes_none, get_args(hint))))
+
+
+def _takes_text(hint: Any) -> bool:
+    choices = get_args(hint) if _is_union(hint) else (hint,)
+    return str in choices and Literal[""] not in choices
 
 
 def _is_function(value: Any, hint: Any) -> bool:
@@ -94,6 +108,8 @@ def _is_union(hint: Any) -> bool:
 
 
 def _name(hint: Any) -> str:
+    if _is_union(hint):
+        return " or ".join(_name(choice) for choice in get_args(hint) if choice != Literal[""])
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 

@@ -78,6 +78,10 @@ class Amused(PipelineGenerator):
             top_p=top_p,
             batch_size=batch_size,
         )
+        if min(crop) < 0:
+            raise ConfigValueError(
+                f"crop must be two numbers of pixels of at least 0, got {list(crop)}. (0, 0) crops nothing"
+            )
         self.schedule = MaskSchedule(num_steps, mask_schedule, mask_temperature)
         self.size, self.crop, self.aesthetic_score = size, crop, aesthetic_score
 

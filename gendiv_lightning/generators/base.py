@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar, cast
 
 import torch
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
@@ -141,9 +141,9 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
         """Decode samples of B rows into images (B, 3, H, W) uint8."""
 
     def branches(self, sampler: Sampler, step: int) -> Branches | None:
-        """Groups of rows that the network may run once at a step of the loop; None in half precision.
+        """Return the groups of rows that the network may run once at a step of the loop, or None in half precision.
 
-        There a row's result depends on the number of rows, and with it a sample would depend on its batch.
+        In half precision the result of a row depends on the number of rows, so samples would depend on their batch.
         """
         return None if self.pads_batches else branches_at(sampler, step)
 
@@ -255,11 +255,7 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
             ValueError: a weight file is missing, probes conflict, or the trainer's precision would cast the tokenizer.
         """
         check_device(self.trainer.strategy.root_device)
-        if self.trainer.precision != "32-true":
-            raise ConfigValueError(
-                f"trainer.precision must be 32-true, got {self.trainer.precision}. Set --model.dtype instead, which "
-                "keeps the tokenizer in float32"
-            )
+        check_precision(self.trainer)
         self.check_probes(self._probes())
         self.locate()
 
@@ -282,6 +278,15 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
     def configure_model(self) -> None:
         """Load the weights; Lightning calls this after the `setup` hooks of data and callbacks."""
         self.load()
+
+
+def check_precision(trainer: Trainer) -> None:
+    """Raise ConfigValueError if a trainer would cast the tokenizer."""
+    if trainer.precision != "32-true":
+        raise ConfigValueError(
+            f"trainer.precision must be 32-true, got {trainer.precision}. Set --model.dtype instead, which keeps the "
+            "tokenizer in float32"
+        )
 
 
 def check_device(device: torch.device) -> None:

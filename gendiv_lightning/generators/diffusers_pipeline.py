@@ -224,7 +224,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         self._encodings_on_disk = FeatureCache("text_encodings", self._name_of_encoders())
 
     def _name_of_encoders(self) -> str:
-        """Everything that can change an encoding, as text."""
+        """Cache key: everything that can change an encoding."""
         identity = self.identity()
         parts = [p for p in [*self._model_parts(), *self._tokenizer_parts()] if p not in _NO_ENCODERS]
         versions = [version(package) for package in ("torch", "transformers", "diffusers")]
@@ -272,9 +272,10 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
 
     def _call(self, text: str, sampler: LatentSampler) -> LatentSamples:
         pipeline, num_rows = self.pipeline, len(sampler.path.keys)
+        arguments = {**self.call(text, num_rows, sampler.guidance), **self.more_arguments(text, sampler)}
         encodings = remembered_encodings(pipeline, self._encodings, self._encodings_on_disk)
         with keyed_noise(pipeline, sampler) as trace, encodings:
-            output = pipeline(**self.call(text, num_rows, sampler.guidance))
+            output = pipeline(**arguments)
         if trace.latents is None or len(trace.latents) != num_rows or len(output.images) != num_rows:
             raise PipelineError(
                 f"{type(pipeline).__name__} was called for {num_rows} images of one prompt and returned "
@@ -299,6 +300,10 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
             # Distilled pipelines expect 0; values below 1 turn guidance off in every pipeline.
             arguments[self._guidance_name] = guidance if self.has_guidance else 0.0
         return arguments
+
+    def more_arguments(self, text: str, sampler: LatentSampler) -> dict[str, Any]:
+        """Arguments of the call that depend on noise; for pipelines with a stage before the diffusion."""
+        return {}
 
     def decode(self, samples: LatentSamples) -> Tensor:
         """The images that the pipeline decoded at the end of its call."""

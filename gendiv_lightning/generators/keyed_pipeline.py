@@ -107,7 +107,7 @@ def _once_while_shared(forward: Callable[..., Any], *, sampler: LatentSampler, t
 
     @functools.wraps(forward)
     def once(*args: Any, **kwargs: Any) -> Any:
-        branches = branches_at(sampler, trace.num_steps + 1)
+        branches = branches_at(sampler, sampler.decision(trace.num_steps))
         if branches is None or len(branches.first) > 1:
             return forward(*args, **kwargs)
         latents = next(iter([*args, *(kwargs[name] for name in ("hidden_states", "sample") if name in kwargs)]))

@@ -8,13 +8,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 
 from gendiv_lightning import plugins
 from gendiv_lightning.errors import ConfigKeyError, ConfigValueError, FileFormatError, UnknownNameError, restated
 from gendiv_lightning.generators.base import Generator
-from gendiv_lightning.storage.config_files import explain, find_config
+from gendiv_lightning.storage.config_files import explain, find_config, read_yaml
 
 Source = str | Path | type[Generator] | Callable[..., Generator]
 SUFFIXES = (".yaml", ".yml")
@@ -54,8 +53,11 @@ def _find(name: str) -> Callable[..., Generator]:
     if name in plugins.registered("generators") or not dot:
         return plugins.load("generators", name)
     try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        found = getattr(import_module(module), attribute)
+        if not isinstance(found, type) or not issubclass(found, Generator):
+            raise AttributeError(f"{attribute} is not a class derived from Generator")
+        return found
+    except (ImportError, AttributeError, ValueError) as error:
         raise UnknownNameError(
             f"{name!r} is neither a registered generator nor the path of a class: {error}. `gendiv list generators` "
             "shows the registered ones; the module of a class must be importable from here"
@@ -78,7 +80,7 @@ def _from_config(path: Path, settings: Mapping[str, Any]) -> Generator:
 def read_model(path: Path) -> tuple[dict[str, Any], Path]:
     """`class_path` and `init_args` of a generator config or of the `model` of a run config, and their file."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except OSError as error:
         raise FileFormatError(
             f"config {path} cannot be read: {error}. `gendiv list configs` shows the shipped ones"

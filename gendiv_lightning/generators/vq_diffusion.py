@@ -67,6 +67,8 @@ class VQDiffusion(PipelineGenerator):
         top_k: int = 0,
         batch_size: int = 8,
     ) -> None:
+        if not 0 <= truncation_rate <= 1:
+            raise ConfigValueError(f"truncation_rate must be a probability in [0, 1], got {truncation_rate}. 1 is off")
         super().__init__(
             checkpoint=checkpoint,
             size=SIZES[size] if size else None,

@@ -172,13 +172,20 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 
 def _read_parquet(path: Path, column: str, group: int, row_index: int, rules: ReadRules) -> bytes:
-    return read_value(_row_group(path, column, group, rules.memory_limit)[row_index].as_py(), path.parent, rules)
+    values = _row_group(path, column, group, rules.memory_limit)
+    if isinstance(values, MemoryLimitError):
+        raise MemoryLimitError(str(values))
+    return read_value(values[row_index].as_py(), path.parent, rules)
 
 
 @lru_cache(maxsize=2)
 def _row_group(path: Path, column: str, group: int, memory_limit: float) -> Any:
+    """A column of a row group, or the error if it expands too much: each of its rows would expand it again."""
     with open_parquet(path) as table:
-        return load_columns(table, [column], group, size=path.stat().st_size, memory_limit=memory_limit)[column]
+        try:
+            return load_columns(table, [column], group, size=path.stat().st_size, memory_limit=memory_limit)[column]
+        except MemoryLimitError as error:
+            return error
 
 
 def holds_images(path: Path) -> bool:

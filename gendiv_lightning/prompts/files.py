@@ -159,6 +159,10 @@ def _given_id(record: Record, id_column: str | None) -> str | None:
     names = (id_column,) if id_column else ("id", "prompt_id")
     for name in names:
         if (given := record.columns.get(name)) not in (None, ""):
+            if isinstance(given, list | dict):
+                raise PromptError(
+                    f"{record.where}: {name!r} must be a text or a number, got {str(given)[:60]}. Correct it"
+                )
             return check_text(str(given), name, record.where)
     if id_column:
         raise PromptError(

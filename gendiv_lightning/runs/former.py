@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -22,7 +24,7 @@ _PROBE_ARGUMENTS = ("score_wordings",)  # now requested by the metrics
 def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
     """The `config.yaml` of a run, without arguments that no longer exist."""
     config = _rename_files(config)
-    data, model = config["data"]["init_args"], config["model"]["init_args"]
+    data, model = (config[part].get("init_args") or {} for part in ("data", "model"))
     for name, now in _MODEL.items():
         if model.get(name) in now:
             model[name] = now[model[name]]
@@ -31,10 +33,52 @@ def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
         data.get("path") is not None and data.get("split") == "train"
     ):  # the former default, which had no effect on a file
         del data["split"]
-    for callback in config["trainer"].get("callbacks") or []:
+    callbacks = config.get("trainer", {}).get("callbacks")
+    for callback in callbacks if isinstance(callbacks, list) else []:
         for name in _PROBE_ARGUMENTS:
             callback.get("init_args", {}).pop(name, None)
     return config
+
+
+@contextmanager
+def upgraded_configs(words: Sequence[str]) -> Iterator[list[str]]:
+    """A command line whose `--config` files of runs are as this version has them; copies exist in the block only.
+
+    A config that names other files, which a run's own never does, is left alone: paths in it are relative to it.
+    """
+    with TemporaryDirectory() as folder:
+        upgraded, option = [], ""
+        for place, word in enumerate(words):
+            name, equals, value = word.partition("=") if word.startswith("--config=") else ("", "", word)
+            if equals or option == "--config":
+                word = f"{name}{equals}{_upgraded_copy(Path(value), Path(folder) / str(place))}"
+            upgraded.append(word)
+            option = word
+        yield upgraded
+
+
+def _upgraded_copy(config: Path, folder: Path) -> Path:
+    """A copy of a config in a folder of the same name, or the config itself if there is nothing to upgrade."""
+    there = _read(config)
+    parts = [there.get(part) for part in ("model", "data", "trainer")]
+    if not all(isinstance(part, dict) for part in parts) or isinstance(there.get("measure"), str):
+        return config
+    now = upgrade_config(there)
+    if now == there:
+        return config
+    copy = folder / config.resolve().parent.name / config.name
+    copy.parent.mkdir(parents=True)
+    copy.write_text(yaml.safe_dump(now, sort_keys=False), encoding="utf-8")
+    return copy
+
+
+def _read(config: Path) -> dict[str, Any]:
+    """A config, empty if it cannot be read as one: the parser will say what is wrong with it."""
+    try:
+        found = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _rename_files(value: Any) -> Any:
@@ -71,8 +115,5 @@ def upgrade_words(words: Sequence[str]) -> list[str]:
 
 
 def _has_callbacks(config: Path) -> bool:
-    try:
-        trainer = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("trainer")
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):  # the parser reports the error
-        return False
+    trainer = _read(config).get("trainer")
     return isinstance(trainer, dict) and bool(trainer.get("callbacks"))

@@ -26,7 +26,12 @@ class Difference(NamedTuple):
         return any(self.key == parent or self.key.startswith((f"{parent}.", f"{parent}[")) for parent in parents)
 
     def __str__(self) -> str:
-        return f"{self.key} ({self.before!r} before, {self.now!r} now)"
+        return f"{self.key} ({_short(self.before)} before, {_short(self.now)} now)"
+
+
+def _short(value: Any, most: int = 70) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def fingerprint_of(protocol: Mapping[str, Any]) -> str:

@@ -42,7 +42,11 @@ class LatentSampler(Sampler):
         """Standard normals (B, ...) float32 of scheduler step 0, 1, ...; all 0 with execution off."""
         if self.exec.is_off:
             return torch.zeros(*shape)
-        return draw_normals(self.exec, step + 1, shape, start)
+        return draw_normals(self.exec, self.decision(step), shape, start)
+
+    def decision(self, step: int) -> int:
+        """Number of the decision that scheduler step 0, 1, ... is."""
+        return step + 1
 
 
 def draw_normals(noise: Noise, step: int, shape: Sequence[int], start: int = 0) -> Tensor:

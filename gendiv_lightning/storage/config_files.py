@@ -13,8 +13,12 @@ from typing import Any
 
 import yaml
 
+from gendiv_lightning.errors import FileFormatError, kind_of
+from gendiv_lightning.storage.files import check_regular
+
 _PACKAGE = Path(__file__).parents[1]
 PREFIX = "configs"
+MOST_VALUES = 1_000_000  # in a YAML file
 
 
 def config_folder() -> Path:
@@ -54,11 +58,64 @@ def fragments_of(path: Path) -> set[Path]:
     pending = [path]
     while pending:
         config = pending.pop()
-        named = {(config.parent / value).resolve() for value in _strings(yaml.safe_load(config.read_text("utf-8")))}
-        new = {other for other in named if other.suffix == ".yaml" and other.is_file()} - found
+        named = {(config.parent / value).resolve() for value in _strings(read_yaml(config)) if _is_yaml(value)}
+        new = {other for other in named if other.is_file()} - found
         found |= new
         pending += new
     return found
+
+
+def check_yaml(words: Iterable[str]) -> None:
+    """Read the YAML files that a command line names, and those that these name.
+
+    Raises:
+        FileFormatError: one is not YAML, or would take too much memory; see `read_yaml`.
+    """
+    for word in words:
+        path = Path(word.partition("=")[2] if word.startswith("--") else word)
+        if _is_yaml(path.name) and path.is_file():
+            fragments_of(path)
+
+
+def _is_yaml(name: str) -> bool:
+    return name.endswith((".yaml", ".yml")) and "\0" not in name
+
+
+def read_yaml(path: Path) -> Any:
+    """Content of a YAML file.
+
+    Raises:
+        OSError: it is not a regular file.
+        FileFormatError: it is not YAML in UTF-8, is nested too deeply, or has aliases that expand to too many values.
+    """
+    check_regular(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        num_values = _count(content, {})
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise FileFormatError(
+            f"{path} is not valid YAML{where}: {' '.join(str(problem or error).split())}. Correct the file"
+        ) from error
+    except RecursionError as error:
+        raise FileFormatError(f"{path} is nested too deeply. Correct the file") from error
+    if num_values > MOST_VALUES:
+        raise FileFormatError(f"{path} expands to more than {MOST_VALUES:,} values. Correct its lists and aliases")
+    return content
+
+
+def _count(value: Any, known: dict[int, int]) -> int:
+    """Values in a value; what an alias stands for counts each time."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = 1 + sum(
+            _count(item, known) for item in (value.values() if isinstance(value, dict) else value)
+        )
+    return known[id(value)]
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -85,4 +142,7 @@ def explain(error: BaseException) -> str:
         name = (wrapping["cls"] or name).rsplit(".", 1)[-1]
         error = inner
     where = ".".join(keys) + (f" ({name})" if name else "")
-    return f"{where}: {error}" if where else str(error)
+    message = str(error)
+    if kind_of(error) is None:  # a library's, on several lines; ours may have the commands to copy on theirs
+        message = " ".join(message.partition("Subclass types expect")[0].split())
+    return f"{where}: {message}" if where else message

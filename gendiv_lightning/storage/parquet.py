@@ -39,7 +39,7 @@ def open_parquet(file: str | Path) -> Iterator[pq.ParquetFile]:
                 yield table
         except (pa.ArrowException, OSError) as error:  # OSError: a damaged page
             raise FileFormatError(
-                f"{file} cannot be read as Parquet ({error}). Restore or download the file again"
+                f"{file} cannot be read as Parquet ({str(error).strip()}). Restore or download the file again"
             ) from error
 
 

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from gendiv_lightning.analysis.paper_claims import takes_counts
-from gendiv_lightning.errors import ConfigKeyError, ConfigValueError, FileFormatError, MissingFileError
-from gendiv_lightning.storage.config_files import find_config
+from gendiv_lightning.errors import ConfigKeyError, ConfigValueError
+from gendiv_lightning.storage.config_files import find_config, read_yaml
 
 _KEYS = ("generators", "probes", "seeds", "metrics", "settings")
 _GENERATOR_KEYS = ("config", "usage", "probes", "metrics")
@@ -68,7 +68,7 @@ def read_study(path: Path) -> list[Cell]:
         ValueError: a key is unknown or missing, a value is of the wrong type, or two cells have the same name.
         OSError: the file, or a config that it names, cannot be read.
     """
-    study = _mapping(_load(path), str(path), _KEYS)
+    study = _mapping(read_yaml(path), str(path), _KEYS)
     seeds = study.get("seeds", [0])
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
         raise ConfigValueError(f"{path}: seeds must be a list of integers, got {seeds!r}. Write for example [0]")
@@ -114,6 +114,8 @@ def _cells(path: Path, study: dict[str, Any], generator: str, probe: str, seed: 
         for name, arguments in probes.items():
             if "usage" in source and takes_counts(name, arguments):
                 arguments.setdefault("usage", source["usage"])
+        if not isinstance(source["config"], str):
+            raise ConfigValueError(f"{path}: generators.{generator}.config must be a file, got {source['config']!r}")
         config = _config(_base_of(path, source["config"]), metrics, settings, probes)
         yield Cell("-".join([generator, probe, *swept, f"seed{seed}"]), generator, probe, probes, seed, config)
 
@@ -128,6 +130,9 @@ def _sweep(arms: Probes) -> Iterator[tuple[list[str], Probes]]:
     """Each combination of one value for every list among the arguments, with the chosen values as texts."""
     lists = [(name, key, value) for name, given in arms.items() for key, value in given.items()]
     lists = [entry for entry in lists if isinstance(entry[2], list)]
+    for name, key, value in lists:
+        if not value:
+            raise ConfigValueError(f"{name}.{key} is swept over an empty list. Give at least one value")
     for values in product(*(value for *_, value in lists)):
         chosen = deepcopy(arms)
         for (name, key, _), value in zip(lists, values, strict=True):
@@ -137,10 +142,10 @@ def _sweep(arms: Probes) -> Iterator[tuple[list[str], Probes]]:
 
 def _config(base: Path, metrics: list[str] | None, settings: dict[str, Any], probes: Probes) -> dict[str, Any]:
     """A base config with its fragments included and the changes of a cell applied."""
-    config = _mapping(_load(base), str(base))
+    config = _mapping(read_yaml(base), str(base))
     for part in ("model", "data", "measure", "probes"):
         if isinstance(config.get(part), str):
-            config[part] = _load(base.parent / config[part])
+            config[part] = read_yaml(base.parent / config[part])
     for key, value in settings.items():
         _set(config, key, value)
     if metrics is not None:
@@ -164,6 +169,10 @@ def _set(config: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for name in parents:
         config = config.setdefault(name, {})
+        if not isinstance(config, dict):
+            raise ConfigKeyError(
+                f"settings: {key} must not go below {name}, which has the value {config!r}. Correct the key"
+            )
         config = config.setdefault("init_args", {}) if "class_path" in config else config
     config[last] = value
 
@@ -185,14 +194,3 @@ def _mapping(value: Any, where: str, keys: tuple[str, ...] | None = None) -> dic
     if unknown:
         raise ConfigKeyError(f"{where}: unknown key {unknown[0]!r}. Choose from {', '.join(keys or ())}")
     return value
-
-
-def _load(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MissingFileError(f"{path} is missing. Correct the path, which is relative to {Path.cwd()}") from error
-    except yaml.YAMLError as error:
-        raise FileFormatError(f"{path} is not valid YAML ({' '.join(str(error).split())}). Correct it") from error
-    except UnicodeDecodeError as error:
-        raise FileFormatError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8") from error

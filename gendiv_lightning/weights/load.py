@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gendiv_lightning.errors import MissingWeightsError, WrongWeightsError
+from gendiv_lightning.errors import MissingWeightsError, WrongWeightsError, listed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _WRAPPERS = ("model", "module", "state_dict")
@@ -197,7 +197,7 @@ def _no_parameters(path: Path, content: Mapping[Any, object]) -> str:
         str(key): sum(isinstance(tensor, Tensor) for tensor in value.values()) if isinstance(value, Mapping) else 0
         for key, value in content.items()
     }
-    entries = _listed([f"{key} ({num} tensors)" if num else key for key, num in sizes.items()])
+    entries = listed([f"{key} ({num} tensors)" if num else key for key, num in sizes.items()])
     most = max(sizes, key=lambda key: sizes[key])
     save = f"To use {most!r}: torch.save(torch.load(FILE)[{most!r}], NEW_FILE)" if sizes[most] else "Choose another"
     return (
@@ -212,9 +212,5 @@ def _require_complete(message: str, *, unused: Iterable[str] = (), **problems: I
     if not any(kinds.values()):
         return
     kinds["not used"] = sorted(map(str, unused))
-    lists = "; ".join(f"{kind} ({len(keys)}): {_listed(keys)}" for kind, keys in kinds.items() if keys)
+    lists = "; ".join(f"{kind} ({len(keys)}): {listed(keys)}" for kind, keys in kinds.items() if keys)
     raise WrongWeightsError(f"{message}: {lists}. Choose weights that match the model's settings")
-
-
-def _listed(keys: Sequence[str], most: int = 8) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")

@@ -1,8 +1,10 @@
 """A run with the Decompose design, and its analyses: the table, the comparison, the power analysis."""
 
+import json
 import math
 import re
 import shutil
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -53,9 +55,31 @@ def test_an_autoregressive_model_has_no_sampler_path(runs):
     assert 0 < plain["h_prompt_path/sequence"].value <= math.log2(4)
 
 
-def test_the_table_is_printed_by_the_run_and_again_from_its_folder(runs, capsys):
+@pytest.fixture
+def subset(runs, tmp_path):
+    """The plain run as one under a subset of the whole codebook."""
+    plain, _ = runs
+    folder = Path(shutil.copytree(plain.path, tmp_path / "subset"))
+    there = json.loads((folder / "fingerprint.json").read_text())
+    probe = {"probe": "CodebookSubset", "select": "random", "size": 256, "codebook_size": 256}
+    there["protocol"]["probes"].append(probe)
+    (folder / "fingerprint.json").write_text(json.dumps(there))
+    for name in ("index.jsonl", "description.json"):
+        (folder / name).unlink()
+    return folder
+
+
+def test_a_run_that_is_not_under_the_probe_of_its_option_is_refused(runs, subset):
     plain, argmax = runs
-    both = ("--argmax", argmax.path, "--subset", plain.path)
+    assert "--argmax must be a run under Argmax" in gendiv("decompose", plain.path, "--argmax", plain.path)
+    both = ("--argmax", argmax.path, "--subset", argmax.path)
+    assert "--subset must be a run under CodebookSubset" in gendiv("decompose", plain.path, *both)
+    assert "--subset needs --argmax" in gendiv("decompose", plain.path, "--subset", subset)
+
+
+def test_the_table_is_printed_by_the_run_and_again_from_its_folder(runs, subset, capsys):
+    plain, argmax = runs
+    both = ("--argmax", argmax.path, "--subset", subset)
     assert gendiv("decompose", plain.path, *both, "--distance", "ssim", "--test") == 0
     printed = capsys.readouterr().out
     assert format_decomposition(plain.read_metrics()) in printed
@@ -133,9 +157,9 @@ def test_runs_are_compared_prompt_by_prompt(runs, capsys):
     assert f"{difference:+.4f}" in row
 
 
-def test_equivalence_is_decided_by_two_one_sided_tests(runs, capsys):
+def test_equivalence_is_decided_by_two_one_sided_tests(runs, tmp_path, capsys):
     plain, argmax = runs
-    same, other = (plain.path, plain.path), (plain.path, argmax.path)
+    same, other = (plain.path, shutil.copytree(plain.path, tmp_path / "again")), (plain.path, argmax.path)
     answers = []
     for sides, margin in ((same, "0.01"), (same, "5%"), (other, "1%"), (other, "1000%")):
         assert gendiv("compare", *sides, "--only", "diversity/ssim/exec", "--margin", margin) == 0
@@ -145,6 +169,8 @@ def test_equivalence_is_decided_by_two_one_sided_tests(runs, capsys):
     for answer, words in zip(answers, ("within 0.01", "equivalent within", "different by more", "within"), strict=True):
         assert words in answer
     assert "--margin must be positive" in gendiv("compare", *same, "--margin", "-3")
+    assert "is given twice" in gendiv("compare", plain.path, plain.path)
+    assert "must not be empty" in gendiv("compare", f"{plain.path},", argmax.path)
 
 
 def test_runs_that_are_not_comparable_are_rejected_with_the_reason(runs, weights, tmp_path):
@@ -206,11 +232,11 @@ def test_a_prompt_set_without_ground_truth_is_named(runs, tmp_path):
         ),
         (
             ["--between", "1", "--within", "nan", "--width", "1"],
-            "--within is a variance",
+            "--within must be a finite number",
         ),
         (["--between", "inf", "--within", "1", "--width", "1"], "--between"),
-        (["--between", "1", "--within", "1", "--width", "nan"], "--width must be finite, got nan"),
-        (["--between", "1", "--within", "1", "--effect", "inf"], "--effect must be finite, got inf"),
+        (["--between", "1", "--within", "1", "--width", "nan"], "--width must be a finite number, got nan"),
+        (["--between", "1", "--within", "1", "--effect", "inf"], "--effect must be a finite number, got inf"),
         (
             ["--between", "1", "--within", "1", "--width", "1", "--metric", "ssim"],
             "--metric and --number",

@@ -75,7 +75,7 @@ def test_a_wrong_call_is_one_line(words, fragment):
 
 
 def test_a_config_with_a_wrong_key_or_broken_yaml_is_an_error(tmp_path):
-    for text, fragment in (("modle: 3\n", "modle"), ("model: [", "Problems parsing config")):
+    for text, fragment in (("modle: 3\n", "modle"), ("model: [", "is not valid YAML")):
         (tmp_path / "config.yaml").write_text(text)
         with pytest.raises(SystemExit) as stopped:
             fit_free.main(["predict", "--config", str(tmp_path / "config.yaml")])

@@ -56,7 +56,7 @@ def test_the_images_alone_give_the_same(run, tmp_path):
         (["--metrics", "fancy"], "unknown"),
         (["--metrics", "fid"], "gendiv reference"),
         (["--metrics", "ssim", "--reference", "x"], "none of the metrics uses the reference"),
-        (["--memory-limit", "nan"], "memory_limit must be a positive number of GiB"),
+        (["--memory-limit", "nan"], "--memory-limit must be a finite number"),
         (["--out", __file__], "--out must be a folder"),
         (["--resize", "0"], "--resize"),
         (["--max-corrupt", "2"], "--max-corrupt"),

@@ -1,5 +1,7 @@
 """Commands that only read results start quickly, because they do not load what sampling and measuring need."""
 
+import os
+import shutil
 import subprocess
 import sys
 
@@ -41,3 +43,14 @@ def test_a_command_that_reads_results_loads_no_library_of_models(words, decompos
     loaded = loaded_by(*(word.format(**folders, out=tmp_path) for word in words))
     assert "gendiv_lightning" in loaded
     assert not HEAVY & loaded
+
+
+def test_results_are_printed_where_the_terminal_knows_ascii_only(decomposed, tmp_path):
+    """In the C locale, with a folder whose name it cannot write."""
+    folder = shutil.copytree(decomposed / "plain", tmp_path / "gr\u00fcn")
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    line = [sys.executable, "-c", CODE, "show", str(folder)]
+    ended = subprocess.run(line, capture_output=True, timeout=120, check=False, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert rb"gr\xfcn" in ended.stdout
+    assert b"diversity/ssim" in ended.stdout

@@ -14,7 +14,9 @@ class Base:
 
 
 class Thing(Base):
-    def __init__(self, name: str = "", hook: Callable[[int], int] | None = None, anything=None, **more): ...
+    def __init__(
+        self, name: str = "", hook: Callable[[int], int] | None = None, anything=None, label: str = "a", **more
+    ): ...
 
 
 def spec(**arguments):
@@ -33,7 +35,7 @@ def test_home_is_expanded_in_every_string_that_is_a_path_below_it(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"count": 1}, {"limit": None}, {"hook": None}, {"anything": None}, {"odd": None}]
+    "arguments", [{"count": 1}, {"name": ""}, {"limit": None}, {"hook": None}, {"anything": None}, {"odd": None}]
 )
 def test_values_of_the_declared_types_are_allowed(arguments):
     check_values(Namespace(data=spec(**arguments)), {})
@@ -64,3 +66,18 @@ def test_a_function_is_rejected(function):
 def test_a_function_is_rejected_even_if_any_value_is_allowed():
     with pytest.raises(ValueError, match=r"^data\.anything must not name a function"):
         check_values(Namespace(data=spec(anything=os.system)), {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"label": ""}, "data.label must not be empty"),
+        ({"label": "  "}, "data.label must not be empty"),
+        ({"count": float("nan")}, "data.count must be a finite number, got nan"),
+        ({"odd": [1.0, float("inf")]}, r"data.odd\[1\] must be a finite number, got inf"),
+        ({"count": 2**63}, "data.count must be a 64-bit integer"),
+    ],
+)
+def test_values_that_cannot_be_meant_are_errors_that_name_the_key(arguments, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        check_values(Namespace(data=spec(**arguments)), {})

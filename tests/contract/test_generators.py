@@ -51,6 +51,7 @@ GENERATORS = {
     "meissonic": Kind("make_meissonic", **PIPELINE),
     "janus": Kind("make_janus"),
     "emu3": Kind("make_emu3"),
+    "glm_image": Kind("make_glm_image", open=OF_TOKENS),
     "diffusers, DDIM": Kind("make_ode_pipeline", open=OF_TOKENS),
     "diffusers, DDPM": Kind("make_sde_pipeline", open=OF_TOKENS),
 }
@@ -74,7 +75,11 @@ def make_sde_pipeline(make_pipeline):
 
 
 WARNS = pytest.mark.filterwarnings("ignore")  # deprecations in diffusers and transformers
-PARAMS = [pytest.param(kind, id=name, marks=[WARNS] * (kind.open == OF_TOKENS)) for name, kind in GENERATORS.items()]
+SLOW = ("glm_image",)  # 260 tokens per plan
+PARAMS = [
+    pytest.param(kind, id=name, marks=[*[WARNS] * (kind.open == OF_TOKENS), *[pytest.mark.slow] * (name in SLOW)])
+    for name, kind in GENERATORS.items()
+]
 
 
 @pytest.fixture(params=PARAMS, scope="module")

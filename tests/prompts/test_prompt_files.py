@@ -150,6 +150,10 @@ def test_paraphrases_keep_their_length_class_and_get_one_when_they_have_none(tmp
         ("a.tar", b"no tar at all", r"a\.tar is not a tar, or it is damaged, truncated or compressed"),
         ("a.txt", "Tür".encode("latin-1"), r"a\.txt, line 1, cannot be read as UTF-8"),
         ("a.parquet", b"no parquet at all", r"a\.parquet cannot be read"),
+        ("a.jsonl", b'{"prompt": "a"}\n{"prompt": "a \\ud83d"}\n', "line 2: column 'prompt' holds half a character"),
+        ("a.json", b'{"prompt": "a"}\n{"prompt": "b"}\n', r"a\.json is not JSON.*rename it to \.jsonl"),
+        ("a.jsonl", b'{"prompt": "a", "id": [1]}', "line 1: 'id' must be a text or a number"),
+        ("a.jsonl", b"[" * 100_000, "line 1 is not JSON"),
         ("a.jsonl", b'{"prompt": "a", "paraphrases": ["b"]}', "list of objects with a non-empty `text`"),
         ("a.jsonl", b'{"prompt": "a", "paraphrases": [{"text": "b", "length": "tiny"}]}', "short, medium, long"),
     ],
@@ -158,6 +162,24 @@ def test_an_unreadable_file_is_an_error_that_names_file_and_line(tmp_path, name,
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         texts(tmp_path / name)
+
+
+def test_prompts_of_any_letters_and_length_are_kept_as_they_are(tmp_path):
+    given = [
+        "a red ball\non grass\r\nby night",
+        "شجرة",
+        "😀 a family",
+        "<b>bold</b> &amp; x",
+        'say "hi"; ok\ttab',
+        "a" * 10**6,
+    ]
+    (tmp_path / "hard.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in given))
+    assert texts(tmp_path / "hard.jsonl") == given
+
+
+def test_a_csv_may_be_delimited_by_semicolons_and_hold_commas(tmp_path):
+    (tmp_path / "a.csv").write_text("prompt;id\na red ball;1\na blue, cold cube;2\n")
+    assert texts(tmp_path / "a.csv") == ["a red ball", "a blue, cold cube"]
 
 
 def test_a_local_dataset_streams_no_further_than_it_is_consumed(tmp_path):

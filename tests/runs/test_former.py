@@ -1,6 +1,12 @@
 """Run folders and command lines of version 0.1 still work."""
 
-from gendiv_lightning.runs.former import upgrade_config, upgrade_protocol, upgrade_words
+from pathlib import Path
+
+import yaml
+from running import TINY
+
+from gendiv_lightning.cli.predict import Config, read_config
+from gendiv_lightning.runs.former import upgrade_config, upgrade_protocol, upgrade_words, upgraded_configs
 
 CONFIG = {
     "model": {"class_path": "LlamaGen", "init_args": {"gpt": "tiny", "text_encoder": "zoo:t5"}},
@@ -54,3 +60,50 @@ def test_a_config_with_its_own_callbacks_is_unchanged(tmp_path):
     words = ["predict", "--config", str(tmp_path / "old.yaml"), "--trainer.callbacks.ratio=0.25"]
     assert upgrade_words(words) == words
     assert upgrade_words(["predict", "--config", "missing.yaml"]) == ["predict", "--config", "missing.yaml"]
+
+
+def test_the_config_of_a_run_is_upgraded_for_the_parser_alone(tmp_path):
+    path = tmp_path / "run" / "config.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(CONFIG))
+    for words in (["--config", str(path)], [f"--config={path}"]):
+        with upgraded_configs(["predict", *words, "--data.seed", "1"]) as upgraded:
+            copy = Path(upgraded[1].removeprefix("--config=") if "=" in upgraded[1] else upgraded[2])
+            assert yaml.safe_load(copy.read_text()) == upgrade_config(CONFIG)
+            assert (copy.parent.name, copy.name) == ("run", "config.yaml")  # the default run folder is named by it
+            assert upgraded[-2:] == ["--data.seed", "1"]
+        assert not copy.exists()
+    assert yaml.safe_load(path.read_text()) == CONFIG
+
+
+def test_configs_of_today_and_those_that_name_other_files_are_not_copied(tmp_path):
+    (tmp_path / "new.yaml").write_text(yaml.safe_dump(upgrade_config(CONFIG)))
+    (tmp_path / "parts.yaml").write_text(yaml.safe_dump({**CONFIG, "data": "data.yaml"}))
+    (tmp_path / "broken.yaml").write_text("model: [")
+    words = [word for name in ("new", "parts", "broken") for word in ("--config", str(tmp_path / f"{name}.yaml"))]
+    with upgraded_configs(words) as upgraded:
+        assert upgraded == words
+
+
+def test_predict_takes_the_config_of_a_run_of_version_0_1(tmp_path):
+    """Without weights: what is made of it has the settings that it had."""
+    config = Config(["predict", "--config", str(TINY / "llamagen_decompose.yaml")]).resolved()
+    del config["measure"], config["probes"]
+    config["model"]["init_args"] |= {"gpt": "tiny", "vq": "tiny", "text_encoder": "zoo:t5"}
+    config["data"]["init_args"] |= {
+        "path": "gendiv_lightning/zoo/postcards.jsonl",
+        "split": "train",
+        "record_marginals": True,
+    }
+    config["trainer"]["callbacks"] = [
+        {"class_path": "gendiv_lightning.callbacks.Decompose", "init_args": {"num_paths": 2, "score_wordings": False}},
+        {"class_path": "gendiv_lightning.callbacks.Measure", "init_args": {"metrics": ["ssim"]}},
+    ]
+    path = tmp_path / "run" / "config.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(config))
+    read = read_config(path)
+    assert read.parts.generator.text_encoder == "toy:t5"
+    assert [type(probe).__name__ for probe in read.parts.probes] == ["Decompose"]
+    assert read.parts.data.path == "toy:postcards.jsonl"
+    assert read.name == "run-config"

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gendiv_lightning.cli.options import check_output_folder
 from gendiv_lightning.console.text import write
-from gendiv_lightning.errors import ConfigValueError, UnknownNameError
+from gendiv_lightning.errors import ConfigValueError, UnknownNameError, listed, restated
 
 if TYPE_CHECKING:
     from gendiv_lightning.analysis.branch import Decided
@@ -77,7 +78,12 @@ def run(arguments: argparse.Namespace) -> int:
     names = [config.stem for config in arguments.configs]
     if len(set(names)) < len(names):
         raise ConfigValueError(f"configs must have different names, got {', '.join(names)}. Rename one of them")
+    for option, count, least in (("--prompts", arguments.prompts, 1), ("--samples", arguments.samples, 2)):
+        if count is not None and count < least:
+            raise ConfigValueError(f"{option} must be at least {least}, got {count}. Give a larger number")
+    _check_configs(arguments.configs, arguments.distance)
     out = arguments.out or Path("runs") / f"branch-{'-'.join(names)}"
+    check_output_folder(out, "--out")
     text = json.dumps(_study(arguments), indent=2)
     write_atomically(out / "branch.yaml", lambda path: path.write_text(f"{text}\n"))
     folder = StudyFolder(out, read_study(out / "branch.yaml"))
@@ -92,6 +98,22 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     _report(folder, out, arguments.distance)
     return 0
+
+
+def _check_configs(configs: Sequence[Path], distance: str | None) -> None:
+    """Check all configs, and that their runs will have the distance, before anything is written."""
+    from gendiv_lightning.cli.predict import read_config
+    from gendiv_lightning.storage.config_files import find_config
+
+    for path in configs:
+        try:
+            numbers = [name for metric in read_config(find_config(path)).parts.metrics for name in metric.names]
+        except ValueError as error:
+            raise restated(error, f"{path}: {error}") from error
+        if distance and f"diversity/{distance.removeprefix('diversity/')}" not in numbers:
+            raise UnknownNameError(
+                f"--distance {distance} is not among the numbers of {path}: {listed(numbers)}. Choose one"
+            )
 
 
 def _steps(words: str) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gendiv_lightning.errors import ConfigValueError, NotComparableError, OptionConflictError, UnknownNameError
@@ -81,6 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.runs.load import read_run
 
     _check(arguments)
+    if not arguments.at_equal:
+        _check_sides(arguments.a, arguments.b, *arguments.more)
     if arguments.between:
         return _between([arguments.a, arguments.b, *arguments.more], arguments)
     margin = _margin(arguments.margin) if arguments.margin else None
@@ -121,6 +124,8 @@ def _check(arguments: argparse.Namespace) -> None:
     alone = [f"--{name}" for name in ("only", "margin") if getattr(arguments, name)]
     if chosen and alone:
         raise OptionConflictError(f"{alone[0]} is for the comparison of two sides. Leave it out")
+    if arguments.distance and not chosen:
+        raise OptionConflictError("--distance is for --between and --at-equal. Remove it, or use --only")
     if arguments.resize is not None and (not arguments.between or arguments.resize < 1):
         raise ConfigValueError(f"--resize must be at least 1, and is of --between, got {arguments.resize}. Correct it")
 
@@ -196,6 +201,16 @@ def _distance(runs: list[Run], given: str | None) -> str:
         known = ", ".join(sorted(name for name in shared if name.startswith("diversity/") and name.count("/") == 1))
         raise UnknownNameError(f"the runs do not all have {' or '.join(names)}. Choose from: {known or 'none'}")
     return found
+
+
+def _check_sides(*sides: str) -> None:
+    """Raise an error for a name that is empty, and for a run that is given twice."""
+    names = [name for side in sides for name in side.split(",")]
+    if not all(name.strip() for name in names):
+        raise ConfigValueError(f"a run's name must not be empty, got {' and '.join(sides)}. Remove the comma")
+    paths = [Path(name).resolve() for name in names]
+    if twice := [name for name, path in zip(names, paths, strict=True) if paths.count(path) > 1]:
+        raise OptionConflictError(f"the run {twice[0]} is given twice. Compare it with another run")
 
 
 def _margin(written: str) -> tuple[float, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from gendiv_lightning.cli.options import check_output_folder
 from gendiv_lightning.console.text import write
 from gendiv_lightning.errors import OutputError, UnknownNameError
 
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     """List or copy the configs."""
     if arguments.configs == "list":
         return _list()
+    check_output_folder(arguments.to / "configs", "--to")
     written, unchanged = copy_configs(arguments.names, arguments.to)
     same = f", {unchanged} already there" if unchanged else ""
     write(f"{written} configs written to {arguments.to / 'configs'}{same}\n")

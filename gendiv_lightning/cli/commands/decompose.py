@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gendiv_lightning.analysis.verdict import RULE
-from gendiv_lightning.errors import MetricInputError, OutputError, UnknownNameError
+from gendiv_lightning.cli.options import check_output_file
+from gendiv_lightning.errors import MetricInputError, OptionConflictError, OutputError, UnknownNameError, listed
 
 if TYPE_CHECKING:
     from gendiv_lightning.metrics.kernel_entropy import KernelEntropy
@@ -86,12 +87,18 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.plot and arguments.plot.suffix != ".svg":
         raise OutputError(f"--plot must end in .svg, got {arguments.plot}. Rename the file")
+    if arguments.plot:
+        check_output_file(arguments.plot, "--plot")
+    if arguments.subset and not arguments.argmax:
+        raise OptionConflictError("--subset needs --argmax: the verdict uses both. Add --argmax or remove --subset")
     plain, argmax, subset = (path and read_run(path) for path in (arguments.run, arguments.argmax, arguments.subset))
     kernel = _kernel(arguments.kernel) if arguments.kernel else None
     if not tables.format_decomposition(plain.estimates):
         raise MetricInputError(
             f"{arguments.run} does not separate path from execution. Make a run with `--probes+=Decompose`"
         )
+    _check_probe("--argmax", argmax, "Argmax")
+    _check_probe("--subset", subset, "CodebookSubset")
     distance = find_distance(plain, arguments.distance)
     truth = _truth(plain) if arguments.truth else None
     metric = distance_metric(distance) if arguments.test or truth else None
@@ -125,6 +132,14 @@ def run(arguments: argparse.Namespace) -> int:
         _plot(settings, arguments.plot)
         write(f"\n{arguments.plot}\n")
     return 0
+
+
+def _check_probe(option: str, run: Run | None, probe: str) -> None:
+    """Raise an error for a run that is not under the probe of its option."""
+    probes = [each["probe"] for each in run.protocol["probes"]] if run else [probe]
+    if probe not in probes:
+        found = listed(probes) if probes else "no probe"
+        raise OptionConflictError(f"{option} must be a run under {probe}, got one under {found}. Give another run")
 
 
 def _kernel(name: str) -> KernelEntropy:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gendiv_lightning import plugins
 from gendiv_lightning.console.text import write
+from gendiv_lightning.errors import MissingFileError
 
 HELP = "check the installation, the toy weights and reference values"
 DESCRIPTION = """
@@ -30,6 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check the reference values of a folder, or versions, devices and toy weights. Returns the exit status."""
     if arguments.golden is not None:
+        if not any(arguments.golden.glob("*.json")):
+            raise MissingFileError(
+                f"--golden {arguments.golden} must be a folder with cases (*.json), but contains none. Correct the path"
+            )
         from gendiv_lightning.golden import check_folder
 
         return check_folder(arguments.golden, print_line)

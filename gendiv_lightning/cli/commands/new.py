@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import keyword
 import re
 from pathlib import Path
 
+from gendiv_lightning.cli.options import check_output_folder
 from gendiv_lightning.console.text import write
 from gendiv_lightning.errors import ConfigValueError, OutputError
 
@@ -83,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the files."""
     folder = arguments.to or Path(arguments.name)
+    check_output_folder(folder, "--to")
     for path in write_generator(arguments.name, folder):
         write(f"{path}\n")
     write(f"\nNext: cd {folder} && gendiv check-generator {arguments.name}.yaml\n")
@@ -99,9 +102,10 @@ def write_generator(name: str, folder: Path) -> list[Path]:
         ConfigValueError: the name is not a valid name of a module.
         OutputError: one of the files exists.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise ConfigValueError(
-            f"NAME must consist of lower-case letters, digits and underscores, got {name!r}. Try my_model"
+            f"NAME must consist of lower-case letters, digits and underscores, and not be a keyword of Python, got "
+            f"{name!r}. Try my_model"
         )
     title = "".join(part.capitalize() for part in name.split("_"))
     template = Path(__file__).parents[2] / "testing" / "template_generator.py"

@@ -10,8 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from gendiv_lightning import plugins
 from gendiv_lightning.cli.commands.prompts import COUNT_TOKENS
+from gendiv_lightning.cli.options import check_output_file
 from gendiv_lightning.console.text import write
-from gendiv_lightning.errors import ConfigValueError, OptionConflictError, OutputError, PromptError
+from gendiv_lightning.errors import (
+    ConfigValueError,
+    FileFormatError,
+    OptionConflictError,
+    OutputError,
+    PromptError,
+    restated,
+)
 from gendiv_lightning.storage.named_files import expand
 
 if TYPE_CHECKING:
@@ -110,10 +118,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
+    from gendiv_lightning.features.base import check_device
     from gendiv_lightning.prompts.files import check_prompt_file
-    from gendiv_lightning.storage.files import check_regular
 
     check_prompt_file(arguments.prompts)
+    check_device(arguments.device)
+    if arguments.instruction is not None:
+        _instruction(arguments.instruction)
+    if arguments.min_similarity is not None and not -1 <= arguments.min_similarity <= 1:
+        raise ConfigValueError(f"--min-similarity must be in [-1, 1], got {arguments.min_similarity:g}. Correct it")
     for name in ("per_prompt", "concurrency", "limit", "timeout"):
         value = getattr(arguments, name)
         if value is not None and value <= 0:
@@ -126,14 +139,19 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise OptionConflictError(
             "--out or --model is missing. Give --out SET.jsonl and --model, or --check to check an existing set"
         )
-    if arguments.out.suffix != ".jsonl":
-        raise OutputError(f"--out must end in .jsonl, got {arguments.out}. Rename the file")
-    if arguments.out.is_dir():
-        raise OutputError(f"--out must be a file, but {arguments.out} is a folder. Choose a file name in it")
-    if arguments.instruction is not None:
-        check_regular(arguments.instruction)
+    check_output_file(arguments.out, "--out", ".jsonl")
     if arguments.out.resolve() == arguments.prompts.resolve():
         raise OutputError(f"--out {arguments.out} would overwrite PROMPTS. Choose another name")
+
+
+def _instruction(path: Path) -> str:
+    from gendiv_lightning.storage.files import check_regular
+
+    check_regular(path)
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"--instruction {path} is not UTF-8 text: {error}. Save it as UTF-8") from error
 
 
 def _judge(arguments: argparse.Namespace) -> Judge:
@@ -144,7 +162,12 @@ def _judge(arguments: argparse.Namespace) -> Judge:
     registered = plugins.registered("paraphrasers").get(arguments.model or "")
     default = registered.load().similarity if registered else DEFAULT_BACKBONE
     names = (arguments.similarity or default).split(",")
-    similarities = [make_similarity(name.strip(), arguments.device) for name in names]
+    similarities = []
+    for name in names:
+        try:
+            similarities.append(make_similarity(name.strip(), arguments.device))
+        except ValueError as error:
+            raise restated(error, f"--similarity {name.strip()}: {error}") from error
     for similarity in similarities:
         similarity.load()
     return Judge(similarities, arguments.min_similarity)
@@ -184,7 +207,7 @@ def _make(prompt_set: PromptSet, arguments: argparse.Namespace) -> int:
     from gendiv_lightning.prompts.token_counts import TokenCounter
 
     counters = [TokenCounter(name) for name in arguments.count_tokens]
-    instruction = arguments.instruction.read_text(encoding="utf-8") if arguments.instruction else INSTRUCTION
+    instruction = _instruction(arguments.instruction) if arguments.instruction else INSTRUCTION
     rewording = Rewording(
         _paraphraser(arguments),
         _judge(arguments),

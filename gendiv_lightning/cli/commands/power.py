@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--width", type=float, help="half-width of the 95 %% interval to reach")
     parser.add_argument("--effect", type=float, help="difference to detect")
-    parser.add_argument("--power", type=float, default=0.8, help="probability of detecting it (default: 0.8)")
+    parser.add_argument("--power", type=float, help="probability of detecting --effect (default: 0.8)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,11 +57,13 @@ def run(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.console.tables import format_table
     from gendiv_lightning.console.text import write
 
-    width, effect, power = arguments.width, arguments.effect, arguments.power
+    width, effect, power = arguments.width, arguments.effect, 0.8 if arguments.power is None else arguments.power
     if (width is None) == (effect is None):
         raise OptionConflictError(
             "exactly one goal is needed. Give either --width (of an interval) or --effect (a difference to detect)"
         )
+    if width is not None and arguments.power is not None:
+        raise OptionConflictError("--power is the probability of detecting --effect, not used by --width. Remove it")
     variances = _variances(arguments)
     needs = find_needs(variances, width=width, effect=effect, power=power)
     rows = [(str(need.num_samples), str(need.num_prompts), str(need.num_images)) for need in needs]
@@ -88,6 +90,10 @@ def _variances(arguments: argparse.Namespace) -> Variances:
     if len(pilots) > 2 or arguments.metric is None or given != (None, None):
         raise OptionConflictError(
             "--pilot needs a --metric, takes at most two runs, and excludes --between and --within. Correct the options"
+        )
+    if len({path.resolve() for path in pilots}) < len(pilots):
+        raise OptionConflictError(
+            f"--pilot {pilots[0]} is given twice, and a run does not differ from itself. Give another run"
         )
     from gendiv_lightning.metrics.base import PromptMetric
     from gendiv_lightning.metrics.registry import make_metric

@@ -10,8 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gendiv_lightning.cli.options import check_output_file
 from gendiv_lightning.console.text import printable, write
-from gendiv_lightning.errors import ConfigValueError, OptionConflictError, OutputError, PromptError
+from gendiv_lightning.errors import ConfigValueError, OptionConflictError, OutputError, PromptError, TooLittleDataError
 
 if TYPE_CHECKING:
     from gendiv_lightning.records import Prompt
@@ -122,14 +123,17 @@ def run(arguments: argparse.Namespace) -> int:
         write("".join(f"{printable(note)}\n" for note in notes), sys.stderr)
     counters = [TokenCounter(name) for name in arguments.count_tokens]
     keep = PromptFilter(tuple(arguments.sources), arguments.min_words, arguments.max_words, arguments.english)
-    drawn = pick_prompts(
-        lambda: _read(source, origin["version"], arguments),
-        arguments.num,
-        arguments.seed,
-        keep=keep,
-        near_duplicates=arguments.near_duplicates,
-        stratify=arguments.stratify,
-    )
+    try:
+        drawn = pick_prompts(
+            lambda: _read(source, origin["version"], arguments),
+            arguments.num,
+            arguments.seed,
+            keep=keep,
+            near_duplicates=arguments.near_duplicates,
+            stratify=arguments.stratify,
+        )
+    except TooLittleDataError as error:
+        raise TooLittleDataError(f"{source}: {error}") from error
     unreadable = drawn.unreadable
     if len(unreadable) > arguments.max_corrupt * (drawn.counts["read"] + len(unreadable)):
         raise PromptError(
@@ -181,10 +185,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise ConfigValueError(
             f"--max-corrupt must be a share in [0, 1], got {arguments.max_corrupt}. Give 0.01 for 1 %"
         )
-    if arguments.out.suffix != ".jsonl":
-        raise OutputError(f"--out must end in .jsonl, got {arguments.out}. Rename the file")
-    if arguments.out.is_dir():
-        raise OutputError(f"--out must be a file, but {arguments.out} is a folder. Choose a file name in it")
+    check_output_file(arguments.out, "--out", ".jsonl")
     source = Path(arguments.source).resolve()
     if source == arguments.out.resolve() or source in arguments.out.resolve().parents:
         raise OutputError(

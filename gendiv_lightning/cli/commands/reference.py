@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gendiv_lightning import plugins
 from gendiv_lightning.cli.commands.measure import add_reading_arguments
+from gendiv_lightning.cli.options import check_output_file
 from gendiv_lightning.console.text import printable, write
-from gendiv_lightning.errors import ConfigValueError, OptionConflictError, OutputError
+from gendiv_lightning.errors import ConfigValueError, OptionConflictError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +42,9 @@ on several devices or machines, each image on one of them:
   for n in 1 2 3 4; do gendiv reference data/coco/val2014 --part $n/4 --device cuda:$((n-1)) --out $n.safetensors & done
   wait; gendiv reference [1-4].safetensors --out coco2014val.safetensors
 """
+
+
+OF_IMAGES = ("image_column", "split", "config", "revision", "allow_outside")  # options of images in files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,10 +87,10 @@ def run(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.metrics.reference import reference_statistics, write_reference
     from gendiv_lightning.metrics.registry import make_features
 
+    check_output_file(arguments.out, "--out")
     if all(source.endswith(".safetensors") for source in arguments.source):
+        _leave_out(arguments, (*OF_IMAGES, "num", "part", "keep_features"), "parts of a reference, which are merged")
         return _merge(arguments)
-    if arguments.out.is_dir():
-        raise OutputError(f"--out must be a file, but {arguments.out} is a folder. Choose a file name in it")
     if len(arguments.source) > 1:
         raise OptionConflictError(
             f"SOURCE must be one source, or the parts of a reference; got {', '.join(arguments.source)}. Give one of "
@@ -115,6 +119,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _leave_out(arguments: argparse.Namespace, names: Sequence[str], source: str) -> None:
+    """Raise an error for options that do not apply to a source."""
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]
+    if given:
+        raise OptionConflictError(f"{', '.join(given)} does not apply to {source}. Remove it")
+
+
 def _merge(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.metrics.reference import merge_references, read_reference, write_reference
 
@@ -127,6 +138,7 @@ def _merge(arguments: argparse.Namespace) -> int:
 def _registered(arguments: argparse.Namespace) -> tuple[str, int, Iterator[Tensor]]:
     """Images of a data module that is registered by name, such as `postcards`."""
     (name,) = arguments.source
+    _leave_out(arguments, OF_IMAGES, name)
     if arguments.part:
         raise OptionConflictError(f"--part applies to image files, not to {name}. Remove it")
     module = plugins.load("images", name)

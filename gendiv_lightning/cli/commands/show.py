@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gendiv_lightning.errors import UnknownNameError
+from gendiv_lightning.errors import UnknownNameError, listed
 
 HELP = "print the summary, the numbers and the grid of one run"
 DESCRIPTION = """
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     chosen = {name: estimate for name, estimate in run.estimates.items() if name.startswith(arguments.only)}
     if not chosen:
         heads = sorted({"/".join(name.split("/")[:2]) for name in run.estimates})
-        raise UnknownNameError(f"--only: no number starts with {arguments.only!r}. Choose from: {', '.join(heads)}")
+        raise UnknownNameError(f"--only: no number starts with {arguments.only!r}. Choose from: {listed(heads)}")
     devices = ", ".join(run.folder.read_environment()["devices"])
     facts = f"{data['num_prompts']} prompts of {data['prompt_set']}, seed {label.seed}, on {devices}"
     truncation = format_truncation(run.folder.read_prompt_card().get("text_encoder", {}))

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gendiv_lightning.errors import ConfigValueError, restated
+from gendiv_lightning.cli.options import check_output_folder
+from gendiv_lightning.errors import ConfigValueError, OptionConflictError, restated
 
 if TYPE_CHECKING:
     from gendiv_lightning.study.folder import StudyFolder
@@ -78,6 +79,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.jobs < 1:
         raise ConfigValueError(f"--jobs must be at least 1, got {arguments.jobs}. Give the number of parallel cells")
     parameters = _parameters(arguments.slurm)
+    if parameters and arguments.launch != "slurm":
+        raise OptionConflictError("--slurm applies only to cells on a cluster. Add --launch slurm, or remove --slurm")
+    if arguments.out:
+        check_output_folder(arguments.out, "--out")
     where = "" if config.parent.name in ("", ".", "configs") else f"{config.parent.name}-"
     folder = StudyFolder(arguments.out or Path("runs") / f"{where}{config.stem}", read_study(config))
     with folder.lock():
@@ -99,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _parameters(words: Sequence[str]) -> dict[str, Any]:
     import yaml
 
-    wrong = [word for word in words if "=" not in word]
+    wrong = [word for word in words if not word.partition("=")[0].strip() or "=" not in word]
     if wrong:
         raise ConfigValueError(f"--slurm must be KEY=VALUE, got {wrong[0]!r}. Give for example slurm_partition=gpu")
     return {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in words)}

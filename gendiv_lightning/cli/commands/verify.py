@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from gendiv_lightning.errors import ConfigValueError, DamagedRunError, RunDiffersError, UnfinishedRunError
@@ -57,8 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = RunFolder(arguments.run)
     protocol, description = read_header(folder)
     num_stored, stored = _draw(folder, arguments.num, arguments.seed)
-    with _config_of(folder) as file:
-        config = read_config(file)
+    config = read_config(_config_of(folder))
     run = assemble(config.parts, thorough=False)
     _check(folder.path, upgrade_protocol(protocol), run.protocol)
     prompts = {prompt.id: (place, prompt) for place, prompt in enumerate(run.prompt_set.prompts)}
@@ -86,20 +83,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-@contextmanager
-def _config_of(folder: RunFolder) -> Iterator[Path]:
-    """The config of the run, converted to this version."""
-    import yaml
-
-    from gendiv_lightning.runs.former import upgrade_config
-
+def _config_of(folder: RunFolder) -> Path:
     path = folder.path / "config.yaml"
     if not path.exists():
         raise DamagedRunError(f"{path} is missing, so the run cannot be sampled again. Restore the file")
-    with TemporaryDirectory() as temporary:
-        file = Path(temporary) / "config.yaml"
-        file.write_text(yaml.safe_dump(upgrade_config(yaml.safe_load(path.read_text(encoding="utf-8")))))
-        yield file
+    return path
 
 
 def _check(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
