@@ -57,6 +57,7 @@ class Replayed:
     keys: Tensor
     uniforms: Tensor
     is_off: bool = False
+    trunk: None = None  # no rows share noise
 
     def off(self):
         return replace(self, is_off=True)

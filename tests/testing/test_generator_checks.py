@@ -116,7 +116,7 @@ class EncodesAnySize(TemplateModel):
     [
         (HasChanceOfItsOwn, "sampling repeats"),
         (LooksAtItsBatch, "runs resume"),
-        (LooksAtItsRow, "row order is no matter"),
+        (LooksAtItsRow, "row order does not matter"),
         (IgnoresItsPrompt, "prompts matter"),
         (IgnoresSubsets, "subsets are respected"),
         (ThrowsDiceUnderArgmax, "argmax is deterministic"),
