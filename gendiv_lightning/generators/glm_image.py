@@ -1,7 +1,7 @@
-"""GLM-Image: an autoregressive plan of discrete tokens, and a diffusion decoder that draws the image from it.
+"""GLM-Image: an autoregressive plan of discrete tokens, and a diffusion decoder that generates the image from it.
 
-transformers holds the planner, diffusers the pipeline. Its own call seeds the plan through torch's global generator, so
-the plan is drawn here, by keyed noise, and handed to the pipeline.
+The planner is a model of transformers, the pipeline one of diffusers. The pipeline would sample the plan with torch's
+global generator, so the plan is sampled here with keyed noise and passed to the pipeline.
 """
 
 from __future__ import annotations
@@ -21,22 +21,26 @@ from gendiv_lightning.sampling.planned import PlannedSampler
 from gendiv_lightning.sampling.sampler import TokenGrid
 
 PLANNER = "vision_language_encoder"
-UNKNOWN = {"temperature": 1.0, "top_k": 50, "top_p": 1.0}  # transformers' own, where a checkpoint has none
+UNKNOWN = {
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+}  # the defaults of transformers, for checkpoints without settings
 
 
 class PlanDrawing:
-    """A logits processor that draws plan tokens itself, and leaves `generate` no choice.
+    """Logits processor that samples the plan tokens, so that `generate` has a single choice.
 
     Args:
-        sampler: draws the tokens of B plans.
-        num_tokens: tokens per plan.
+        sampler: samples the tokens of B plans.
+        num_tokens: number of tokens per plan.
     """
 
     def __init__(self, sampler: TokenSampler, num_tokens: int) -> None:
         self.sampler, self.grid, self.step = sampler, TokenGrid(sampler, num_tokens), 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """One finite logit per row of scores (B, V): that of the drawn token. Only codebook entries can be drawn."""
+        """Return scores (B, V) with one finite logit per row, that of the sampled codebook entry."""
         rows = torch.arange(len(scores), device=scores.device)
         logits = scores[:, : self.sampler.codebook_size]
         draw = self.sampler.draw_tokens(logits, self.step, rows, torch.full_like(rows, self.step))
@@ -46,22 +50,22 @@ class PlanDrawing:
 
 
 class GLMImage(DiffusersPipeline):
-    """GLM-Image under probes, text-to-image. The path has two parts: the plan, and the decoder's initial noise.
+    """GLM-Image, text-to-image. The path has two parts: the plan, and the initial noise of the decoder.
 
     `FreezePath(part="plan")` leaves the diversity of the decoder, `FreezePath(part="decoder")` that of the plan.
-    `Temperature`, `TopK` and `TopP` act on the plan, `Guidance` on the decoder.
+    `Temperature`, `TopK` and `TopP` apply to the plan, `Guidance` to the decoder.
 
     Args:
         checkpoint: `zai-org/GLM-Image`, or a folder of the same layout.
-        num_steps: steps of the decoder (official: 50).
-        guidance_scale: classifier-free guidance of the decoder; 1 and below is off (official: 1.5).
+        num_steps: number of decoder steps (official: 50).
+        guidance_scale: scale of classifier-free guidance of the decoder (official: 1.5); 1 or less turns it off.
         image_size: pixels per side, a multiple of 32, or (height, width).
-        temperature: divides the logits of plan tokens; None reads the checkpoint's.
-        top_k: entries kept per plan token, 0 keeps all; None reads the checkpoint's.
-        top_p: probability mass kept per plan token; None reads the checkpoint's.
-        dtype: of all networks.
-        offload: keep networks on the CPU while they are idle ("model"), or every layer ("sequential"); slower.
-        batch_size: images of one text that are sampled together.
+        temperature: divides the logits of plan tokens. None: the setting of the checkpoint.
+        top_k: number of entries to keep per plan token; 0 keeps all. None: the setting of the checkpoint.
+        top_p: probability mass to keep per plan token. None: the setting of the checkpoint.
+        dtype: dtype of all networks.
+        offload: keeps idle networks on the CPU ("model"), or every layer ("sequential"); slower.
+        batch_size: number of images of one text sampled together.
     """
 
     family, title = "glm_image", "GLM-Image"
@@ -94,14 +98,14 @@ class GLMImage(DiffusersPipeline):
         self._given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
 
     def locate(self) -> None:
-        """Find the checkpoint; read the planner's codebook and sampling settings, and the size of a plan."""
+        """Find the checkpoint, and read codebook size, sampling settings and plan size of the planner."""
         super().locate()
         settings = json.loads((self.folder / PLANNER / "config.json").read_text())
         try:
             self.plan_size = int(settings["vq_config"]["num_embeddings"])
         except (KeyError, TypeError) as error:
             raise WrongWeightsError(
-                f"checkpoint: {self.folder / PLANNER} is not GLM-Image's planner, as its configuration has no "
+                f"checkpoint: {self.folder / PLANNER} is not the planner of GLM-Image: its configuration has no "
                 "vq_config.num_embeddings. Download the checkpoint again"
             ) from error
         path = self.folder / PLANNER / "generation_config.json"
@@ -112,17 +116,17 @@ class GLMImage(DiffusersPipeline):
         self.num_planned = int(grids.prod(1).sum())
 
     def identity(self) -> dict[str, object]:
-        """With the plan's settings and the planner's library."""
+        """Add the settings of the plan and the library version of the planner."""
         import transformers
 
         return {**super().identity(), "plan": self.plan_settings, "transformers": transformers.__version__}
 
     def describe(self) -> dict[str, Any]:
-        """With the family's own title."""
+        """Use the title of the family."""
         return {**super().describe(), "title": self.title}
 
     def make_sampler(self, path: Noise, execution: Noise) -> PlannedSampler:
-        """A sampler whose path begins with the plan."""
+        """Return a sampler whose path starts with the plan."""
         if self._folder is None:
             self.locate()
         return PlannedSampler(
@@ -135,26 +139,26 @@ class GLMImage(DiffusersPipeline):
         )
 
     def more_arguments(self, text: str, sampler: LatentSampler) -> dict[str, Any]:
-        """A plan per image; the pipeline would repeat one plan for all images of a prompt."""
+        """Return one plan per image; the pipeline would use the same plan for all images of a prompt."""
         assert isinstance(sampler, PlannedSampler), "make_sampler makes it"
         num_rows = len(sampler.path.keys)
         plan, (height, width) = self.draw_plan(text, sampler)
-        # The last height x width tokens are the plan at full size, of which each stands for 2 x 2 of the decoder's.
+        # The last height x width tokens are the plan at full size; each one covers 2 x 2 tokens of the decoder.
         large = plan[:, -height * width :].unflatten(1, (height, width))
         prior = large.repeat_interleave(2, 1).repeat_interleave(2, 2).flatten(1)
         return {"prompt": [text] * num_rows, "num_images_per_prompt": 1, "prior_token_ids": prior}
 
     def draw_plan(self, text: str, sampler: PlannedSampler) -> tuple[Tensor, tuple[int, int]]:
-        """Plans (B, L) of one text, a preview first, and the grid (height, width) of their last part."""
+        """Sample plans (B, L) of one text, which start with a preview; also returns the grid (height, width)."""
         from transformers.generation import LogitsProcessorList
 
         planner, num_rows = getattr(self.pipeline, PLANNER), len(sampler.path.keys)
         device = self.pipeline._execution_device
         inputs = self._plan_inputs(text)
-        height, width = inputs["image_grid_thw"][0, 1:].tolist()  # the largest comes first here, and is drawn last
+        height, width = inputs["image_grid_thw"][0, 1:].tolist()  # listed from the largest, which is sampled last
         rows = {name: torch.cat([value] * num_rows).to(device) for name, value in inputs.items()}
         drawing = PlanDrawing(sampler.plan_sampler(device), sampler.num_planned)
-        # Greedy, as there is one finite logit, and without settings of the checkpoint, which the sampler has.
+        # Greedy, since one logit is finite; the sampler already applies the settings of the checkpoint.
         planner.generate(
             **rows,
             max_new_tokens=sampler.num_planned,
@@ -167,7 +171,7 @@ class GLMImage(DiffusersPipeline):
         return drawing.grid.samples().tokens, (height, width)
 
     def _plan_inputs(self, text: str) -> dict[str, Tensor]:
-        """The planner's inputs for one text and image size, as the pipeline makes them."""
+        """Planner inputs for one text and image size, as in the pipeline."""
         height, width = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
         messages = [[{"role": "user", "content": [{"type": "text", "text": text}]}]]
         return dict(
@@ -178,7 +182,7 @@ class GLMImage(DiffusersPipeline):
 
     @property
     def processor(self) -> Any:
-        """The planner's processor, which loads no weights."""
+        """Processor of the planner; does not load weights."""
         if self._processor is None:
             from transformers import AutoProcessor
 

@@ -1,7 +1,7 @@
-"""`PlannedSampler`: a path in two parts, the tokens of a plan and then the initial noise of its decoder.
+"""`PlannedSampler`: the path consists of the tokens of a plan and the initial noise of the decoder.
 
-Decisions are numbered through: plan token i is decision i, the initial noise decision L, and step i of the scheduler
-decision L + 1 + i, for a plan of L tokens.
+Decisions are numbered consecutively: for a plan of L tokens, plan token i is decision i, the initial noise is decision
+L, and scheduler step i is decision L + 1 + i.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Part = Literal["plan", "decoder"]
 
 @dataclass(frozen=True)
 class PlannedSampler(LatentSampler):
-    """A sampler of latents whose path begins with a plan. Guidance is the decoder's.
+    """Latent sampler whose path starts with a plan. Guidance applies to the decoder.
 
     Attributes:
-        num_planned: L, tokens of the plan.
-        codebook_size: K, entries that a plan token can have.
+        num_planned: number of plan tokens L.
+        codebook_size: number of codebook entries K.
         temperature: divides the logits of plan tokens.
-        top_k: entries kept per plan token; None or 0 keeps all.
-        top_p: probability mass kept per plan token; 1 keeps all.
+        top_k: number of entries to keep per plan token; None or 0 keeps all.
+        top_p: probability mass to keep per plan token; 1 keeps all.
     """
 
     num_planned: int
@@ -39,7 +39,7 @@ class PlannedSampler(LatentSampler):
     top_p: float = 1.0
 
     def plan_sampler(self, device: torch.device) -> TokenSampler:
-        """The sampler of plan tokens, which draws them by path noise: a frozen path has one plan."""
+        """Sampler of the plan tokens; it uses path noise, so that a frozen path has a single plan."""
         noise = self.path.to(device)
         return TokenSampler(
             noise,
@@ -52,15 +52,15 @@ class PlannedSampler(LatentSampler):
         )
 
     def initial_noise(self, shape: Sequence[int], start: int = 0) -> Tensor:
-        """Standard normals (B, ...) float32 of the decision after the plan's."""
+        """Standard normals (B, ...) float32 of the decision after the plan."""
         return draw_normals(self.path, self.num_planned, shape, start)
 
     def decision(self, step: int) -> int:
-        """Number of the decision that scheduler step 0, 1, ... is: after the plan and the initial noise."""
+        """Decision number of scheduler step 0, 1, ..., after the plan and the initial noise."""
         return self.num_planned + 1 + step
 
     def share(self, part: Part) -> Noise:
-        """Path noise with one part shared by all samples of a paraphrase, and the other part their own."""
+        """Share one part of the path noise among all samples of a paraphrase; the other part stays separate."""
         if part == "plan":
             return self.path.branch(self.num_planned)
         return replace(self.path.shared(), trunk=self.path.keys, branch_step=self.num_planned)

@@ -33,7 +33,7 @@ def plans(generator, probes=()):
 
 
 def distance(latents):
-    """The smallest largest difference between two rows."""
+    """The largest difference between two rows, minimised over pairs of rows."""
     return min((latents[i] - latents[j]).abs().max().item() for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
@@ -44,7 +44,7 @@ def test_a_plan_has_a_preview_and_the_tokens_of_the_image(generator):
     assert len(plan.unique(dim=0)) == 3
 
 
-def test_the_most_probable_plan_is_that_of_the_librarys_greedy_loop(generator):
+def test_the_most_probable_plan_agrees_with_greedy_decoding_in_transformers(generator):
     plan = plans(generator, [Temperature(0.0)])
     planner, inputs = getattr(generator.pipeline, PLANNER), generator._plan_inputs(TEXT)
     with torch.inference_mode():
@@ -54,7 +54,7 @@ def test_the_most_probable_plan_is_that_of_the_librarys_greedy_loop(generator):
     assert torch.equal(plan, found[:, inputs["input_ids"].shape[1] :].expand(3, -1))
 
 
-def test_plan_tokens_follow_the_planners_own_probabilities(generator):
+def test_plan_tokens_follow_the_probabilities_of_the_planner(generator):
     keys = [NoiseKey("prompt", 0, row, row) for row in range(20)]
     sampler = generator.sampler(0, keys, [TopK(10)]).plan_sampler(torch.device("cpu"))
     drawing, inputs = PlanDrawing(sampler, 260), generator._plan_inputs(TEXT)
@@ -80,7 +80,7 @@ def test_plan_tokens_follow_the_planners_own_probabilities(generator):
     assert abs(float(error)) < 4
 
 
-def test_an_image_is_that_of_the_pipeline_with_the_same_plan_and_latents(generator, make_batch):
+def test_images_agree_with_the_pipeline_for_the_same_plan_and_latents(generator, make_batch):
     batch = make_batch(TEXT, num_samples=3)
     ours = generator.sample(batch)
     sampler = generator.sampler(batch.seed, batch.keys)
@@ -138,13 +138,13 @@ def test_a_branch_counts_the_plan_first(generator, make_batch, step):
         assert torch.equal(latents, generator.sample(batch).samples.latents)
 
 
-def test_argmax_changes_nothing_where_the_scheduler_adds_no_noise(generator):
+def test_argmax_changes_nothing_if_the_scheduler_adds_no_noise(generator):
     assert not generator.adds_noise
     assert generator.describe()["chance"]["execution"] == ""
     assert torch.equal(plans(generator, [Argmax()]), plans(generator))
 
 
-def test_decisions_are_numbered_through_plan_initial_noise_and_steps():
+def test_decisions_are_numbered_over_plan_initial_noise_and_steps():
     names = [("p", 0, row) for row in range(2)]
     sampler = PlannedSampler(Noise.of(0, "path", names), Noise.of(0, "exec", names), 5, CODES)
     shape = (2, 7)
@@ -156,7 +156,7 @@ def test_decisions_are_numbered_through_plan_initial_noise_and_steps():
     assert (PlannedSampler(sampler.path, sampler.exec.off(), 5, CODES).step_noise(0, shape) == 0).all()
 
 
-def test_a_part_is_refused_where_a_path_has_none(make_emu3):
+def test_freezing_a_part_of_a_path_without_parts_is_an_error(make_emu3):
     generator = make_emu3()
     for part in ("plan", "decoder"):
         with pytest.raises(ProbeError, match=rf"FreezePath\(part='{part}'\) needs a path of two parts"):
@@ -172,14 +172,14 @@ def test_a_frozen_part_leaves_the_design_and_is_part_of_the_identity():
     assert FreezePath("plan").describe(8).isolates == "the diversity of the decoder's noise"
 
 
-def test_settings_of_the_plan_are_the_checkpoints_unless_given(make_glm_image):
+def test_settings_of_the_plan_default_to_those_of_the_checkpoint(make_glm_image):
     generator = make_glm_image(top_k=None, temperature=0.7)
     generator.locate()
     assert generator.plan_settings == {"temperature": 0.7, "top_k": 50, "top_p": 1.0}
     assert generator.identity()["plan"] == generator.plan_settings
 
 
-def test_a_folder_without_a_planner_is_refused(make_glm_image, tmp_path):
+def test_a_folder_without_a_planner_is_an_error(make_glm_image, tmp_path):
     import json
     import shutil
 
@@ -187,5 +187,5 @@ def test_a_folder_without_a_planner_is_refused(make_glm_image, tmp_path):
     shutil.copytree(make_glm_image().checkpoint, folder)
     path = folder / PLANNER / "config.json"
     path.write_text(json.dumps({"model_type": "glm_image"}))
-    with pytest.raises(WrongWeightsError, match=r"not GLM-Image's planner"):
+    with pytest.raises(WrongWeightsError, match="not the planner of GLM-Image"):
         make_glm_image(checkpoint=str(folder)).locate()
