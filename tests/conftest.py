@@ -1,4 +1,4 @@
-"""No test reaches the network or the user's cache. The models are tiny and random: no trained weights are needed."""
+"""No test reaches the network or the user's cache. Models are tiny and random, except in tests marked `real`."""
 
 import json
 import os
@@ -41,19 +41,27 @@ SMALL_GPT = {"n_layer": 2, "n_head": 2, "dim": 32}
 SMALL_VQ = VQConfig(base_channels=32, ch_mult=(1, 1, 1, 1, 1), num_res_blocks=1, z_channels=32)
 
 
+REAL_WEIGHTS = "GENDIV_REAL_WEIGHTS"
+
 # Folders, files and fixtures that sample whole images, train, or start a process.
 RUN = {
     *("cli", "contract", "generators", "testing", "toy", "tracking", "test_api.py", "test_ddp.py", "test_examples.py"),
     *("test_from_captions_to_runs.py", "test_hub.py", "test_package.py", "test_readme.py", "test_soak.py"),
+    "test_real_backbones.py",
     *("decomposed", "hostile", "study"),
 }
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests of `RUN` as `run`, and tests that are neither `run` nor `slow` as `fast`; see CONTRIBUTING.md."""
+    """Mark tests of `RUN` as `run`, and tests that are neither `run` nor `slow` as `fast`; see CONTRIBUTING.md.
+
+    Tests marked `real` are skipped unless `GENDIV_REAL_WEIGHTS` names a folder.
+    """
     tests = Path(__file__).parent
     for item in items:
+        if item.get_closest_marker("real") and not os.environ.get(REAL_WEIGHTS):
+            item.add_marker(pytest.mark.skip(reason=f"{REAL_WEIGHTS} is not set to a folder of official weights"))
         if RUN & {item.path.relative_to(tests).parts[0], *getattr(item, "fixturenames", ())}:
             item.add_marker("run")
         if not item.get_closest_marker("run") and not item.get_closest_marker("slow"):
