@@ -91,7 +91,7 @@ class LPIPSFeatures(PerceptualFeatures):
         """The package's network with its linear weights and torchvision's backbone weights."""
         import lpips
 
-        backbone = _backbone_weights(self.net) if self.file is None else read_checkpoint(self.file)
+        backbone = backbone_weights(self.net, "lpips") if self.file is None else read_checkpoint(self.file)
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # its random backbone is replaced below
             warnings.simplefilter("ignore")
             network = lpips.LPIPS(net=self.net, pnet_rand=True, verbose=False)
@@ -135,7 +135,16 @@ def _embed_stage(activations: Tensor, weights: Tensor) -> Tensor:
     return (unit * (weights / num_pixels).sqrt()).flatten(1)
 
 
-def _backbone_weights(net: str) -> dict[str, Tensor]:
+def backbone_weights(net: str, metric: str) -> dict[str, Tensor]:
+    """The checkpoint of a network from torchvision, downloaded once.
+
+    Args:
+        net: "alex", "vgg" or "squeeze".
+        metric: name of the metric that needs it, for the error message.
+
+    Raises:
+        OSError: the file is not in torch.hub's cache and could not be downloaded; the message says what to do.
+    """
     from torchvision.models import get_weight
 
     weights = get_weight(f"{_TORCHVISION[net]}.IMAGENET1K_V1")
@@ -144,6 +153,6 @@ def _backbone_weights(net: str) -> dict[str, Tensor]:
     except OSError as error:
         path = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[1]
         raise MissingWeightsError(
-            f"the backbone of LPIPS net {net!r} is not at {path} and could not be downloaded from {weights.url} "
-            f"({error}). Put the file there, or pass a copy as `weights` (lpips[weights=FILE])"
+            f"the backbone {net!r} of {metric} is not at {path} and could not be downloaded from {weights.url} "
+            f"({error}). Put the file there, or pass a copy as `weights` ({metric}[weights=FILE])"
         ) from error

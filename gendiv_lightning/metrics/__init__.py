@@ -5,12 +5,13 @@ from gendiv_lightning.metrics.codebook import CodebookUsage
 from gendiv_lightning.metrics.common_codebook import CommonCodebook
 from gendiv_lightning.metrics.decomposition import SequenceEntropy, TokenEntropy
 from gendiv_lightning.metrics.distribution import FID, KID, FrechetDistance, KernelDistance, PrecisionRecall
-from gendiv_lightning.metrics.diversity import LPIPS, SSIM, FeatureCosine, PixelCosine
+from gendiv_lightning.metrics.diversity import DISTS, LPIPS, SSIM, FeatureCosine, PixelCosine
 from gendiv_lightning.metrics.kernel_entropy import KernelEntropy
 from gendiv_lightning.metrics.vendi import ConditionalVendi, Vendi, VendiSet
 
 __all__ = [
     "CLIPIQA",
+    "DISTS",
     "FID",
     "KID",
     "LPIPS",

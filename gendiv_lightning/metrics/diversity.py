@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.dinov2 import DINOv2Features
+from gendiv_lightning.features.dists import DISTSFeatures
 from gendiv_lightning.features.images import check_images, split_images
 from gendiv_lightning.features.lpips import PerceptualFeatures
 from gendiv_lightning.features.pixels import pixel_features
@@ -105,6 +106,36 @@ class LPIPS(DiversityMetric):
     @override
     def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
         return _mean_squared_distances(map(self.features, split_images(images)), groups)
+
+
+class DISTS(DiversityMetric):
+    """`diversity/dists`: structure and texture distance by VGG16, in [0, 2]; see `DISTSFeatures`.
+
+    Args:
+        weights: file of VGG16 to read instead of torchvision's.
+    """
+
+    features: DISTSFeatures
+    title = "structure and texture distance of two images of a prompt"
+    short = "DISTS"
+
+    def __init__(self, weights: str | None = None) -> None:
+        super().__init__("diversity/dists")
+        self.features = DISTSFeatures(weights)
+
+    @property
+    @override
+    def method(self) -> str:
+        weights = f", weights {self.features.weights_sha256[:8]}" if self.features.weights_sha256 else ""
+        return f"DISTS (VGG16{weights}), mean over all pairs; BCa bootstrap over prompts"
+
+    @override
+    def identity(self) -> dict[str, object]:
+        return {**super().identity(), "features": self.features.identity()}
+
+    @override
+    def mean_distances(self, images: Tensor, groups: Tensor) -> Tensor:
+        return group_means(self.features.distances(images).cpu(), groups)
 
 
 class PixelCosine(DiversityMetric):

@@ -417,7 +417,7 @@ def test_a_missing_backbone_stops_the_run_before_sampling(weights, tmp_path, mon
     monkeypatch.setattr("urllib.request.urlopen", _no_network)
     metrics = "--measure.metrics=[{class_path: gendiv_lightning.metrics.LPIPS}]"
     message = error_of("predict", *arguments(weights, tmp_path / "run", metrics, "--measure.reference=null"))
-    assert "backbone of LPIPS net 'alex'" in message
+    assert "backbone 'alex' of lpips" in message
     assert not (tmp_path / "run").exists()
 
 

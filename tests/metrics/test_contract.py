@@ -25,6 +25,7 @@ DISTANCES = (
 # For metrics whose default backbone would be downloaded, or with settings that need separate tests.
 SETTINGS = {
     "lpips": ["lpips[tiny]"],
+    "dists": [],  # tests/features/test_dists.py, with a random VGG16
     "cosine": ["cosine[tiny]", "cosine[dinov2,model=TOY]"],
     "clip_cosine": ["clip_cosine[tiny-clip]"],
     "vendi": ["vendi", "vendi[tiny,q=2]"],

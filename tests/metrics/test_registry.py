@@ -15,6 +15,7 @@ from gendiv_lightning.metrics.registry import make_features, make_metric, make_m
     [
         ("lpips", "diversity/lpips"),
         ("lpips[vgg]", "diversity/lpips[vgg]"),
+        ("dists", "diversity/dists"),
         ("pixel_cosine", "diversity/pixel_cosine"),
         ("cosine", "diversity/cosine[dinov2]"),
         ("cosine[dinov2,model=facebook/dinov2-large]", "diversity/cosine[dinov2-large]"),

@@ -42,8 +42,8 @@ Images with more than 8 bits per channel are rejected. Ignored files are counted
 (a.mask.png next to a.png), montages (grid.png). Prompts that differ only in case or white space count as one.
 
 METRICS are names, separated by commas:
-  lpips  pixel_cosine  ssim  cosine  clip_cosine    mean distance of two images of a prompt; with known paraphrases or
-                                                    paths also within and between them
+  lpips  dists  pixel_cosine  ssim  cosine          mean distance of two images of a prompt; with known paraphrases or
+  clip_cosine                                       paths also within and between them
   vendi  vendi_set                                  effective number of different images, per prompt and over all
   kernel_entropy  conditional_vendi                 kernel entropy of a prompt's images, with its parts; Vendi score
                                                     of all images, as a factor within prompts times one between
