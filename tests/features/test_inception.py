@@ -83,7 +83,13 @@ def test_distances_between_folders_agree_with_torch_fidelity(ours, weights, tmp_
         input2=str(tmp_path / "real"),
         **{name: True for name in ("fid", "kid", "prc")},
         **{"kid_subsets": 1, "kid_subset_size": 8, "batch_size": 8, "feature_extractor": "inception-v3-compat"},
-        **{"feature_extractor_weights_path": weights, "cuda": False, "verbose": False, "cache": False},
+        **{
+            "feature_extractor_weights_path": weights,
+            "cuda": False,
+            "verbose": False,
+            "cache": False,
+            "save_cpu_ram": True,
+        },
     )
     numbers = {}
     for make in (FrechetDistance, KernelDistance, PrecisionRecall):
