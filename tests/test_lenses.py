@@ -8,6 +8,8 @@ from running import TINY
 from gendiv_lightning.cli import predict as fit_free
 from gendiv_lightning.cli.main import main
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # deprecations in diffusers and transformers
+
 FAMILIES = ("llamagen", "amused", "vq_diffusion", "latent_diffusion")
 LPIPS = "diversity/lpips[tiny]"
 
