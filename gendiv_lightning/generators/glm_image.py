@@ -172,7 +172,9 @@ class GLMImage(DiffusersPipeline):
 
     def _plan_inputs(self, text: str) -> dict[str, Tensor]:
         """Planner inputs for one text and image size, as in the pipeline."""
-        height, width = (self.image_size,) * 2 if isinstance(self.image_size, int) else self.image_size
+        size = self.image_size
+        assert size is not None, "the constructor requires it"
+        height, width = (size, size) if isinstance(size, int) else size
         messages = [[{"role": "user", "content": [{"type": "text", "text": text}]}]]
         return dict(
             self.processor.apply_chat_template(
