@@ -110,7 +110,7 @@ def test_the_usage_of_a_run_counts_its_tokens(finished):
 
 
 def test_no_secret_of_the_environment_is_written(finished):
-    assert not [name for name, data in without_logs(finished.path).items() if SECRET.encode() in data]
+    assert not [name for name, data in contents(finished.path).items() if SECRET.encode() in data]
 
 
 def test_the_offline_wandb_run_holds_table_and_grid(finished):
