@@ -150,7 +150,11 @@ def test_paraphrases_keep_their_length_class_and_get_one_when_they_have_none(tmp
         ("a.tar", b"no tar at all", r"a\.tar is not a tar, or it is damaged, truncated or compressed"),
         ("a.txt", "Tür".encode("latin-1"), r"a\.txt, line 1, cannot be read as UTF-8"),
         ("a.parquet", b"no parquet at all", r"a\.parquet cannot be read"),
-        ("a.jsonl", b'{"prompt": "a"}\n{"prompt": "a \\ud83d"}\n', "line 2: column 'prompt' holds half a character"),
+        (
+            "a.jsonl",
+            b'{"prompt": "a"}\n{"prompt": "a \\ud83d"}\n',
+            "line 2: column 'prompt' contains half of a surrogate pair",
+        ),
         ("a.json", b'{"prompt": "a"}\n{"prompt": "b"}\n', r"a\.json is not JSON.*rename it to \.jsonl"),
         ("a.jsonl", b'{"prompt": "a", "id": [1]}', "line 1: 'id' must be a text or a number"),
         ("a.jsonl", b"[" * 100_000, "line 1 is not JSON"),
