@@ -153,7 +153,7 @@ def test_paraphrases_keep_their_length_class_and_get_one_when_they_have_none(tmp
         (
             "a.jsonl",
             b'{"prompt": "a"}\n{"prompt": "a \\ud83d"}\n',
-            "line 2: column 'prompt' contains half of a surrogate pair",
+            "line 2: column 'prompt' contains half of",
         ),
         ("a.json", b'{"prompt": "a"}\n{"prompt": "b"}\n', r"a\.json is not JSON.*rename it to \.jsonl"),
         ("a.jsonl", b'{"prompt": "a", "id": [1]}', "line 1: 'id' must be a text or a number"),
