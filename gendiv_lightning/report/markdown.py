@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+import textwrap
 
 from gendiv_lightning.console.text import one_line, printable
 from gendiv_lightning.report.document import MINUS, NARROW_SPACE, Cell, Figure, Number, Report, Samples, Section, Table
@@ -30,6 +31,9 @@ _TEX = {
 }
 
 
+_BLOCK = re.compile(r"([-+*=]|\d+[.)])+(\s|$)")
+
+
 def to_markdown(report: Report) -> str:
     """The whole report as Markdown. Figures are linked from `figures/`; samples are only on the HTML page."""
     lines = [f"# {_safe(report.title)}", "", f"**{_safe(report.answer)}**", ""]
@@ -40,7 +44,26 @@ def to_markdown(report: Report) -> str:
     lines += [_safe(report.rule), ""]
     for section in report.sections:
         lines += [f"## {_safe(section.title)}", "", section_to_markdown(section), ""]
-    return "\n".join(lines).rstrip() + "\n"
+    return _wrapped("\n".join(lines).rstrip()) + "\n"
+
+
+def _wrapped(text: str, width: int = 100) -> str:
+    """Markdown with its prose in lines of up to `width` characters, for diffs and editors; tables and code stay."""
+    lines, is_code = [], False
+    for line in text.split("\n"):
+        is_code ^= line.startswith("```")
+        if is_code or line.startswith(("|", "#", "!", "```")):
+            lines.append(line)
+            continue
+        mark = line[:2] if line.startswith(("> ", "- ")) else ""
+        indent = mark.replace("-", " ")
+        words = textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        for number, part in enumerate(words or [""]):
+            if number and _BLOCK.match(part.removeprefix(indent)):  # a list would begin here
+                lines[-1] += f" {part.removeprefix(indent)}"
+            else:
+                lines.append(part)
+    return "\n".join(lines)
 
 
 def section_to_markdown(section: Section) -> str:

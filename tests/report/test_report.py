@@ -24,7 +24,7 @@ from gendiv_lightning.cli.main import main
 from gendiv_lightning.functional.comparison import compare
 from gendiv_lightning.report.document import Answer, Number, Report, Samples, Section, Table
 from gendiv_lightning.report.html import to_html
-from gendiv_lightning.report.markdown import to_csv, to_latex, to_markdown
+from gendiv_lightning.report.markdown import _wrapped, to_csv, to_latex, to_markdown
 from gendiv_lightning.report.pictures import make_row
 from gendiv_lightning.report.svg import Chart, linear
 from gendiv_lightning.runs.description import describe
@@ -337,3 +337,14 @@ def test_names_of_others_are_no_markup_and_no_control_characters():
     ElementTree.fromstring(chart.svg())
     assert r"**In # \*A\* \[b\]".replace("# ", r"\# ") in to_markdown(report)
     assert "\n- Missing: \\# \\*A\\*" in to_markdown(report)
+
+
+def test_markdown_is_wrapped_where_no_block_begins():
+    prose = "> " + "word " * 30 + "- 1. " * 30 + "end"
+    table, code = f"| {'cell ' * 40} |", f"```\n{'code ' * 40}\n```"
+    wrapped = _wrapped("\n".join([prose, "", table, code]))
+    quoted = wrapped.split("\n\n")[0].split("\n")
+    assert " ".join(line.removeprefix("> ") for line in quoted).split() == prose.removeprefix("> ").split()
+    assert all(line.startswith("> ") and not line.startswith(("> -", "> 1.")) for line in quoted)
+    assert len(quoted[0]) <= 100
+    assert wrapped.endswith(f"{table}\n{code}")
