@@ -147,7 +147,7 @@ COMMANDS = {
     "report": ["report", "{run}", "--out", "{out}"],
     "measure": ["measure", "{run}", "--metrics", "pixel_cosine"],
     "power": ["power", "--pilot", "{run}", "--metric", "pixel_cosine", "--width", "0.1"],
-    "verify": ["verify", "{run}", "--num", "1"],
+    "verify": ["verify", "{run}", "--num", "100"],
 }
 
 

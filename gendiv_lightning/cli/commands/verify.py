@@ -58,6 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
     config = read_config(_config_of(folder))
     run = assemble(config.parts, thorough=False)
     _check(folder.path, upgrade_protocol(protocol), run.protocol)
+    expected = len(run.prompt_set.prompts) * run.design.num_samples
+    if folder.is_finished and num_stored != expected:
+        raise DamagedRunError(
+            f"{folder.path} is finished, but contains {num_stored} samples of {expected}. Run the same `gendiv predict`"
+            " again after deleting metrics.json"
+        )
     prompts = {prompt.id: (place, prompt) for place, prompt in enumerate(run.prompt_set.prompts)}
     wrong = {key: "its prompt is not in the prompt set" for key in stored if key.prompt not in prompts}
     known = {key: row for key, row in stored.items() if key not in wrong}
