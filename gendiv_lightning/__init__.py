@@ -13,7 +13,7 @@ Importing this module imports nothing else: each name is imported when it is fir
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from gendiv_lightning.api import Estimates, evaluate, load, read_prompts
