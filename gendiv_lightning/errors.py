@@ -320,8 +320,8 @@ class ProbeError(GendivError):
     Cause: The probe changes a setting that the sampler of this family does not have, such as a codebook subset of a
     model without a codebook, or two probes set the same value.
 
-    What to do: Remove one of the probes that the message names. The table of probes says which families each probe
-    applies to.
+    What to do: Remove one of the probes that the message names. In the gallery, the page of each family lists the
+    probes that apply to it.
 
     Example: Paraphrase and Decompose both select paraphrases. Use only one of them
     """

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from gendiv_lightning.console.text import write
 from gendiv_lightning.plugins import GROUPS, registered
 
-HELP = "list everything that is registered: generators, probes, metrics, features, configs"
+HELP = "list everything that is registered: generators, probes, metrics, features, tokenizers, configs"
 DESCRIPTION = """
 Prints the names that configs, commands and `gendiv_lightning.load` accept, with the object behind each name and the
 installed package that registered it. Nothing is imported without --long, which imports each object to print its

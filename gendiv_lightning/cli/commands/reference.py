@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from gendiv_lightning.images.decode import CorruptImages
 
-HELP = "compute a reference file of real images, for fid, kid, fd and precision_recall"
+HELP = "compute a reference file of real images, for fid, kid, fd, kd and precision_recall"
 DESCRIPTION = """
 Streams images, for example val2014 of MSCOCO, through a feature network and writes the statistics of their features and
 their provenance to one file. Each image is resized by the network's own rule; for Inception that is the rule of
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-features",
         action="store_true",
-        help="also store the features of each image, which kid and precision_recall need",
+        help="also store the features of each image, which kid, kd and precision_recall need",
     )
     parser.add_argument(
         "--image-column", metavar="NAME", help="column with the images, if several columns could contain them"
