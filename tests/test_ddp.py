@@ -67,7 +67,7 @@ def test_codebook_usage_of_images_is_the_same_on_two_ranks(weights, tmp_path):
     ended = run(gendiv("fit-free", *line, "0.06", *RANKS, "--run_dir", str(tmp_path / "two")))
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr.count("2 unreadable images were skipped: 03.png") == 1
-    with pytest.warns(match="2 images that cannot be read"):
+    with pytest.warns(match="2 unreadable images"):
         fit_free.main([*line, "0.06", "--run_dir", str(tmp_path / "one")])
     with pytest.raises(SystemExit, match="2 of 35 "):
         fit_free.main([*line, "0.05", "--run_dir", str(tmp_path / "none")])

@@ -14,9 +14,6 @@ from gendiv_lightning.analysis.effects import Interval
 from gendiv_lightning.functional.frontier import gain_at_equal_quality, mean_gain
 from gendiv_lightning.runs.load import Family, Setting, setting_of
 
-# Plain settings of a sampler come first: what a probe gains is compared with what they reach.
-KNOBS = ("Guidance", "Temperature", "TopP", "TopK")
-
 
 class Sweep(NamedTuple):
     """Settings that differ in one number, the baseline among them.
@@ -49,13 +46,20 @@ def sweeps_of(family: Family) -> list[Sweep]:
         name = " ".join(filter(None, (setting.label.probe, setting.label.select)))
         found.setdefault(name, []).append(setting)
     named = [Sweep(name, (family.baseline, *settings)) for name, settings in found.items() if _is_swept(settings)]
-    return sorted(named, key=lambda s: (KNOBS.index(s.name) if s.name in KNOBS else len(KNOBS), s.name))
+    # What a probe gains is compared with what plain settings of the sampler reach, so these come first.
+    return sorted(named, key=lambda sweep: (not _is_plain(sweep.settings[1]), sweep.name))
 
 
 def _is_swept(settings: Sequence[Setting]) -> bool:
     """Whether the probe has a number that may be swept, so that argmax and paraphrases make no sweep."""
-    name = settings[0].label.probe
-    return name in KNOBS or any(setting.label.ratio is not None for setting in settings)
+    return _is_plain(settings[0]) or any(setting.label.ratio is not None for setting in settings)
+
+
+def _is_plain(setting: Setting) -> bool:
+    """Whether the probe replaces one of the generator's own settings, such as the temperature."""
+    own = setting.runs[0].protocol["generator"]
+    names = set(setting.probes[0]) - {"probe"}
+    return any(name in own or name.removesuffix("_scale") in own for name in names)
 
 
 def generator_sweeps(families: Sequence[Family]) -> list[Sweep]:

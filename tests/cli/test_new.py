@@ -46,7 +46,7 @@ def test_a_generator_that_fails_gives_the_exit_status_one(template, capsys):
     assert broken != code
     assert command("check-generator", "broken_model.NebulaModel") == 1
     shown = capsys.readouterr().out
-    assert "is there other randomness?" in shown
+    assert "use the sampler's noise only" in shown
     assert " 0 failed" not in shown
 
 

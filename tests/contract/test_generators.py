@@ -168,6 +168,10 @@ def predict(generator, batch, callbacks):
 class Watch(Recorder, FreezePath):
     """An observer that can be passed to the trainer as a callback."""
 
+    def __init__(self):
+        Recorder.__init__(self)
+        FreezePath.__init__(self)
+
 
 TOKENS = [param for param in PARAMS if not param.marks]
 
