@@ -106,10 +106,14 @@ class Janus(TransformersTokens):
         return self.model.decode_image_tokens(tokens).permute(0, 3, 1, 2)
 
     def to_tokens(self, image: Tensor) -> Tensor:
-        """Encode by cosine similarity, since the decoder normalises the codes.
+        """Encode with the image tokenizer, see `nearest_codes`."""
+        return nearest_codes(self.model.model.vqmodel, image)
 
-        This agrees with the official tokenizer; `encode` of transformers compares codes that are not normalised.
-        """
-        vq = self.model.model.vqmodel
-        states = vq.quant_conv(vq.encoder(image)).flatten(2).transpose(1, 2)
-        return (states @ normalize(vq.quantize.embedding.weight, dim=-1).T).argmax(-1)
+
+def nearest_codes(vq: Any, images: Tensor) -> Tensor:
+    """Tokens (B, L) of images (B, 3, H, W) in [-1, 1] by cosine similarity, since the decoder normalises the codes.
+
+    This agrees with the official tokenizer; `JanusVQVAE.encode` of transformers compares codes that are not normalised.
+    """
+    states = vq.quant_conv(vq.encoder(images)).flatten(2).transpose(1, 2)
+    return (states @ normalize(vq.quantize.embedding.weight, dim=-1).T).argmax(-1)

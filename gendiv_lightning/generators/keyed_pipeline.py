@@ -154,6 +154,8 @@ def _dry_run(scheduler: Any, num_steps: int, arguments: Mapping[str, Any], noise
                 latents = scheduler.step(
                     torch.zeros(1, 4 * num_parts, 8, 8), time, latents, **extra, return_dict=False
                 )[0]
+    except PipelineError:  # of the keyed noise, which names the random function
+        raise
     except (AssertionError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         raise PipelineError(
             f"scheduler: {name} cannot run {num_steps} steps ({error}). Choose other settings"

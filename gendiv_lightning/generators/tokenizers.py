@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from gendiv_lightning.errors import ConfigValueError, WrongWeightsError
 from gendiv_lightning.features.tokenizer import ImageTokenizer
+from gendiv_lightning.generators.janus import nearest_codes
 from gendiv_lightning.generators.llamagen.tokenizer import VQ_SIZES, VQConfig, VQModel
 from gendiv_lightning.generators.size_files import read_sizes
 from gendiv_lightning.generators.vqgan import from_uint8
@@ -175,8 +176,21 @@ class DiffusersTokenizer(FolderTokenizer):
         return self.network.quantize(self.network.encode(pixels).latents)[2][2].view(1, -1)
 
 
-class JanusTokenizer(FolderTokenizer):
-    """A `JanusVQVAE` of transformers: `janus`.
+class TransformersTokenizer(FolderTokenizer):
+    """Base class of tokenizers in transformers, alone or inside the checkpoint of their model."""
+
+    model_class: str
+
+    @override
+    def read(self) -> nn.Module:
+        import transformers
+
+        _check_side(self.side, 2 ** (len(self._setting("channel_multiplier")) - 1))
+        return _read(getattr(transformers, self.model_class), self._path(), self._config())
+
+
+class JanusTokenizer(TransformersTokenizer):
+    """The tokenizer of Janus, with the same tokens as the generator: `janus`.
 
     Args:
         model: see `FolderTokenizer`; the folder of the whole model or of its tokenizer.
@@ -184,7 +198,7 @@ class JanusTokenizer(FolderTokenizer):
         side: see `ImageTokenizer`.
     """
 
-    default_side = 384
+    model_class, default_side = "JanusVQVAE", 384
 
     def __init__(
         self, model: str = "deepseek-community/Janus-Pro-1B", name: str | None = "janus", side: int | None = None
@@ -192,19 +206,12 @@ class JanusTokenizer(FolderTokenizer):
         super().__init__(model, "", name, side)
 
     @override
-    def read(self) -> nn.Module:
-        from transformers.models.janus import JanusVQVAE
-
-        _check_side(self.side, 2 ** (len(self._setting("channel_multiplier")) - 1))
-        return _read(JanusVQVAE, self._path(), self._config())
-
-    @override
     def encode(self, images: Tensor) -> Tensor:
-        return self.network.encode(from_uint8(images)).image_tokens.view(1, -1)
+        return nearest_codes(self.network, from_uint8(images))
 
 
-class Emu3Tokenizer(FolderTokenizer):
-    """An `Emu3VQVAE` of transformers: `emu3`.
+class Emu3Tokenizer(TransformersTokenizer):
+    """The tokenizer of Emu3: `emu3`.
 
     Args:
         model: see `FolderTokenizer`; the folder of the whole model or of its tokenizer.
@@ -212,19 +219,10 @@ class Emu3Tokenizer(FolderTokenizer):
         side: see `ImageTokenizer`.
     """
 
-    default_side = 512
+    model_class, default_side = "Emu3VQVAE", 512
 
-    def __init__(
-        self, model: str = "Emu3-community/Emu3-Gen-hf", name: str | None = "emu3", side: int | None = None
-    ) -> None:
+    def __init__(self, model: str = "BAAI/Emu3-Gen-hf", name: str | None = "emu3", side: int | None = None) -> None:
         super().__init__(model, "", name, side)
-
-    @override
-    def read(self) -> nn.Module:
-        from transformers import Emu3VQVAE
-
-        _check_side(self.side, 2 ** (len(self._setting("channel_multiplier")) - 1))
-        return _read(Emu3VQVAE, self._path(), self._config())
 
     @override
     def encode(self, images: Tensor) -> Tensor:
