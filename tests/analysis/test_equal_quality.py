@@ -67,6 +67,10 @@ def test_gains_are_printed_by_command(study, capsys):
     assert (f"{value:+.4f}" if value == value else "no such quality") in printed
     assert f"gain in {LPIPS} at equal {QUALITY}" in printed
     assert "quality/no of each prompt" in gendiv("compare", side, study / "argmax", "--at-equal", "quality/no")
+    cut = f"quality/clip_score_cut[{QUALITY.split('[')[1]}"  # lower is better, and no metric describes it
+    message = gendiv("compare", side, study / "argmax", "--at-equal", cut)
+    assert f"Choose a quality among {QUALITY}" in message
+    assert "higher or lower is better is not known" in message
 
 
 @pytest.fixture(scope="module")

@@ -170,17 +170,25 @@ def _at_equal(a: list[Run], b: list[Run], arguments: argparse.Namespace) -> int:
     runs, quality = [*a, *b], arguments.at_equal
     name = _distance(runs, arguments.distance)
     missing = [run.folder.path for run in runs if not {name, quality} <= run.columns.keys()]
+    directions = {
+        column: words.higher_is_better
+        for column, words in runs[0].description.metrics.items()
+        if column in runs[0].columns and words.higher_is_better is not None
+    }
+    known = ", ".join(sorted(directions)) or "none"
     if missing:
-        known = sorted(column for column in runs[0].columns if column.startswith(("quality/", "postcards/")))
         raise UnknownNameError(
             f"{missing[0]} has no {name if quality in runs[0].columns else quality} of each prompt. Choose a quality "
-            f"among {', '.join(known) or 'none'}, and a distance that all runs have"
+            f"among {known}, and a distance that all runs have"
+        )
+    if quality not in directions:
+        raise UnknownNameError(
+            f"--at-equal {quality}: whether higher or lower is better is not known. Choose a quality among {known}"
         )
     shared = set.intersection(*(set(run.prompts) for run in runs))
     prompts = [prompt for prompt in runs[0].prompts if prompt in shared]
     first, second = (sweep_of_runs(side, of_side, prompts) for side, of_side in (("A", a), ("B", b)))
-    described = runs[0].description.metrics.get(quality)
-    falls = {"lower_is_better": described is not None and described.higher_is_better is False}
+    falls = {"lower_is_better": not directions[quality]}
     gains = [
         (run.folder.path.name, gain_of(setting, first, name, quality, **falls))
         for run, setting in zip(b, second.settings, strict=True)
