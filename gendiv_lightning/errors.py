@@ -539,7 +539,7 @@ def command_line_text(error: BaseException, message: str) -> str:
     kind = kind_of(error)
     if kind is None:
         return f"gendiv: error: {message}"
-    return f"gendiv: error {kind.code}: {message}\n{LINK}{kind.link()}"
+    return f"gendiv: error {kind.code}: {message}\n{LINK}gendiv list errors, or {kind.link()}"
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:

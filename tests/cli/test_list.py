@@ -42,3 +42,10 @@ def test_listing_imports_no_heavy_library():
     loaded = set(result.stderr.split())
     assert "gendiv_lightning.cli.commands.list" in loaded
     assert not {"torch", "lightning", "torchmetrics", "transformers", "diffusers", "numpy"} & loaded
+
+
+def test_errors_are_explained_without_the_documentation(capsys):
+    text = listed(capsys, "errors")
+    assert "GD101  ConfigValueError" in text
+    assert "What to do:" in text
+    assert "GD101" not in listed(capsys)
