@@ -346,10 +346,16 @@ def _folder(config: Config, protocol: dict[str, Any]) -> RunFolder:
 
 
 def _is_done(config: Config, folder: RunFolder, protocol: dict[str, Any]) -> bool:
-    """Whether the run is finished. Raises RunDiffersError if the folder contains another run."""
+    """Whether the run is finished.
+
+    Raises:
+        RunDiffersError: the folder contains another run.
+        DamagedRunError: files of a finished run are missing.
+    """
     if config.options.overwrite:
         return False
     folder.check(protocol)
+    folder.check_whole()
     if folder.is_finished:
         _print_note(f"{folder.path} is already finished. Pass --overwrite true to run it again.")
     return folder.is_finished

@@ -100,6 +100,8 @@ class RunFolder:
     def start(self, protocol: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Create the folder, or resume the run in it. Half-written files of a killed process are removed.
 
+        The caller must hold the lock of the run.
+
         Raises:
             RunDiffersError: the folder contains a run with another protocol.
         """
@@ -108,6 +110,8 @@ class RunFolder:
         for leftovers in (*(self.path.glob(f".{name}.*") for name in FILES), self.samples.glob(".*.parquet.*")):
             for leftover in leftovers:
                 leftover.unlink()
+        if not self.is_finished:
+            self.index.forget_missing()
         self._write_json("fingerprint.json", {"fingerprint": fingerprint_of(protocol), "protocol": protocol})
         self._write_json("environment.json", environment)
 

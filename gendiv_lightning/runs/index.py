@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from gendiv_lightning.errors import DamagedRunError
+from gendiv_lightning.storage.atomic import write_atomically
 from gendiv_lightning.storage.hashing import sha256_of
 
 NAME = "index.jsonl"
@@ -70,6 +71,20 @@ class RunIndex:
     def missing(self) -> list[str]:
         """Listed files that do not exist."""
         return [name for name in self.files() if not (self.folder / name).exists()]
+
+    def forget_missing(self) -> None:
+        """Remove the lines of files that do not exist: of a killed process, or of shards that the user deleted.
+
+        Only for the owner of an unfinished run, whose missing prompts are sampled again, perhaps into other shards.
+        """
+        if self.missing():
+            lines = [
+                json.dumps({"file": name, "sha256": checksum}) + "\n"
+                for name, checksums in self.files().items()
+                if (self.folder / name).exists()
+                for checksum in sorted(checksums)
+            ]
+            write_atomically(self.path, lambda path: path.write_text("".join(lines), encoding="utf-8"))
 
     def _ends_with_newline(self) -> bool:
         try:

@@ -253,6 +253,14 @@ def test_a_finished_run_says_so_and_does_nothing(weights, tmp_path, capsys, monk
     assert contents(made.path) == before
 
 
+def test_a_finished_run_that_lost_a_shard_is_not_called_finished(weights, tmp_path):
+    made = predict(weights, tmp_path / "run", limit=1)
+    made.shards()[0].unlink()
+    assert "incomplete: samples/" in error_of("predict", *arguments(weights, made.path, limit=1))
+    (made.path / "metrics.json").unlink()
+    assert predict(weights, made.path, limit=1).read_metrics()
+
+
 def test_overwrite_runs_again_and_leaves_other_files(weights, tmp_path):
     made = predict(weights, tmp_path / "run", limit=1)
     first = samples_of(made)

@@ -95,6 +95,25 @@ def test_a_missing_shard_of_a_finished_run_is_noticed_on_opening(tmp_path):
         RunFolder(tmp_path).read_protocol()
 
 
+def test_a_listed_shard_that_never_came_or_was_deleted_is_forgotten_on_resumption(tmp_path):
+    folder = write_run(tmp_path, num_prompts=2, finish=False)
+    with (tmp_path / INDEX).open("a") as file:  # a kill between the line and the shard
+        file.write(json.dumps({"file": "samples/0000002-0123abcd.parquet", "sha256": "0" * 64}) + "\n")
+    deleted = folder.shards()[1]
+    deleted.rename(folder.samples / "0000001-0123abcd.parquet")  # sampled again, under another grouping
+    write_run(tmp_path, num_prompts=1)
+    assert RunFolder(tmp_path).read_protocol() == PROTOCOL
+    assert deleted.name not in (tmp_path / INDEX).read_text()
+
+
+def test_a_finished_run_forgets_no_shard(tmp_path):
+    folder = write_run(tmp_path)
+    folder.shards()[0].unlink()
+    folder.start(PROTOCOL, {"python": "3"})
+    with pytest.raises(ValueError, match="incomplete"):
+        folder.read_protocol()
+
+
 def test_a_missing_shard_of_an_old_run_is_noticed_when_samples_are_read(tmp_path):
     folder = write_run(tmp_path)
     (tmp_path / INDEX).unlink()
