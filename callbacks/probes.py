@@ -301,13 +301,15 @@ class CodebookSubset(ProbeCallback):
         """Raise ProbeError for counts of another tokenizer, which would select arbitrary entries."""
         if self.usage is None:
             return
-        counted = _tokenizer_hash(read_usage(self._usage_file())[1].get("generator", {}))
-        own = _tokenizer_hash(identity)
-        if counted is not None and counted != own:
+        _, provenance = read_usage(self._usage_file())
+        if "generator" not in provenance:  # counts that the user made, of no recorded tokenizer
+            return
+        counted, own = _tokenizer_hash(provenance["generator"]), _tokenizer_hash(identity)
+        if counted != own:
+            given, expected = (f"sha256 {known[:12]}..." if known else "unknown" for known in (counted, own))
             raise ProbeError(
-                f"{self.usage} contains counts of another tokenizer than this generator's (sha256 {counted[:12]}..., "
-                "not "
-                f"{str(own)[:12]}...). {_USAGE_ADVICE}"
+                f"{self.usage} contains counts of another tokenizer than this generator's ({given}, not {expected}). "
+                f"{_USAGE_ADVICE}"
             )
 
     def _usage_file(self) -> Path:
@@ -380,8 +382,11 @@ class CodebookSubset(ProbeCallback):
 
 
 def _tokenizer_hash(identity: Mapping[str, Any]) -> str | None:
-    """Hash of the image tokenizer, by the names that the families use for it."""
-    return identity.get("vq_checkpoint") or identity.get("vqvae")
+    """Hash of the image tokenizer, by the names that the families use for it; None if there is none.
+
+    A `checkpoint` contains the tokenizer together with the language model.
+    """
+    return next((identity[name] for name in ("vq_checkpoint", "vqvae", "checkpoint") if identity.get(name)), None)
 
 
 _USAGE_ADVICE = (

@@ -377,14 +377,25 @@ def test_the_identity_of_a_subset_is_its_selection_not_the_path_of_the_counts(us
     assert by_ratio == identities[0]
 
 
-def test_counts_of_another_tokenizer_are_rejected(tmp_path):
+@pytest.mark.parametrize("name", ["vq_checkpoint", "vqvae", "checkpoint"])
+def test_counts_of_another_tokenizer_are_rejected(tmp_path, name):
     path = tmp_path / "usage.safetensors"
-    write_usage(path, torch.arange(8), {"generator": {"vq_checkpoint": "a" * 64}})
+    write_usage(path, torch.arange(8), {"generator": {name: "a" * 64}})
     probe = CodebookSubset("most_frequent", size=2, usage=str(path))
-    probe.check_generator({"vq_checkpoint": "a" * 64})
-    with pytest.raises(ValueError, match="another tokenizer"):
-        probe.check_generator({"vq_checkpoint": "b" * 64})
-    Argmax().check_generator({"vq_checkpoint": "b" * 64})
+    probe.check_generator({name: "a" * 64})
+    with pytest.raises(ValueError, match="another tokenizer.*sha256 aaaaaaaaaaaa.*not sha256 bbbbbbbbbbbb"):
+        probe.check_generator({name: "b" * 64})
+    with pytest.raises(ValueError, match="another tokenizer.*not unknown"):
+        probe.check_generator({"generator": "without a tokenizer"})
+    Argmax().check_generator({name: "b" * 64})
+
+
+def test_counts_of_a_generator_without_a_known_tokenizer_are_rejected_by_others(tmp_path):
+    path = tmp_path / "usage.safetensors"
+    write_usage(path, torch.arange(8), {"generator": {"generator": "without a tokenizer"}})
+    probe = CodebookSubset("most_frequent", size=2, usage=str(path))
+    with pytest.raises(ValueError, match="another tokenizer.*unknown, not sha256"):
+        probe.check_generator({"vqvae": "b" * 64})
 
 
 @pytest.mark.parametrize("counts", [torch.ones(4, 1, dtype=torch.int64), torch.ones(4) / 2, torch.tensor([1, -1])])
