@@ -7,6 +7,7 @@ from torch import Tensor
 from gendiv_lightning.errors import NonFiniteError
 
 PIXELS = "the decoder's pixels"
+LATENTS = "the final latents"
 ADVICE = (
     "In float16 this is usually an overflow: set model.dtype to bfloat16 or float32. In float32 the checkpoint itself "
     "contains such values"

@@ -28,6 +28,7 @@ from gendiv_lightning.errors import (
     UnknownNameError,
     WrongWeightsError,
 )
+from gendiv_lightning.functional.finite import LATENTS, PIXELS, check_finite
 from gendiv_lightning.generators.base import Chance, Generator, Precision
 from gendiv_lightning.generators.keyed_pipeline import draws_step_noise, keyed_noise
 from gendiv_lightning.generators.text_encodings import remembered_encodings
@@ -259,12 +260,13 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         return list(texts)
 
     def run_loop(self, conditions: list[str], sampler: LatentSampler) -> LatentSamples:
-        """Call the pipeline once per distinct text, for all rows of that text."""
+        """Call the pipeline once per distinct text, for all rows of that text; padded in half precision, see `sample`."""
         latents: dict[int, Tensor] = {}
         images: dict[int, Tensor] = {}
         for text in dict.fromkeys(conditions):
             rows = [row for row, other in enumerate(conditions) if other == text]
-            samples = self._call(text, sampler.take(rows))
+            num_padded = self.batch_size - len(rows) if self.pads_batches else 0
+            samples = self._call(text, sampler.take(rows + rows[-1:] * num_padded))
             for index, row in enumerate(rows):
                 latents[row], images[row] = samples.latents[index], samples.images[index]
         order = range(len(conditions))
@@ -274,15 +276,16 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         pipeline, num_rows = self.pipeline, len(sampler.path.keys)
         arguments = {**self.call(text, num_rows, sampler.guidance), **self.more_arguments(text, sampler)}
         encodings = remembered_encodings(pipeline, self._encodings, self._encodings_on_disk)
-        with keyed_noise(pipeline, sampler) as trace, encodings:
+        with keyed_noise(pipeline, sampler, self.branches) as trace, encodings:
             output = pipeline(**arguments)
         if trace.latents is None or len(trace.latents) != num_rows or len(output.images) != num_rows:
             raise PipelineError(
                 f"{type(pipeline).__name__} was called for {num_rows} images of one prompt and returned "
                 f"{len(output.images)}. gendiv requires one row of latents per image"
             )
-        images = (255 * output.images.float()).round().clamp(0, 255).to(torch.uint8)
-        return LatentSamples(trace.latents, images)
+        latents = check_finite(trace.latents, LATENTS)
+        images = check_finite(output.images.float(), PIXELS)
+        return LatentSamples(latents, (255 * images).round().clamp(0, 255).to(torch.uint8))
 
     def call(self, text: str, num_rows: int, guidance: float) -> dict[str, Any]:
         """Arguments of the pipeline's call for `num_rows` images of one text."""

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from gendiv_lightning.errors import PipelineError
 from gendiv_lightning.generators.pipeline_rows import map_rows, one_of_each, repeat_rows, rows_are_equal
-from gendiv_lightning.sampling.branches import branches_at
+from gendiv_lightning.sampling.branches import Branches, branches_at
 from gendiv_lightning.sampling.latents import KeyedNormals, LatentSampler
 
 # DeepFloyd IF works on pixels and has another name for the method.
 PATH_METHODS = ("prepare_latents", "prepare_intermediate_images")
+BranchesAt = Callable[[LatentSampler, int], Branches | None]
 
 
 class Trace:
@@ -41,8 +42,13 @@ class Trace:
 
 
 @contextmanager
-def keyed_noise(pipeline: Any, sampler: LatentSampler) -> Iterator[Trace]:
+def keyed_noise(pipeline: Any, sampler: LatentSampler, branches: BranchesAt = branches_at) -> Iterator[Trace]:
     """Context in which a pipeline takes its initial noise from `path` and its scheduler's noise from `exec`.
+
+    Args:
+        pipeline: pipeline of diffusers.
+        sampler: noise of each row.
+        branches: groups of rows that the network may run once at a decision, or None; see `Generator.branches`.
 
     Raises:
         ValueError: the pipeline still draws from torch's global generator, or draws no initial noise.
@@ -78,7 +84,7 @@ def keyed_noise(pipeline: Any, sampler: LatentSampler) -> Iterator[Trace]:
                 stack.enter_context(replaced(pipeline, name, _inside(KeyedNormals(draw_path, caller))))
         stack.enter_context(replaced(pipeline.scheduler, "step", lambda _: keyed_step))
         for network in _denoisers(pipeline):
-            once = functools.partial(_once_while_shared, sampler=sampler, trace=trace)
+            once = functools.partial(_once_while_shared, sampler=sampler, trace=trace, branches_of=branches)
             stack.enter_context(replaced(network, "forward", once))
         before = _global_states()
         yield trace
@@ -98,7 +104,9 @@ def _denoisers(pipeline: Any) -> list[nn.Module]:
     return [network for network in networks if isinstance(network, nn.Module) and "forward" not in vars(network)]
 
 
-def _once_while_shared(forward: Callable[..., Any], *, sampler: LatentSampler, trace: Trace) -> Callable[..., Any]:
+def _once_while_shared(
+    forward: Callable[..., Any], *, sampler: LatentSampler, trace: Trace, branches_of: BranchesAt
+) -> Callable[..., Any]:
     """Wrap `forward` of a network so that it runs one row per block as long as all rows share their noise.
 
     With guidance, inputs consist of several blocks with the rows of the pipeline. The rows of a block are compared; if
@@ -107,7 +115,7 @@ def _once_while_shared(forward: Callable[..., Any], *, sampler: LatentSampler, t
 
     @functools.wraps(forward)
     def once(*args: Any, **kwargs: Any) -> Any:
-        branches = branches_at(sampler, sampler.decision(trace.num_steps))
+        branches = branches_of(sampler, sampler.decision(trace.num_steps))
         if branches is None or len(branches.first) > 1:
             return forward(*args, **kwargs)
         latents = next(iter([*args, *(kwargs[name] for name in ("hidden_states", "sample") if name in kwargs)]))

@@ -12,6 +12,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from gendiv_lightning.callbacks import Argmax, CodebookSubset, FreezePath, Guidance, Temperature
+from gendiv_lightning.errors import NonFiniteError
 from gendiv_lightning.generators.diffusers_pipeline import DiffusersPipeline
 from gendiv_lightning.generators.keyed_pipeline import draws_step_noise, keyed_noise
 from gendiv_lightning.generators.text_encodings import remembered_encodings
@@ -90,6 +91,18 @@ def test_a_sample_does_not_depend_on_its_batch(make, make_batch, name) -> None:
         assert (part.images.int() - whole.images.int()).abs().max() <= 1
 
 
+@pytest.mark.parametrize("probes", [[], [FreezePath()]])
+def test_in_half_precision_the_network_always_runs_a_full_batch(make, make_batch, probes) -> None:
+    generator, sizes = make(dtype="bfloat16", batch_size=4), []
+    hook = generator.pipeline.unet.conv_in.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    batch = generator.sample(make_batch(*TEXTS, num_samples=3), probes)
+    hook.remove()
+    assert set(sizes) == {2 * 4}  # with guidance
+    assert len(batch.images) == 6
+    alone = generator.sample(make_batch(TEXTS[0], num_samples=3), probes)
+    assert torch.equal(alone.samples.latents, batch.samples.latents[:3])
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -109,6 +122,16 @@ def test_with_an_ode_scheduler_images_are_bit_identical_to_the_pipelines(make, m
         latents = sampler.initial_noise((3, 4, 16, 16)) * getattr(bare.scheduler, "init_noise_sigma", 1)
         images = bare(**{**call, "output_type": "np"}, latents=latents).images
     assert (ours.images.permute(0, 2, 3, 1).numpy() == (images * 255).round().astype("uint8")).all()
+
+
+@pytest.mark.parametrize(("part", "what"), [("unet", "the final latents"), ("vae", "the decoder's pixels")])
+def test_nan_is_an_error_and_not_a_black_image(make, make_batch, part, what) -> None:
+    generator = make()
+    pipeline = generator.pipeline
+    last = {"unet": pipeline.unet, "vae": pipeline.vae.decoder}[part].conv_out
+    last.bias.data.fill_(torch.nan)
+    with pytest.raises(NonFiniteError, match=what):
+        generator.sample(make_batch(TEXTS[0]))
 
 
 def test_the_pipeline_is_restored_after_sampling(make, make_batch) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gendiv_lightning.callbacks import Argmax, CodebookSubset
+from gendiv_lightning.errors import NonFiniteError
 from gendiv_lightning.generators import VAR
 from gendiv_lightning.generators.var.generator import SIZES, ScalePredictor, guidance_at
 from gendiv_lightning.generators.var.tokenizer import Quantizer, VAEConfig, to_uint8
@@ -157,6 +158,14 @@ def test_a_prompt_that_is_not_a_class_is_an_error(make_var, text):
 def test_invalid_settings_are_an_error(settings, words):
     with pytest.raises(ValueError, match=words):
         VAR(**settings)
+
+
+def test_nan_pixels_are_an_error(make_var):
+    generator = make_var()
+    generator.load()
+    generator.vq.decoder.conv_out.bias.data.fill_(torch.nan)
+    with pytest.raises(NonFiniteError, match="the decoder's pixels"):
+        generator.decode_tokens(torch.zeros(1, 30, dtype=torch.int64))
 
 
 def test_a_transformer_of_another_tokenizer_is_an_error(make_var):

@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from gendiv_lightning.errors import ImageSizeError, OptionConflictError
+from gendiv_lightning.functional.finite import PIXELS, check_finite
 from gendiv_lightning.generators.base import Chance, Precision, TokenGenerator
 from gendiv_lightning.generators.labels import read_label
 from gendiv_lightning.generators.size_files import read_sizes
@@ -217,7 +218,7 @@ class VAR(TokenGenerator[Tensor]):
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
         """Decode tokens one image at a time, so that pixels do not depend on the batch size."""
-        return torch.cat([to_uint8(self.vq.decode(image)) for image in tokens.split(1)])
+        return torch.cat([to_uint8(check_finite(self.vq.decode(image), PIXELS)) for image in tokens.split(1)])
 
     @property
     @override
