@@ -383,9 +383,9 @@ def test_counts_of_another_tokenizer_are_rejected(tmp_path, name):
     write_usage(path, torch.arange(8), {"generator": {name: "a" * 64}})
     probe = CodebookSubset("most_frequent", size=2, usage=str(path))
     probe.check_generator({name: "a" * 64})
-    with pytest.raises(ValueError, match="another tokenizer.*sha256 aaaaaaaaaaaa.*not sha256 bbbbbbbbbbbb"):
+    with pytest.raises(ValueError, match=r"another tokenizer.*sha256 aaaaaaaaaaaa.*not sha256 bbbbbbbbbbbb"):
         probe.check_generator({name: "b" * 64})
-    with pytest.raises(ValueError, match="another tokenizer.*not unknown"):
+    with pytest.raises(ValueError, match=r"another tokenizer.*not unknown"):
         probe.check_generator({"generator": "without a tokenizer"})
     Argmax().check_generator({name: "b" * 64})
 
@@ -394,7 +394,7 @@ def test_counts_of_a_generator_without_a_known_tokenizer_are_rejected_by_others(
     path = tmp_path / "usage.safetensors"
     write_usage(path, torch.arange(8), {"generator": {"generator": "without a tokenizer"}})
     probe = CodebookSubset("most_frequent", size=2, usage=str(path))
-    with pytest.raises(ValueError, match="another tokenizer.*unknown, not sha256"):
+    with pytest.raises(ValueError, match=r"another tokenizer.*unknown, not sha256"):
         probe.check_generator({"vqvae": "b" * 64})
 
 
