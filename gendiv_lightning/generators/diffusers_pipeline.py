@@ -260,7 +260,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         return list(texts)
 
     def run_loop(self, conditions: list[str], sampler: LatentSampler) -> LatentSamples:
-        """Call the pipeline once per distinct text, for all rows of that text; padded in half precision, see `sample`."""
+        """Call the pipeline once per distinct text, for all rows of that text, padded as in `Generator.sample`."""
         latents: dict[int, Tensor] = {}
         images: dict[int, Tensor] = {}
         for text in dict.fromkeys(conditions):
