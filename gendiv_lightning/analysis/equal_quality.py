@@ -16,7 +16,7 @@ from gendiv_lightning.runs.load import Family, Setting, setting_of
 
 
 class Sweep(NamedTuple):
-    """Settings that differ in one number, the baseline among them.
+    """Settings of one generator, over one prompt set, that differ in one number, the baseline among them.
 
     Attributes:
         name: of the number, such as "Temperature" or "eta".
@@ -26,26 +26,49 @@ class Sweep(NamedTuple):
     name: str
     settings: tuple[Setting, ...]
 
+    @property
+    def generator(self) -> str:
+        """Title of the generator."""
+        return self.settings[0].label.generator
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The generator without its numbers: weights, scheduler and the like."""
+        identity = _flatten(self.settings[0].runs[0].protocol["generator"])
+        return {key: value for key, value in identity.items() if not _is_number(value)}
+
+    @property
+    def prompts(self) -> str:
+        """Hash of the prompt set."""
+        return self.settings[0].prompts
+
     def column(self, name: str) -> Tensor:
         """(S, P) a number of each setting."""
         return torch.stack([setting.columns[name] for setting in self.settings])
 
     def has(self, *names: str) -> bool:
-        """Whether all settings have a number of each prompt by these names, over the same prompts."""
-        is_there = all(name in setting.columns for setting in self.settings for name in names)
-        return is_there and len({setting.runs[0].protocol["data"]["prompts_sha256"] for setting in self.settings}) == 1
+        """Whether all settings have a number of each prompt by these names."""
+        return all(name in setting.columns for setting in self.settings for name in names)
 
 
 def sweeps_of(family: Family) -> list[Sweep]:
     """Sweeps of one probe around the family's baseline: those of the sampler's own settings first."""
-    if family.baseline is None:
+    baseline = family.baseline
+    if baseline is None:
         return []
-    single = [s for s in family.settings if len(s.probes) == 1 and not s.design and family.baseline_of(s)]
+    single = [
+        setting
+        for setting in family.settings
+        if len(setting.probes) == 1
+        and not setting.design
+        and setting.prompts == baseline.prompts
+        and family.baseline_of(setting)
+    ]
     found: dict[str, list[Setting]] = {}
     for setting in single:
         name = " ".join(filter(None, (setting.label.probe, setting.label.select)))
         found.setdefault(name, []).append(setting)
-    named = [Sweep(name, (family.baseline, *settings)) for name, settings in found.items() if _is_swept(settings)]
+    named = [Sweep(name, (baseline, *settings)) for name, settings in found.items() if _is_swept(settings)]
     # What a probe gains is compared with what plain settings of the sampler reach, so these come first.
     return sorted(named, key=lambda sweep: (not _is_plain(sweep.settings[1]), sweep.name))
 
@@ -64,19 +87,20 @@ def _is_plain(setting: Setting) -> bool:
 
 def generator_sweeps(families: Sequence[Family]) -> list[Sweep]:
     """Sweeps of one setting of a generator, such as a scheduler's eta: baselines of families that share the rest."""
-    flat = [(family, _flatten(family.identity)) for family in families if family.baseline is not None]
+    flat = [(family.baseline, _flatten(family.identity)) for family in families if family.baseline is not None]
     keys = {key for _, values in flat for key, value in values.items() if _is_number(value)}
     sweeps = []
     for key in sorted(keys):
-        having = [(family, values) for family, values in flat if _is_number(values.get(key))]
+        having = [(baseline, values) for baseline, values in flat if _is_number(values.get(key))]
 
-        def rest(pair: tuple[Family, dict[str, Any]], key: str = key) -> str:
-            return json.dumps({k: v for k, v in pair[1].items() if k != key}, sort_keys=True)
+        def rest(pair: tuple[Setting, dict[str, Any]], key: str = key) -> str:
+            others = {k: v for k, v in pair[1].items() if k != key}
+            return json.dumps([pair[0].prompts, others], sort_keys=True)
 
         for _, group in groupby(sorted(having, key=rest), key=rest):
-            baselines = [family.baseline for family, _ in group]
+            baselines = tuple(baseline for baseline, _ in group)
             if len(baselines) > 1:
-                sweeps.append(Sweep(key.split(".")[-1], tuple(b for b in baselines if b is not None)))
+                sweeps.append(Sweep(key.split(".")[-1], baselines))
     return sweeps
 
 

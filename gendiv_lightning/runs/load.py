@@ -128,6 +128,12 @@ class Setting(NamedTuple):
         return [probe for probe in self.probes if "num_paths" in probe]
 
     @property
+    def prompts(self) -> str:
+        """Hash of the prompt set."""
+        found: str = self.runs[0].protocol["data"]["prompts_sha256"]
+        return found
+
+    @property
     def description(self) -> Description:
         """Description of the first run."""
         return self.runs[0].description

@@ -11,6 +11,8 @@ from gendiv_lightning.analysis.equal_quality import area_between, gain_of, gener
 from gendiv_lightning.analysis.rarefy import rarefy
 from gendiv_lightning.cli.main import main
 from gendiv_lightning.functional.frontier import gain_at_equal_quality
+from gendiv_lightning.report.context import make_study
+from gendiv_lightning.report.sections.frontier import section
 from gendiv_lightning.runs.load import families_of, find_runs, read_run
 
 LPIPS, QUALITY = "diversity/lpips[tiny]", "quality/clip_score[tiny-clip]"
@@ -54,6 +56,44 @@ def test_a_generators_own_number_makes_a_sweep(family):
     assert len(sweep.settings) == 2
     assert generator_sweeps([family]) == []
     assert generator_sweeps([family, other._replace(identity={**other.identity, "dtype": "float16"})]) == []
+
+
+def other(setting, prompts=None, identity=None):
+    """A setting on another prompt set, or of another generator."""
+    key, changes = ("generator", identity) if identity else ("data", {"prompts_sha256": prompts, "num_prompts": 2})
+    runs = tuple(run._replace(protocol={**run.protocol, key: {**run.protocol[key], **changes}}) for run in setting.runs)
+    columns = {name: column[:2] for name, column in setting.columns.items()} if prompts else setting.columns
+    return setting._replace(runs=runs, columns=columns)
+
+
+def test_settings_on_other_prompts_leave_the_sweep_and_are_named(family):
+    sweep = sweeps_of(family)[0]
+    there = other(sweep.settings[1], "other"), other(family.baseline, "other")
+    mixed = family._replace(settings=(*family.settings, *there))
+    assert [each.settings for each in sweeps_of(mixed)] == [each.settings for each in sweeps_of(family)]
+    assert generator_sweeps([family, family._replace(settings=there[1:])]) == []
+    shown, plain = (section(make_study([each])) for each in (mixed, family))
+    (line,) = set(shown.paragraphs) - set(plain.paragraphs)
+    assert f"because their prompts differ: {family.name}, {there[0].name}." in line
+
+
+def test_sweeps_are_paired_within_one_generator_and_one_prompt_set(family):
+    def varied(prompts=None, **values):
+        identity = {**family.identity, **values}
+        baseline = other(family.baseline, identity=identity)
+        return family._replace(identity=identity, settings=(other(baseline, prompts) if prompts else baseline,))
+
+    def paired(*second):
+        found = section(make_study([varied(steps=1), varied(steps=1, guidance=1.5), *second]))
+        rows = [row for block in found.blocks if hasattr(block, "rows") for row in block.rows]
+        return [row[1:3] for row in rows], found.paragraphs
+
+    own, theirs = ({"guidance": 9.0, **more} for more in ({}, {"weights": "others"}))
+    assert paired(*(varied(steps=steps, **own) for steps in (2, 3)))[0] == [("guidance", "steps, mean")]
+    assert paired(*(varied(steps=steps, **theirs) for steps in (2, 3)))[0] == []
+    rows, paragraphs = paired(*(varied("others", steps=steps, **own) for steps in (2, 3)))
+    assert rows == []
+    assert "the sweeps of guidance and steps" in paragraphs[-1]
 
 
 def test_gains_are_printed_by_command(study, capsys):

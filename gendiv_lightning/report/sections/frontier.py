@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from gendiv_lightning.analysis.equal_quality import area_between, gain_of, generator_sweeps, sweeps_of
+from gendiv_lightning.analysis.equal_quality import Sweep, area_between, gain_of, generator_sweeps, sweeps_of
 from gendiv_lightning.analysis.paper_claims import PAPER, command_for, enhanced
 from gendiv_lightning.report.charts import arms_key, frontier
 from gendiv_lightning.report.context import Quality, Study, about, comparable, shown_in, with_settings
@@ -36,14 +36,36 @@ def section(study: Study) -> Section:
     ]
     if not study.qualities:
         missing.append("a quality in all runs: add `clip_score` or `fid` to the metrics")
-    return Section("frontier", title, (EQUAL_QUALITY,) if tables else (), (*figures, *tables), tuple(missing))
+    paragraphs = (*((EQUAL_QUALITY,) if tables else ()), *(_left_out(study) if study.qualities else ()))
+    return Section("frontier", title, paragraphs, (*figures, *tables), tuple(missing))
+
+
+def _left_out(study: Study) -> tuple[str, ...]:
+    """A line that names what is not compared at equal quality because its prompts are others; nothing if all are."""
+    names = [
+        f"{family.name}, {setting.name}"
+        for family in study.families
+        for setting in comparable(family)
+        if family.baseline and setting.prompts != family.baseline.prompts
+    ]
+    names += [
+        f"{first.generator}, the sweeps of {first.name} and {second.name}"
+        for first, second in _pairs(study)
+        if first.prompts != second.prompts
+    ]
+    return (f"Not compared at equal quality, because their prompts differ: {'; '.join(names)}.",) if names else ()
+
+
+def _pairs(study: Study) -> list[tuple[Sweep, Sweep]]:
+    """Pairs of sweeps over one generator's own numbers."""
+    pairs = combinations(generator_sweeps(study.families), 2)
+    return [(first, second) for first, second in pairs if first.fixed == second.fixed]
 
 
 def _gains(study: Study, quality: Quality) -> Table | None:
     """What settings gain over a sweep of their generator at equal quality, and sweeps over each other."""
     rows: list[tuple[Cell, ...]] = []
     falls = {"lower_is_better": quality.lower_is_better}
-    across = generator_sweeps(study.families)
     for family in study.families:
         own = [sweep for sweep in sweeps_of(family) if sweep.has(study.distance, quality.name)]
         reference = next(iter(own), None)
@@ -55,15 +77,14 @@ def _gains(study: Study, quality: Quality) -> Table | None:
                 (family.name, reference.name, f"{sweep.name}, mean of the sweep", Number(*mean, is_change=True))
             )
         for setting in comparable(family):
-            columns = setting.columns.keys()
-            if all(setting is not each for each in reference.settings) and {study.distance, quality.name} <= columns:
+            is_new = all(setting is not each for each in reference.settings) and setting.prompts == reference.prompts
+            if is_new and {study.distance, quality.name} <= setting.columns.keys():
                 gain = gain_of(setting, reference, study.distance, quality.name, **falls)
                 rows.append((family.name, reference.name, setting.name, Number(*gain, is_change=True)))
-    for first, second in combinations([s for s in across if s.has(study.distance, quality.name)], 2):
-        mean = area_between(second, first, study.distance, quality.name, **falls)
-        rows.append(
-            (first.settings[0].label.generator, first.name, f"{second.name}, mean", Number(*mean, is_change=True))
-        )
+    for first, second in _pairs(study):
+        if first.prompts == second.prompts and all(s.has(study.distance, quality.name) for s in (first, second)):
+            mean = area_between(second, first, study.distance, quality.name, **falls)
+            rows.append((first.generator, first.name, f"{second.name}, mean", Number(*mean, is_change=True)))
     if not rows:
         return None
     name = f"equal-{quality.name.split('/')[-1].split('[')[0].replace('_', '-')}"
