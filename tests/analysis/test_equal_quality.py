@@ -138,7 +138,9 @@ def test_unequal_numbers_of_samples_are_rarefied(unequal, capsys):
     assert eight.estimates["codebook/coverage"].value < runs[1].estimates["codebook/coverage"].value
     assert (eight.columns["codebook/prompt_entries"] < runs[1].columns["codebook/prompt_entries"]).all()
     assert eight.columns["diversity/pixel_cosine"].equal(runs[1].columns["diversity/pixel_cosine"])
-    assert "h_total/token/plugin" in dropped
+    assert {"h_total/token/plugin", "codebook/prompt_entropy_bits", "codebook/information_bits"} <= {*dropped}
+    assert "codebook/entropy_bits" not in dropped
+    assert "bias-corrected numbers are compared as they are" in printed.err
     # The first four of the eight samples are the other run's: the expectation is near what they show.
     entries = [run.columns["codebook/prompt_entries"].mean().item() for run in (four, eight)]
     assert entries[1] == pytest.approx(entries[0], rel=0.1)

@@ -140,7 +140,7 @@ def _rarefied(a: list[Run], b: list[Run]) -> tuple[list[Run], list[Run], str]:
     left_out = f" Left out, since they depend on it: {', '.join(dropped)}." if dropped else ""
     note = (
         f"Numbers of samples differ. Vendi scores and codebook coverage are rarefied to {min(map(num_samples, runs))} "
-        f"samples per prompt; unbiased numbers are compared as they are.{left_out}\n"
+        f"samples per prompt; unbiased and bias-corrected numbers are compared as they are.{left_out}\n"
     )
     return runs[: len(a)], runs[len(a) :], note
 
