@@ -31,17 +31,21 @@ DEPENDENT_ENDS = ("/plugin", "/order1", "/unseen")
 
 
 def num_samples(run: Run) -> int:
-    """Samples per prompt of a run without a crossed design."""
+    """Samples per prompt of a run that can be rarefied, see `why_not`."""
     return int(run.protocol["data"]["num_samples"])
 
 
-def is_crossed(run: Run) -> bool:
-    """Whether samples of the run share paths, so that a part of them is less diverse than as many independent ones."""
-    return any("num_paths" in probe for probe in run.protocol["probes"])
+def why_not(run: Run) -> str:
+    """Why a random part of the samples of a run is no smaller run of its design; empty if it is."""
+    if any("num_paths" in probe for probe in run.protocol["probes"]):
+        return "the samples of a prompt share paths"
+    if any(probe.get("num_paraphrases") for probe in run.protocol["probes"]):
+        return "every paraphrase of a prompt has the same number of samples"
+    return ""
 
 
 def rarefy(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """The runs at the smallest number of samples per prompt.
+    """The runs, which must be such that they can be rarefied (`why_not`), at the smallest number of samples per prompt.
 
     Vendi scores are measured again on the stored images, as means over random subsets. Distinct codebook entries and
     coverage are expectations over all subsets. Unbiased and bias-corrected numbers stay as they are, and what cannot be

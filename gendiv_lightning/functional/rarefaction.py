@@ -1,5 +1,7 @@
 """Rarefaction: the expected value, for fewer samples, of metrics that grow with the number of samples.
 
+Samples must be exchangeable: a random part of samples that are balanced over paraphrases or paths is not balanced.
+
 Notation: N samples, of which n are kept, K entries.
 """
 

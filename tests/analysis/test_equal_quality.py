@@ -146,13 +146,22 @@ def test_unequal_numbers_of_samples_are_rarefied(unequal, capsys):
     assert entries[1] == pytest.approx(entries[0], rel=0.1)
 
 
-def test_a_crossed_design_is_still_refused(unequal, tmp_path):
+@pytest.mark.parametrize(
+    ("design", "reason"),
+    [
+        ({"probe": "Decompose", "num_paths": 4, "num_paraphrases": 0, "length": "any"}, "share paths"),
+        ({"probe": "Paraphrase", "num_paraphrases": 4, "length": "any"}, "every paraphrase of a prompt has the same"),
+    ],
+)
+def test_a_balanced_design_is_refused_with_the_reason(unequal, tmp_path, design, reason):
     folder = tmp_path / "crossed"
     shutil.copytree(unequal / "eight", folder)
     (folder / "index.jsonl").unlink()
     file = folder / "fingerprint.json"
     there = json.loads(file.read_text())
-    there["protocol"]["probes"] = [{"probe": "Decompose", "num_paths": 4, "num_paraphrases": 0, "length": "any"}]
+    there["protocol"]["probes"] = [design]
     file.write_text(json.dumps(there))
     (folder / "description.json").unlink()
-    assert "data.num_samples (4 and 8)" in gendiv("compare", unequal / "four", folder)
+    message = gendiv("compare", unequal / "four", folder)
+    assert "data.num_samples (4 and 8)" in message
+    assert reason in message

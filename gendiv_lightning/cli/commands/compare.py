@@ -77,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Read and check both sides, compare them, print the tables."""
     from gendiv_lightning.analysis.compare import NUM_SAMPLES, compare_runs, find_obstacles, show_equivalences
+    from gendiv_lightning.analysis.rarefy import why_not
     from gendiv_lightning.console.tables import few_prompts
     from gendiv_lightning.console.text import write
     from gendiv_lightning.runs.load import read_run
@@ -88,15 +89,18 @@ def run(arguments: argparse.Namespace) -> int:
         return _between([arguments.a, arguments.b, *arguments.more], arguments)
     margin = _margin(arguments.margin) if arguments.margin else None
     a, b = ([read_run(path) for path in side.split(",")] for side in (arguments.a, arguments.b))
-    obstacles = find_obstacles(a, b)
+    obstacles, reason = find_obstacles(a, b), ""
     if arguments.at_equal:
         obstacles = [obstacle for obstacle in obstacles if not obstacle.side]
     elif obstacles and all(obstacle.difference.key in NUM_SAMPLES for obstacle in obstacles):
-        a, b, note = _rarefied(a, b)
-        obstacles = [] if note else obstacles
-        write(note, sys.stderr)
+        reason = next(filter(None, map(why_not, (*a, *b))), "")
+        if not reason:
+            a, b, note = _rarefied(a, b)
+            obstacles = []
+            write(note, sys.stderr)
     if obstacles:
         message = f"these runs are not comparable, because they differ in {'; '.join(map(str, obstacles))}"
+        message += f"; they cannot be rarefied, because {reason}" if reason else ""
         if not arguments.anyway:
             raise NotComparableError(f"{message}. Pass --anyway to compare them regardless")
         write(f"{message}\n", sys.stderr)
@@ -131,11 +135,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _rarefied(a: list[Run], b: list[Run]) -> tuple[list[Run], list[Run], str]:
-    """Both sides at the smaller number of samples, and a note; no note if that is impossible."""
-    from gendiv_lightning.analysis.rarefy import is_crossed, num_samples, rarefy
+    """Both sides at the smaller number of samples, and a note."""
+    from gendiv_lightning.analysis.rarefy import num_samples, rarefy
 
-    if any(map(is_crossed, (*a, *b))) or len({run.protocol["data"]["num_prompts"] for run in (*a, *b)}) > 1:
-        return a, b, ""
     runs, dropped = rarefy([*a, *b])
     left_out = f" Left out, since they depend on it: {', '.join(dropped)}." if dropped else ""
     note = (
