@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from gendiv_lightning.analysis.decompose import read_prompts
+from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.functional.rarefaction import rarefied_entries, rarefied_vendi
+from gendiv_lightning.records.estimate import Estimate
 from gendiv_lightning.runs.load import Run
 from gendiv_lightning.storage.codebook_counts import read_usage
 
@@ -27,6 +29,7 @@ DEPENDENT = (
     # Entropies of few tokens: the correction leaves a bias that changes with their number.
     *("codebook/information_bits", "codebook/prompt_entropy_bits", "codebook/prompt_perplexity"),
 )
+BOOTSTRAP = "BCa bootstrap over prompts"
 DEPENDENT_ENDS = ("/plugin", "/order1", "/unseen")
 
 
@@ -71,7 +74,8 @@ def _rarefied(run: Run, kept: int, dropped: Sequence[str]) -> Run:
     distinct, unseen = torch.full((len(run.prompts),), math.nan).double(), torch.ones(size, dtype=torch.float64)
     for samples in read_prompts(run.folder, "Rarefying"):
         for name, metric in metrics.items():
-            found[name][samples.place] = rarefied_vendi(metric.features(samples.images), kept, metric.q)
+            if kept > 1:  # as in `Vendi`, one image has no score
+                found[name][samples.place] = rarefied_vendi(metric.features(samples.images), kept, metric.q)
         if size and samples.tokens is not None:
             missing = rarefied_entries(samples.tokens, kept, size)
             distinct[samples.place] = (1 - missing).sum()
@@ -82,12 +86,19 @@ def _rarefied(run: Run, kept: int, dropped: Sequence[str]) -> Run:
     word = f"rarefied to {kept} samples per prompt"
     for name, column in found.items():
         known = column[~column.isnan()]
-        value = known.mean().item() if len(known) else math.nan
-        estimates[name] = estimates[name]._replace(value=value, low=math.nan, high=math.nan, method=word)
+        mean = bootstrap_mean(known)
+        estimates[name] = Estimate(*mean, *_sizes(estimates[name], kept, len(known)), f"{word}; {BOOTSTRAP}")
     if size:
-        value = (1 - unseen).mean().item()
-        estimates[COVERAGE] = estimates[COVERAGE]._replace(value=value, low=math.nan, high=math.nan, method=word)
+        value, before = (1 - unseen).mean().item(), estimates[COVERAGE]
+        sizes = _sizes(before, kept, before.num_prompts)
+        estimates[COVERAGE] = Estimate(value, math.nan, math.nan, *sizes, word)
     return run._replace(estimates=estimates, columns=columns)
+
+
+def _sizes(estimate: Estimate, kept: int, num_prompts: int) -> tuple[int, int, int]:
+    """Numbers of prompts, paths and samples at `kept` samples per prompt, which share one path or none."""
+    num_samples = kept * num_prompts
+    return num_prompts, min(num_samples, estimate.num_paths), num_samples
 
 
 def _vendi(name: str) -> Vendi:

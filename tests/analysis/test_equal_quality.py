@@ -10,6 +10,7 @@ from running import predict
 from gendiv_lightning.analysis.equal_quality import area_between, gain_of, generator_sweeps, sweeps_of
 from gendiv_lightning.analysis.rarefy import rarefy
 from gendiv_lightning.cli.main import main
+from gendiv_lightning.functional.bootstrap import bootstrap_mean
 from gendiv_lightning.functional.frontier import gain_at_equal_quality
 from gendiv_lightning.report.context import make_study
 from gendiv_lightning.report.sections.frontier import section
@@ -141,6 +142,17 @@ def test_unequal_numbers_of_samples_are_rarefied(unequal, capsys):
     assert {"h_total/token/plugin", "codebook/prompt_entropy_bits", "codebook/information_bits"} <= {*dropped}
     assert "codebook/entropy_bits" not in dropped
     assert "bias-corrected numbers are compared as they are" in printed.err
+    name = "diversity/vendi[pixels]"
+    vendi, own = eight.estimates[name], runs[1].estimates[name]
+    assert vendi[:3] == bootstrap_mean(after)
+    assert vendi.low < vendi.value < vendi.high
+    sizes = own.num_prompts, own.num_samples // 2
+    for rarefied in (vendi, eight.estimates["codebook/prompt_entries"], eight.estimates["codebook/coverage"]):
+        assert rarefied[3:6] == (sizes[0], sizes[1], sizes[1])
+    one = four._replace(protocol={**four.protocol, "data": {**four.protocol["data"], "num_samples": 1}})
+    alone = rarefy([one, runs[1]])[0][1]
+    assert alone.columns[name].isnan().all(), "one image has no Vendi score"
+    assert alone.estimates["codebook/prompt_entries"].value < eight.estimates["codebook/prompt_entries"].value
     # The first four of the eight samples are the other run's: the expectation is near what they show.
     entries = [run.columns["codebook/prompt_entries"].mean().item() for run in (four, eight)]
     assert entries[1] == pytest.approx(entries[0], rel=0.1)
