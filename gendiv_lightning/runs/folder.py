@@ -44,8 +44,8 @@ FILES = (  # in order of deletion: the completion marker first, so a half-delete
     "description.json",
     "environment.json",
     "config.yaml",
-    INDEX,
     "fingerprint.json",
+    INDEX,  # last, since it tells which of these files are the run's
 )
 FOLDERS = ("samples", "log", "wandb")
 _SHARD = re.compile(r"\d{7,}-[0-9a-f]{8}\.parquet")
@@ -118,27 +118,33 @@ class RunFolder:
     def delete(self) -> None:
         """Delete the run in the folder, but no other files in it.
 
+        With an index, files of a run that are not listed there are somebody else's. A run of version 0.1 has no index.
+
         Raises:
             MissingRunError: the folder is not a run folder.
         """
         if not self.path.exists() or not any(self.path.iterdir()):
             return
-        there = {path.name for path in self.path.iterdir()} - {LOCK}
-        if not (self.path / "fingerprint.json").exists() and not there <= {*FILES, *FOLDERS}:
+        listed = self.index.files()
+        is_run = (self.path / "fingerprint.json").exists() or listed or self.shards()
+        if not is_run and not {path.name for path in self.path.iterdir()} <= {LOCK, *FOLDERS}:
             raise MissingRunError(
                 f"--overwrite: {self.path} is not a run folder, so nothing was deleted. Choose another --run_dir"
             )
+        try:
+            fingerprint = files.read_json(self.path / "fingerprint.json").get("fingerprint", "")
+        except DamagedRunError:  # or missing: which folders of W&B are this run's is unknown, so all are left
+            fingerprint = ""
         (self.path / "metrics.json").unlink(missing_ok=True)
         for shard in self.shards():
             shard.unlink()
         for name in _LOGS:
             (self.path / "log" / name).unlink(missing_ok=True)
-        if (self.path / "fingerprint.json").exists():
-            identity = self.wandb_id(files.read_json(self.path / "fingerprint.json").get("fingerprint", ""))
-            for logged in (self.path / "wandb").glob(f"*run-*-{identity}"):
-                shutil.rmtree(logged)
+        for logged in (self.path / "wandb").glob(f"*run-*-{self.wandb_id(fingerprint)}"):
+            shutil.rmtree(logged)
         for name in FILES:
-            (self.path / name).unlink(missing_ok=True)
+            if not listed or name in listed or name in ("fingerprint.json", INDEX):
+                (self.path / name).unlink(missing_ok=True)
         for folder in FOLDERS:
             if (self.path / folder).is_dir() and not any((self.path / folder).iterdir()):
                 (self.path / folder).rmdir()

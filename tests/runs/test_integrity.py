@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -158,6 +159,53 @@ def test_overwriting_deletes_only_the_run(tmp_path):
         path.write_text("mine")
     folder.delete()
     assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(own_files)
+
+
+@pytest.mark.parametrize("damaged", [b"{", b"[]", b"\xff", b'{"fingerprint": 3}'])
+def test_a_run_with_a_damaged_fingerprint_can_be_overwritten(tmp_path, damaged):
+    folder = write_run(tmp_path)
+    (tmp_path / "wandb" / "offline-run-1-other").mkdir(parents=True)
+    (tmp_path / "fingerprint.json").write_bytes(damaged)
+    folder.delete()
+    assert [path.name for path in tmp_path.rglob("*")] == ["wandb", "offline-run-1-other"]
+
+
+def test_files_with_the_names_of_a_run_make_no_run(tmp_path):
+    own = {name: tmp_path / name for name in ("prompts.jsonl", "config.yaml", INDEX, "samples/mine.parquet")}
+    for path in own.values():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    with pytest.raises(ValueError, match="nothing was deleted"):
+        RunFolder(tmp_path).delete()
+    assert all(path.exists() for path in own.values())
+
+
+def test_overwriting_leaves_files_that_the_index_does_not_list(tmp_path):
+    folder = write_run(tmp_path, finish=False)
+    (tmp_path / "prompts.jsonl").write_text("mine")  # the run was killed before it wrote its own
+    folder.delete()
+    assert [path.name for path in tmp_path.iterdir()] == ["prompts.jsonl"]
+
+
+@pytest.mark.parametrize("num_deleted", [1, 5, 6, 7])
+def test_deleting_goes_on_after_a_kill(tmp_path, monkeypatch, num_deleted):
+    folder = write_run(tmp_path)
+    unlink, deleted = Path.unlink, []
+
+    def kill(path, **settings):
+        if path.exists():
+            deleted.append(path)
+            if len(deleted) > num_deleted:
+                raise KeyboardInterrupt
+        unlink(path, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", kill)
+        with pytest.raises(KeyboardInterrupt):
+            folder.delete()
+    assert not folder.is_finished
+    RunFolder(tmp_path).delete()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path):
