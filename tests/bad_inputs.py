@@ -344,8 +344,6 @@ OPTIONS: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {
             "{folder}",
             "{bad}/empty.parquet",
             "",
-            "{bad}/x.safetensors",
-            "{bad}/counts.safetensors",
         ),
         "--out": ("", "{folder}", "{bad}/list.json/x"),
         "--backbone": ("", "x y", "inception,resize=x", "inception,no=1", "tiny,weights=/nowhere/x"),
@@ -358,6 +356,9 @@ OPTIONS: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {
         "--max-corrupt": ("nan", "-1", "2", "x"),
         "--memory-limit": ("nan", "0", "-1"),
         "--device": ("x", "", "cuda", "mps"),
+    },
+    ("reference", "{images}", "--out", "{out}/r.safetensors"): {
+        "": ("{bad}/x.safetensors", "{bad}/counts.safetensors"),
     },
     ("compare", "{run}", "{argmax}"): {
         "": ("/nowhere/x", "{folder}", "{bad}/list.json", "{images}", "", ","),

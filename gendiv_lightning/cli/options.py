@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,12 @@ class _Once(argparse.Action):
             raise argparse.ArgumentError(self, "must be given only once")
         given.add(self.dest)
         setattr(namespace, self.dest, values)
+
+
+def options_given(parsed: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """Those of some options that are on the command line, even with their default value, as they are written there."""
+    given = getattr(parsed, "_given", ())
+    return [f"--{name.replace('_', '-')}" for name in names if name in given or getattr(parsed, name) is True]
 
 
 def check_words(words: Sequence[str]) -> None:

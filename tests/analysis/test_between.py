@@ -1,5 +1,7 @@
 """Models with each other: distances within and between, homogeneity."""
 
+import re
+
 import pytest
 import torch
 
@@ -80,12 +82,15 @@ def test_runs_are_compared_by_command(study, capsys):
     [
         (["b", "b"], "expected two sides, got 3"),
         (["b", "--between", "--at-equal", "quality/x"], "Give one of them"),
+        (["b", "--between", "--anyway"], "--anyway does not apply to --between"),
+        (["b,,b", "--at-equal", "quality/x"], "must not be empty"),
+        (["b,b", "--at-equal", "quality/x"], "is given twice"),
         (["b", "--resize", "24"], "--resize must be at least 1"),
         (["b", "--between", "--margin", "5%"], "--margin is for the comparison of two sides"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(study, words, message):
-    folders = [study / "argmax" if word == "b" else word for word in words]
+    folders = [re.sub(r"\bb\b", str(study / "argmax"), word) for word in words]
     assert message in gendiv("compare", study / "baseline", *folders)
 
 

@@ -68,7 +68,24 @@ def test_impossible_arguments_are_one_line(words, message, tmp_path):
     assert message in gendiv("measure", tmp_path, *words)
 
 
-@pytest.mark.parametrize("option", [("--column", "x"), ("--image-column", "x"), ("--split", "x"), ("--first-caption",)])
+def test_the_folder_of_a_run_is_no_output(run, tmp_path):
+    before = metrics_of(run)
+    for source in (run.path, tmp_path):
+        assert "is a run folder" in gendiv("measure", source, "--metrics", "ssim", "--out", run.path)
+    assert metrics_of(run) == before
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--column", "x"),
+        ("--image-column", "x"),
+        ("--split", "x"),
+        ("--first-caption",),
+        ("--max-corrupt", "0.01"),
+        ("--memory-limit", "2"),
+    ],
+)
 def test_options_for_other_images_are_errors_on_a_run(option, run):
     assert f"{option[0]} does not apply to a run" in gendiv("measure", run.path, "--metrics", "ssim", *option)
 
@@ -78,6 +95,12 @@ def test_a_reference_is_a_file_and_takes_no_option_that_does_not_apply(run, tmp_
     assert "--out must be a file" in gendiv(*call, "--out", tmp_path)
     for option in ("--split", "--config", "--revision"):
         assert "Remove " in gendiv(*call, "--out", tmp_path / "x", option, "y")
+    merged = ("reference", "1.safetensors", "2.safetensors", "--out", tmp_path / "x")
+    for option in (("--backbone", "inception"), ("--device", "cpu"), ("--max-corrupt", "0"), ("--memory-limit", "1")):
+        assert f"{option[0]} does not apply to parts of a reference" in gendiv(*merged, *option)
+    assert "--max-corrupt does not apply to postcards" in gendiv(
+        "reference", "postcards", "--out", tmp_path / "x", "--max-corrupt", "0"
+    )
 
 
 def test_ignored_files_are_reported_without_control_characters(tmp_path, capsys):

@@ -83,8 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.runs.load import read_run
 
     _check(arguments)
-    if not arguments.at_equal:
-        _check_sides(arguments.a, arguments.b, *arguments.more)
+    _check_sides(arguments.a, arguments.b, *arguments.more)
     if arguments.between:
         return _between([arguments.a, arguments.b, *arguments.more], arguments)
     margin = _margin(arguments.margin) if arguments.margin else None
@@ -128,6 +127,8 @@ def _check(arguments: argparse.Namespace) -> None:
     alone = [f"--{name}" for name in ("only", "margin") if getattr(arguments, name)]
     if chosen and alone:
         raise OptionConflictError(f"{alone[0]} is for the comparison of two sides. Leave it out")
+    if arguments.anyway and arguments.between:
+        raise OptionConflictError("--anyway does not apply to --between, which compares any models. Leave it out")
     if arguments.distance and not chosen:
         raise OptionConflictError("--distance is for --between and --at-equal. Remove it, or use --only")
     if arguments.resize is not None and (not arguments.between or arguments.resize < 1):

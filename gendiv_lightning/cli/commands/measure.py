@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gendiv_lightning.cli.options import check_output_folder
+from gendiv_lightning.cli.options import check_output_folder, options_given
 from gendiv_lightning.console.text import printable, write
-from gendiv_lightning.errors import ConfigValueError, MetricInputError, OptionConflictError
+from gendiv_lightning.errors import ConfigValueError, MetricInputError, OptionConflictError, OutputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -192,6 +192,10 @@ def _metrics(arguments: argparse.Namespace) -> list[SampleMetric]:
     check_device(arguments.device)
     if arguments.out is not None:
         check_output_folder(arguments.out, "--out")
+        if (arguments.out / "fingerprint.json").exists():
+            raise OutputError(
+                f"--out {arguments.out} is a run folder, whose results would be overwritten. Choose another folder"
+            )
     usage = arguments.source / "usage.safetensors"  # in a finished run
     codebook_size = len(read_usage(usage)[0]) if usage.is_file() else None
     names = split_names(arguments.metrics)
@@ -283,11 +287,10 @@ def _prompts(arguments: argparse.Namespace, corrupt: CorruptImages) -> tuple[int
 
 def _check_options_of_run(arguments: argparse.Namespace) -> None:
     """Raise ValueError for options that do not apply to the images of a run."""
-    given = [
-        f"--{name.replace('_', '-')}"
-        for name in ("resize", "column", "image_column", "split", "first_caption", "allow_outside")
-        if getattr(arguments, name)
-    ]
+    given = options_given(
+        arguments,
+        ("resize", "column", "image_column", "split", "first_caption", "allow_outside", "max_corrupt", "memory_limit"),
+    )
     if given:
         raise OptionConflictError(
             f"{', '.join(given)} does not apply to a run, whose images are measured unchanged. Remove the option"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gendiv_lightning import plugins
 from gendiv_lightning.cli.commands.measure import add_reading_arguments
-from gendiv_lightning.cli.options import check_output_file
+from gendiv_lightning.cli.options import check_output_file, options_given
 from gendiv_lightning.console.text import printable, write
 from gendiv_lightning.errors import ConfigValueError, OptionConflictError
 
@@ -44,7 +44,11 @@ on several devices or machines, each image on one of them:
 """
 
 
-OF_IMAGES = ("image_column", "split", "config", "revision", "allow_outside")  # options of images in files
+OF_IMAGES = (  # options of images in files
+    *("image_column", "split", "config", "revision"),
+    *("max_corrupt", "memory_limit", "allow_outside"),
+)
+OF_FEATURES = ("backbone", "device", "num", "part", "keep_features")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_output_file(arguments.out, "--out")
     if all(source.endswith(".safetensors") for source in arguments.source):
-        _leave_out(arguments, (*OF_IMAGES, "num", "part", "keep_features"), "parts of a reference, which are merged")
+        _leave_out(arguments, (*OF_FEATURES, *OF_IMAGES), "parts of a reference, which are merged")
         return _merge(arguments)
     if len(arguments.source) > 1:
         raise OptionConflictError(
@@ -121,8 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _leave_out(arguments: argparse.Namespace, names: Sequence[str], source: str) -> None:
     """Raise an error for options that do not apply to a source."""
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]
-    if given:
+    if given := options_given(arguments, names):
         raise OptionConflictError(f"{', '.join(given)} does not apply to {source}. Remove it")
 
 
