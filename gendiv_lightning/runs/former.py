@@ -24,9 +24,9 @@ _PROBE_ARGUMENTS = ("score_wordings",)  # now requested by the metrics
 def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
     """The `config.yaml` of a run, without arguments that no longer exist."""
     config = _rename_files(config)
-    data, model = (config[part].get("init_args") or {} for part in ("data", "model"))
+    data, model = (_arguments(config[part]) for part in ("data", "model"))
     for name, now in _MODEL.items():
-        if model.get(name) in now:
+        if isinstance(model.get(name), str) and model[name] in now:
             model[name] = now[model[name]]
     data.pop("record_marginals", None)  # now requested by the metrics
     if (
@@ -36,8 +36,14 @@ def upgrade_config(config: dict[str, Any]) -> dict[str, Any]:
     callbacks = config.get("trainer", {}).get("callbacks")
     for callback in callbacks if isinstance(callbacks, list) else []:
         for name in _PROBE_ARGUMENTS:
-            callback.get("init_args", {}).pop(name, None)
+            _arguments(callback).pop(name, None)
     return config
+
+
+def _arguments(part: Any) -> dict[str, Any]:
+    """The `init_args` of a part of a config; empty if there are none. A malformed part is left to the parser."""
+    arguments = part.get("init_args") if isinstance(part, dict) else None
+    return arguments if isinstance(arguments, dict) else {}
 
 
 @contextmanager
@@ -47,14 +53,19 @@ def upgraded_configs(words: Sequence[str]) -> Iterator[list[str]]:
     A config that names other files, which a run's own never does, is left alone: paths in it are relative to it.
     """
     with TemporaryDirectory() as folder:
-        upgraded, option = [], ""
-        for place, word in enumerate(words):
-            name, equals, value = word.partition("=") if word.startswith("--config=") else ("", "", word)
-            if equals or option == "--config":
-                word = f"{name}{equals}{_upgraded_copy(Path(value), Path(folder) / str(place))}"
-            upgraded.append(word)
-            option = word
+        upgraded = list(words)
+        for place, option, config in _configs(words):
+            upgraded[place] = f"{option}{_upgraded_copy(config, Path(folder) / str(place))}"
         yield upgraded
+
+
+def _configs(words: Sequence[str]) -> Iterator[tuple[int, str, Path]]:
+    """The config files of a command line: the place of the word, the option in it if it is there, and the file."""
+    for place, (before, word) in enumerate(pairwise(("", *words))):
+        if word.startswith("--config="):
+            yield place, "--config=", Path(word.removeprefix("--config="))
+        elif before == "--config":
+            yield place, "", Path(word)
 
 
 def _upgraded_copy(config: Path, folder: Path) -> Path:
@@ -102,7 +113,7 @@ def upgrade_words(words: Sequence[str]) -> list[str]:
     Words are unchanged if the config has callbacks of its own, and after a callback that the command line adds.
     """
     upgraded = []
-    adds = any(_has_callbacks(Path(file)) for option, file in pairwise(words) if option == "--config")
+    adds = any(_has_callbacks(config) for _, _, config in _configs(words))
     for word in words:
         option = word.partition("=")[0]
         if option.startswith("--trainer.callbacks.") and not adds:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 from running import TINY
 
@@ -34,6 +35,21 @@ def test_only_removed_arguments_are_dropped_from_a_config():
     assert upgrade_config(dataset) == dataset
 
 
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        {"trainer": {"callbacks": ["Argmax"]}},
+        {"trainer": {"callbacks": [{"class_path": "Decompose", "init_args": None}, None, {"init_args": [1]}]}},
+        {"trainer": {"callbacks": "Argmax"}},
+        {"model": {"class_path": "Amused", "init_args": {"size": {"a": 1}, "gpt": ["tiny"]}}},
+        {"model": {"init_args": "x"}, "data": {"init_args": [1]}},
+    ],
+)
+def test_malformed_parts_of_a_config_are_left_to_the_parser(malformed):
+    config = {"model": {}, "data": {}, "trainer": {}, **malformed}
+    assert upgrade_config(config) == config
+
+
 def test_removed_arguments_are_dropped_from_a_protocol():
     probes = [{"probe": "Decompose", "num_paths": 4, "score_wordings": True}, {"probe": "Argmax"}]
     assert upgrade_protocol({"probes": probes, "seed": 1}) == {
@@ -57,8 +73,9 @@ def test_arguments_of_callbacks_become_arguments_of_probes_and_measure(tmp_path)
 
 def test_a_config_with_its_own_callbacks_is_unchanged(tmp_path):
     (tmp_path / "old.yaml").write_text("trainer: {callbacks: [{class_path: Argmax}]}\n")
-    words = ["predict", "--config", str(tmp_path / "old.yaml"), "--trainer.callbacks.ratio=0.25"]
-    assert upgrade_words(words) == words
+    for config in (["--config", str(tmp_path / "old.yaml")], [f"--config={tmp_path / 'old.yaml'}"]):
+        words = ["predict", *config, "--trainer.callbacks.ratio=0.25"]
+        assert upgrade_words(words) == words
     assert upgrade_words(["predict", "--config", "missing.yaml"]) == ["predict", "--config", "missing.yaml"]
 
 
