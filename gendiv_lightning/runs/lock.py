@@ -58,11 +58,12 @@ class RunLock:
         threading.Thread(target=self._beat, name="run lock", daemon=True).start()
 
     def release(self) -> None:
-        """Release the lock and remove the file."""
+        """Release the lock and remove the file, unless another machine has taken it over."""
         if self._file is None:
             return
         self._stop.set()
-        self.path.unlink(missing_ok=True)
+        if self._is_ours():
+            self.path.unlink(missing_ok=True)
         os.close(self._file)
         self._file = None
 
@@ -89,6 +90,9 @@ class RunLock:
                 raise self._taken(owner) from None
             os.close(file)
 
+    def _is_ours(self) -> bool:
+        return token_of(self.path.parent) == self.token
+
     def _age(self) -> float:
         return time.time() - self.path.stat().st_mtime
 
@@ -101,7 +105,8 @@ class RunLock:
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
-                os.utime(self.path)
+                if self._is_ours():
+                    os.utime(self.path)
             except OSError:  # the folder was deleted, or the disk is temporarily unavailable
                 continue
 

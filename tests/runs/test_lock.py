@@ -81,6 +81,18 @@ def test_the_owner_updates_its_lock(tmp_path, monkeypatch):
         assert held.path.stat().st_mtime > 1
 
 
+def test_a_former_owner_leaves_the_lock_of_another_machine_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.01)
+    held = RunLock(tmp_path)
+    held.acquire()
+    write_lock(tmp_path, 5)
+    before = held.path.stat().st_mtime
+    time.sleep(0.1)
+    assert held.path.stat().st_mtime == before
+    held.release()
+    assert token_of(tmp_path) == "theirs"
+
+
 def test_a_damaged_lock_file_has_no_owner(tmp_path):
     (tmp_path / lock.NAME).write_text("{broken")
     with RunLock(tmp_path):
