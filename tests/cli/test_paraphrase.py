@@ -156,6 +156,18 @@ def test_a_custom_instruction_is_sent_to_the_model(connect, tmp_path):
     assert json.loads((tmp_path / "set.card.json").read_text())["instruction"] == "Say it like a sailor."
 
 
+@pytest.mark.parametrize(("card", "message"), [("{", "is not a JSON object"), ('{"source": "me"}', "source must be")])
+def test_a_malformed_card_of_the_prompts_is_an_error_before_any_request(card, message, connect, tmp_path):
+    prompts, out = tmp_path / "mine.jsonl", tmp_path / "set.jsonl"
+    prompts.write_text('{"prompt": "red sky"}\n')
+    prompts.with_suffix(".card.json").write_text(card)
+    with serving() as server:
+        connect(server)
+        assert message in run("paraphrase", prompts, *words(out)[2:])
+    assert not server.bodies
+    assert not out.exists()
+
+
 def test_the_grammar_needs_neither_server_nor_key(tmp_path, monkeypatch):
     monkeypatch.setenv("GENDIV_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from gendiv_lightning.cli.options import check_output_file
 from gendiv_lightning.console.text import write
 from gendiv_lightning.errors import (
     ConfigValueError,
+    DamagedRunError,
     FileFormatError,
     OptionConflictError,
     OutputError,
@@ -206,6 +206,7 @@ def _make(prompt_set: PromptSet, arguments: argparse.Namespace) -> int:
     from gendiv_lightning.prompts.prompt_set import write_card
     from gendiv_lightning.prompts.token_counts import TokenCounter
 
+    license_of_prompts = _license(arguments.prompts)
     counters = [TokenCounter(name) for name in arguments.count_tokens]
     instruction = _instruction(arguments.instruction) if arguments.instruction else INSTRUCTION
     rewording = Rewording(
@@ -224,7 +225,7 @@ def _make(prompt_set: PromptSet, arguments: argparse.Namespace) -> int:
         "paraphrases": [scored.text for reworded in found for scored in reworded.paraphrases],
     }
     tokens = {counter.label: counter.facts(kinds) for counter in counters}
-    write_card(arguments.out, {**_card(prompt_set, rewording, found, arguments), "tokens": tokens})
+    write_card(arguments.out, {**_card(prompt_set, license_of_prompts, rewording, found, arguments), "tokens": tokens})
     num_paraphrases = sum(len(reworded.paraphrases) for reworded in found)
     counts = f"{num_paraphrases} paraphrases of {len(found)} prompts by {rewording.paraphraser.name}"
     write(f"{arguments.out}: {counts}\ndropped: {_in_words(dropped(found)) or 'nothing'}\n\n")
@@ -242,7 +243,11 @@ def _make(prompt_set: PromptSet, arguments: argparse.Namespace) -> int:
 
 
 def _card(
-    prompt_set: PromptSet, rewording: Rewording, found: Sequence[Reworded], arguments: argparse.Namespace
+    prompt_set: PromptSet,
+    license_of_prompts: Any,
+    rewording: Rewording,
+    found: Sequence[Reworded],
+    arguments: argparse.Namespace,
 ) -> dict[str, Any]:
     from gendiv_lightning.prompts.paraphrase.set_files import distribution, dropped
 
@@ -253,7 +258,7 @@ def _card(
             "name": prompt_set.name,
             "sha256": prompt_set.sha256,
             "num": len(prompt_set.prompts),
-            "license": _license(arguments.prompts),
+            "license": license_of_prompts,
         },
         "model": rewording.paraphraser.identity(),
         "instruction": rewording.instruction,
@@ -274,11 +279,20 @@ def _card(
     }
 
 
-def _license(prompts: Path) -> str | None:
-    """The license in the metadata of a prompt set, if there is one."""
+def _license(prompts: Path) -> Any:
+    """The license in the metadata of a prompt set, if there is one: a text, or several on the Hub."""
+    from gendiv_lightning.runs.files import read_json
+
     card = prompts.with_suffix(".card.json")
-    facts = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
-    return facts.get("source", {}).get("license")
+    if not card.is_file():
+        return None
+    try:
+        source = read_json(card).get("source", {})
+    except DamagedRunError as error:
+        raise FileFormatError(f"{card} is not a JSON object. Restore or delete it") from error
+    if not isinstance(source, dict):
+        raise FileFormatError(f"{card}: source must be an object, got {source!r:.80}. Correct it, or delete the file")
+    return source.get("license")
 
 
 def _in_words(counts: dict[str, int]) -> str:
