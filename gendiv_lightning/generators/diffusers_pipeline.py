@@ -166,6 +166,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
             "call_args": self.call_args,
             "scheduler": {"class": type(self._scheduler).__name__, **scheduler},
             "execution_noise": self.adds_noise,
+            **({"pipeline_settings": settings} if (settings := self._pipeline_settings()) else {}),
             **parts,
             **({"batch_size": self.batch_size} if self.pads_batches else {}),
         }
@@ -191,7 +192,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
             return None
         longest = max(tokenizers, key=lambda tokenizer: tokenizer.model_max_length)
         known = self._arguments.get("max_sequence_length")
-        limits = [longest.model_max_length, self.call_args.get("max_sequence_length"), known and known.default]
+        limits = [longest.model_max_length, self.call_args.get("max_sequence_length", known and known.default)]
         lengths = [len(ids) for ids in longest(list(texts), verbose=False)["input_ids"]] if texts else []
         return TextLengths(texts, lengths, min(int(limit) for limit in limits if isinstance(limit, int)))
 
@@ -229,7 +230,8 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         identity = self.identity()
         parts = [p for p in [*self._model_parts(), *self._tokenizer_parts()] if p not in _NO_ENCODERS]
         versions = [version(package) for package in ("torch", "transformers", "diffusers")]
-        return json.dumps([self._class.__name__, self.dtype_name, *versions, *((p, identity[p]) for p in parts)])
+        settings = [*((part, identity[part]) for part in parts), *self._pipeline_settings().items()]
+        return json.dumps([self._class.__name__, self.dtype_name, *versions, *settings])
 
     @property
     def pipeline(self) -> Any:
@@ -247,13 +249,24 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         return LatentSampler(path.to("cpu"), execution.to("cpu"), guidance=self.guidance_scale)
 
     def sampler(self, seed: int, keys: Sequence[NoiseKey], probes: Sequence[Probe] = ()) -> LatentSampler:
-        """The sampler with probes applied; ValueError if a probe sets guidance and the model has none."""
-        if not self.has_guidance and any("guidance" in probe.sets for probe in probes):
+        """The sampler with probes applied; ValueError if a probe sets guidance and it would have no effect."""
+        sets_guidance = any("guidance" in probe.sets for probe in probes)
+        if not self.has_guidance and sets_guidance:
             raise ProbeError(
                 f"the Guidance probe requires a pipeline with guidance, but model.guidance_scale of {self.checkpoint} "
                 "is null. Remove the probe, or set model.guidance_scale if the model is not distilled"
             )
-        return super().sampler(seed, keys, probes)
+        sampler: LatentSampler = super().sampler(seed, keys, probes)
+        if sets_guidance:
+            if self._folder is None:
+                self.locate()
+            if self._lacks_negative_prompt(sampler.guidance):
+                raise ProbeError(
+                    f"the Guidance probe sets {sampler.guidance}, which would have no effect: guidance of "
+                    f"{self.checkpoint} is a second pass with a negative prompt, but there is none. Set "
+                    'model.call_args.negative_prompt (" " for an empty one), or remove the probe'
+                )
+        return sampler
 
     def encode_prompts(self, texts: Sequence[str]) -> list[str]:
         """The texts themselves; the pipeline encodes each of them once for all of its rows."""
@@ -324,8 +337,18 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         return "Tokenizer" in self._index[part][1] or "Processor" in self._index[part][1]
 
     def _parts(self) -> list[str]:
-        listed = {name: value for name, value in self._index.items() if isinstance(value, list) and len(value) == 2}
-        return [name for name, (library, _) in listed.items() if library and name not in _LEFT_OUT]
+        return [name for name, (library, _) in self._listed().items() if library and name not in _LEFT_OUT]
+
+    def _listed(self) -> dict[str, list[Any]]:
+        """Library and class of each component in the index."""
+        return {name: value for name, value in self._index.items() if isinstance(value, list) and len(value) == 2}
+
+    def _pipeline_settings(self) -> dict[str, Any]:
+        """Settings in the index, such as `force_zeros_for_empty_prompt`, that differ from the defaults of the class."""
+        known = inspect.signature(self._class.__init__).parameters
+        given = {name: value for name, value in self._index.items() if name in known and name not in self._listed()}
+        given.pop("requires_safety_checker", None)  # never loaded
+        return {name: value for name, value in given.items() if not _equal_as_json(value, known[name].default)}
 
     def _steps(self) -> int:
         return self.num_steps or int(self._arguments["num_inference_steps"].default)
@@ -350,13 +373,16 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
             raise ConfigValueError(
                 f"guidance_scale: {title} has no guidance, got {self.guidance_scale}. Set guidance_scale to null"
             )
-        needs_negative = self._guidance_name == "true_cfg_scale" and self.guidance_scale > 1
-        if needs_negative and not self.call_args.get("negative_prompt"):
+        if self._lacks_negative_prompt(self.guidance_scale):
             raise OptionConflictError(
                 f"guidance_scale: this checkpoint of {title} has no guidance input, so guidance {self.guidance_scale} "
                 "requires a second pass with a negative prompt, but there is none. Set guidance_scale to null, or set "
                 'call_args.negative_prompt (" " for an empty one)'
             )
+
+    def _lacks_negative_prompt(self, guidance: float) -> bool:
+        """Whether the pipeline would ignore this guidance, because it has no negative prompt for a second pass."""
+        return self._guidance_name == "true_cfg_scale" and guidance > 1 and not self.call_args.get("negative_prompt")
 
     def _make_scheduler(self, folder: Path) -> Any:
         import diffusers
@@ -435,6 +461,11 @@ def _pipeline_class(name: Any, folder: Path) -> Any:
             f"pipeline: {name} takes no {missing[0]}, so gendiv cannot call it. Choose another pipeline"
         )
     return pipeline_class
+
+
+def _equal_as_json(value: Any, default: Any) -> bool:
+    """Whether a value read from JSON is that of a default, whose sequences can be tuples."""
+    return json.dumps(value) == json.dumps(default, default=repr)
 
 
 def _sides(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from gendiv_lightning.callbacks import Argmax, CodebookSubset, FreezePath, Guidance, Temperature
-from gendiv_lightning.errors import NonFiniteError
+from gendiv_lightning.errors import NonFiniteError, ProbeError
 from gendiv_lightning.generators.diffusers_pipeline import DiffusersPipeline
 from gendiv_lightning.generators.keyed_pipeline import draws_step_noise, keyed_noise
 from gendiv_lightning.generators.text_encodings import remembered_encodings
@@ -325,6 +325,17 @@ def test_long_prompts_are_reported(make) -> None:
     assert "longer than 16 tokens" in warnings[0]
 
 
+def test_the_limit_of_a_prompt_is_the_one_that_the_call_sets(tmp_path) -> None:
+    folder = str(tiny_pipelines.build("StableDiffusion3Pipeline", tmp_path))
+    path = Path(folder, "tokenizer_3", "tokenizer_config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": 1000}))
+    limits = [
+        DiffusersPipeline(folder, call_args=call).text_lengths([]).limit
+        for call in ({}, {"max_sequence_length": 16}, {"max_sequence_length": 512})
+    ]
+    assert limits == [256, 16, 512]
+
+
 def broken(checkpoints: Path, folder: Path, change) -> str:
     target = folder / "broken"
     shutil.copytree(checkpoints / "StableDiffusionPipeline", target)
@@ -386,3 +397,8 @@ def test_guidance_of_a_model_distilled_without_it_is_an_error(tmp_path) -> None:
     with pytest.raises(ValueError, match="has no guidance input"):
         DiffusersPipeline(str(folder), guidance_scale=3.0, image_size=32).locate()
     DiffusersPipeline(str(folder), image_size=32).locate()
+    settings = {"guidance_scale": 1.0, "image_size": 32}
+    with pytest.raises(ProbeError, match=r"Guidance probe sets 4.0, which would have no effect"):
+        DiffusersPipeline(str(folder), **settings).check_probes([Guidance(4.0)])
+    DiffusersPipeline(str(folder), **settings).check_probes([Guidance(1.0)])
+    DiffusersPipeline(str(folder), **settings, call_args={"negative_prompt": " "}).check_probes([Guidance(4.0)])

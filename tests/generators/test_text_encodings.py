@@ -1,5 +1,6 @@
 """Cached text encodings: equal to computed ones, one row per text, and separate for each text encoder."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,26 @@ def test_a_later_run_reads_the_encodings_of_the_first(checkpoint: Path) -> None:
     assert torch.equal(first, again)
     assert num_first > 0
     assert num_again == 0
+
+
+def test_a_setting_of_the_pipeline_is_in_the_key_of_its_encodings_and_in_the_fingerprint(checkpoint: Path) -> None:
+    first, _ = sample(checkpoint)
+    path = checkpoint / "model_index.json"
+    index = json.loads(path.read_text())
+    by_default = DiffusersPipeline(str(checkpoint))
+    by_default.locate()
+    assert index["force_zeros_for_empty_prompt"] is True
+    assert "pipeline_settings" not in by_default.identity()
+    path.write_text(json.dumps({**index, "force_zeros_for_empty_prompt": False}))
+    changed = DiffusersPipeline(str(checkpoint))
+    changed.locate()
+    assert changed.identity() == {
+        **by_default.identity(),
+        "pipeline_settings": {"force_zeros_for_empty_prompt": False},
+    }
+    other, num_calls = sample(checkpoint)
+    assert num_calls > 0
+    assert not torch.equal(first, other)
 
 
 def test_another_text_encoder_computes_its_encodings(checkpoint: Path) -> None:
