@@ -266,8 +266,9 @@ class Generator(LightningModule, ABC, Generic[Conditions, Samples]):
         """Raise ValueError if a probe does not fit this generator or probes conflict. Loads no weights."""
         if isinstance(self, TokenGenerator) and not self.codebook_size:
             self.locate()  # reads the codebook size from the checkpoint's configuration
-        for probe in probes:
-            probe.check(self.codebook_size)
+        if self.codebook_size:  # without a codebook, `sampler` refuses the probes that need one
+            for probe in probes:
+                probe.check(self.codebook_size)
         sampler = self.sampler(0, (), probes)
         if self.codebook_size and (getattr(sampler, "top_k", None) or 0) > self.codebook_size:
             raise ConfigValueError(

@@ -311,7 +311,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         if self.num_steps is not None:
             arguments["num_inference_steps"] = self.num_steps
         if self.image_size is not None:
-            arguments["height"], arguments["width"] = _sides(self.image_size)
+            arguments["height"], arguments["width"] = sides_of(self.image_size)
         if self._guidance_name is not None and (self.has_guidance or not self._guidance_is_input):
             # Distilled pipelines expect 0; values below 1 turn guidance off in every pipeline.
             arguments[self._guidance_name] = guidance if self.has_guidance else 0.0
@@ -363,7 +363,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
             if not {"height", "width"} <= names:
                 raise ConfigValueError(f"image_size: {title} takes no size. Set image_size to null")
             factor = _pixels_per_latent(folder)
-            if wrong := [side for side in _sides(self.image_size) if side < 1 or side % factor]:
+            if wrong := [side for side in sides_of(self.image_size) if side < 1 or side % factor]:
                 raise ConfigValueError(
                     f"image_size must be a multiple of {factor}, the scale of the checkpoint's autoencoder, got "
                     f"{wrong[0]}. Try {max(factor, round(wrong[0] / factor) * factor)}"
@@ -468,7 +468,7 @@ def _equal_as_json(value: Any, default: Any) -> bool:
     return json.dumps(value) == json.dumps(default, default=repr)
 
 
-def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+def sides_of(size: int | tuple[int, int]) -> tuple[int, int]:
     """Height and width in pixels."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 

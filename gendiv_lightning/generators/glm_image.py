@@ -12,15 +12,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from gendiv_lightning.errors import WrongWeightsError
+from gendiv_lightning.errors import ConfigValueError, WrongWeightsError
 from gendiv_lightning.generators.base import Chance, Precision
-from gendiv_lightning.generators.diffusers_pipeline import DiffusersPipeline
-from gendiv_lightning.sampling import Noise, TokenSampler
+from gendiv_lightning.generators.diffusers_pipeline import DiffusersPipeline, sides_of
+from gendiv_lightning.sampling import Noise, TokenSampler, check_settings
 from gendiv_lightning.sampling.latents import LatentSampler
 from gendiv_lightning.sampling.planned import PlannedSampler
 from gendiv_lightning.sampling.sampler import TokenGrid
 
 PLANNER = "vision_language_encoder"
+PIXELS_PER_TOKEN = 32  # of the plan at full size
 UNKNOWN = {
     "temperature": 1.0,
     "top_k": 50,
@@ -94,8 +95,15 @@ class GLMImage(DiffusersPipeline):
             offload=offload,
             batch_size=batch_size,
         )
+        if wrong := [side for side in sides_of(image_size) if side < 1 or side % PIXELS_PER_TOKEN]:
+            raise ConfigValueError(
+                f"image_size must be a multiple of {PIXELS_PER_TOKEN}, the size of a plan token, got {wrong[0]}. Try "
+                f"{max(1, round(wrong[0] / PIXELS_PER_TOKEN)) * PIXELS_PER_TOKEN}"
+            )
         self._processor: Any = None
-        self._given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        self._given = {name: value for name, value in given.items() if value is not None}
+        check_settings(**self._given)
 
     def locate(self) -> None:
         """Find the checkpoint, and read codebook size, sampling settings and plan size of the planner."""
@@ -110,8 +118,12 @@ class GLMImage(DiffusersPipeline):
             ) from error
         path = self.folder / PLANNER / "generation_config.json"
         official = json.loads(path.read_text()) if path.exists() else {}
-        known = {name: official.get(name) if value is None else value for name, value in self._given.items()}
-        self.plan_settings: dict[str, Any] = {n: UNKNOWN[n] if v is None else v for n, v in known.items()}
+        read = {name: official[name] for name in UNKNOWN if official.get(name) is not None}
+        self.plan_settings: dict[str, Any] = {**UNKNOWN, **read, **self._given}
+        try:
+            check_settings(**self.plan_settings)
+        except (ConfigValueError, TypeError) as error:
+            raise WrongWeightsError(f"checkpoint: {path}: {error}. Set it in the config of the model") from error
         grids = self._plan_inputs("")["image_grid_thw"]
         self.num_planned = int(grids.prod(1).sum())
 
@@ -174,7 +186,7 @@ class GLMImage(DiffusersPipeline):
         """Planner inputs for one text and image size, as in the pipeline."""
         size = self.image_size
         assert size is not None, "the constructor requires it"
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = sides_of(size)
         messages = [[{"role": "user", "content": [{"type": "text", "text": text}]}]]
         return dict(
             self.processor.apply_chat_template(

@@ -304,6 +304,8 @@ def test_token_probes_are_an_error_before_loading(make, make_batch, probe) -> No
     generator = make()
     with pytest.raises(ValueError, match=f"{type(probe).__name__} sets .* which a LatentSampler does not have"):
         generator.sampler(0, (), [probe])
+    with pytest.raises(ValueError, match="it requires a generator that draws tokens"):
+        generator.check_probes([probe])
     assert generator._pipeline is None
 
 

@@ -1,12 +1,15 @@
 """GLM-Image: the plan against transformers' own `generate`, the image against diffusers' own call, and the parts."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from tiny_token_models import CODES
 from transformers.generation import LogitsProcessorList
 
 from gendiv_lightning.callbacks import Argmax, Branch, FreezePath, Temperature, TopK
-from gendiv_lightning.errors import ProbeError, WrongWeightsError
+from gendiv_lightning.errors import ConfigValueError, ProbeError, WrongWeightsError
 from gendiv_lightning.generators.glm_image import PLANNER, PlanDrawing
 from gendiv_lightning.prompts.design import apply_designs
 from gendiv_lightning.records import NoiseKey, SampleDesign
@@ -179,10 +182,34 @@ def test_settings_of_the_plan_default_to_those_of_the_checkpoint(make_glm_image)
     assert generator.identity()["plan"] == generator.plan_settings
 
 
-def test_a_folder_without_a_planner_is_an_error(make_glm_image, tmp_path):
-    import json
-    import shutil
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": -1.0}, "temperature must be a finite number of at least 0, got -1.0"),
+        ({"top_k": -1}, "top_k must be at least 1, or 0 for all, got -1"),
+        ({"top_p": 1.5}, r"top_p must be a probability in \[0, 1\], got 1.5"),
+        ({"image_size": 72}, r"image_size must be a multiple of 32, .* got 72. Try 64"),
+        ({"image_size": (64, 8)}, r"image_size must be a multiple of 32, .* got 8. Try 32"),
+    ],
+)
+def test_settings_of_the_plan_out_of_range_are_an_error(make_glm_image, settings, message):
+    with pytest.raises(ConfigValueError, match=message):
+        make_glm_image(**settings)
 
+
+def test_settings_of_the_checkpoint_out_of_range_are_an_error(make_glm_image, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(make_glm_image().checkpoint, folder)
+    path = folder / PLANNER / "generation_config.json"
+    path.write_text(json.dumps({"temperature": 0.9, "top_p": 75}))
+    with pytest.raises(WrongWeightsError, match=r"generation_config.json: top_p must be a probability"):
+        make_glm_image(checkpoint=str(folder)).locate()
+    generator = make_glm_image(checkpoint=str(folder), top_p=0.75)
+    generator.locate()
+    assert generator.plan_settings == {"temperature": 0.9, "top_k": 0, "top_p": 0.75}
+
+
+def test_a_folder_without_a_planner_is_an_error(make_glm_image, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(make_glm_image().checkpoint, folder)
     path = folder / PLANNER / "config.json"
