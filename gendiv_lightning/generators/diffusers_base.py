@@ -17,7 +17,7 @@ from gendiv_lightning.generators.base import Precision, TokenGenerator
 from gendiv_lightning.sampling import TokenSampler
 from gendiv_lightning.text.clip import ClipTokenizer
 from gendiv_lightning.text.lengths import TextLengths
-from gendiv_lightning.weights.diffusers_folder import PipelineFolder, weight_file
+from gendiv_lightning.weights.diffusers_folder import PipelineFolder, weight_files
 from gendiv_lightning.weights.load import DTYPES
 
 
@@ -95,7 +95,7 @@ class PipelineGenerator(TokenGenerator[Conditions]):
         )
         self.checkpoint, self.image_size = checkpoint, image_size
         self._folder: PipelineFolder | None = None
-        self._null: tuple[Tensor, ...] | None = None
+        self._nulls: dict[torch.device, tuple[Tensor, ...]] = {}
 
     # --- before anything is loaded ---
 
@@ -121,7 +121,7 @@ class PipelineGenerator(TokenGenerator[Conditions]):
         self.pixels, self.is_toy = self.grid[0] * pixels_per_token, folder.is_toy
         self.check_folder(folder)
         for part in ("text_encoder", "transformer", "vqvae"):
-            weight_file(folder.path / part)  # fails before the first part is loaded
+            weight_files(folder.path / part)  # fails before the first part is loaded
         context = int(folder.setting("text_encoder", "max_position_embeddings"))
         self.tokenizer, self._folder = ClipTokenizer(folder.path / "tokenizer", context), folder
 
@@ -160,7 +160,7 @@ class PipelineGenerator(TokenGenerator[Conditions]):
         vq = self.folder.load(VQModel, "vqvae", torch.float32)
         # Assigned only when all are loaded, because Lightning moves all attributes when it closes after an error.
         self.text_encoder, self.transformer, self.vq = text_encoder, transformer, vq
-        self._null = None
+        self._nulls.clear()
 
     # --- prompts to images ---
 
@@ -181,9 +181,8 @@ class PipelineGenerator(TokenGenerator[Conditions]):
         """The transformer's conditions: B rows, preceded by B null rows under guidance."""
         if not sampler.is_guided:
             return conditions.take_rows(None)
-        if self._null is None:
-            self._null = self.encode_null()
-        return conditions.take_rows(self._null)
+        self._nulls = {self.device: self._nulls.get(self.device) or self.encode_null()}
+        return conditions.take_rows(self._nulls[self.device])
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
         """Decode tokens one image at a time, so that pixels do not depend on the batch size."""

@@ -19,8 +19,7 @@ from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling import TokenSampler
 from gendiv_lightning.sampling.branches import run_branches
 from gendiv_lightning.sampling.diffusion import NoiseSchedule, sample_diffusion
-from gendiv_lightning.weights.diffusers_folder import PipelineFolder, weight_file
-from gendiv_lightning.weights.load import read_checkpoint
+from gendiv_lightning.weights.diffusers_folder import PipelineFolder, read_weights
 
 SIZES = {"ithq": Size(4096, 32)}
 LEARNED = "learned_classifier_free_sampling_embeddings"
@@ -118,7 +117,7 @@ class VQDiffusion(PipelineGenerator):
         if not self.folder.config(LEARNED).get("learnable"):
             return None
         folder = self.folder.path / LEARNED
-        tensors = read_checkpoint(weight_file(folder))
+        tensors = read_weights(folder)
         if "embeddings" not in tensors:
             raise WrongWeightsError(
                 f"{folder} has learnable: true but no tensor 'embeddings'. Download the checkpoint again"

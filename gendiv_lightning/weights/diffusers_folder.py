@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gendiv_lightning.errors import WrongWeightsError
+from gendiv_lightning.errors import WrongWeightsError, listed
 from gendiv_lightning.weights.hash import sha256
 from gendiv_lightning.weights.load import load_pretrained, load_strictly, read_checkpoint
 from gendiv_lightning.weights.pieces import SUFFIX, whole
@@ -102,20 +102,39 @@ class PipelineFolder:
         with whole(self.path / part) as folder:
             if defaults.keys() - config.keys():
                 model = model_class.from_config({**defaults, **config})
-                file = weight_file(folder)
-                load_strictly(model, read_checkpoint(file), file, dtype)
+                load_strictly(model, read_weights(folder), folder, dtype)
                 return model
             return load_pretrained(model_class, folder, dtype)
 
 
-def weight_file(folder: Path) -> Path:
-    """The weight file in a part's folder, or the index of its shards; safetensors is preferred.
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a part, of all its shards.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no weight file, a shard is missing, or a file cannot be read.
     """
-    endings = ["*.safetensors", f"*.safetensors{SUFFIX}", "*.bin"]
-    files = [file for ending in endings for file in sorted(folder.glob(ending))]
-    if not files:
-        raise WrongWeightsError(f"{folder} contains no weight file (.safetensors or .bin)")
-    return files[0]
+    return {name: tensor for file in weight_files(folder) for name, tensor in read_checkpoint(file).items()}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight file in a part's folder, or the shards that its index lists; safetensors is preferred.
+
+    Raises:
+        ValueError: there is none, or a shard is missing.
+    """
+    for ending in ("safetensors", "bin"):
+        if indices := sorted(folder.glob(f"*.{ending}.index.json")):
+            return _shards(indices[0])
+        if files := sorted(file for kind in (ending, f"{ending}{SUFFIX}") for file in folder.glob(f"*.{kind}")):
+            return files[:1]
+    raise WrongWeightsError(f"{folder} contains no weight file (.safetensors or .bin)")
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        files = [index.parent / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise WrongWeightsError(f"{index} cannot be read as an index of shards: {error}") from error
+    if missing := [file.name for file in files if not file.exists()]:
+        raise WrongWeightsError(f"{index} lists files that are missing: {listed(missing)}. Download them")
+    return files

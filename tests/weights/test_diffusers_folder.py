@@ -13,7 +13,7 @@ from diffusers import Transformer2DModel, UVit2DModel, VQModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from gendiv_lightning.weights.diffusers_folder import PipelineFolder
+from gendiv_lightning.weights.diffusers_folder import PipelineFolder, weight_files
 from gendiv_lightning.weights.resolve import MissingWeightsError
 
 PARTS = ("text_encoder", "tokenizer", "transformer", "scheduler", "vqvae")
@@ -248,6 +248,32 @@ def test_a_part_without_weights_is_an_error(folder, part):
     weight_file(folder, part).unlink()
     with pytest.raises(ValueError, match=part):
         load(folder, part)
+
+
+def to_shards(folder, part):
+    """Store the weights of a part as two shards with an index."""
+    path = weight_file(folder, part)
+    tensors = load_file(path)
+    path.unlink()
+    names = sorted(tensors)
+    weight_map = {name: f"{path.stem}-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(names)}
+    for shard in set(weight_map.values()):
+        save_file({name: tensors[name] for name in names if weight_map[name] == shard}, path.with_name(shard))
+    path.with_name(f"{path.name}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return tensors
+
+
+def test_all_shards_of_a_part_are_read(folder):
+    tensors = to_shards(folder, "transformer")
+    loaded = open_folder(folder).load(Transformer2DModel, "transformer", torch.float32, not_in_the_configuration=1)
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_missing_shard_is_named_in_the_error(folder):
+    to_shards(folder, "transformer")
+    next((folder / "transformer").glob("*-00002-of-00002.safetensors")).unlink()
+    with pytest.raises(ValueError, match=r"index.json lists files that are missing: .*-00002-of-00002.safetensors"):
+        weight_files(folder / "transformer")
 
 
 # --- the Hub ---

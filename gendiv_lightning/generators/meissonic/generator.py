@@ -19,8 +19,8 @@ from gendiv_lightning.generators.meissonic.transformer import MeissonicConfig, M
 from gendiv_lightning.records import TokenSamples
 from gendiv_lightning.sampling import TokenSampler
 from gendiv_lightning.sampling.masked import MaskSchedule, sample_masked
-from gendiv_lightning.weights.diffusers_folder import PipelineFolder, weight_file
-from gendiv_lightning.weights.load import load_strictly, read_checkpoint
+from gendiv_lightning.weights.diffusers_folder import PipelineFolder, read_weights
+from gendiv_lightning.weights.load import load_strictly
 
 PIXELS_PER_TOKEN = 16
 SIZES = {"meissonic-1024": Size(8192, 64)}
@@ -162,8 +162,8 @@ class Meissonic(PipelineGenerator):
     def _load_transformer(self, dtype: torch.dtype) -> MeissonicTransformer:
         with torch.device("meta"):
             transformer = MeissonicTransformer(MeissonicConfig.of(self.folder.config("transformer")))
-        file = weight_file(self.folder.path / "transformer")
-        load_strictly(transformer, read_checkpoint(file), file, dtype)
+        folder = self.folder.path / "transformer"
+        load_strictly(transformer, read_weights(folder), folder, dtype)
         return transformer
 
     def encode_text(self, text: str) -> tuple[Tensor, Tensor]:
