@@ -28,7 +28,8 @@ class Janus(TransformersTokens):
         top_k: number of tokens to keep; 0 keeps all (official).
         top_p: probability mass to keep; 1 keeps all (official).
         decoding: "sequential" predicts one token per pass. "parallel" predicts a window of tokens, keeps those that are
-            provably final, and gives the same tokens in fewer passes; float32 only.
+            final if no logit is off by more than the tolerance of `sampling.parallel`, and gives the same tokens in
+            fewer passes; float32 only. That tolerance was measured on LlamaGen's GPT-B on a CPU.
         window: number of tokens that a parallel pass predicts.
         batch_size: number of images sampled together. In float32 it affects speed and memory, not samples. In half
             precision it is part of the fingerprint of a run, since logits can depend on the number of rows.

@@ -150,7 +150,8 @@ class TransformersTokens(TokenGenerator[Conditions]):
         top_k: number of tokens to keep; 0 keeps all.
         top_p: probability mass to keep; 1 keeps all.
         decoding: "sequential" predicts one token per pass. "parallel" predicts a window of tokens, keeps those that are
-            provably final, and gives the same tokens in fewer passes; float32 only.
+            final if no logit is off by more than the tolerance of `sampling.parallel`, and gives the same tokens in
+            fewer passes; float32 only. That tolerance was measured on LlamaGen's GPT-B on a CPU.
         window: number of tokens that a parallel pass predicts.
         batch_size: number of rows (images) sampled together.
 
@@ -198,8 +199,7 @@ class TransformersTokens(TokenGenerator[Conditions]):
         self.checkpoint, self.decoding, self.window = checkpoint, decoding, window
         self._folder: Path | None = None
         self._processor: Any = None
-        self._prefixes: dict[Ids, Prefix] = {}
-        self._nulls: dict[Ids, Prefix] = {}
+        self._prefixes: dict[tuple[Ids, torch.device], Prefix] = {}
 
     # --- defined by each family ---
 
@@ -333,7 +333,6 @@ class TransformersTokens(TokenGenerator[Conditions]):
         declared = {"_keep_in_fp32_modules_strict": ["vqmodel"], "__module__": library.__module__}
         self.model = load_pretrained(type(self.model_class, (library,), declared), self.folder, DTYPES[self.dtype_name])
         self._prefixes.clear()
-        self._nulls.clear()
 
     def run(self, inputs: Tensor, positions: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
         """Run the language model and extend its cache.
@@ -367,13 +366,16 @@ class TransformersTokens(TokenGenerator[Conditions]):
 
     def predictor(self, conditions: Conditions, sampler: TokenSampler) -> TokenPredictor:
         """Build the predictor of a batch. Each prompt runs once for all its samples, independently of other prompts."""
-        self._prefixes = {ids: self._prefixes.get(ids) or self._prefix(ids) for ids in conditions.ids}
-        prefixes = [self._prefixes[conditions.ids[row]] for row in conditions.rows]
-        if sampler.is_guided:
-            nulls = [self.null_ids(ids) for ids in conditions.ids]
-            self._nulls.update({ids: self._prefix(ids) for ids in nulls if ids not in self._nulls})
-            prefixes += [self._nulls[nulls[row]] for row in conditions.rows]
-        return TokenPredictor(self, prefixes, sampler)
+        nulls = [self.null_ids(ids) for ids in conditions.ids] if sampler.is_guided else []
+        prefixes = self._prefixes_of([*conditions.ids, *nulls])
+        blocks = [prefixes[: len(conditions.ids)], *([prefixes[len(conditions.ids) :]] if nulls else [])]
+        return TokenPredictor(self, [block[row] for block in blocks for row in conditions.rows], sampler)
+
+    def _prefixes_of(self, ids: Sequence[Ids]) -> list[Prefix]:
+        """Prefixes of a batch, those of the last batch unchanged; others are dropped, because they fill the memory."""
+        keys = [(one, self.device) for one in ids]
+        self._prefixes = {key: self._prefixes.get(key) or self._prefix(key[0]) for key in dict.fromkeys(keys)}
+        return [self._prefixes[key] for key in keys]
 
     def _prefix(self, ids: Ids) -> Prefix:
         from transformers import DynamicCache

@@ -121,6 +121,13 @@ def test_null_rows_stop_with_the_interval(generator, make_batch, monkeypatch):
     assert rows == [6] * 5 + [3] * 30  # tokens 0 to 4 are guided; the logits of token 5 are the last with null rows
 
 
+def test_null_prefills_follow_the_device(make_t2i):
+    generator = make_t2i()
+    generator.load()
+    for device in ("cpu", "meta"):
+        assert generator.to(device)._null_prefill(3).logits.device.type == device
+
+
 def test_a_caption_is_run_once_for_all_its_samples(generator, make_batch, monkeypatch):
     rows, prefill = [], generator.gpt.prefill_captions
     monkeypatch.setattr(generator.gpt, "prefill_captions", lambda f, mask: rows.append(len(f)) or prefill(f, mask))

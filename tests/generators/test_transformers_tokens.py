@@ -269,7 +269,7 @@ class Counter(Observer):
 
 
 def test_row_ends_are_inserted_and_not_sampled(generator, make_batch, monkeypatch):
-    generator._prefixes, generator._nulls = {}, {}
+    generator._prefixes.clear()
     watch, fed, run = Counter(), [], generator.run
     monkeypatch.setattr(generator, "run", lambda x, *rest: fed.append(x.shape[1]) or run(x, *rest))
     sampled = generator.sample(make_batch(TEXTS[0]), observers=[watch])
@@ -289,6 +289,17 @@ def test_a_prompt_and_its_null_prompt_run_once_for_all_samples(make, make_batch,
     nulls = {generator.null_ids(ids) for ids in prompts}
     assert sorted(seen) == sorted([*prompts, *nulls])
     assert len(nulls) == (1 if isinstance(generator, Emu3) else len({len(ids) for ids in prompts}))
+
+
+def test_prefixes_follow_the_device_and_only_those_of_the_batch_stay_in_memory(make):
+    generator = make()
+    generator.load()
+    for text in TEXTS:
+        generator.predictor(generator.encode_prompts([text]), sampler_of(generator, 1))
+        assert len(generator._prefixes) == 2  # of the prompt and its null prompt
+    ids = generator.prompt_ids(TEXTS[-1])
+    assert generator._prefixes_of([ids])[0].logits.device.type == "cpu"
+    assert generator.to("meta")._prefixes_of([ids])[0].logits.device.type == "meta"
 
 
 def test_scores_do_not_depend_on_the_number_of_positions_scored_at_once(generator, monkeypatch):

@@ -31,6 +31,7 @@ from transformers import AutoTokenizer, CLIPTextModel
 
 from gendiv_lightning.callbacks import Argmax, PosteriorArgmax
 from gendiv_lightning.generators import VQDiffusion
+from gendiv_lightning.records import NoiseKey
 from gendiv_lightning.sampling.diffusion import Transition, sample_diffusion
 
 L, K = 36, 256
@@ -188,6 +189,17 @@ def test_conditions_are_normalized_and_a_learned_null_embedding_is_unchanged(mak
     learned = getattr(pipeline, LEARNED).embeddings.detach()
     assert (null == learned).all()
     assert (learned.norm(dim=-1) - 1).abs().max() > 0.1
+
+
+def test_the_null_condition_follows_the_device(make_vq_diffusion):
+    generator = make_vq_diffusion()
+    generator.load()
+    generator.learned = None  # so that the null condition is the empty text
+    sampler = generator.sampler(0, [NoiseKey("prompt", 0, 0, 0)])
+    for device in ("cpu", "meta"):
+        (states,) = generator.to(device).condition_rows(generator.encode_prompts(["red sky"]), sampler)
+        assert states.shape[0] == 2
+        assert states.device.type == device
 
 
 def test_the_draws_of_the_pipeline_are_uniform_in_path_and_execution_noise(make_pair):

@@ -165,7 +165,8 @@ class LlamaGen(TokenGenerator[Conditions]):
         top_k: number of most probable tokens to keep (official: 1000); 0 keeps all.
         top_p: nucleus threshold; 1 keeps all.
         decoding: "sequential" predicts one token per pass; "parallel" predicts a window of tokens, keeps those that are
-            provably final, and gives the same tokens in fewer passes. float32 only.
+            final if no logit is off by more than the tolerance of `sampling.parallel`, and gives the same tokens in
+            fewer passes; float32 only. That tolerance was measured on LlamaGen's GPT-B on a CPU.
         window: number of tokens per parallel pass.
         compile: compile the decoding step with torch.compile, which delays the first image.
         batch_size: number of images sampled together. In float32 it affects speed and memory but not samples; in half
@@ -248,7 +249,7 @@ class LlamaGen(TokenGenerator[Conditions]):
         self.decoding, self.window = decoding, window
         self.captions: CaptionFeatures | None = None
         self._files: dict[str, Path] = {}
-        self._null_prefills: dict[int, Prefill] = {}
+        self._null_prefills: dict[tuple[int, torch.device], Prefill] = {}
         self._decode: Callable[[Tensor, Tensor, int, Cache], Tensor] | None = None
 
     # --- before anything is loaded ---
@@ -415,10 +416,11 @@ class LlamaGen(TokenGenerator[Conditions]):
         return join_prefills([conditional, null.take(conditions.rows)])
 
     def _null_prefill(self, num_valid: int) -> Prefill:
-        if num_valid not in self._null_prefills:
+        key = (num_valid, self.device)
+        if key not in self._null_prefills:
             features, mask = self.gpt.null_features(torch.tensor([num_valid], device=self.device))
-            self._null_prefills[num_valid] = self.gpt.prefill_captions(features[:, -num_valid:], mask[:, -num_valid:])
-        return self._null_prefills[num_valid]
+            self._null_prefills[key] = self.gpt.prefill_captions(features[:, -num_valid:], mask[:, -num_valid:])
+        return self._null_prefills[key]
 
     def decode_tokens(self, tokens: Tensor) -> Tensor:
         """Decode tokens one image at a time, so that pixels do not depend on the batch size."""
