@@ -101,7 +101,7 @@ class GLMImage(DiffusersPipeline):
                 f"{max(1, round(wrong[0] / PIXELS_PER_TOKEN)) * PIXELS_PER_TOKEN}"
             )
         self._processor: Any = None
-        given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        given: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         self._given = {name: value for name, value in given.items() if value is not None}
         check_settings(**self._given)
 
