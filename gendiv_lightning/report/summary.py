@@ -62,6 +62,7 @@ ANSWER_RULE = (
     "must lie on one side."
 )
 UNDECIDED, UNKNOWN = "undecided: an interval includes one half", "not measured yet"
+WITHOUT_INTERVAL = "undecided: there are too few prompts for an interval"
 TOY = (
     "Embedded toy models on 48-pixel postcards. These numbers show that the instrument works. They are never those of "
     "the real models, nor the paper's."
@@ -135,7 +136,7 @@ def _source(case: _Case) -> tuple[str, str]:
     execution, path = sources_of(case.family)
     if not case.family.generator.has_execution:
         return f"from {path}", f"Its diversity comes from {path}."
-    if case.execution is None or case.path is None:
+    if case.execution is None or case.path is None or math.isnan(case.execution.value + case.path.value):
         return f"it is {UNKNOWN}", f"Where its diversity comes from is {UNKNOWN}."
     match _is_most(case.execution), _is_most(case.path):
         case (True, False):
@@ -152,7 +153,8 @@ def _source(case: _Case) -> tuple[str, str]:
                 f"from {execution} and {path} together: neither alone gives most of it",
                 f"Its diversity takes both {execution} and {path}: neither alone gives most of it.",
             )
-    return f"it is {UNDECIDED}", f"Where its diversity comes from is {UNDECIDED}."
+    undecided = WITHOUT_INTERVAL if math.isnan(case.execution.low + case.path.low) else UNDECIDED
+    return f"it is {undecided}", f"Where its diversity comes from is {undecided}."
 
 
 def _is_most(part: Interval) -> bool | None:

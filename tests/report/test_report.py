@@ -22,6 +22,7 @@ from gendiv_lightning.analysis.effects import Interval, Knee, find_knee
 from gendiv_lightning.analysis.paper_claims import RUNS, command_for, find_verdict
 from gendiv_lightning.cli.main import main
 from gendiv_lightning.functional.comparison import compare
+from gendiv_lightning.report import summary
 from gendiv_lightning.report.document import Answer, Number, Report, Samples, Section, Table
 from gendiv_lightning.report.html import to_html
 from gendiv_lightning.report.markdown import _wrapped, to_csv, to_latex, to_markdown
@@ -287,6 +288,21 @@ def test_a_knee_on_the_edge_is_not_sure():
 )
 def test_a_claim_is_decided_by_where_the_interval_lies(number, outcome):
     assert claims.outcome_of(claims.CLAIMS[0], number) == outcome
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (Interval(0.2, 0.1, 0.3), "comes from the token draws"),
+        (Interval(0.5, 0.4, 0.6), "undecided: an interval includes one half"),
+        (Interval(0.2), "undecided: there are too few prompts for an interval"),
+        (Interval(math.nan), "not measured yet"),
+    ],
+)
+def test_an_answer_tells_an_unknown_interval_from_one_that_includes_one_half(study, path, words):
+    (family,) = families_of(find_runs([study])[0])
+    _, sentence = summary._source(summary._Case(family, Interval(0.9, 0.8, 1.0), path, None))
+    assert words in sentence
 
 
 def test_numbers_are_written_with_a_real_minus_and_percent_once():
