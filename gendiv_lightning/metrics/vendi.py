@@ -22,7 +22,12 @@ from gendiv_lightning.records.estimate import Estimate
 NUM_GROUPS = 16
 MAX_WITH_INTERVAL = 1024  # dimensions; 16 groups take 128 MiB of second moments
 MAX_DIMENSIONS = 4096  # dimensions; one group takes 128 MiB
-_SCALE = 2.0**43  # fixed point: allows 2^20 samples per group and changes a share by about 1e-13
+# Fixed point of moments. No sum overflows below 2^20 samples in all, and shares change by about 1e-13. Beyond, a sum
+# overflows if one entry of the mean moments exceeds 2^20 / (number of samples).
+_SCALE = 2.0**43
+# Fixed point of conditional terms: per group, N log N (order 1) or N^2 / score (order 2), summed over prompts of N
+# samples, must stay below 2^31.
+_TERM_SCALE = 2.0**32
 
 
 class Vendi(PromptMetric):
@@ -216,7 +221,8 @@ class ConditionalVendi(MomentMetric):
 
     Their product is exp H(X), the score of `VendiSet`. X are the images, compared by the cosine of their features; T is
     the prompt, with the identity kernel. With q = 2 the first is Conditional-RKE. Both are plug-in estimates, which
-    change with the number of samples per prompt: compare them at equal numbers. `KernelEntropy` conditions on the path
+    change with the number of samples per prompt: compare them at equal numbers. With q = 2 and prompts of different
+    numbers of samples, I may be negative. `KernelEntropy` conditions on the path
     and has no such bias at order 2.
 
     Source: Jalali, Ospanov, Gohari and Farnia, "Conditional Vendi Score" (2024).
@@ -236,7 +242,7 @@ class ConditionalVendi(MomentMetric):
             raise ConfigValueError(
                 f"q must be 1 (Conditional-Vendi) or 2 (Conditional-RKE), got {q:g}. Choose one of them"
             )
-        self.add_state("conditional", torch.zeros(NUM_GROUPS, 2, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("conditional", torch.zeros(NUM_GROUPS, 2, dtype=torch.int64), dist_reduce_fx="sum")
 
     @property
     @override
@@ -253,10 +259,10 @@ class ConditionalVendi(MomentMetric):
     def update(self, samples: PromptSamples) -> None:
         """Add all samples of one prompt; ValueError if the features have too many dimensions."""
         features = self.add(samples)
-        weight = len(features) ** self.q  # weight of a prompt, from the eigenvalues of the prompt kernel
+        weight = len(features) ** int(self.q)  # weight of a prompt, from the eigenvalues of the prompt kernel
         entropy = math.log(vendi_score(features, self.q))
         term = entropy if self.q == 1 else math.exp(-entropy)
-        added = torch.tensor([weight * term, weight], dtype=torch.float64)
+        added = torch.tensor([round(weight * term * _TERM_SCALE), weight])
         self.conditional[_group(samples.place)] += added.to(self.device)
 
     @override
@@ -267,12 +273,18 @@ class ConditionalVendi(MomentMetric):
         if not num_samples:
             return {name: Estimate(math.nan, math.nan, math.nan, 0, 0, 0, method) for name in self.names}
         parts, interval = self.parts()
-        terms, weights = (torch.stack(parts) @ self.conditional.cpu()).T
-        conditional = terms / weights if self.q == 1 else -(terms / weights).log()
+        terms, weights = (torch.stack(parts) @ self.conditional.cpu().double()).T
+        means = terms / weights / _TERM_SCALE
+        conditional = means if self.q == 1 else -means.log()
+        # By Cauchy and Schwarz, sum N^2 is (sum N)^2 / P only for prompts of one size. For other sizes the weights N^2
+        # of order 2 are not those of the samples in H(X), so H(X | T) may exceed it.
+        is_positive = self.q == 1 or int(self.conditional[:, 1].sum()) * num_prompts == num_samples**2
+        least = (1.0, 1.0 if is_positive else 0.0)
         estimates = {}
-        for name, logs in zip(self.names, (conditional, self.log_scores(parts) - conditional), strict=True):
+        both = (conditional, self.log_scores(parts) - conditional)
+        for name, logs, bound in zip(self.names, both, least, strict=True):
             value, low, high = (math.exp(end) for end in jackknife(logs))
-            low = min(max(low, 1.0), value)
+            low = min(max(low, bound), value)
             estimates[name] = Estimate(value, low, high, num_prompts, num_paths, num_samples, f"{method}; {interval}")
         return estimates
 

@@ -92,6 +92,27 @@ def test_conditional_and_information_vendi_are_computed_from_second_moments(q):
     assert "jackknife" in conditional.method
 
 
+@pytest.mark.parametrize("q", [1, 2])
+def test_conditional_vendi_does_not_depend_on_order_or_rank(q):
+    prompts = [prompt(index, num=8 + 4 * (index % 3), paraphrases=1, paths=4) for index in range(40)]
+    whole = measured(ConditionalVendi(Mean(), q), prompts).compute()
+    backwards = measured(ConditionalVendi(Mean(), q), prompts[::-1])
+    first, second = (measured(ConditionalVendi(Mean(), q), prompts[start::2]) for start in (1, 0))
+    first.merge_state(second)
+    assert whole == backwards.compute() == first.compute()
+
+
+@pytest.mark.parametrize(("q", "more", "is_bounded"), [(1, 0, True), (1, 24, True), (2, 0, True), (2, 24, False)])
+def test_information_is_bounded_by_one_group_only_where_the_theory_says_so(q, more, is_bounded):
+    """Prompts of one distribution; with order 2 and sizes that differ, I(X; T) may be negative."""
+    prompts = [
+        prompt(index, num=8 + more * (index % 2), spread=20 + 150 * (index % 2), paraphrases=1, paths=4)
+        for index in range(12)
+    ]
+    _, information = measured(ConditionalVendi(Mean(), q), prompts).compute().values()
+    assert (information.low >= min(1.0, information.value)) == is_bounded
+
+
 def test_conditional_vendi_supports_orders_1_and_2_and_is_nan_without_samples():
     with pytest.raises(ValueError, match=r"q must be 1 \(Conditional-Vendi\) or 2"):
         ConditionalVendi(Mean(), 3)
