@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -110,7 +111,10 @@ class KernelEntropy(PromptMetric):
         """Contribution of each prompt, in the order of `names`."""
         order, sizes, rows = super().per_prompt()
         means, entropies, (paths, paraphrases) = rows[:, :3], rows[:, 3:6], rows[:, 6:].T
-        parts = [_parts(bits, paths, paraphrases) for bits in (_contributions(means), entropies)]
+        parts = [
+            _parts(means, paths, paraphrases, _contributions),
+            _parts(entropies, paths, paraphrases, lambda bits: bits),
+        ]
         return PromptRows(order, sizes, torch.cat(parts, 1))
 
 
@@ -125,9 +129,17 @@ def _contributions(means: Tensor) -> Tensor:
     return contributions.masked_fill(overall <= 0, math.nan)
 
 
-def _parts(bits: Tensor, paths: Tensor, paraphrases: Tensor) -> Tensor:
-    """Split entropies (P, 3) of prompt, paraphrase and path into PARTS (P, 5)."""
-    total, paraphrase, execution = bits.T
-    sampler = (paraphrase - execution).masked_fill(paths == 1, math.nan)
-    prompt = (total - paraphrase).masked_fill(paraphrases == 1, math.nan)
-    return torch.stack([total, execution, total - execution, sampler, prompt], 1)
+def _parts(columns: Tensor, paths: Tensor, paraphrases: Tensor, bits: Callable[[Tensor], Tensor]) -> Tensor:
+    """PARTS (P, 5) from columns (P, 3) of prompt, paraphrase and path, which `bits` turns into entropies.
+
+    A difference is of the prompts where both of its columns are defined, so that it compares the same prompts.
+    """
+
+    def difference(more: int, less: int, is_undefined: Tensor) -> Tensor:
+        left_out = columns[:, [more, less]].isnan().any(1) | is_undefined
+        both = bits(columns.masked_fill(left_out[:, None], math.nan))
+        return both[:, more] - both[:, less]
+
+    total, _, execution = bits(columns).T
+    path = difference(0, 2, torch.zeros_like(paths, dtype=torch.bool))
+    return torch.stack([total, execution, path, difference(1, 2, paths == 1), difference(0, 1, paraphrases == 1)], 1)

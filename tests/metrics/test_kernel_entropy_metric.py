@@ -136,6 +136,17 @@ def test_parts_that_the_samples_do_not_determine_are_nan():
     assert math.isnan(none["h_total/kernel[mean,bandwidth=0]"].value), "no two samples are equal"
 
 
+def test_parts_are_differences_over_the_same_prompts():
+    """Prompts without shared paths have an H_total, but do not enter the difference from H_exec."""
+    shared = [prompt(index) for index in range(4)]
+    alone = [prompt(index, spread=5, paraphrases=1, paths=32) for index in range(4, 8)]
+    mixed, own = (measured(KernelEntropy(Mean(), 20.0), prompts).compute() for prompts in ([*shared, *alone], shared))
+    name = "kernel[mean,bandwidth=20]"
+    for part in ("h_exec", "h_path", "h_sampler_path", "h_prompt_path"):
+        assert mixed[f"{part}/{name}"][:4] == own[f"{part}/{name}"][:4]
+    assert mixed[f"h_total/{name}"].num_prompts == 8
+
+
 def test_the_bandwidth_is_part_of_name_and_identity():
     names = [KernelEntropy(Mean(), bandwidth).names[0] for bandwidth in (None, 0, 0.25)]
     assert names == [f"h_total/kernel[mean{option}]" for option in ("", ",bandwidth=0", ",bandwidth=0.25")]
