@@ -84,9 +84,10 @@ class RunFolder:
         """Raise RunDiffersError, with the keys that differ, if the folder contains a run with another protocol."""
         there = self.path / "fingerprint.json"
         if not there.exists():
-            if self.shards():
+            if self.shards() or self.is_finished:
+                found = "samples" if self.shards() else "results"
                 raise RunDiffersError(
-                    f"{self.path} contains samples but no fingerprint.json, so the run cannot be identified. Choose "
+                    f"{self.path} contains {found} but no fingerprint.json, so the run cannot be identified. Choose "
                     "another --run_dir"
                 )
             return

@@ -144,6 +144,13 @@ def test_samples_without_a_fingerprint_are_rejected(folder):
         folder.check(PROTOCOL)
 
 
+def test_results_without_a_fingerprint_are_no_finished_run(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_metrics({})  # as `gendiv measure --out` does
+    with pytest.raises(ValueError, match="contains results but no fingerprint"):
+        folder.check(PROTOCOL)
+
+
 def test_deleting_removes_the_run_and_nothing_else(folder):
     folder.write_samples(sample(0), 256)
     folder.write_metrics({})
