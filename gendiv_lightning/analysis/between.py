@@ -38,19 +38,21 @@ class Pair(NamedTuple):
 
 
 class ModelDistances(NamedTuple):
-    """Distances within and between models, over the prompts that all have.
+    """Distances within and between models, over the prompts for which all are defined.
 
     Attributes:
         within: mean distance of two samples of each model.
         pairs: of models.
         homogeneity: over all pairs.
         num_prompts: that entered.
+        num_dropped: prompts of all models that did not, since a model has no two samples that are independent draws.
     """
 
     within: tuple[Interval, ...]
     pairs: tuple[Pair, ...]
     homogeneity: Interval
     num_prompts: int
+    num_dropped: int
 
 
 def compare_models(runs: Sequence[Run], metric: DiversityMetric, side: int | None = None) -> ModelDistances:
@@ -62,13 +64,21 @@ def compare_models(runs: Sequence[Run], metric: DiversityMetric, side: int | Non
         side: pixels per side that all images are brought to, with antialiasing; None leaves them as they are.
 
     Raises:
-        ValueError: the runs have no prompt in common, or images of different sizes.
+        ValueError: the runs have no prompt in common, none with two independent samples of each model, or images of
+            different sizes.
     """
     shared = set.intersection(*(set(run.prompts) for run in runs))
     if not shared:
         raise NotComparableError("these runs have no prompt in common. Give runs over one prompt set")
     together = _read_together(runs, shared)
     found = torch.stack([model_matrix(_resized(all_samples, side), metric) for all_samples in together])  # (P, M, M)
+    is_defined = ~found.isnan().flatten(1).any(1)
+    if not is_defined.any():
+        raise NotComparableError(
+            "no prompt has two independent samples of every model. Give runs with two or more samples per prompt, on "
+            "different paths"
+        )
+    found, num_dropped = found[is_defined], int((~is_defined).sum())
     within = found.diagonal(dim1=1, dim2=2)
     pairs, everything = [], []
     for a, b in combinations(range(len(runs)), 2):
@@ -77,7 +87,7 @@ def compare_models(runs: Sequence[Run], metric: DiversityMetric, side: int | Non
         pairs.append(Pair((a, b), _mean(across), Interval(*bootstrap_ratio(own, across))))
     own, across = (torch.stack(columns).mean(0) for columns in zip(*everything, strict=True))
     overall = Interval(*bootstrap_ratio(own, across))
-    return ModelDistances(tuple(map(_mean, within.T)), tuple(pairs), overall, len(found))
+    return ModelDistances(tuple(map(_mean, within.T)), tuple(pairs), overall, len(found), num_dropped)
 
 
 def model_matrix(samples: Sequence[PromptSamples], metric: DiversityMetric) -> Tensor:
@@ -120,7 +130,7 @@ def _resized(samples: Sequence[PromptSamples], side: int | None) -> Sequence[Pro
 
 
 def _mean(column: Tensor) -> Interval:
-    return Interval(*bootstrap_mean(column[~column.isnan()]))
+    return Interval(*bootstrap_mean(column))
 
 
 def _read_together(runs: Sequence[Run], shared: set[str]) -> Iterator[list[PromptSamples]]:

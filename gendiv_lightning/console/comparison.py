@@ -25,7 +25,9 @@ def format_models(found: ModelDistances, names: Sequence[str], distance: str) ->
         rows.append((f"of {names[a]} and {names[b]}", *_cells(mean), *_percent(homogeneity)))
     if len(found.pairs) > 1:
         rows.append(("of all different models", "", "", *_percent(found.homogeneity)))
-    return f"{format_table(rows)}\n{found.num_prompts} prompts. {HOMOGENEITY}\n{few_prompts(found.num_prompts)}"
+    dropped = f" ({found.num_dropped} left out: a model has no two independent samples)" if found.num_dropped else ""
+    size = f"{found.num_prompts} prompts{dropped}"
+    return f"{format_table(rows)}\n{size}. {HOMOGENEITY}\n{few_prompts(found.num_prompts)}"
 
 
 def _cells(interval: Interval) -> tuple[str, str]:

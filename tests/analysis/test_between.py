@@ -1,12 +1,15 @@
 """Models with each other: distances within and between, homogeneity."""
 
+import math
 import re
 
 import pytest
 import torch
 
+from gendiv_lightning.analysis import between
 from gendiv_lightning.analysis.between import compare_models, model_matrix
 from gendiv_lightning.cli.main import main
+from gendiv_lightning.console.comparison import format_models
 from gendiv_lightning.metrics.diversity import PixelCosine
 from gendiv_lightning.records import PromptSamples
 from gendiv_lightning.runs.load import read_run
@@ -75,6 +78,20 @@ def test_runs_are_compared_by_command(study, capsys):
     assert found.num_prompts == len(runs[0].prompts)
     resized = compare_models(runs[:2], PixelCosine(), side=24)
     assert resized.pairs[0].distance.value != found.pairs[0].distance.value
+
+
+def test_a_prompt_without_two_samples_of_a_model_enters_no_number(study, monkeypatch):
+    runs = [read_run(study / name) for name in ("baseline", "random-0.5")]
+    matrices = [torch.tensor([[1.0, 2.0], [2.0, value]]) for value in (1.0, 3.0, math.nan, 1.0)]
+    monkeypatch.setattr(between, "model_matrix", lambda *_: matrices[next(turn)])
+    turn = iter(range(4))
+    found = compare_models(runs, PixelCosine())
+    assert (found.num_prompts, found.num_dropped) == (3, 1)
+    assert found.within[0].value == 1
+    assert "3 prompts (1 left out" in format_models(found, ("a", "b"), "distance")
+    matrices, turn = [matrices[2]] * 4, iter(range(4))
+    with pytest.raises(ValueError, match="two independent samples of every model"):
+        compare_models(runs, PixelCosine())
 
 
 @pytest.mark.parametrize(
