@@ -25,6 +25,8 @@ GROUPS = {
     "probes": "a class of `Probe` or `Design`",
     "metrics": "a class of `SampleMetric`",
     "features": "a class of `ImageFeatures`",
+    "scorers": "a class of `ImageScorer`",
+    "attributes": "a function (prompt text) that returns its `Attribute`s, or raises ValueError",
     "tokenizers": "a class of `ImageTokenizer`, or a function that returns one",
     "images": "a data module of images, an `ImageModule`, that needs no files",
     "paraphrasers": "a class of `Paraphraser` without arguments",

@@ -21,6 +21,7 @@ LAYERS = [
     ["weights"],
     ["text"],
     ["features"],
+    ["scorers"],
     ["prompts.design", "console.text"],
     ["console.grid"],
     ["runs.schema", "runs.protocol"],

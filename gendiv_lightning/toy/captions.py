@@ -30,7 +30,7 @@ _FILLERS = (
 )
 
 
-def _phrases(group: str, value: tuple[str, ...]) -> tuple[str, ...]:
+def phrases(group: str, value: tuple[str, ...]) -> tuple[str, ...]:
     """All phrases for one value of one group; the first is the shortest."""
     if group == "sky":
         return (f"{value[0]} sky", f"the {value[0]} sky", f"a sky in {value[0]}")
@@ -64,7 +64,7 @@ def _meaning_of_phrase() -> dict[str, tuple[str, int]]:
         phrase: (group, number)
         for group, values in GROUPS.items()
         for number, value in enumerate(values)
-        for phrase in _phrases(group, value)
+        for phrase in phrases(group, value)
     }
 
 
@@ -77,7 +77,7 @@ def make_caption(stated: dict[str, int], length: str, rng: random.Random) -> str
         rng: source of randomness.
     """
     groups = rng.sample(list(stated), len(stated))
-    options = [_phrases(group, GROUPS[group][stated[group]]) for group in groups]
+    options = [phrases(group, GROUPS[group][stated[group]]) for group in groups]
     if length == "short":
         text = ", ".join(rng.choice(ways) for ways in options)
         return text if length_class(text) == "short" else ", ".join(ways[0] for ways in options)

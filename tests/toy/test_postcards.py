@@ -79,7 +79,7 @@ def test_every_phrase_of_the_grammar_has_one_meaning():
         phrase
         for group, values in postcards.GROUPS.items()
         for value in values
-        for phrase in captions._phrases(group, value)
+        for phrase in captions.phrases(group, value)
     ]
     assert len(phrases) == len(set(phrases))
 

@@ -1,0 +1,1 @@
+"""Scorers: models that answer questions about images."""
