@@ -5,8 +5,8 @@ backbone, as `name=value` in YAML. A metric with options is therefore a single s
 
 Names are entry points: of metrics in `gendiv.metrics`, of backbones in `gendiv.features`. Some constructor arguments of
 a metric have a special meaning: `backbone` (name of a CLIP), `net` (LPIPS network), `features` (an `ImageFeatures`),
-`tokenizer` (an `ImageTokenizer`), `reference` (a reference file), `codebook_size` (of the generator). All other
-arguments are options.
+`scorer` (an `ImageScorer`), `tokenizer` (an `ImageTokenizer`), `reference` (a reference file), `codebook_size` (of the
+generator). All other arguments are options.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from gendiv_lightning.errors import (
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.registry import features_of
 from gendiv_lightning.metrics.base import SampleMetric
+from gendiv_lightning.scorers.registry import scorer_of
 
 _NAME = re.compile(r"(?P<metric>[\w/-]+)(\[(?P<inside>.+)\])?", re.DOTALL)
 _OPTION = re.compile(r"(?P<key>[a-z_]+)=(?P<value>.*)", re.DOTALL)
-_GIVEN = ("reference", "codebook_size", "features", "net", "backbone")  # arguments that are not options
+_GIVEN = ("reference", "codebook_size", "features", "scorer", "net", "backbone")  # arguments that are not options
 _WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "a text"}
 
 
@@ -81,9 +82,14 @@ def make_metric(name: str, reference: str | None = None, codebook_size: int | No
                 f"{what} requires a feature network in brackets, such as dinov2. `gendiv list features` shows all; "
                 "for Inception use fid or kid"
             )
-        constructor = features_of(network)
-        network_options = {key: options.pop(key) for key in [*options] if key in signature(constructor).parameters}
-        settings["features"] = _call(constructor, network_options, {}, what)
+        settings["features"] = _call_with_its_options(features_of(network), options, what)
+    elif "scorer" in takes:
+        if backbone is None:
+            raise MetricInputError(
+                f"{what} requires a scorer in brackets, such as {name.strip()}[endpoint,model=NAME]. "
+                "`gendiv list scorers` shows all"
+            )
+        settings["scorer"] = _call_with_its_options(scorer_of(backbone), options, what)
     elif backbone:
         argument = next((name for name in ("backbone", "net") if name in takes), None)
         if argument is None:
@@ -175,6 +181,12 @@ def _parse_brackets(inside: str, what: str) -> tuple[str | None, dict[str, str]]
             raise ConfigValueError(f"{what}: option {option['key']!r} must not be repeated. Keep one of them")
         options[option["key"]] = option["value"]
     return backbone, options
+
+
+def _call_with_its_options(constructor: Callable[..., Any], options: dict[str, str], what: str) -> Any:
+    """Call a constructor with those options that it takes, and remove them from `options`."""
+    own = {key: options.pop(key) for key in [*options] if key in signature(constructor).parameters}
+    return _call(constructor, own, {}, what)
 
 
 def _call(constructor: Callable[..., Any], options: dict[str, str], settings: dict[str, Any], what: str) -> Any:

@@ -6,8 +6,10 @@ from gendiv_lightning import plugins
 from gendiv_lightning.features.clip import ClipFeatures
 from gendiv_lightning.features.inception import InceptionFeatures
 from gendiv_lightning.metrics import SSIM
-from gendiv_lightning.metrics.base import metric_name
+from gendiv_lightning.metrics.base import PromptMetric, metric_name
 from gendiv_lightning.metrics.registry import make_features, make_metric, make_metrics, split_names
+from gendiv_lightning.scorers.base import ImageScorer
+from gendiv_lightning.toy.scorer import PostcardScorer
 
 
 @pytest.mark.parametrize(
@@ -111,6 +113,52 @@ def test_networks_are_found_by_name():
     assert make_features("small-pixels,side=3").tag == "pixels3"
     assert make_features("clip").tag == "clip"
     assert isinstance(make_features("openai/clip-vit-base-patch32"), ClipFeatures)
+
+
+class _Scored(PromptMetric):
+    def __init__(self, scorer: ImageScorer, rounds: int = 1) -> None:
+        super().__init__()
+        self.scorer, self.rounds = scorer, rounds
+
+    names, method = property(lambda self: ("quality/scored",)), "none"
+
+    def measure(self, samples):
+        return [0.0]
+
+
+class _Reader(PostcardScorer):
+    def __init__(self, model: str, seed: int = 0) -> None:
+        self.model, self.seed = model, seed
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """A metric that takes a scorer, and a scorer with options."""
+    load = plugins.load
+    known = {"scored": _Scored, "reader": _Reader}
+    monkeypatch.setattr(plugins, "registered", lambda group: {"metrics": ["scored"], "scorers": ["reader"]}[group])
+    monkeypatch.setattr(plugins, "load", lambda group, name: known.get(name) or load(group, name))
+
+
+@pytest.mark.usefixtures("scored")
+def test_options_reach_the_metric_and_its_scorer():
+    metric = make_metric("scored[reader,seed=3,rounds=2,model=some/name:8b]")
+    assert (metric.scorer.model, metric.scorer.seed, metric.rounds) == ("some/name:8b", 3, 2)
+
+
+@pytest.mark.usefixtures("scored")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("scored", r"requires a scorer in brackets, such as scored\[endpoint,model=NAME\].*gendiv list scorers"),
+        ("scored[reader]", r"requires the option 'model'\. Pass it in brackets"),
+        ("scored[reader,model=m,seed=x]", "seed must be a whole number, got 'x'"),
+        ("scored[reader,model=m,speed=1]", "has no option 'speed'. Its options: rounds"),
+    ],
+)
+def test_a_scorer_with_wrong_options_is_an_error(name, words):
+    with pytest.raises(ValueError, match=words):
+        make_metric(name)
 
 
 @pytest.mark.parametrize("names", [["ssim", "ssim"], ["lpips", "lpips[alex]"], ["ssim", SSIM()]])
