@@ -21,7 +21,7 @@ LAYERS = [
     ["weights"],
     ["text"],
     ["features"],
-    ["scorers"],
+    ["attributes", "scorers"],
     ["prompts.design", "console.text"],
     ["console.grid"],
     ["runs.schema", "runs.protocol"],

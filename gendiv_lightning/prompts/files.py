@@ -16,6 +16,7 @@ from gendiv_lightning.records import LENGTHS, Paraphrase, Prompt, length_class, 
 from gendiv_lightning.storage.files import File, check_regular
 from gendiv_lightning.storage.parquet import read_parquet
 from gendiv_lightning.storage.tables import (
+    PROMPT_COLUMNS,
     Record,
     Unreadable,
     as_record,
@@ -28,7 +29,6 @@ from gendiv_lightning.storage.tables import (
 )
 from gendiv_lightning.storage.tar import read_tar, sample_key
 
-COLUMNS = ("prompt", "caption", "text", "short_caption")
 LOOK_AHEAD = 1000  # records in which a column must occur, because JSON records may omit keys
 TEXTS = ("txt", "json")  # suffixes of files with the text of a sample
 
@@ -95,18 +95,18 @@ def check_prompt_file(path: Path) -> None:
 def find_column(
     columns: Iterable[str], column: str | None, where: str, option: str = "--column (in configs column)"
 ) -> str:
-    """The column with the prompts: `column` itself, or the first of `COLUMNS` that exists, in any case."""
+    """The column with the prompts: `column` itself, or the first of `PROMPT_COLUMNS` that exists, in any case."""
     columns = list(columns)
     found = _look_for(columns, column)
     if found is None:
-        expected = repr(column) if column else f"any of {', '.join(COLUMNS)}"
+        expected = repr(column) if column else f"any of {', '.join(PROMPT_COLUMNS)}"
         raise PromptError(f"{where} has the columns {', '.join(columns)}, not {expected}. Set {option} to one of them")
     return found
 
 
 def _look_for(columns: Iterable[str], column: str | None) -> str | None:
     columns = list(columns)
-    return column if column in columns else find_name(columns, [column] if column else COLUMNS)
+    return column if column in columns else find_name(columns, [column] if column else PROMPT_COLUMNS)
 
 
 def check_text(value: Any, column: str, where: str) -> str:

@@ -26,6 +26,7 @@ _MARKS = {  # UTF-32 before UTF-16, whose mark is a prefix
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _DELIMITERS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}
+PROMPT_COLUMNS = ("prompt", "caption", "text", "short_caption")
 _LONGEST_CELL = 2**31 - 1  # characters; the default of the csv module is 131,072
 
 
