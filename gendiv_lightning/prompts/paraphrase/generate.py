@@ -8,22 +8,19 @@ answers arrived.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import Any
 
 from tqdm import tqdm
 
+from gendiv_lightning.chat.answers import cached_answer
 from gendiv_lightning.prompts.design import split_lengths
 from gendiv_lightning.prompts.paraphrase.request import INSTRUCTION, Paraphraser, Request, read_answer
 from gendiv_lightning.prompts.paraphrase.similarity import Similarity
 from gendiv_lightning.records import Prompt, length_class
-from gendiv_lightning.storage.atomic import cache_folder, write_atomically
 
 NUM_ROUNDS = 6  # each round requests the paraphrases that are still missing
 UNREADABLE, OTHER_LENGTH, COPY, DUPLICATE, TOO_FAR = (
@@ -183,11 +180,4 @@ class Rewording:
 
     async def _answer(self, request: Request) -> Mapping[str, Any]:
         question = {"paraphraser": self.paraphraser.identity(), "request": request._asdict()}
-        digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
-        path = cache_folder() / "paraphrases" / digest[:2] / f"{digest}.json"
-        if not path.exists():
-            answer = await self.paraphraser.answer(request)
-            today = datetime.now(timezone.utc).date().isoformat()
-            kept = json.dumps({**question, "answer": answer, "date": today})
-            write_atomically(path, lambda unfinished: unfinished.write_text(kept, encoding="utf-8"))
-        return json.loads(path.read_text(encoding="utf-8"))
+        return await cached_answer("paraphrases", question, lambda: self.paraphraser.answer(request))

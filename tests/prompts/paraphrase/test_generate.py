@@ -136,6 +136,13 @@ def test_answered_requests_are_not_repeated():
     assert found == reword(Script(), *prompts, concurrency=1)
 
 
+def test_answers_that_were_cached_by_earlier_versions_are_found(tmp_path):
+    reword(Script(["sky 0", "sky 1"]))
+    (path,) = (tmp_path / "cache").rglob("*.json")
+    key = "a527ce5b72e303af28791420fdf8b68f11e3e43c7e62892bfbf5095e7067c08c"
+    assert path.relative_to(tmp_path / "cache").as_posix() == f"paraphrases/{key[:2]}/{key}.json"
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"instruction": "other"}, {"length": "any"}, {"prompt": "other"}])
 def test_another_request_has_another_answer(change):
     change = dict(change)
