@@ -12,7 +12,8 @@ TEXT = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", TEXT, flags=re.MULTILINE | re.DOTALL))
 OWN = [name for name, plugin in plugins.registered("metrics").items() if plugin.distribution == plugins.OWN]
 FACTS = ["Numbers", "Range", "Unit", "Direction", "Needs", "Grows with N", "Breaks", "Source"]
-NAMED = {"fd": "fd[tiny]", "kd": "kd[tiny]"}  # these need a network in brackets
+# These need a network or a scorer in brackets.
+NAMED = {"fd": "fd[tiny]", "kd": "kd[tiny]", "vqa_score": "vqa_score[postcards]"}
 PARTS_OF_DISTANCES = TEXT[TEXT.index("## Diversity") : TEXT.index("### lpips")]
 
 

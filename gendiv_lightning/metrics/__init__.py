@@ -8,6 +8,7 @@ from gendiv_lightning.metrics.distribution import FID, KID, FrechetDistance, Ker
 from gendiv_lightning.metrics.diversity import DISTS, LPIPS, SSIM, FeatureCosine, PixelCosine
 from gendiv_lightning.metrics.kernel_entropy import KernelEntropy
 from gendiv_lightning.metrics.vendi import ConditionalVendi, Vendi, VendiSet
+from gendiv_lightning.metrics.vqa_score import VQAScore
 
 __all__ = [
     "CLIPIQA",
@@ -29,6 +30,7 @@ __all__ = [
     "PrecisionRecall",
     "SequenceEntropy",
     "TokenEntropy",
+    "VQAScore",
     "Vendi",
     "VendiSet",
 ]

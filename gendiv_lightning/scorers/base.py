@@ -14,6 +14,7 @@ class ImageScorer(ABC):
     """Answers questions about images with probabilities. The answer for an image does not depend on its batch.
 
     To add one, implement `tag`, `identity` and `choose`; `affirm` if it reads free text, and `load` if it has weights.
+    The plug-in group is `gendiv.scorers`; options in a metric's brackets are arguments of the constructor.
     """
 
     @property
@@ -30,6 +31,14 @@ class ImageScorer(ABC):
 
     def check(self, question: Question) -> None:  # noqa: B027  most answer any question
         """Raise ValueError if the scorer cannot answer a question; called before any expensive work."""
+
+    def check_text(self, text: str) -> None:  # noqa: B027  most read any text
+        """Raise ValueError if the scorer cannot read a text; called before any expensive work."""
+
+    @property
+    def affirms(self) -> bool:
+        """Whether the scorer implements `affirm`."""
+        return type(self).affirm is not ImageScorer.affirm
 
     @abstractmethod
     def choose(self, images: Tensor, question: Question) -> Tensor:

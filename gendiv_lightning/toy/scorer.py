@@ -32,6 +32,10 @@ class PostcardScorer(ImageScorer):
             )
 
     @override
+    def check_text(self, text: str) -> None:
+        parse(text)
+
+    @override
     def choose(self, images: Tensor, question: Question) -> Tensor:
         self.check(question)
         shown = postcards.factors_of(postcards.read(images.cpu())[0])[question.name]

@@ -33,6 +33,7 @@ SETTINGS = {
     "kernel_entropy": ["kernel_entropy[tiny]", "kernel_entropy[tiny,bandwidth=0.5]"],
     "codebook": ["codebook", "codebook[tiny]"],
     "clip_score": ["clip_score[tiny-clip]"],
+    "vqa_score": ["vqa_score[postcards]"],
     "clip_iqa": ["clip_iqa[tiny-clip,prompts=[],pairs={sunset: [orange sky, blue sky]}]"],
     "fid": [],  # fd by Inception
     "kid": [],  # kd by Inception

@@ -11,6 +11,9 @@ from gendiv_lightning.metrics.registry import make_features, make_metric, make_m
 from gendiv_lightning.scorers.base import ImageScorer
 from gendiv_lightning.toy.scorer import PostcardScorer
 
+# Brackets of metrics that need them.
+INSIDE = {"fd": "[tiny-clip]", "kd": "[tiny-clip]", "vqa_score": "[postcards]"}
+
 
 @pytest.mark.parametrize(
     ("name", "first"),
@@ -40,6 +43,7 @@ from gendiv_lightning.toy.scorer import PostcardScorer
         ("token_entropy", "h_total/token"),
         ("sequence_entropy", "h_total/sequence"),
         ("postcard_truth", "postcards/stated_right"),
+        ("vqa_score[postcards]", "quality/vqa_score[postcards]"),
     ],
 )
 def test_the_value_has_the_name_of_its_metric(name, first):
@@ -66,7 +70,7 @@ def test_a_comma_in_brackets_does_not_separate_metrics():
 
 def test_every_registered_metric_can_be_built():
     for name in plugins.registered("metrics"):
-        assert make_metric(f"{name}[tiny-clip]" if name in ("fd", "kd") else name, "there.safetensors", 8)
+        assert make_metric(f"{name}{INSIDE.get(name, '')}", "there.safetensors", 8)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +98,9 @@ def test_every_registered_metric_can_be_built():
         ("lpips[weights=nowhere.pth]", "weights must be a file, got 'nowhere.pth'"),
         ("clip_iqa[pairs={crisp: [Crisp photo.]}]", "pairs must be .*got '{crisp"),
         ("codebook", "Measure the folder of a finished run"),
+        ("vqa_score", r"requires a scorer in brackets, such as vqa_score\[endpoint,model=NAME\]"),
+        ("vqa_score[postcadrs]", "'postcadrs' is neither a registered scorer nor a CLIP.*Choose one of postcards"),
+        ("vqa_score[tiny-clip]", "'tiny-clip' cannot answer yes or no.*or use clip_score"),
     ],
 )
 def test_an_unknown_metric_is_an_error(name, words):
@@ -176,7 +183,7 @@ def test_a_reference_that_no_metric_needs_is_an_error():
 
 def test_every_metric_describes_itself():
     for name in plugins.registered("metrics"):
-        metric = make_metric(f"{name}[tiny-clip]" if name in ("fd", "kd") else name, "there.safetensors", 8)
+        metric = make_metric(f"{name}{INSIDE.get(name, '')}", "there.safetensors", 8)
         assert all([metric.title, metric.short, metric.needs]), name
         assert len({*metric.names}) == len(metric.names) > 0
         assert metric.describe().keys() <= {*metric.names}

@@ -48,6 +48,7 @@ METRICS are names, separated by commas:
   kernel_entropy  conditional_vendi                 kernel entropy of a prompt's images, with its parts; Vendi score
                                                     of all images, as a factor within prompts times one between
   clip_score  clip_iqa                              agreement with the prompt, image quality
+  vqa_score[SCORER]                                 probability that a model affirms that an image shows its prompt
   fid  kid  precision_recall  fd[...]  kd[...]      comparison with real images; needs --reference, see gendiv reference
   codebook[TOKENIZER]                               codebook usage and token entropies, by one tokenizer for all images
   codebook  token_entropy  sequence_entropy         run folders only: codebook usage, entropies of tokens
@@ -57,6 +58,7 @@ Brackets contain the feature network, then options. Below the table, each number
   cosine[dinov2]  cosine[dinov2,model=FOLDER]       dinov2 (default), inception, tiny, or a CLIP
   clip_score[BACKBONE]  clip_score[long_captions=chunks]      a CLIP: OWNER/REPO or a folder of transformers,
                                                     MODEL/PRETRAINED of open_clip (ViT-B-32/openai), or tiny-clip
+  vqa_score[endpoint,model=NAME]                    gendiv list scorers shows all
   clip_iqa[prompts=[happy,warm]]  clip_iqa[pairs={crisp: [Crisp photo., Soft photo.]}]
   vendi[inception,q=2]                              pixels (default), dinov2, inception, tiny, or a CLIP; order q
   kernel_entropy[dinov2,bandwidth=31.4]             Gaussian kernel; 0 is the identity; default: cosine of features
