@@ -47,7 +47,7 @@ REAL_WEIGHTS = "GENDIV_REAL_WEIGHTS"
 RUN = {
     *("cli", "contract", "generators", "testing", "toy", "tracking", "test_api.py", "test_ddp.py", "test_examples.py"),
     *("test_from_captions_to_runs.py", "test_hub.py", "test_package.py", "test_readme.py", "test_soak.py"),
-    "test_real_backbones.py",
+    *("test_real_backbones.py", "test_real_pictures.py"),
     *("decomposed", "hostile", "study"),
 }
 

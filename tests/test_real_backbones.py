@@ -5,18 +5,12 @@ example pictures of the LPIPS repository. All other pictures are postcards.
 """
 
 import json
-import os
-import warnings
-from itertools import combinations
-from pathlib import Path
 
-import lpips
 import pytest
 import torch
 import torch_fidelity
 from PIL import Image
-from torchmetrics.functional.image import dists
-from torchvision.models import vgg16
+from real_parts import mean_of_pairs, real_folder, reference_dists, reference_lpips, weights_of
 from torchvision.transforms.functional import pil_to_tensor
 
 from gendiv_lightning.cli.main import main
@@ -29,33 +23,6 @@ pytestmark = pytest.mark.real
 PROMPTS, SAMPLES = 6, 4
 
 
-def weights_of(network):
-    """The file of a network; there must be exactly one."""
-    folder = Path(os.environ["GENDIV_REAL_WEIGHTS"])
-    files = [path for path in folder.glob("*.pth") if network in path.name]
-    assert len(files) == 1, f"GENDIV_REAL_WEIGHTS must contain one file *{network}*.pth, got {files} in {folder}"
-    return files[0]
-
-
-def reference_lpips(net):
-    """The network of the `lpips` package, with the official backbone."""
-    with warnings.catch_warnings(), torch.random.fork_rng():
-        warnings.simplefilter("ignore")
-        network = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
-    backbone = torch.load(weights_of({"alex": "alexnet", "vgg": "vgg16"}[net]), weights_only=True)
-    state = [value for name, value in backbone.items() if name.startswith("features.")]
-    network.net.load_state_dict(dict(zip(network.net.state_dict(), state, strict=True)))  # in the same order
-    return network
-
-
-def mean_of_pairs(network, images):
-    """Mean distance of all pairs of images (N, 3, H, W) uint8, one pair at a time."""
-    scaled = images.float() / 127.5 - 1
-    pairs = combinations(range(len(scaled)), 2)
-    with torch.no_grad():
-        return torch.stack([network(scaled[i : i + 1], scaled[j : j + 1]) for i, j in pairs]).mean().item()
-
-
 def pictures(seed, number):
     """Postcards (number, 3, 96, 96), enlarged without smoothing."""
     generator = torch.Generator().manual_seed(seed)
@@ -64,7 +31,7 @@ def pictures(seed, number):
 
 
 def test_lpips_gives_the_known_distances_of_the_published_example():
-    folder = Path(os.environ["GENDIV_REAL_WEIGHTS"])
+    folder = real_folder()
     files = [folder / f"ex_{name}.png" for name in ("ref", "p0", "p1")]
     if missing := [path.name for path in files if not path.is_file()]:
         pytest.skip(f"GENDIV_REAL_WEIGHTS does not contain {', '.join(missing)}")
@@ -83,18 +50,11 @@ def test_lpips_with_official_weights_equals_the_lpips_package(net, network):
 
 
 def test_dists_with_official_weights_equals_torchmetrics(monkeypatch):
-    images, weights = pictures(0, 4), weights_of("vgg16")
-    with torch.device("meta"):
-        layers = vgg16(init_weights=False).features
-    state = torch.load(weights, weights_only=True)
-    convolutions = {name.removeprefix("features."): value for name, value in state.items() if "features." in name}
-    layers.load_state_dict(convolutions, assign=True)
-    monkeypatch.setattr(dists, "vgg16", lambda weights: torch.nn.ModuleDict({"features": layers}))
-    first, second = map(list, zip(*combinations(range(len(images)), 2), strict=True))
-    theirs = dists.deep_image_structure_and_texture_similarity(images[first] / 255, images[second] / 255)
-    ours = DISTS(str(weights)).matrix(PromptSamples(images))[first, second]
+    images = pictures(0, 4)
+    theirs, first, second = reference_dists(images, monkeypatch)
+    ours = DISTS(str(weights_of("vgg16"))).matrix(PromptSamples(images))[first, second]
     assert theirs.min() > 0.05
-    torch.testing.assert_close(ours.float(), theirs.detach(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours.float(), theirs, rtol=0, atol=1e-5)
 
 
 def test_gendiv_measure_gives_the_numbers_of_the_reference_packages(tmp_path):
