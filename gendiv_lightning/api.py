@@ -90,14 +90,14 @@ class _Source(NamedTuple):
 
     Attributes:
         name: description for messages.
-        num_prompts: number of prompts.
+        texts: the text of each prompt.
         prompts: the samples of each prompt.
         has_tokens: whether a token generator made them.
         codebook_size: codebook size of that generator, if known.
     """
 
     name: str
-    num_prompts: int
+    texts: Sequence[str]
     prompts: Iterable[PromptSamples]
     has_tokens: bool = False
     codebook_size: int | None = None
@@ -139,8 +139,9 @@ def evaluate(
             )
     for metric in metric_objects:
         metric.load()
+        metric.check_prompts(source.texts)
         metric.to(device)
-    for prompt in tqdm(source.prompts, total=source.num_prompts, desc="Measuring", unit="prompt", delay=2):
+    for prompt in tqdm(source.prompts, total=len(source.texts), desc="Measuring", unit="prompt", delay=2):
         for metric in metric_objects:
             metric.update(prompt)
     estimates, _ = compute_metrics(metric_objects)
@@ -155,9 +156,10 @@ def evaluate(
 def _find_source(samples: Samples | str | Path | Mapping[str, Images]) -> _Source:
     if isinstance(samples, Samples):
         has_tokens = samples.tokens is not None
-        return _Source("these samples", len(samples), samples, has_tokens, samples.codebook_size or None)
+        texts = [prompt.text for prompt in samples.prompts]
+        return _Source("these samples", texts, samples, has_tokens, samples.codebook_size or None)
     if isinstance(samples, Mapping):
-        return _Source("the mapping", len(samples), [_to_samples(n, *item) for n, item in enumerate(samples.items())])
+        return _Source("the mapping", list(samples), [_to_samples(n, *item) for n, item in enumerate(samples.items())])
     if not isinstance(samples, str | Path):
         raise ConfigValueError(
             f"samples must be Samples, a path, or a mapping from prompt to images, got {type(samples).__name__}. For a "
@@ -172,7 +174,7 @@ def _find_run(path: Path) -> _Source:
     counts = path / "usage.safetensors"  # present in a finished run
     codebook_size = len(read_usage(counts)[0]) if counts.is_file() else None
     prompts = (prompt for batch in folder.read_samples() for prompt in split_by_prompt(batch))
-    return _Source(str(path), len(folder.finished_prompts()), prompts, codebook_size != 0, codebook_size)
+    return _Source(str(path), folder.prompt_texts(), prompts, codebook_size != 0, codebook_size)
 
 
 def _find_folder(path: Path) -> _Source:
@@ -182,7 +184,7 @@ def _find_folder(path: Path) -> _Source:
     corrupt = CorruptImages(MAX_CORRUPT)
     corrupt.num_images = images.num_images
     corrupt.add(images.unreadable)
-    return _Source(str(path), len(images.groups), _read_images(images, corrupt))
+    return _Source(str(path), list(images.groups), _read_images(images, corrupt))
 
 
 def _read_images(images: Any, corrupt: CorruptImages) -> Iterator[PromptSamples]:

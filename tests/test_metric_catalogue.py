@@ -12,8 +12,12 @@ TEXT = (ROOT / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", TEXT, flags=re.MULTILINE | re.DOTALL))
 OWN = [name for name, plugin in plugins.registered("metrics").items() if plugin.distribution == plugins.OWN]
 FACTS = ["Numbers", "Range", "Unit", "Direction", "Needs", "Grows with N", "Breaks", "Source"]
-# These need a network or a scorer in brackets.
-NAMED = {"fd": "fd[tiny]", "kd": "kd[tiny]", "vqa_score": "vqa_score[postcards]"}
+NAMED = {  # these need a network or a scorer in brackets
+    "attributes": "attributes[tiny-clip,list=postcards]",
+    "fd": "fd[tiny]",
+    "kd": "kd[tiny]",
+    "vqa_score": "vqa_score[postcards]",
+}
 PARTS_OF_DISTANCES = TEXT[TEXT.index("## Diversity") : TEXT.index("### lpips")]
 
 

@@ -25,6 +25,7 @@ ENTRIES, SHARE = "codebook/prompt_entries", "codebook/prompt_coverage"
 DEPENDENT = (
     *("diversity/vendi_set", "diversity/conditional_vendi", "diversity/information_vendi", "codebook["),
     *("quality/fid", "quality/fd", "quality/precision", "quality/recall", "quality/density", "quality/coverage"),
+    "attributes/coverage[",
     *("codebook/entropy_plugin_bits", "codebook/gini", "codebook/prompt_gini"),
     # Entropies of few tokens: the correction leaves a bias that changes with their number.
     *("codebook/information_bits", "codebook/prompt_entropy_bits", "codebook/prompt_perplexity"),

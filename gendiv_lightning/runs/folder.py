@@ -259,6 +259,11 @@ class RunFolder:
             for name in zip(*(column[part] for part in schema.NOISE_KEY), strict=True):
                 yield shard, NoiseKey(*name)
 
+    def prompt_texts(self) -> list[str]:
+        """The text of every stored prompt, each once."""
+        texts = (read_shard(shard, [schema.PROMPT])[schema.PROMPT].to_pylist() for shard in self.shards())
+        return list(dict.fromkeys(text for column in texts for text in column))
+
     def read_samples(self, shards: Iterable[Path] | None = None) -> Iterator[SampleBatch]:
         """The shards as the batches that they were written from, except that paraphrases without samples are empty.
 

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 
 from gendiv_lightning.errors import MetricInputError
+from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.records.questions import Question
 
 
@@ -15,7 +16,12 @@ class ImageScorer(ABC):
 
     To add one, implement `tag`, `identity` and `choose`; `affirm` if it reads free text, and `load` if it has weights.
     The plug-in group is `gendiv.scorers`; options in a metric's brackets are arguments of the constructor.
+
+    Attributes:
+        features: the feature network that it uses, which moves to the device of a metric; None if it uses none.
     """
+
+    features: ImageFeatures | None = None
 
     @property
     @abstractmethod

@@ -24,8 +24,11 @@ class ClipScorer(ImageScorer):
         features: the CLIP.
     """
 
+    features: ClipFeatures
+
     def __init__(self, features: ClipFeatures) -> None:
         self.features = features
+        self._known = dict[Question, Tensor]()  # metrics ask the same questions about the images of many prompts
 
     @property
     @override
@@ -58,6 +61,11 @@ class ClipScorer(ImageScorer):
 
     def _anchors(self, question: Question) -> Tensor:
         """Unit features (V, D) of the values, on the CPU."""
+        if question not in self._known:
+            self._known[question] = self._encode(question)
+        return self._known[question]
+
+    def _encode(self, question: Question) -> Tensor:
         captions = [question.captions_of(number) for number in range(len(question.values))]
         features = self.features.texts([text for texts in captions for text in texts]).double().cpu()
         means = torch.stack([part.mean(0) for part in features.split([len(texts) for texts in captions])])

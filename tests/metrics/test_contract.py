@@ -24,6 +24,7 @@ DISTANCES = (
 )
 # For metrics whose default backbone would be downloaded, or with settings that need separate tests.
 SETTINGS = {
+    "attributes": ["attributes[tiny-clip,list=postcards]"],
     "lpips": ["lpips[tiny]"],
     "dists": [],  # tests/features/test_dists.py, with a random VGG16
     "cosine": ["cosine[tiny]", "cosine[dinov2,model=TOY]"],
@@ -139,7 +140,9 @@ def test_a_single_sample_is_measured_or_excluded(name, folder):
     metric = make(name, folder)
     metric.update(prompt(0, num=1))
     estimate = next(iter(metric.compute().values()))
-    if name in (*DISTANCES, "vendi", "vendi[tiny,q=2]", "token_entropy") or name.startswith("kernel_entropy"):
+    if name in (*DISTANCES, "vendi", "vendi[tiny,q=2]", "token_entropy") or name.startswith(
+        ("kernel_entropy", "attributes")
+    ):
         assert math.isnan(estimate.value)
         assert estimate.num_prompts == 0
     elif name.startswith(("fd", "kd", "precision")):

@@ -47,6 +47,8 @@ METRICS are names, separated by commas:
   vendi  vendi_set                                  effective number of different images, per prompt and over all
   kernel_entropy  conditional_vendi                 kernel entropy of a prompt's images, with its parts; Vendi score
                                                     of all images, as a factor within prompts times one between
+  attributes[SCORER,list=LIST]                      what prompts leave open: entropy and coverage of its values; what
+                                                    they state: agreement. LIST: see gendiv attributes
   clip_score  clip_iqa                              agreement with the prompt, image quality
   vqa_score[SCORER]                                 probability that a model affirms that an image shows its prompt
   fid  kid  precision_recall  fd[...]  kd[...]      comparison with real images; needs --reference, see gendiv reference
@@ -63,6 +65,7 @@ Brackets contain the feature network, then options. Below the table, each number
   vendi[inception,q=2]                              pixels (default), dinov2, inception, tiny, or a CLIP; order q
   kernel_entropy[dinov2,bandwidth=31.4]             Gaussian kernel; 0 is the identity; default: cosine of features
   codebook[llamagen-vq16]  codebook[amused]         gendiv list tokenizers shows all
+  attributes[tiny-clip,list=postcards]              gendiv list scorers shows all; any CLIP is a scorer, too
   fid[weights=FILE,resize=torch-fidelity]           resize: clean (default, as clean-fid) or torch-fidelity
   fd[dinov2]  precision_recall[k=5]                 other networks than Inception, other settings
 tiny and tiny-clip are toy networks trained on postcards; they are not meaningful for other images.
@@ -145,13 +148,14 @@ def run(arguments: argparse.Namespace) -> int:
     metrics = _metrics(arguments)
     distances = [metric for metric in metrics if isinstance(metric, DiversityMetric)] if arguments.pairs else []
     corrupt = CorruptImages(arguments.max_corrupt)
-    num_prompts, prompts = _prompts(arguments, corrupt)
+    prompt_texts, prompts = _prompts(arguments, corrupt)
     for metric in metrics:
         metric.load()
+        metric.check_prompts(prompt_texts)
         metric.to(arguments.device)
     texts = dict[int, str]()  # columns are ordered by the index of the prompt, not by reading order
     pairs = list[Pairs]()
-    for samples in tqdm(prompts, total=num_prompts, desc="Measuring", unit="prompt", delay=2):
+    for samples in tqdm(prompts, total=len(prompt_texts), desc="Measuring", unit="prompt", delay=2):
         texts[samples.place] = samples.prompt
         for metric in metrics:
             metric.update(samples)
@@ -261,8 +265,8 @@ def _write_pairs(path: Path, pairs: list[Pairs]) -> None:
     write(f"\n{pairs[0].metric}: nearest and farthest pair of each prompt\n{format_pairs(shown)}\n")
 
 
-def _prompts(arguments: argparse.Namespace, corrupt: CorruptImages) -> tuple[int, Iterator[PromptSamples]]:
-    """The number of prompts, and their samples; unreadable images are added to `corrupt`."""
+def _prompts(arguments: argparse.Namespace, corrupt: CorruptImages) -> tuple[list[str], Iterator[PromptSamples]]:
+    """The text of each prompt, and the samples of each; unreadable images are added to `corrupt`."""
     from gendiv_lightning.images.by_prompt import find_images, load_prompts
     from gendiv_lightning.records import split_by_prompt
     from gendiv_lightning.runs.folder import RunFolder
@@ -271,7 +275,7 @@ def _prompts(arguments: argparse.Namespace, corrupt: CorruptImages) -> tuple[int
     if folder.shards():
         _check_options_of_run(arguments)
         batches = folder.read_samples()
-        return len(folder.finished_prompts()), (samples for batch in batches for samples in split_by_prompt(batch))
+        return folder.prompt_texts(), (samples for batch in batches for samples in split_by_prompt(batch))
     images = find_images(
         arguments.source,
         arguments.column,
@@ -284,7 +288,7 @@ def _prompts(arguments: argparse.Namespace, corrupt: CorruptImages) -> tuple[int
     write("".join(f"{printable(note)}\n" for note in images.notes), sys.stderr)
     corrupt.num_images = images.num_images
     corrupt.add(images.unreadable)
-    return len(images.groups), load_prompts(images, corrupt, arguments.resize, arguments.memory_limit)
+    return list(images.groups), load_prompts(images, corrupt, arguments.resize, arguments.memory_limit)
 
 
 def _check_options_of_run(arguments: argparse.Namespace) -> None:
