@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from gendiv_lightning.analysis.between import ModelDistances
     from gendiv_lightning.analysis.effects import Interval
 
+EQUAL_QUALITY = (
+    "A gain is the diversity of a setting of B minus that of A's frontier at the same quality, corrected for the\n"
+    "optimism of a frontier. Where A is a straight line, gains look smaller by up to 0.4 standard errors."
+)
 HOMOGENEITY = (
     "Homogeneity is the mean distance of two samples of one model over that of two samples of different models.\n"
     "At 100 % the models are as alike as the samples of one of them; near 0 they show different images."
@@ -47,7 +51,7 @@ def format_gains(gains: Sequence[tuple[str, Interval]], distance: str, quality: 
         rows.append((name, *_gain(value, low, high)))
     if mean is not None:
         rows.append(("mean over the qualities that both reach", *_gain(*mean)))
-    return format_table(rows)
+    return f"{format_table(rows)}\n{EQUAL_QUALITY}"
 
 
 def _gain(value: float, low: float, high: float) -> tuple[str, str]:

@@ -5,6 +5,12 @@ is a mean squared distance of features, is at least the weighted mean. The front
 of single settings and mixtures of two with at least a given quality: piecewise linear, non-increasing in the quality,
 and without extrapolation.
 
+The highest of several noisy means is too high on average, so a plug-in frontier is optimistic, most of all where the
+settings lie on a straight line. The bootstrap shows by how much: the mean over resamples exceeds the plug-in value by
+about as much as that exceeds the truth. Gains are corrected by this difference (Efron and Tibshirani, An Introduction
+to the Bootstrap, 1993, chapter 10). Intervals are symmetric, t times the standard deviation of the resamples, widened
+by sqrt(P / (P - 1)) as in `bootstrap_mean`. `tests/functional/test_frontier_coverage.py` measures bias and coverage.
+
 Notation: S settings, Q qualities, P prompts, R resamples.
 """
 
@@ -15,6 +21,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from gendiv_lightning.functional.student import student_quantile
 
 NUM_RESAMPLES = 2000
 _GRID = 33  # qualities at which two frontiers are compared
@@ -46,7 +54,7 @@ def frontier(quality: Tensor, diversity: Tensor, at: Tensor) -> Tensor:
 def gain_at_equal_quality(
     quality: Tensor, diversity: Tensor, reference_quality: Tensor, reference_diversity: Tensor, *, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Diversity of a setting minus that of a reference frontier at the same quality, with a bootstrap interval.
+    """Diversity of a setting minus that of a reference frontier at the same quality, corrected, with its interval.
 
     Args:
         quality: (P,) quality of the setting by prompt, higher is better.
@@ -56,12 +64,13 @@ def gain_at_equal_quality(
         seed: seed of the resamples over prompts.
 
     Returns:
-        Gain, lower and upper end. All are NaN if no reference setting has the quality; the ends are NaN if this is the
-        case in more than 5 % of the resamples.
+        Gain, lower and upper end; NaN if no reference setting has the quality.
     """
 
     def gain(means: Tensor) -> Tensor:
         own_quality, own, qualities, diversities = means[:, :1], means[:, 1], *means[:, 2:].chunk(2, 1)
+        if len(means) > 1:  # resamples without such a quality compare with the highest quality
+            own_quality = torch.minimum(own_quality, qualities.amax(1, keepdim=True))
         return own - frontier(qualities, diversities, own_quality)[:, 0]
 
     return _bootstrap(torch.cat([quality[None], diversity[None], reference_quality, reference_diversity]), gain, seed)
@@ -70,7 +79,7 @@ def gain_at_equal_quality(
 def mean_gain(
     quality: Tensor, diversity: Tensor, reference_quality: Tensor, reference_diversity: Tensor, *, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Mean difference between two frontiers over the range of qualities that both reach, with a bootstrap interval.
+    """Mean difference of two frontiers over the range of qualities that both reach, corrected, with its interval.
 
     Args:
         quality: (S, P) qualities by prompt, higher is better.
@@ -99,7 +108,10 @@ def mean_gain(
 
 
 def _bootstrap(columns: Tensor, statistic: Callable[[Tensor], Tensor], seed: int) -> tuple[float, float, float]:
-    """Statistic of the means (R, C) of columns (C, P), with a percentile interval; prompts with NaN are excluded."""
+    """Corrected statistic of the means (R, C) of columns (C, P), and its interval; prompts with NaN are excluded.
+
+    The ends are NaN for one prompt, and if the statistic is NaN in more than 5 % of the resamples.
+    """
     columns = columns.double()
     columns = columns[:, ~columns.isnan().any(0)]
     num = columns.shape[1]
@@ -115,5 +127,6 @@ def _bootstrap(columns: Tensor, statistic: Callable[[Tensor], Tensor], seed: int
     known = resampled[~resampled.isnan()]
     if len(known) < 0.95 * NUM_RESAMPLES:
         return value, math.nan, math.nan
-    low, high = torch.quantile(known, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return value, low, high
+    corrected = 2 * value - known.mean().item()
+    half = student_quantile(0.975, num - 1) * math.sqrt(num / (num - 1)) * known.std().item()
+    return corrected, corrected - half, corrected + half

@@ -31,7 +31,7 @@ from gendiv_lightning.errors import (
 from gendiv_lightning.functional.finite import LATENTS, PIXELS, check_finite
 from gendiv_lightning.generators.base import Chance, Generator, Precision
 from gendiv_lightning.generators.keyed_pipeline import draws_step_noise, keyed_noise
-from gendiv_lightning.generators.text_encodings import remembered_encodings
+from gendiv_lightning.generators.text_encodings import FORMAT, remembered_encodings
 from gendiv_lightning.records import LatentSamples, NoiseKey
 from gendiv_lightning.sampling import LatentSampler, Noise, Probe
 from gendiv_lightning.storage.feature_cache import FeatureCache
@@ -226,12 +226,14 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         self._encodings_on_disk = FeatureCache("text_encodings", self._name_of_encoders())
 
     def _name_of_encoders(self) -> str:
-        """Cache key: everything that can change an encoding."""
+        """Cache key: everything that can change an encoding, except the arguments of `encode_prompt` and the device."""
         identity = self.identity()
         parts = [p for p in [*self._model_parts(), *self._tokenizer_parts()] if p not in _NO_ENCODERS]
         versions = [version(package) for package in ("torch", "transformers", "diffusers")]
         settings = [*((part, identity[part]) for part in parts), *self._pipeline_settings().items()]
-        return json.dumps([self._class.__name__, self.dtype_name, *versions, *settings])
+        # Without one of its encoders, a pipeline fills in zeros of the width that its denoiser expects.
+        sizes = [(part, _read_json(self.folder / part / "config.json")) for part in _NO_ENCODERS if part in identity]
+        return json.dumps([FORMAT, self._class.__name__, self.dtype_name, *versions, *settings, *sizes])
 
     @property
     def pipeline(self) -> Any:

@@ -199,6 +199,7 @@ def _per_row(shape: tuple[int, ...]) -> int:
 
 def _global_states() -> list[Tensor]:
     states = [torch.get_rng_state()]
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available():
+        torch.cuda.init()  # a call with offloading may initialize CUDA, and only existing states can be compared
         states += torch.cuda.get_rng_state_all()
     return states

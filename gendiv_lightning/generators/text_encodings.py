@@ -17,10 +17,15 @@ from gendiv_lightning.generators.keyed_pipeline import replaced
 from gendiv_lightning.generators.pipeline_rows import map_rows, repeat_rows
 from gendiv_lightning.storage.feature_cache import FeatureCache
 
+FORMAT = 1  # of `_pack`; part of the key of a cache
+
 
 @contextmanager
 def remembered_encodings(pipeline: Any, memory: dict[str, Any], cache: FeatureCache | None = None) -> Iterator[None]:
-    """Context in which `encode_prompt` is computed once for equal arguments.
+    """Context in which `encode_prompt` is computed once for equal arguments on one kind of device.
+
+    The number of images per prompt is among the arguments where an encoding has a row for each. A call with tensors or
+    other objects is computed each time.
 
     Args:
         pipeline: pipeline of diffusers.
@@ -35,15 +40,15 @@ def remembered_encodings(pipeline: Any, memory: dict[str, Any], cache: FeatureCa
         @functools.wraps(encode)
         def remembering(*args: Any, **kwargs: Any) -> Any:
             given = inspect.signature(encode).bind(*args, **kwargs).arguments
-            if any(isinstance(value, Tensor) for value in given.values()):
+            if not _is_plain(given):
                 return encode(*args, **kwargs)
-            key = repr(sorted(given.items()))
+            device = torch.device(given.get("device") or pipeline._execution_device)
+            key = repr([device.type, *sorted(given.items())])
             if key not in memory:
                 compute = functools.partial(encode, *args, **kwargs)
                 if cache is None:
                     encoded = compute()
                 else:
-                    device = given.get("device") or pipeline._execution_device
                     encoded = _from_disk(cache, key, given.get("num_images_per_prompt") or 1, device, compute)
                 memory.clear()
                 memory[key] = encoded
@@ -53,6 +58,15 @@ def remembered_encodings(pipeline: Any, memory: dict[str, Any], cache: FeatureCa
 
     with replaced(pipeline, "encode_prompt", remember):
         yield
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether the `repr` of a value shows all of it."""
+    if isinstance(value, dict):
+        return all(_is_plain(part) for item in value.items() for part in item)
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | bool | int | float | torch.device | torch.dtype)
 
 
 def _from_disk(cache: FeatureCache, key: str, num_rows: int, device: Any, compute: Callable[[], Any]) -> Any:

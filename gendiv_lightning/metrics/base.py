@@ -215,9 +215,12 @@ class PromptMetric(RowMetric):
         return dict(zip(self.names, rows.T, strict=True))
 
 
-def metric_name(base: str, tag: str | None = None, **options: float | None) -> str:
+def metric_name(base: str, tag: str | None = None, **options: float | str | None) -> str:
     """Name of a number: `base`, or `base[tag,option=value]` with all options that are not None."""
-    inside = [*([tag] if tag else []), *(f"{key}={value:g}" for key, value in options.items() if value is not None)]
+    words = {
+        key: value if isinstance(value, str) else f"{value:g}" for key, value in options.items() if value is not None
+    }
+    inside = [*([tag] if tag else []), *(f"{key}={word}" for key, word in words.items())]
     return f"{base}[{','.join(inside)}]" if inside else base
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -215,40 +216,47 @@ class VendiSet(MomentMetric):
 class ConditionalVendi(MomentMetric):
     """`diversity/conditional_vendi[...]`, `.../information_vendi[...]`: two factors of the Vendi score of all samples.
 
-    - `diversity/conditional_vendi[...]` = exp H(X | T): effective number of different images of a prompt.
+    - `diversity/conditional_vendi[...]` = exp H(X | T): effective number of different images given the condition T.
     - `diversity/information_vendi[...]` = exp I(X; T), with I = H(X) - H(X | T): effective number of groups of images
-      that prompts distinguish.
+      that conditions distinguish.
 
     Their product is exp H(X), the score of `VendiSet`. X are the images, compared by the cosine of their features; T is
-    the prompt, with the identity kernel. With q = 2 the first is Conditional-RKE. Both are plug-in estimates, which
-    change with the number of samples per prompt: compare them at equal numbers. With q = 2 and prompts of different
-    numbers of samples, I may be negative. `KernelEntropy` conditions on the path
-    and has no such bias at order 2.
+    the prompt, or the prompt with paraphrase and path, with the identity kernel. With q = 2 the first is
+    Conditional-RKE. Both are plug-in estimates, which change with the number of samples per condition: compare them at
+    equal numbers. With q = 2 and conditions of different numbers of samples, I may be negative. `KernelEntropy` has no
+    such bias at order 2. Both numbers are NaN if no two samples share their condition.
 
     Source: Jalali, Ospanov, Gohari and Farnia, "Conditional Vendi Score" (2024).
 
     Args:
         features: see `MomentMetric`.
         q: 1 or 2.
+        given: the condition: "prompt", or "path" for samples of equal prompt, paraphrase and path.
     """
 
     title = "effective number of different images of a prompt, and of distinguishable groups of prompts"
     short = "conditional Vendi"
     conditional: Tensor
 
-    def __init__(self, features: ImageFeatures | None = None, q: float = 1.0) -> None:
+    def __init__(
+        self, features: ImageFeatures | None = None, q: float = 1.0, given: Literal["prompt", "path"] = "prompt"
+    ) -> None:
         super().__init__(features, q)
+        if given not in ("prompt", "path"):
+            raise ConfigValueError(f"given must be prompt or path, got {given!r}. Choose one of them")
         if q not in (1, 2):
             raise ConfigValueError(
                 f"q must be 1 (Conditional-Vendi) or 2 (Conditional-RKE), got {q:g}. Choose one of them"
             )
+        self.given = given
         self.add_state("conditional", torch.zeros(NUM_GROUPS, 2, dtype=torch.int64), dist_reduce_fx="sum")
 
     @property
     @override
     def names(self) -> tuple[str, ...]:
         numbers = ("conditional_vendi", "information_vendi")
-        return tuple(_name(f"diversity/{number}", self.features, self.q) for number in numbers)
+        given = None if self.given == "prompt" else self.given
+        return tuple(_name(f"diversity/{number}", self.features, self.q, given=given) for number in numbers)
 
     @override
     def identity(self) -> dict[str, object]:
@@ -259,26 +267,29 @@ class ConditionalVendi(MomentMetric):
     def update(self, samples: PromptSamples) -> None:
         """Add all samples of one prompt; ValueError if the features have too many dimensions."""
         features = self.add(samples)
-        weight = len(features) ** int(self.q)  # weight of a prompt, from the eigenvalues of the prompt kernel
-        entropy = math.log(vendi_score(features, self.q))
-        term = entropy if self.q == 1 else math.exp(-entropy)
-        added = torch.tensor([round(weight * term * _TERM_SCALE), weight])
-        self.conditional[_group(samples.place)] += added.to(self.device)
+        cells = samples.groups.unique(dim=0, return_inverse=True)[1].to(features.device)
+        for members in (features[cells == cell] for cell in cells.unique()) if self.given == "path" else (features,):
+            weight = len(members) ** int(self.q)  # of a condition, from the eigenvalues of its kernel
+            entropy = math.log(vendi_score(members, self.q))
+            term = entropy if self.q == 1 else math.exp(-entropy)
+            added = torch.tensor([round(weight * term * _TERM_SCALE), weight])
+            self.conditional[_group(samples.place)] += added.to(self.device)
 
     @override
     def compute(self) -> dict[str, Estimate]:
         """Both numbers; NaN without samples, no interval for too few prompts or too many dimensions."""
         num_prompts, num_paths, num_samples = self.sizes.sum(0).tolist()
-        method = f"{_estimator(self.q)}, given the prompt, plug-in at N = {num_samples} samples"
-        if not num_samples:
+        num_conditions = num_prompts if self.given == "prompt" else num_paths
+        method = f"{_estimator(self.q)}, given the {self.given}, plug-in at N = {num_samples} samples"
+        if num_conditions == num_samples:
             return {name: Estimate(math.nan, math.nan, math.nan, 0, 0, 0, method) for name in self.names}
         parts, interval = self.parts()
         terms, weights = (torch.stack(parts) @ self.conditional.cpu().double()).T
         means = terms / weights / _TERM_SCALE
         conditional = means if self.q == 1 else -means.log()
-        # By Cauchy and Schwarz, sum N^2 is (sum N)^2 / P only for prompts of one size. For other sizes the weights N^2
-        # of order 2 are not those of the samples in H(X), so H(X | T) may exceed it.
-        is_positive = self.q == 1 or int(self.conditional[:, 1].sum()) * num_prompts == num_samples**2
+        # By Cauchy and Schwarz, sum N^2 is (sum N)^2 / P only for conditions of one size. For other sizes the weights
+        # N^2 of order 2 are not those of the samples in H(X), so H(X | T) may exceed it.
+        is_positive = self.q == 1 or int(self.conditional[:, 1].sum()) * num_conditions == num_samples**2
         least = (1.0, 1.0 if is_positive else 0.0)
         estimates = {}
         both = (conditional, self.log_scores(parts) - conditional)
@@ -294,8 +305,8 @@ def _group(index: int) -> int:
     return (index * 0x9E3779B9 % 2**32) >> 28
 
 
-def _name(base: str, features: ImageFeatures, q: float) -> str:
-    return metric_name(base, features.tag, q=None if q == 1 else q)
+def _name(base: str, features: ImageFeatures, q: float, **options: str | None) -> str:
+    return metric_name(base, features.tag, q=None if q == 1 else q, **options)
 
 
 def _estimator(q: float) -> str:

@@ -195,6 +195,8 @@ def test_transitions_have_the_mean_and_variance_of_their_scheduler(kind) -> None
 class Stub:
     """A minimal pipeline: a scheduler and a call method."""
 
+    _execution_device = torch.device("cpu")
+
     def __init__(self, scheduler: Any) -> None:
         self.scheduler, self.num_encoded = scheduler, 0
 
@@ -221,6 +223,25 @@ def test_noise_from_the_global_generator_is_an_error() -> None:
 
     with pytest.raises(ValueError, match="Stub draws from torch's global generator outside of"):
         call()
+
+
+def test_a_draw_on_a_gpu_that_is_first_used_inside_the_call_is_found(monkeypatch) -> None:
+    """CUDA is initialized before the states are read, so that they can be compared. No GPU is needed."""
+    states: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "init", lambda: states or states.append(torch.zeros(16, dtype=torch.uint8)))
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: [state.clone() for state in states])
+
+    def call(draws: int) -> None:
+        pipeline = Stub(diffusers.DDIMScheduler())
+        with keyed_noise(pipeline, rows(2)):
+            pipeline.prepare_latents((2, 3))
+            torch.cuda.init()
+            states[0] += draws
+
+    call(0)
+    with pytest.raises(ValueError, match="Stub draws from torch's global generator outside of"):
+        call(1)
 
 
 def test_a_pipeline_without_initial_noise_is_an_error() -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gendiv_lightning.generators.diffusers_pipeline import DiffusersPipeline
-from gendiv_lightning.generators.text_encodings import _from_disk, _pack, _unpack
+from gendiv_lightning.generators.text_encodings import _from_disk, _pack, _unpack, remembered_encodings
 from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch
 from gendiv_lightning.storage.feature_cache import FeatureCache
 
@@ -108,3 +108,64 @@ def test_another_text_encoder_computes_its_encodings(checkpoint: Path) -> None:
     other, num_calls = sample(checkpoint)
     assert num_calls > 0
     assert not torch.equal(first, other)
+
+
+def key_of(checkpoint: Path, **settings: Any) -> str:
+    generator = DiffusersPipeline(str(checkpoint), **settings)
+    generator.locate()
+    return generator._name_of_encoders()
+
+
+def test_the_key_contains_the_class_the_dtype_and_the_width_that_the_denoiser_expects(checkpoint: Path) -> None:
+    """Stable Diffusion 3 without T5 fills in zeros of this width, which no text encoder determines."""
+    keys = [
+        key_of(checkpoint),
+        key_of(checkpoint, dtype="bfloat16"),
+        key_of(checkpoint, pipeline="StableDiffusionXLPAGPipeline"),
+    ]
+    path = checkpoint / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "cross_attention_dim": 99}))
+    assert len({*keys, key_of(checkpoint)}) == 4
+    assert key_of(checkpoint, num_steps=7, scheduler="EulerDiscreteScheduler") == key_of(checkpoint)
+
+
+class Encoder:
+    """A pipeline that encodes a text as rows of its length."""
+
+    _execution_device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def encode_prompt(
+        self, prompt: str, num_images_per_prompt: int = 1, device: Any = None, more: Any = None
+    ) -> torch.Tensor:
+        self.calls.append(more)
+        return torch.full((num_images_per_prompt, 2), float(len(prompt)))
+
+
+def encode(pipeline: Encoder, cache: FeatureCache, *args: Any, **kwargs: Any) -> torch.Tensor:
+    with remembered_encodings(pipeline, {}, cache):
+        return pipeline.encode_prompt(*args, **kwargs)
+
+
+def test_numbers_of_rows_and_devices_have_their_own_entries() -> None:
+    cache = FeatureCache("test", "rows")
+    for _ in range(2):  # the second time from the cache
+        for num_rows in (1, 2, 3):
+            assert encode(Encoder(), cache, "sky", num_rows).shape == (num_rows, 2)
+    read, elsewhere = Encoder(), Encoder()
+    elsewhere._execution_device = torch.device("meta")
+    for pipeline in (read, elsewhere):
+        encode(pipeline, cache, "sky", 2)
+    assert (len(read.calls), len(elsewhere.calls)) == (0, 1)
+
+
+def test_arguments_that_their_representation_does_not_determine_are_encoded_each_time() -> None:
+    pipeline, cache = Encoder(), FeatureCache("test", "objects")
+    long = [torch.zeros(2000), torch.zeros(2000)]
+    long[1][1000] = 1
+    assert repr(long[0]) == repr(long[1])
+    for more in (*long, [long[0]], [long[1]], {"image": object()}, ["plain", 1.5], ["plain", 1.5]):
+        encode(pipeline, cache, "sky", more=more)
+    assert len(pipeline.calls) == 6

@@ -17,6 +17,7 @@ from gendiv_lightning.toy.calibration import sample_crossed
 from gendiv_lightning.toy.perfect import fitting_grids
 
 NAME = "kernel[mean]"
+CONDITIONS = ("path", "prompt")
 
 
 class Mean(ImageFeatures):
@@ -93,11 +94,38 @@ def test_conditional_and_information_vendi_are_computed_from_second_moments(q):
 
 
 @pytest.mark.parametrize("q", [1, 2])
-def test_conditional_vendi_does_not_depend_on_order_or_rank(q):
-    prompts = [prompt(index, num=8 + 4 * (index % 3), paraphrases=1, paths=4) for index in range(40)]
-    whole = measured(ConditionalVendi(Mean(), q), prompts).compute()
-    backwards = measured(ConditionalVendi(Mean(), q), prompts[::-1])
-    first, second = (measured(ConditionalVendi(Mean(), q), prompts[start::2]) for start in (1, 0))
+def test_conditional_vendi_may_be_given_the_path(q):
+    """A path is that of one prompt and paraphrase; a prompt's images split into what the path fixes and the rest."""
+    prompts = [prompt(index, num=16, paraphrases=2, paths=2 + 2 * (index % 2)) for index in range(6)]
+    metric = measured(ConditionalVendi(Mean(), q, "path"), prompts)
+    features = torch.cat([Mean()(samples.images) for samples in prompts])
+    own = [torch.cat([torch.full((16, 1), samples.place), samples.groups], 1) for samples in prompts]
+    cell = torch.cat(own).unique(dim=0, return_inverse=True)[1]
+    kernel, same = kernel_matrix(features), (cell[:, None] == cell).double()
+    conditional, information = metric.compute().values()
+    assert math.log2(conditional.value) == pytest.approx(conditional_entropy(kernel, same, q), abs=1e-6)
+    assert math.log2(information.value) == pytest.approx(kernel_information(kernel, same, q), abs=1e-6)
+    assert [name.split("[")[1] for name in metric.names] == [f"mean{',q=2' if q == 2 else ''},given=path]"] * 2
+    assert metric.identity() != ConditionalVendi(Mean(), q).identity()
+    assert "given the path" in conditional.method
+
+
+def test_without_two_samples_of_a_condition_conditional_vendi_is_nan():
+    unshared = [prompt(index, paraphrases=1, paths=32) for index in range(6)]
+    by_path, by_prompt = (measured(ConditionalVendi(Mean(), given=given), unshared).compute() for given in CONDITIONS)
+    assert all(math.isnan(estimate.value) and estimate.num_prompts == 0 for estimate in by_path.values())
+    assert all(math.isfinite(estimate.value) for estimate in by_prompt.values())
+    with pytest.raises(ValueError, match="given must be prompt or path, got 'seed'"):
+        ConditionalVendi(Mean(), given="seed")
+
+
+@pytest.mark.parametrize("given", CONDITIONS)
+@pytest.mark.parametrize("q", [1, 2])
+def test_conditional_vendi_does_not_depend_on_order_or_rank(q, given):
+    prompts = [prompt(index, num=8 + 4 * (index % 3), paraphrases=1, paths=2) for index in range(40)]
+    whole = measured(ConditionalVendi(Mean(), q, given), prompts).compute()
+    backwards = measured(ConditionalVendi(Mean(), q, given), prompts[::-1])
+    first, second = (measured(ConditionalVendi(Mean(), q, given), prompts[start::2]) for start in (1, 0))
     first.merge_state(second)
     assert whole == backwards.compute() == first.compute()
 
