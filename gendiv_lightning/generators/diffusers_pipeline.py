@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +23,7 @@ from torch import Tensor
 from gendiv_lightning.errors import (
     ConfigKeyError,
     ConfigValueError,
+    GendivError,
     OptionConflictError,
     PackageError,
     PipelineError,
@@ -56,6 +59,8 @@ _SET_ELSEWHERE = {
     "num_images_per_prompt": "batch_size",
     "output_type": "gendiv",
     "return_dict": "gendiv",
+    "callback": "gendiv",
+    "callback_on_step_end": "gendiv",
 }
 
 
@@ -104,6 +109,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         self.call_args = call_args or {}
         if taken := [name for name in self.call_args if name in _SET_ELSEWHERE]:
             raise OptionConflictError(f"call_args must not contain {taken[0]}. It is set by {_SET_ELSEWHERE[taken[0]]}")
+        check_call_values(self.call_args)
         self._folder: Path | None = None
         self._index: dict[str, Any] = {}
         self._pipeline: Any = None
@@ -141,6 +147,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
                 )
         if self.offload != "none" and find_spec("accelerate") is None:
             raise PackageError("offload requires the package accelerate. Install it, or set offload to none")
+        self._check_parts(folder)
         self._check_call(folder)
         self._scheduler = self._make_scheduler(folder)
         self.adds_noise = draws_step_noise(self._scheduler, self._steps(), self.call_args)
@@ -291,7 +298,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         pipeline, num_rows = self.pipeline, len(sampler.path.keys)
         arguments = {**self.call(text, num_rows, sampler.guidance), **self.more_arguments(text, sampler)}
         encodings = remembered_encodings(pipeline, self._encodings, self._encodings_on_disk)
-        with keyed_noise(pipeline, sampler, self.branches) as trace, encodings:
+        with keyed_noise(pipeline, sampler, self.branches) as trace, encodings, _explained(pipeline):
             output = pipeline(**arguments)
         if trace.latents is None or len(trace.latents) != num_rows or len(output.images) != num_rows:
             raise PipelineError(
@@ -355,6 +362,16 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
     def _steps(self) -> int:
         return self.num_steps or int(self._arguments["num_inference_steps"].default)
 
+    def _check_parts(self, folder: Path) -> None:
+        known = inspect.signature(self._class.__init__).parameters.values()
+        needed = [p.name for p in known if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+        optional = {"self", "scheduler", *_LEFT_OUT, *self._class._optional_components}
+        if missing := [name for name in needed if name not in optional and name not in self._listed()]:
+            raise PipelineError(
+                f"pipeline: {self._class.__name__} needs {missing[0]}, which {folder} does not have. Use the class "
+                f"that the checkpoint names, {self._index.get('_class_name')}, or download the checkpoint again"
+            )
+
     def _check_call(self, folder: Path) -> None:
         names, title = set(self._arguments), self._class.__name__
         if unknown := sorted(self.call_args.keys() - names):
@@ -392,7 +409,8 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         config = _read_json(folder / "scheduler" / "scheduler_config.json")
         name = self.scheduler_name or config.get("_class_name")
         scheduler_class: Any = getattr(diffusers, str(name), None)
-        if not (inspect.isclass(scheduler_class) and issubclass(scheduler_class, diffusers.SchedulerMixin)):
+        bases = (diffusers.SchedulerMixin, diffusers.ConfigMixin)
+        if not (inspect.isclass(scheduler_class) and all(issubclass(scheduler_class, base) for base in bases)):
             raise UnknownNameError(
                 f"scheduler: diffusers has no scheduler {name!r}. Choose a class such as DDIMScheduler"
             )
@@ -401,7 +419,39 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         if unknown := sorted(self.scheduler_args.keys() - set(known)):
             raise ConfigKeyError(f"scheduler_args: {name} has no argument {unknown[0]!r}. It takes {', '.join(known)}")
         scheduler: Any = scheduler_class
-        return scheduler.from_config(config, **self.scheduler_args)
+        try:
+            return scheduler.from_config(config, **self.scheduler_args)
+        except (AttributeError, ImportError, NotImplementedError, TypeError, ValueError) as error:
+            raise PipelineError(
+                f"scheduler: {name} cannot be made from the checkpoint's configuration ({error}). Choose another "
+                "class, or add what is missing to scheduler_args"
+            ) from error
+
+
+def check_call_values(values: Any, name: str = "call_args") -> None:
+    """Raise ConfigValueError for a number in `call_args` that is not finite, or an eta that is not in [0, 1]."""
+    items = values.items() if isinstance(values, Mapping) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in items:
+        check_call_values(value, f"{name}.{key}")
+    if isinstance(values, float) and not math.isfinite(values):
+        raise ConfigValueError(f"{name} must be a finite number, got {values}. Correct it, or remove it")
+    if name == "call_args.eta" and not (isinstance(values, int | float) and 0 <= values <= 1):
+        raise ConfigValueError(f"{name} must be in [0, 1], got {values}. 0 is an ODE, 1 is DDPM's noise")
+
+
+@contextmanager
+def _explained(pipeline: Any) -> Iterator[None]:
+    """Turn errors inside a pipeline, for example about a scheduler that it cannot use, into one with its name."""
+    try:
+        yield
+    except (GendivError, torch.OutOfMemoryError):
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        name, scheduler = type(pipeline).__name__, type(pipeline.scheduler).__name__
+        raise PipelineError(
+            f"{name} fails with these settings ({type(error).__name__}: {error}). Check model.call_args, and whether "
+            f"{scheduler} belongs to this checkpoint"
+        ) from error
 
 
 def _find(checkpoint: str) -> Path:

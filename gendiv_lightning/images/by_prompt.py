@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -22,10 +23,12 @@ from gendiv_lightning.images.decode import (
     read_image,
     to_tensor,
 )
-from gendiv_lightning.images.layouts import list_images
+from gendiv_lightning.images.layouts import has_letter, list_images
 from gendiv_lightning.prompts.files import check_text, find_column
 from gendiv_lightning.records import PromptSamples, prompt_id
 from gendiv_lightning.storage.tables import find_name
+
+_DIGITS = 40  # Python refuses to convert texts of thousands of digits
 
 
 class ImageGroups(NamedTuple):
@@ -95,15 +98,31 @@ def find_images(
         prompt = first_spelling.setdefault(prompt_id(text, ""), text)
         spellings.setdefault(prompt, set()).add(text)
         groups.setdefault(prompt, []).append(item._replace(row=numbers.of(item)))
+    _check_listed_once(groups)
     notes = [*listing.lines(), *numbers.notes]
     respelt = [prompt for prompt, texts in spellings.items() if len(texts) > 1]
     if respelt:
         notes.append(
             f"{len(respelt)} prompts with different case or white space were merged, such as {respelt[0][:60]!r}"
         )
+    if groups and not any(map(has_letter, groups)):
+        notes.append(
+            f"no prompt contains a letter, such as {next(iter(groups))[:60]!r}; metrics that read them need texts"
+        )
     if len(groups) == 1 and len(listing.items) > 1:
         notes.append(f"all {len(listing.items)} images are samples of one prompt, {next(iter(groups))[:60]!r}")
     return ImageGroups(groups, unreadable, notes)
+
+
+def _check_listed_once(groups: Mapping[str, Sequence[ImageItem]]) -> None:
+    """Raise GroupingError if an image is listed twice for a prompt: it would count as two equal samples."""
+    for prompt, items in groups.items():
+        repeated = [name for name, count in Counter(item.name for item in items).items() if count > 1]
+        if repeated:
+            raise GroupingError(
+                f"{repeated[0]} is listed twice for the prompt {prompt[:60]!r}. Remove all but one of the rows, or all "
+                "but one of the tables"
+            )
 
 
 class _Numbers:
@@ -147,17 +166,21 @@ def _is_missing(value: Any) -> bool:
 
 
 def _whole(value: Any) -> int | None:
+    """The value as an integer of 64 bits; None if it is none."""
+    number: int | None = None
     if isinstance(value, float):
-        return int(value) if value.is_integer() else None
-    if isinstance(value, str):
-        return int(value) if value.strip().removeprefix("-").isdecimal() else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+        number = int(value) if value.is_integer() else None
+    elif isinstance(value, str):
+        number = int(value) if value.strip().removeprefix("-").isdecimal() and len(value) < _DIGITS else None
+    elif isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    return number if number is not None and abs(number) < 2**63 else None
 
 
 def _prompt(item: ImageItem, column: str | None, source: Path, first_caption: bool) -> str:
     where = f"{source}, {item.name}"
     if not item.row:
-        raise GroupingError(f"{where} has no prompt. Add a .txt or .json of the same name, or a column with the prompt")
+        raise GroupingError(f"{where} has no prompt. Add a .txt or .json of the same name, or a column of texts")
     found = find_column(item.row, column, where, option="--column")
     value = item.row[found]
     if isinstance(value, list):

@@ -21,6 +21,9 @@ from gendiv_lightning.storage.files import GIB, IMAGE_SUFFIXES, is_hidden
 MEMORY_LIMIT = 1.0  # GiB
 _BYTES_PER_PIXEL = 16  # three channels in float32, and the file's own pixels
 _NETWORK_SIDE = 512  # feature networks resize the shorter side of an image to at most this
+# Pillow's names of the formats behind `IMAGE_SUFFIXES`. It knows many more, and for one of them, EPS, it starts
+# Ghostscript on the content of the file.
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF")
 # Pillow's names of modes with 16 bits per channel, of which it would drop 8.
 _DEEP = re.compile(r"(RGB|L|CMYK)\w*;16[BLN]?")
 
@@ -103,7 +106,7 @@ def decode_image(data: bytes, memory_limit: float = MEMORY_LIMIT) -> Image.Image
             there is no single correct conversion.
     """
     try:
-        with _limited(memory_limit), Image.open(io.BytesIO(data)) as file:
+        with _limited(memory_limit), Image.open(io.BytesIO(data), formats=_FORMATS) as file:
             _check_pixels(file.size, memory_limit)
             raw = next((tile[3] for tile in file.tile), "")
             mode = raw if isinstance(raw, str) else str(raw[0]) if raw else ""
@@ -140,6 +143,7 @@ def _limited(memory_limit: float) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)  # then there is no orientation
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = former

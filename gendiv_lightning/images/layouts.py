@@ -51,7 +51,13 @@ AUXILIARY = {
     *("mask", "masks", "seg", "segm", "segmentation", "depth", "depthmap", "normal", "normals", "edge", "edges"),
     *("canny", "pose", "label", "labels", "annotation", "alpha", "matte", "thumb", "thumbnail", "preview"),
 }
-_MONTAGE = re.compile(r"(grid|montage|collage|contact[-_ ]?sheet)([-_ ]?\d+)?", re.IGNORECASE)
+# Names of montages: `grid`, `grid (1)`, `00-grid`, `samples_grid`.
+_MONTAGE = re.compile(
+    r"((\d+(?!\d)|all|final|images?|img2img|samples?|txt2img)[-_ .]?)*"
+    r"(grid|montage|collage|contact[-_ ]?sheet)s?[-_ .()\d]*",
+    re.IGNORECASE,
+)
+_LAST_WORD = re.compile(r"(.+?)[-_ ]+([a-z]+)", re.IGNORECASE)
 SkipCounts = Counter[tuple[str, str]]
 
 
@@ -212,12 +218,19 @@ def _list_tar(path: Path, name: str, kind: str | None, with_rows: bool, rules: R
             files.append(file)
         else:
             skipped["hidden", hidden] += 1
-    group = _from_files(files, path.stem, with_rows, is_tar=True, kind=kind)
+    group = _from_files(files, _name_of_tar(name), with_rows, is_tar=True, kind=kind)
     skipped += group.skipped
     # Texts next to images are read only with rows, but they are never counted as images.
     left = [file.name for file in files if file.name not in group.used and (with_rows or not _is_text(file.name))]
     skipped.update(("not images", _kind(left_out)) for left_out in left)
     return ImageListing([item._replace(name=f"{name}/{item.name}") for item in group.items], skipped, [])
+
+
+def _name_of_tar(name: str) -> str:
+    """The prompt of images in a tar without texts and folders: the folder of the tar, or else the tar's own name."""
+    path = PurePosixPath(name)
+    named = any(part.lower() not in GENERIC for part in path.parent.parts)
+    return _prompt_of(path.parent, "", name) if named else path.stem
 
 
 def _suffix(name: str) -> str:
@@ -246,8 +259,22 @@ def _from_files(files: Sequence[File], root: str, with_rows: bool, *, is_tar: bo
     if texts.by_image:
         items = [item._replace(**_row(texts.of(item.name), root)) for item in items]
         return Group(items, used | texts.names, skipped)
+    if is_tar:
+        _check_no_other_texts(files, items, root)
     group = _by_folder(files, items, root)
     return Group(group.items, used | group.used, skipped + group.skipped)
+
+
+def _check_no_other_texts(files: Sequence[File], items: Sequence[ImageItem], tar: str) -> None:
+    """Raise GroupingError if files of another kind belong to the images of a tar: they may contain the prompts."""
+    keys = {sample_key(item.name)[0] for item in items}
+    found = ((sample_key(file.name), is_image(file.name)) for file in files)
+    others = sorted({kind for (key, kind), is_picture in found if key in keys and not is_picture})
+    if others:
+        raise GroupingError(
+            f"the images of {tar} have no prompts: next to them are only files that end in .{', .'.join(others)}"
+            ". Write the prompt of each image to a .txt or .json with the same key"
+        )
 
 
 class _Texts:
@@ -285,7 +312,8 @@ def select_samples(
     """The images that are samples, and the number of other images, such as montages and masks.
 
     Images with the same key (the name up to its first dot) belong together: `0.png` and `0.mask.png`, or `0.a.png` and
-    `0.b.png`. All of them except masks are samples, unless a tar has several kinds of them per key.
+    `0.b.png`. All of them except masks are samples, unless a tar has several kinds of them per key. In a folder
+    `0_mask.png` next to `0.png` is a mask, too.
 
     Args:
         pictures: the image files.
@@ -303,19 +331,40 @@ def select_samples(
     keys: dict[str, list[File]] = {}
     for file in pictures:
         keys.setdefault(sample_key(file.name)[0], []).append(file)
-    masks = set[str]()
+    masks = set[str]() if is_tar else _masks_next_to_images(pictures)
     for key, files in keys.items():
         others = {file.name for file in files if _words(file.name) & AUXILIARY}
         masks |= others if len(others) < len(files) else set()
         samples = [file.name for file in files if file.name not in masks]
-        if is_tar and not alone.issuperset(samples) and len({_plain_kind(name) for name in samples}) > 1:
+        if is_tar and _has_several_kinds(samples, alone):
             names = ", ".join(f".{sample_key(name)[1]}" for name in samples)
             raise GroupingError(
                 f"the sample {key} has images of several kinds, {names}, and it is unclear which of them is generated. "
                 f"Choose one with --image-column {sample_key(samples[-1])[1]} (in configs column)"
             )
-    skipped.update(("masks and the like", f".{sample_key(name)[1]}") for name in masks)
+    skipped.update(("masks and the like", _end(name)) for name in masks)
     return [file for file in pictures if file.name not in masks], skipped
+
+
+def _has_several_kinds(samples: Sequence[str], alone: frozenset[str]) -> bool:
+    """Whether images of one key are not several samples of the same kind, but different things."""
+    if len({_stem(name) for name in samples}) < len(set(samples)):  # `0.jpg` and `0.png`
+        return True
+    return not alone.issuperset(samples) and len({_plain_kind(name) for name in samples}) > 1
+
+
+def _masks_next_to_images(pictures: Sequence[File]) -> set[str]:
+    """Images such as `0_mask.png`, if there is an image `0`."""
+    stems = {_stem(file.name) for file in pictures}
+    ends = {file.name: _LAST_WORD.fullmatch(_stem(file.name)) for file in pictures}
+    return {name for name, end in ends.items() if end and end[2].lower() in AUXILIARY and end[1] in stems}
+
+
+def _end(name: str) -> str:
+    """What distinguishes a mask from its image: `.mask.png` or `_mask.png`."""
+    extension = sample_key(name)[1]
+    word = _LAST_WORD.fullmatch(PurePosixPath(name).stem)
+    return f"_{word[2]}.{extension}" if word and "." not in extension else f".{extension}"
 
 
 def _without_montages(pictures: Sequence[File], alone: frozenset[str]) -> tuple[Sequence[File], SkipCounts]:
@@ -365,7 +414,7 @@ def _by_folder(files: Sequence[File], items: Sequence[ImageItem], root: str) -> 
         for file in files
         if PurePosixPath(file.name).name.lower() == name
     }
-    rows = {folder: _folder_row(file) for folder, file in texts.items()}
+    rows = {folder: _folder_row(file, items) for folder, file in texts.items()}
     in_folders = [item for item in items if _folder(item.name).parts] or items
     skipped = SkipCounts()
     if len(in_folders) < len(items):
@@ -375,19 +424,30 @@ def _by_folder(files: Sequence[File], items: Sequence[ImageItem], root: str) -> 
     for item in in_folders:
         folder = _folder(item.name)
         parent = next((parent for parent in (folder, *folder.parents) if parent in rows), None)
+        if parent is None and rows:
+            raise GroupingError(
+                f"{item.name} has no prompt: there is {next(iter(texts.values())).name}, but no such file for this "
+                "image. Add one to its folder, or remove the folder"
+            )
         if parent is None:
             item = item._replace(row={"prompt": _prompt_of(folder, root, item.name)})
         else:
             row = rows[parent]
             item = item._replace(problem=row.where) if isinstance(row, Unreadable) else item._replace(row=row.columns)
         with_prompts.append(item)
-    if not texts and not any(_folder(item.name).parts for item in in_folders):
+    is_flat = not any(_folder(item.name).parts for item in in_folders)
+    if not texts and (is_flat or not any(has_letter(item.row["prompt"]) for item in with_prompts)):
         _check_flat(files, in_folders)
     return Group(with_prompts, {file.name for file in texts.values()}, skipped)
 
 
 def _folder(name: str) -> PurePosixPath:
     return PurePosixPath(name).parent
+
+
+def has_letter(prompt: str) -> bool:
+    """Whether a prompt contains a letter of any script; the number of a folder does not."""
+    return any(character.isalpha() for character in prompt)
 
 
 def _prompt_of(folder: PurePosixPath, root: str, name: str) -> str:
@@ -403,7 +463,7 @@ def _prompt_of(folder: PurePosixPath, root: str, name: str) -> str:
 
 
 def _check_flat(files: Sequence[File], items: Sequence[ImageItem]) -> None:
-    """Raise GroupingError if a file suggests that images in one folder have different prompts."""
+    """Raise GroupingError if a file suggests that images have other prompts than the name of their folder."""
     tables = [file.name for file in files if _suffix(file.name) in (*TABLES, ".txt")]
     tables = [name for name in tables if not name.lower().startswith(("readme", "license"))]
     if tables and len(items) > 1:
@@ -414,7 +474,7 @@ def _check_flat(files: Sequence[File], items: Sequence[ImageItem]) -> None:
         )
 
 
-def _folder_row(file: File) -> Record | Unreadable:
+def _folder_row(file: File, items: Sequence[ImageItem]) -> Record | Unreadable:
     try:
         text = decode_text(file.read()).strip()
         if file.name.lower().endswith(".txt"):
@@ -428,6 +488,12 @@ def _folder_row(file: File) -> Record | Unreadable:
             f"{file.name} must name an image in each line ({', '.join(FILE_COLUMNS[:3])}, ...), or contain one line "
             "for "
             "all images of its folder. Correct it"
+        )
+    names = {name for item in items for name in (PurePosixPath(item.name).name, PurePosixPath(item.name).stem)}
+    if not names.isdisjoint(row):
+        raise GroupingError(
+            f"{file.name} has the names of images as keys. Write a list with an object per image, such as "
+            f'{{"{FILE_COLUMNS[0]}": "1.png", "prompt": "..."}}'
         )
     return Record(file.name, row)
 
@@ -527,8 +593,10 @@ def _from_tables(folder: Path, tables: Sequence[_Table], rules: ReadRules) -> Gr
     items, used = list[ImageItem](), {table.name for table in tables}
     for table in tables:
         for item in _from_table(table.path, table.column, rules):
-            used.add(os.path.relpath(resolve(item.name, table.path.parent, rules), folder))
-            items.append(item._replace(name=(_folder(table.name) / item.name).as_posix()))
+            # The same name for the same file, however the tables spell it.
+            name = os.path.relpath(resolve(item.name, table.path.parent, rules), folder)
+            used.add(name)
+            items.append(item._replace(name=name))
     return Group(items, used, SkipCounts())
 
 

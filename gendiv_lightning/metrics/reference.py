@@ -115,6 +115,8 @@ def read_provenance(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is not a reference file.
     """
+    if path.is_dir():
+        raise ReferenceFileError(f"{path} is a folder, not a reference file. Make one with `gendiv reference {path}`")
     try:
         with safe_open(path, framework="pt") as file:
             metadata, names = file.metadata() or {}, set(file.keys())

@@ -100,7 +100,8 @@ def find_column(
     found = _look_for(columns, column)
     if found is None:
         expected = repr(column) if column else f"any of {', '.join(PROMPT_COLUMNS)}"
-        raise PromptError(f"{where} has the columns {', '.join(columns)}, not {expected}. Set {option} to one of them")
+        shown = f"the columns {', '.join(columns)}" if columns else "no columns"
+        raise PromptError(f"{where} has {shown}, not {expected}. Set {option} to one of them")
     return found
 
 
@@ -174,7 +175,7 @@ def _given_id(record: Record, id_column: str | None) -> str | None:
 def _prompts_of(record: Record, column: str, id_column: str | None, prompt_set: str, source: str) -> Iterator[Prompt]:
     """The prompt of a record, or several prompts with one id for a list of texts."""
     value, id = record.columns.get(column), _given_id(record, id_column)
-    paraphrases = _to_paraphrases(record.columns.get("paraphrases") or (), record.where)
+    paraphrases = _to_paraphrases(record.columns.get("paraphrases"), record.where)
     for item in value if isinstance(value, list) and value else [value]:
         text = check_text(item, column, record.where)
         id = id or prompt_id(text, prompt_set)
@@ -182,6 +183,8 @@ def _prompts_of(record: Record, column: str, id_column: str | None, prompt_set: 
 
 
 def _to_paraphrases(items: Any, where: str) -> tuple[Paraphrase, ...]:
+    if not isinstance(items, list):
+        items = [items] if items else []  # a value is refused below
     paraphrases = []
     for item in items:
         if not isinstance(item, Mapping) or not isinstance(item.get("text"), str) or not item["text"].strip():
@@ -212,7 +215,8 @@ def _coco_captions(items: dict[str, Any], path: Path) -> Iterator[Record]:
             yield Record(f"{path.name}, annotation {number}", columns)
     except (KeyError, TypeError) as error:
         raise PromptError(
-            f"{path} is not a captions file of MSCOCO: {error} is missing or malformed. Download it again"
+            f"{path} is not a captions file of MSCOCO: the key or the image {error} is missing or malformed. Download "
+            "it again"
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import Counter
@@ -14,6 +15,8 @@ from gendiv_lightning.errors import MemoryLimitError, MissingFileError
 
 GIB = 2**30
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff")
+# Folders that operating systems and file servers add to a disk or an archive.
+_OF_THE_SYSTEM = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
@@ -54,8 +57,8 @@ class Folder(NamedTuple):
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is hidden: its name begins with a dot, or macOS added it to an archive."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Whether a file or folder is hidden: its name begins with a dot, or the operating system added it."""
+    return name.startswith(".") or name in _OF_THE_SYSTEM
 
 
 def valid_text(name: str) -> str:
@@ -98,13 +101,22 @@ def _list_into(
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             name, path = f"{prefix}{valid_text(entry.name)}", Path(entry.path)
+            is_folder, is_file = _kind(entry)
             if is_hidden(entry.name):
-                found.hidden[entry.name] += sum(len(files) for *_, files in os.walk(path)) if entry.is_dir() else 1
-            elif entry.is_dir():
+                found.hidden[entry.name] += sum(len(files) for *_, files in os.walk(path)) if is_folder else 1
+            elif is_folder:
                 _list_into(found, path, f"{name}/", [*above, here], seen, limit)
             else:
-                size = entry.stat().st_size if entry.is_file() else 0
+                size = entry.stat().st_size if is_file else 0
                 found.files.append(File(name, size, partial(read_file, path, limit), path))
+
+
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Whether an entry is a folder, and whether it is a file; a link that leads nowhere is neither."""
+    try:
+        return entry.is_dir(), entry.is_file()
+    except OSError:  # links in a circle
+        return False, False
 
 
 def check_regular(path: Path) -> None:
@@ -122,6 +134,10 @@ def check_regular(path: Path) -> None:
                 f"{shown} is a link to {valid_text(os.readlink(path))}, which is missing. Restore the target"
             ) from None
         raise MissingFileError(f"there is no file {shown}. Correct the path") from None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise MissingFileError(f"{shown} is a link that leads back to itself. Correct the link") from error
     except ValueError as error:  # a NUL in the name
         raise MissingFileError(f"there is no file {shown!r}. Correct the path") from error
     if stat.S_ISDIR(mode):

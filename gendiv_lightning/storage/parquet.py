@@ -122,6 +122,9 @@ def read_parquet(file: str | Path) -> Iterator[Record]:
     """The records of a Parquet file, read in batches; columns of bytes are omitted."""
     with open_parquet(file) as table:
         columns = [field.name for field in table.schema_arrow if not holds_bytes(field.type)]
+        if not columns:
+            kinds = ", ".join(f"{field.name} ({field.type})" for field in table.schema_arrow)
+            raise FileFormatError(f"{file} has no column of texts, but {kinds or 'nothing'}. Convert bytes to strings")
         number = 0
         for group in range(table.num_row_groups):
             for batch in read_columns(table, columns, group):

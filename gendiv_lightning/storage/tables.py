@@ -27,6 +27,8 @@ _MARKS = {  # UTF-32 before UTF-16, whose mark is a prefix
 }
 _DELIMITERS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}
 PROMPT_COLUMNS = ("prompt", "caption", "text", "short_caption")
+_GZIP = b"\x1f\x8b"
+_START = 64  # bytes that are looked at before decoding
 _LONGEST_CELL = 2**31 - 1  # characters; the default of the csv module is 131,072
 
 
@@ -119,8 +121,20 @@ def _encoding(start: bytes) -> str:
 def _open(path: Path, newline: str | None = None) -> IO[str]:
     check_regular(path)
     with path.open("rb") as file:
-        encoding = _encoding(file.read(4))
+        start = file.read(_START)
+    encoding = _encoding(start)
+    if start.startswith(_GZIP):
+        raise FileFormatError(f"{path} is compressed. Decompress it")
+    if encoding == "utf-8" and b"\0" in start:
+        raise FileFormatError(
+            f"{path} contains zero bytes, as UTF-16 without a byte-order mark does. Save the file as UTF-8"
+        )
     return path.open(encoding=encoding, newline=newline)
+
+
+def _lines(file: IO[str]) -> Iterator[str]:
+    """The lines of a file without byte-order marks, which occur inside files that were put together from others."""
+    return (line.removeprefix("\ufeff") for line in file)
 
 
 def _undecodable_line(path: Path) -> str:
@@ -135,13 +149,30 @@ def _undecodable_line(path: Path) -> str:
 
 def _read_lines(path: Path) -> Iterator[Record]:
     with _open(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(_lines(file), start=1):
+            if number == 1:
+                _check_plain(line, path)
             yield Record(f"{path.name}, line {number}", {"prompt": line.rstrip("\n")})
+
+
+def _check_plain(line: str, path: Path) -> None:
+    """Raise FileFormatError if the first line of a text is that of JSON lines or of a table."""
+    suffix = ".jsonl" if re.fullmatch(r'\{\s*".*\}\s*', line) else ".csv" if len(_header(line)) > 1 else ""
+    if suffix:
+        raise FileFormatError(
+            f"{path} is not one prompt per line, its first line is {line[:60]!r}. Rename it to {suffix}"
+        )
+
+
+def _header(line: str) -> list[str]:
+    """The columns of a line if it is the header of a table with prompts; else nothing."""
+    columns = next(csv.reader([line], delimiter=_delimiter(line)), [])
+    return columns if find_name(columns, ("prompt", "caption")) and all(len(c.split()) <= 2 for c in columns) else []
 
 
 def _read_jsonl(path: Path) -> Iterator[Record]:
     with _open(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(_lines(file), start=1):
             if line.strip():
                 where = f"{path.name}, line {number}"
                 try:
@@ -174,7 +205,7 @@ def _read_csv(path: Path) -> Iterator[Record]:
         header = file.readline()
         declared = re.fullmatch(r'"?sep=(.)"?', header.rstrip("\r\n"))  # a first line that Excel writes
         delimiter = declared[1] if declared else _delimiter(header)
-        lines = file if declared else chain([header], file)
+        lines = _lines(file) if declared else chain([header], _lines(file))
         # The line added at the end becomes a separate row, unless a quote is still open.
         rows = csv.reader(chain(lines, ["\n"]), delimiter=delimiter)
         columns, last = None, next(rows)

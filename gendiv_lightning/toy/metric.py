@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from gendiv_lightning.errors import restated
+from gendiv_lightning.errors import PromptError
 from gendiv_lightning.functional.entropy import chao_wang_jost_entropy
 from gendiv_lightning.metrics.base import PromptMetric
 from gendiv_lightning.records import PromptSamples
@@ -33,7 +34,8 @@ class PostcardTruth(PromptMetric):
       the factor free: 0 if all samples show one value, 1 if they are as diverse as they should be. It is not capped:
       an entropy estimated from a small sample can be too high, and then the ratio exceeds 1.
 
-    A caption that leaves nothing free has no free entropy, and its prompt is left out of the three numbers about it.
+    A caption that leaves nothing free has no free entropy, and its prompt is left out of the three numbers about it. A
+    prompt that is no caption of Postcards has no ground truth, and counts only for `postcards/coherence`.
     """
 
     title = "content of postcards, compared with the exact ground truth"
@@ -61,23 +63,23 @@ class PostcardTruth(PromptMetric):
         return "exact oracle of the embedded world, mean over prompts, 95 % BCa bootstrap over prompts"
 
     def check_prompts(self, texts: Sequence[str]) -> None:
-        """Raise ValueError for prompts outside the grammar of postcards, which have no ground truth."""
-        for text in texts:
-            try:
-                parse(text)
-            except ValueError as error:
-                raise restated(
-                    error,
-                    f"PostcardTruth measures captions of Postcards only: {error}. Leave it out of the metrics, or use "
-                    "the words of toy:postcards.jsonl",
-                ) from error
+        """Warn about prompts outside the grammar of postcards, which have no ground truth."""
+        others = [text for text in texts if _meaning(text) is None]
+        if others:
+            warnings.warn(
+                f"{len(others)} of {len(texts)} prompts are no captions of Postcards, such as {others[0][:60]!r}. They "
+                "have no ground truth and count only for postcards/coherence",
+                stacklevel=2,
+            )
 
     def measure(self, samples: PromptSamples) -> list[float]:
         """Read the images and compare them with the caption."""
-        stated = parse(samples.prompt)
+        stated = _meaning(samples.prompt)
         images, distances = postcards.read(samples.images)
-        right = stated_right(images, stated)
         coherence = (distances < postcards.COHERENT_RMS).double().mean().item()
+        if stated is None:
+            return [coherence if name == "postcards/coherence" else math.nan for name in self.names]
+        right = stated_right(images, stated)
         free = [factor for factor, (group, _) in postcards.FACTORS.items() if group not in stated]
         shown = postcards.factors_of(images)
         entropies = {f: _entropy(shown[f]) for f in free if len(images) > 1}
@@ -94,6 +96,14 @@ class PostcardTruth(PromptMetric):
             sum(math.log2(len(values)) for group, values in postcards.GROUPS.items() if group not in stated),
             *recalls,
         ]
+
+
+def _meaning(text: str) -> dict[str, int] | None:
+    """The groups that a caption states; None for a text that is no caption of Postcards."""
+    try:
+        return parse(text)
+    except PromptError:
+        return None
 
 
 def stated_right(images: Tensor, stated: dict[str, int]) -> Tensor:

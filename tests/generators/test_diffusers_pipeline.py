@@ -12,7 +12,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from gendiv_lightning.callbacks import Argmax, CodebookSubset, FreezePath, Guidance, Temperature
-from gendiv_lightning.errors import NonFiniteError, ProbeError
+from gendiv_lightning.errors import NonFiniteError, PipelineError, ProbeError
 from gendiv_lightning.generators.diffusers_pipeline import DiffusersPipeline
 from gendiv_lightning.generators.keyed_pipeline import draws_step_noise, keyed_noise
 from gendiv_lightning.generators.text_encodings import remembered_encodings
@@ -381,6 +381,12 @@ def broken(checkpoints: Path, folder: Path, change) -> str:
         ({"pipeline": "StableDiffusionImg2ImgPipeline"}, "StableDiffusionImg2ImgPipeline is not a text-to-image"),
         ({"pipeline": "StableVideoDiffusionPipeline"}, "is not a text-to-image pipeline"),
         ({"pipeline": "os.system"}, "diffusers has no pipeline class 'os.system'"),
+        ({"pipeline": "StableDiffusion3Pipeline"}, "StableDiffusion3Pipeline needs transformer, which .*does not have"),
+        ({"scheduler": "SchedulerMixin"}, "diffusers has no scheduler 'SchedulerMixin'"),
+        ({"scheduler": "VQDiffusionScheduler"}, "VQDiffusionScheduler cannot be made from .*num_vec_classes"),
+        ({"call_args": {"eta": -1.0}}, r"call_args\.eta must be in \[0, 1\], got -1"),
+        ({"call_args": {"guidance_rescale": float("nan")}}, r"call_args\.guidance_rescale must be a finite number"),
+        ({"call_args": {"callback_on_step_end": "os.system"}}, "call_args must not contain callback_on_step_end"),
     ],
 )
 def test_settings_that_do_not_fit_are_an_error_before_weights_load(make, settings, message) -> None:
@@ -406,6 +412,12 @@ def test_settings_that_do_not_fit_are_an_error_before_weights_load(make, setting
 def test_an_incomplete_checkpoint_is_an_error(checkpoints, tmp_path, change, message) -> None:
     with pytest.raises(ValueError, match=message):
         DiffusersPipeline(broken(checkpoints, tmp_path, change)).locate()
+
+
+def test_an_error_inside_the_pipeline_names_it_and_its_scheduler(make, make_batch) -> None:
+    generator = make(scheduler="FlowMatchEulerDiscreteScheduler")
+    with pytest.raises(PipelineError, match=r"StableDiffusionPipeline fails .*init_noise_sigma.*FlowMatchEuler"):
+        generator.sample(make_batch(TEXTS[0]))
 
 
 def test_a_missing_folder_is_an_error(tmp_path) -> None:

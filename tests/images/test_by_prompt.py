@@ -166,8 +166,9 @@ def test_every_layout_gives_the_same_samples(layout, tmp_path):
 
 
 def test_paraphrases_and_paths_are_read_from_columns(tmp_path):
-    (tmp_path / "a.png").write_bytes(png(0))
-    records = [{"file_name": "a.png", "my prompt": "x", "paraphrase": n % 2, "path": 5} for n in range(4)]
+    for n in range(4):
+        (tmp_path / f"{n}.png").write_bytes(png(n))
+    records = [{"file_name": f"{n}.png", "my prompt": "x", "paraphrase": n % 2, "path": 5} for n in range(4)]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, records)))
     ((samples,), _) = load_prompts(find_images(tmp_path, "my prompt"))
     assert samples.paraphrase.tolist() == [0, 1, 0, 1]

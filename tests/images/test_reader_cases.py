@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import gzip
 import io
 import json
 import os
@@ -70,7 +71,7 @@ def jsonl(rows=ROWS, column="file_name", **others):
 
 def tar(members, name="00000.tar", link=None):
     def make(root):
-        root.mkdir(exist_ok=True)
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(root / name, "w") as file:
             for member, content in members.items():
                 info = tarfile.TarInfo(member)
@@ -104,6 +105,11 @@ def linked(root):
     (root / BLUE).mkdir()
     for name in ("3.png", "4.png"):
         (root / BLUE / name).symlink_to(root.parent / "elsewhere" / BLUE / name)
+
+
+def circle(root):
+    (root / "x").symlink_to("y")
+    (root / "y").symlink_to("x")
 
 
 def loop(root):
@@ -253,6 +259,23 @@ SAME = {
     "parquet, one caption in a list": parquet({"image": IMAGES, "caption": [[prompt] for prompt in PROMPTS]}),
     "parquet, floats of pandas": parquet({"image": IMAGES, "prompt": PROMPTS, "path": [0.0, None, 1.0, float("nan")]}),
     "parquet, row groups": parquet({"image": IMAGES, "prompt": PROMPTS}, row_group_size=1),
+    "tar of each prompt in its folder": both(
+        *(tar({n: DATA[n] for n, q in ROWS if q == p}, f"{p}/0.tar") for p in (RED, BLUE))
+    ),
+    "what file servers and Windows add": both(
+        by_prompt,
+        {f"{RED}/@eaDir/1.png/THUMB.jpg": MASK, "$RECYCLE.BIN/S-1/1.png": MASK, "Thumbs.db": "x", "lost+found/x": "y"},
+    ),
+    "links in a circle": both(by_prompt, circle),
+    "montages of other names": both(
+        by_prompt, {f"{RED}/grid (1).png": MASK, f"{RED}/00-grid.png": MASK, f"{BLUE}/samples_grid.jpg": MASK}
+    ),
+    "masks next to images": both(
+        by_prompt, {f"{prompt}/{name[0]}{end}": MASK for name, prompt in ROWS for end in ("_mask.png", "-depth.jpg")}
+    ),
+    "jsonl put together from files with marks": with_images(
+        metadata__jsonl="".join("\ufeff" + jsonl([row]) for row in ROWS)
+    ),
     "a file that is another kind": {f"{prompt}/{name.replace('png', 'jpg')}": DATA[name] for name, prompt in ROWS},
 }
 
@@ -298,6 +321,13 @@ def broken_link(root):
 def device(root):
     write(root / "metadata.csv", table(rows=[("/dev/zero", RED)]))
     flat(root)
+
+
+def twice(root):
+    with tarfile.open(root / "00000.tar", "a") as file:
+        info = tarfile.TarInfo(f"{RED}/1.png")
+        info.size = len(MASK)
+        file.addfile(info, io.BytesIO(MASK))
 
 
 ONE = {"1.png": DATA["1.png"]}
@@ -347,6 +377,44 @@ ERRORS = {
         r"prompts are unclear: captions\.csv",
     ),
     "a text of another name": (with_images(captions__txt=RED), r"prompts are unclear: captions\.txt"),
+    "an image twice in a table": (
+        with_images(metadata__csv=table(rows=[*ROWS, ("./1.png", RED)])),
+        "1.png is listed twice for the prompt 'a red ball'",
+    ),
+    "an image in two tables": (with_images(metadata__csv=table(), metadata__jsonl=jsonl()), "is listed twice"),
+    "a member twice in a tar": (
+        both(tar({f"{RED}/1.png": MASK, f"{RED}/x.png": (tarfile.LNKTYPE, f"{RED}/1.png")}), twice),
+        "is listed twice",
+    ),
+    "UTF-16 without a mark": (with_images(metadata__csv=table().encode("utf-16-le")), "contains zero bytes, as UTF-16"),
+    "a compressed table": (with_images(metadata__csv=gzip.compress(table().encode())), "is compressed"),
+    "names of images as keys": (
+        with_images(metadata__json=json.dumps(dict(ROWS))),
+        "metadata.json has the names of images as keys. Write a list",
+    ),
+    "a folder without prompt.txt next to one with it": (
+        both(by_prompt, {f"{RED}/prompt.txt": "red"}),
+        "a blue cube/3.png has no prompt: there is a red ball/prompt.txt",
+    ),
+    "numbers of folders, and prompts in a file": (
+        {
+            **{f"{n // 2:05}/{name}": data for n, (name, data) in enumerate(DATA.items())},
+            "prompts.txt": f"{RED}\n{BLUE}",
+        },
+        "the prompts are unclear: prompts.txt",
+    ),
+    "texts of another kind in a tar": (
+        tar({f"{k}.{s}": c for k, (d, p) in KEYS.items() for s, c in (("png", d), ("caption", p))}),
+        r"have no prompts: next to them are only files that end in \.caption",
+    ),
+    "two formats per key": (
+        tar({f"{k}.{s}": c for k, (d, p) in KEYS.items() for s, c in (("jpg", MASK), ("png", d), ("txt", p))}),
+        r"several kinds, \.jpg, \.png.*--image-column png",
+    ),
+    "PostScript": (
+        {f"{RED}/1.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"},
+        "not an image of a known format",
+    ),
     "two tables": (with_images(a__csv=table(), b__csv=table()), r"several tables of its images, a\.csv, b\.csv"),
     "a missing file": (
         with_images(metadata__csv=table(rows=[*ROWS, ("gone.png", RED)])),
@@ -423,6 +491,7 @@ NOTES = {
     "a link to a folder above": f"{RED}/up links to a folder above itself and was not followed",
     "montage in a folder of samples": "2 files were ignored, montages of samples: 1 grid-0001.png, 1 grid.png",
     "geneval": "2 files were ignored, montages of samples: 1 all.png, 1 grid.png",
+    "masks next to images": "8 files were ignored, masks and the like: 4 _depth.jpg, 4 _mask.png",
     "tar with masks": "8 files were ignored, masks and the like: 4 .depth.png, 4 .seg.png",
     "img2dataset, tars": "2 files were ignored, not images: 1 .json, 1 .parquet",
     "csv with other spellings": "2 prompts with different case or white space were merged",
@@ -491,6 +560,16 @@ def test_options_that_do_not_apply_are_errors(options, message, tmp_path):
     by_prompt(tmp_path)
     with pytest.raises(ValueError, match=message):
         find_images(tmp_path, **options)
+
+
+def test_prompts_without_a_letter_are_reported(tmp_path):
+    layout({f"{n // 2:05}/{name}": data for n, (name, data) in enumerate(DATA.items())})(tmp_path)
+    assert samples_of(tmp_path)[1][0].startswith("no prompt contains a letter, such as '00000'")
+
+
+def test_a_path_beyond_64_bits_is_reported(tmp_path):
+    with_images(metadata__jsonl=jsonl(path=10**30))(tmp_path)
+    assert samples_of(tmp_path)[1][0].startswith("the column 'path' was ignored, because it contains '1000")
 
 
 def test_names_that_are_not_utf8_are_read_and_stay_valid_text(tmp_path):

@@ -52,6 +52,18 @@ def test_a_byte_order_mark_is_not_part_of_a_prompt_or_column(tmp_path, suffix):
     assert texts(path) == TEXTS
 
 
+def test_byte_order_marks_inside_a_file_are_removed_too(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("\ufeffa tent\n\ufeffa prompt, a caption\n")
+    assert texts(path) == ["a tent", "a prompt, a caption"]
+
+
+def test_a_parquet_of_bytes_is_an_error_with_its_columns(tmp_path):
+    pq.write_table(pa.table({"prompt": [b"a"]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"no column of texts, but prompt \(binary\)"):
+        texts(tmp_path / "a.parquet")
+
+
 def test_a_csv_of_one_column_is_delimited_by_tabs_so_commas_stay_in_the_prompt(tmp_path):
     path = tmp_path / "coco_captions.csv"
     path.write_text("Prompt\nA man, a dog and a boat.\nA zebra")
@@ -141,6 +153,12 @@ def test_paraphrases_keep_their_length_class_and_get_one_when_they_have_none(tmp
         ("a.jsonl", b"5\n", "line 1 must be an object or a text, got int"),
         ("a.json", b'{"prompt": "a"}', "must contain a list of records, got dict"),
         ("a.jsonl", b'{"prompt": {"a": "b"}}', "line 1: column 'prompt' must contain text, got dict"),
+        ("a.jsonl", b'{"prompt": "a", "paraphrases": 5}', "line 1: paraphrases must be a list of objects.* got 5"),
+        ("a.jsonl", b"{}\n", "has no columns, not any of prompt"),
+        ("a.txt", b'{"prompt": "a"}\n', "not one prompt per line.*Rename it to .jsonl"),
+        ("a.txt", b"id,prompt\n1,a\n", "not one prompt per line.*Rename it to .csv"),
+        ("a.txt", "a\n".encode("utf-16-le"), "contains zero bytes, as UTF-16"),
+        ("a.csv", b"\x1f\x8b\x08", "is compressed"),
         ("a.jsonl", b'{"prompt": ["a", 5]}', "line 1: column 'prompt' must contain text, got int"),
         (
             "a.json",

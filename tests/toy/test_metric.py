@@ -114,10 +114,17 @@ def test_the_names_are_unchanged_with_one_recall_per_factor():
     assert not any(" " in name for name in names)
 
 
-def test_broken_images_are_incoherent_and_other_captions_are_an_error():
+def test_broken_images_are_incoherent():
     samples = prompt({"sky": 2}, 4)
     noise = torch.randint(0, 256, samples.images.shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     assert measured(samples._replace(images=noise))["postcards/coherence"].value == 0
+
+
+def test_a_prompt_that_is_no_caption_counts_for_coherence_only_and_is_reported():
+    samples = prompt({"sky": 2}, 4)
     PostcardTruth().check_prompts([samples.prompt])
-    with pytest.raises(ValueError, match=r"postcards?"):
-        PostcardTruth().check_prompts(["an astronaut on a horse"])
+    with pytest.warns(UserWarning, match=r"1 of 2 prompts are no captions of Postcards, such as 'an astronaut"):
+        PostcardTruth().check_prompts([samples.prompt, "an astronaut on a horse"])
+    both = measured(samples, samples._replace(prompt="an astronaut on a horse", place=1))
+    assert both["postcards/coherence"].num_prompts == 2
+    assert both["postcards/all_stated_right"] == measured(samples)["postcards/all_stated_right"]

@@ -155,8 +155,10 @@ def run(arguments: argparse.Namespace) -> int:
         metric.to(arguments.device)
     texts = dict[int, str]()  # columns are ordered by the index of the prompt, not by reading order
     pairs = list[Pairs]()
+    num_single = 0
     for samples in tqdm(prompts, total=len(prompt_texts), desc="Measuring", unit="prompt", delay=2):
         texts[samples.place] = samples.prompt
+        num_single += len(samples.images) == 1
         for metric in metrics:
             metric.update(samples)
         if len(samples.images) > 1:
@@ -171,6 +173,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if corrupt.images:
         write(f"{printable(corrupt.in_words())}\n", sys.stderr)
+    if num_single and any(isinstance(metric, DiversityMetric) for metric in metrics):
+        write(f"{num_single} prompts have a single image, and enter no distance\n", sys.stderr)
     write(f"{format_estimates(estimates)}\n\n{format_methods(estimates)}\n")
     if arguments.out is not None:
         _write(arguments.out, metrics, estimates, [texts[place] for place in sorted(texts)], columns)
