@@ -1,4 +1,4 @@
-"""The tutorials: their code calls what exists, and all that need no GPU run."""
+"""The tutorials: their code calls what exists, and all that need no GPU run. One needs real weights and pictures."""
 
 import ast
 import inspect
@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from real_parts import part
 
 import gendiv_lightning as gd
 from gendiv_lightning.cli.main import build_parser, main
 from gendiv_lightning.generators import DiffusersPipeline
 
+NEEDS_MORE = {"stable_diffusion", "real_photos"}
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
 on_every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -35,8 +37,8 @@ def commands(path):
     return [shlex.split(line.partition("gendiv ")[2]) for line in lines if "gendiv " in line]
 
 
-def test_there_are_five_tutorials():
-    assert len(NOTEBOOKS) == 5
+def test_there_are_six_tutorials():
+    assert len(NOTEBOOKS) == 6
 
 
 @on_every_notebook
@@ -71,8 +73,30 @@ def test_the_run_of_stable_diffusion_is_a_config(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS if path.stem != "stable_diffusion"])
+@pytest.mark.parametrize("name", [path.stem for path in NOTEBOOKS if path.stem not in NEEDS_MORE])
 def test_a_tutorial_runs(name):
+    run(name)
+
+
+@pytest.mark.real
+def test_the_tutorial_of_real_photos_runs():
+    for name in ("lpips", "inception", "photos", "emoji"):
+        part(name)
+    run("real_photos")
+
+
+def test_the_tutorial_of_real_photos_contains_no_picture_and_no_path_of_a_machine():
+    outputs = [
+        output
+        for cell in json.loads((TUTORIALS / "real_photos.ipynb").read_text())["cells"]
+        for output in cell.get("outputs", [])
+    ]
+    assert {output["output_type"] for output in outputs} == {"stream"}
+    assert "/" in "".join(map(str, outputs))
+    assert not any(word in str(outputs) for word in ("/tmp", "/home", "/root", "/Users"))
+
+
+def run(name):
     line = [sys.executable, str(TUTORIALS / "execute.py"), "--check", name]
     ended = subprocess.run(line, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -1,7 +1,7 @@
 """Run the tutorials: `python docs/tutorials/execute.py [NAME ...]` stores new outputs, `--check` only runs them.
 
-Each notebook runs in an empty folder, with the `gendiv` of this environment. `stable_diffusion.ipynb` needs a GPU and
-is left out unless it is named.
+Each notebook runs in an empty folder, with the `gendiv` of this environment. `stable_diffusion.ipynb` needs a GPU, and
+`real_photos.ipynb` the folder `GENDIV_REAL_WEIGHTS` (see tests/real_files.py): they are left out unless they are named.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import nbformat
 from nbclient import NotebookClient
 
 HERE = Path(__file__).parent
-NEEDS_GPU = {"stable_diffusion"}
+NEEDS_MORE = {"stable_diffusion", "real_photos"}
 
 
 def execute(path: Path) -> nbformat.NotebookNode:
@@ -47,10 +47,10 @@ def check_commands(cell: nbformat.NotebookNode) -> None:
 def main() -> None:
     """Run the notebooks that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", help="notebooks without .ipynb (default: all that need no GPU)")
+    parser.add_argument("names", nargs="*", help="notebooks without .ipynb (default: all that need nothing else)")
     parser.add_argument("--check", action="store_true", help="run them and store nothing")
     arguments = parser.parse_args()
-    names = arguments.names or sorted({path.stem for path in HERE.glob("*.ipynb")} - NEEDS_GPU)
+    names = arguments.names or sorted({path.stem for path in HERE.glob("*.ipynb")} - NEEDS_MORE)
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     os.environ.update(WANDB_MODE="offline", COLUMNS="110", TQDM_DISABLE="1")
     for name in names:
