@@ -36,7 +36,8 @@ class Attributes(PromptMetric):
 
     Entropies are those of hard labels. The entropy of the mean probability adds the scorer's own uncertainty: it is not
     0 for equal images. Subtracting the mean entropy of the probabilities removes diversity that the scorer sees, but is
-    not sure of. Hard labels are wrong only where the most probable value is, and how often that is can be measured.
+    not sure of. Hard labels are wrong only where the most probable value is, and how often that is can be measured
+    (docs/studies/attributes.md).
 
     Args:
         scorer: the model that reads the images.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from itertools import combinations
+
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from typing_extensions import override
 
 from gendiv_lightning.errors import PromptError
@@ -16,9 +18,12 @@ LOGIT_SCALE = 100.0  # of all released CLIP models
 
 
 class ClipScorer(ImageScorer):
-    """Zero-shot classifier: a softmax over 100 cos of an image and the mean feature of each value's captions.
+    """Zero-shot classifier: the probability of a value is proportional to the mean of exp(100 cos) over its captions.
 
-    Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), section 3.1.
+    The captions of a value are alternatives: an image need resemble only one of them. The mean feature of captions that
+    differ, such as "a red house" and "a blue house", resembles none of them, and any single caption beats it.
+    Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (2021), section 3.1;
+    it averages the features of a class's captions (section 3.1.4), which suits captions that differ in style only.
 
     Args:
         features: the CLIP.
@@ -28,7 +33,7 @@ class ClipScorer(ImageScorer):
 
     def __init__(self, features: ClipFeatures) -> None:
         self.features = features
-        self._known = dict[Question, Tensor]()  # metrics ask the same questions about the images of many prompts
+        self._known = dict[Question, list[Tensor]]()  # metrics ask the same questions about the images of many prompts
 
     @property
     @override
@@ -37,7 +42,7 @@ class ClipScorer(ImageScorer):
 
     @override
     def identity(self) -> dict[str, object]:
-        return {"scorer": "CLIP zero-shot", "scale": LOGIT_SCALE, **self.features.identity()}
+        return {"scorer": "CLIP zero-shot, mean over captions", "scale": LOGIT_SCALE, **self.features.identity()}
 
     @override
     def load(self) -> None:
@@ -45,28 +50,26 @@ class ClipScorer(ImageScorer):
 
     @override
     def check(self, question: Question) -> None:
-        anchors = self._anchors(question)
-        for first in range(len(anchors)):
-            for second in range(first):
-                if torch.allclose(anchors[first], anchors[second], rtol=0, atol=1e-6):
-                    raise PromptError(
-                        f"{self.features.label} encodes the values {question.values[second]!r} and "
-                        f"{question.values[first]!r} of {question.name!r} as the same text. Reword their captions"
-                    )
+        values = zip(question.values, self._texts(question), strict=True)
+        for (first, texts), (second, others) in combinations(values, 2):
+            if (texts[:, None] - others).abs().amax(-1).min() <= 1e-6:
+                raise PromptError(
+                    f"{self.features.label} encodes a caption of {first!r} and one of {second!r}, values of "
+                    f"{question.name!r}, as the same text. Reword their captions"
+                )
 
     @override
     def choose(self, images: Tensor, question: Question) -> Tensor:
-        cosines = self.features(images).double().cpu() @ self._anchors(question).T
-        return (LOGIT_SCALE * cosines).softmax(-1)
+        features = self.features(images).double().cpu()
+        logits = [
+            (LOGIT_SCALE * features @ texts.T).logsumexp(1) - math.log(len(texts)) for texts in self._texts(question)
+        ]
+        return torch.stack(logits, 1).softmax(1)
 
-    def _anchors(self, question: Question) -> Tensor:
-        """Unit features (V, D) of the values, on the CPU."""
+    def _texts(self, question: Question) -> list[Tensor]:
+        """Features (captions, D) of each value, on the CPU."""
         if question not in self._known:
-            self._known[question] = self._encode(question)
+            captions = [question.captions_of(number) for number in range(len(question.values))]
+            features = self.features.texts([text for texts in captions for text in texts]).double().cpu()
+            self._known[question] = list(features.split([len(texts) for texts in captions]))
         return self._known[question]
-
-    def _encode(self, question: Question) -> Tensor:
-        captions = [question.captions_of(number) for number in range(len(question.values))]
-        features = self.features.texts([text for texts in captions for text in texts]).double().cpu()
-        means = torch.stack([part.mean(0) for part in features.split([len(texts) for texts in captions])])
-        return F.normalize(means, dim=1)

@@ -51,6 +51,19 @@ def test_clip_answers_with_probabilities_that_do_not_depend_on_the_batch():
     assert (chosen.argmax(1) == right).double().mean() > 0.9
 
 
+def test_values_with_several_captions_are_not_beaten_by_one_that_has_a_single_caption():
+    question = next(a.question for a in postcard_attributes("blue sky") if a.question.name == "object place")
+    assert [len(captions) for captions in question.captions] == [1, 12, 12]
+    chosen = scorer_of("tiny-clip")().choose(IMAGES, question).argmax(1)
+    assert (chosen == 0).double().mean() < 0.15  # one in 25 postcards has no object
+
+
+def test_repeating_the_captions_of_a_value_changes_nothing():
+    scorer, question = scorer_of("tiny-clip")(), postcard_attributes("blue sky")[0].question
+    again = question._replace(captions=tuple(captions * (1 + n % 3) for n, captions in enumerate(question.captions)))
+    assert torch.allclose(scorer.choose(IMAGES, again), scorer.choose(IMAGES, question), rtol=0, atol=1e-6)
+
+
 def test_clip_refuses_values_that_it_cannot_tell_apart():
     with pytest.raises(ValueError, match="same text"):
         scorer_of("tiny-clip")().check(Question("mood", ("gloomy", "cheerful")))
