@@ -24,7 +24,7 @@ def reword(body):
 
 
 class ChatServer(ThreadingHTTPServer):
-    """Answers with `content(body)`, after the next of `faults`, if any is left.
+    """Answers with `content(body)`, a text or a whole completion, after the next of `faults`, if any is left.
 
     A fault is a function of the handler, which may or may not answer.
     """
@@ -64,7 +64,8 @@ class Handler(BaseHTTPRequestHandler):
             if fault is not None:
                 fault(self)
             else:
-                self.reply(completion(server.content(json.loads(text))))
+                content = server.content(json.loads(text))
+                self.reply(content if content.startswith('{"id"') else completion(content))
                 with server.lock:
                     server.answered[text] += 1
         finally:
@@ -87,9 +88,14 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def completion(content, finish="stop"):
+def completion(content, finish="stop", tokens=None):
+    """A completion; `tokens` are the log-probabilities of first tokens by text, None reports none."""
     message = {"role": "assistant", "content": content}
     choice = {"index": 0, "message": message, "finish_reason": finish}
+    if tokens is not None:
+        likeliest = [{"token": token, "logprob": value, "bytes": None} for token, value in tokens.items()]
+        first = {"token": content, "logprob": max(tokens.values(), default=0), "bytes": None}
+        choice["logprobs"] = {"content": [{**first, "top_logprobs": likeliest}]}
     whole = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
     return json.dumps(whole)
 

@@ -1,4 +1,4 @@
-"""Tiny random transformers models that sample image tokens, in folders like those on the Hub."""
+"""Tiny random transformers models that sample image tokens or read images, in folders like those on the Hub."""
 
 from __future__ import annotations
 
@@ -77,6 +77,45 @@ def build_janus(folder: Path) -> Path:
     randomise(model, vision_head=2.0, generation_embeddings=8.0, embed_tokens=5.0, conv_out=2.0)
     model.save_pretrained(folder)
     JanusProcessor(images, tokenizer, chat_template=template, num_image_tokens=SIDE**2).save_pretrained(folder)
+    return folder
+
+
+def build_llava(folder: Path) -> Path:
+    """LLaVA, which answers questions about images of any size, at 32 pixels."""
+    from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+    letters = "ABCDEFGHIJKLMNOPQRST"
+    tokenizer = _tokenizer({"image_token": "<image>"}, ["Yes", "yes", "No", *letters, *'.?"', "Answer", "What"])
+    template = (
+        "{% for message in messages %}user : {% for part in message['content'] %}"
+        "{{ '<image>' if part['type'] == 'image' else part['text'] }} {% endfor %}{% endfor %}"
+        "{% if add_generation_prompt %} assistant :{% endif %}"
+    )
+    size = {"height": PIXELS, "width": PIXELS}
+    images = CLIPImageProcessor(**NORMALISATION, size=size, do_center_crop=False)
+    vision = {
+        "model_type": "clip_vision_model", "image_size": PIXELS, "patch_size": PIXELS_PER_TOKEN, "hidden_size": 32,
+        "intermediate_size": 37, "projection_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    }  # fmt: skip
+    text = {**LANGUAGE_MODEL, "model_type": "llama", "vocab_size": len(tokenizer), "max_position_embeddings": 256}
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=SIDE**2,
+        vision_feature_layer=-2,
+    )
+    model = LlavaForConditionalGeneration(config)
+    randomise(model, lm_head=2.0, embed_tokens=5.0, multi_modal_projector=4.0)
+    model.save_pretrained(folder)
+    LlavaProcessor(
+        images,
+        tokenizer,
+        patch_size=PIXELS_PER_TOKEN,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=template,
+    ).save_pretrained(folder)
     return folder
 
 

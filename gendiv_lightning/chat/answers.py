@@ -1,18 +1,35 @@
-"""Answers of models on disk, so that no request is repeated and an interrupted run resumes."""
+"""Answers of models: JSON in them, and a cache on disk, so that an interrupted run resumes and pays nothing twice."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
+from gendiv_lightning.errors import NetworkError
 from gendiv_lightning.storage.atomic import cache_folder, write_atomically
 
 T = TypeVar("T")
+_FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
+
+
+def parse_json(answer: str) -> Any:
+    """The JSON of an answer; a model may put it in a code fence, or write its reasoning before it.
+
+    Raises:
+        ValueError: there is no JSON, or it is nested too deeply.
+    """
+    json_part = answer.rpartition("</think>")[2].strip()
+    fenced = _FENCED.fullmatch(json_part)
+    try:
+        return json.loads(fenced[1] if fenced else json_part)
+    except RecursionError as error:
+        raise NetworkError("the answer is nested too deeply. Try another model") from error
 
 
 async def cached_answer(

@@ -92,7 +92,7 @@ def load_pretrained(
     dtype: torch.dtype | Literal["auto"] = torch.float32,
     optional: Sequence[str] = (),
 ) -> Any:
-    """Load a transformers or diffusers model strictly, frozen and in evaluation mode.
+    """Load a transformers or diffusers model strictly, frozen and in evaluation mode. No code of it is executed.
 
     The libraries initialise missing tensors randomly without an error; this function raises one. Tensors that the
     class does not use (such as a decoder beside an encoder) are ignored, but listed if others are missing.
@@ -110,7 +110,7 @@ def load_pretrained(
     # Tensors of another shape are reported by name, like missing ones.
     options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     if model_class.__module__.startswith("transformers."):
-        options |= {"dtype": dtype}
+        options |= {"dtype": dtype, "trust_remote_code": False}
     else:
         options |= {"torch_dtype": dtype, "low_cpu_mem_usage": False}
     try:

@@ -6,10 +6,10 @@ Each request is for paraphrases of one length class. The answer is JSON: `{"para
 from __future__ import annotations
 
 import json
-import re
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
+from gendiv_lightning.chat.answers import parse_json
 from gendiv_lightning.errors import NetworkError
 
 WORDS = {
@@ -31,7 +31,6 @@ ANSWER_SCHEMA: dict[str, Any] = {
     "required": ["paraphrases"],
     "additionalProperties": False,
 }
-_FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 
 
 class Request(NamedTuple):
@@ -92,19 +91,12 @@ class Paraphraser(ABC):
 
 
 def read_answer(answer: str) -> list[str]:
-    """The texts of an answer, with white space normalized.
-
-    A model without structured output may put its JSON in a code fence, or write its reasoning before it.
+    """The texts of an answer, with white space normalized; see `parse_json` for models without structured output.
 
     Raises:
         ValueError: the answer is not a JSON list of texts, or a text is empty or not valid Unicode.
     """
-    json_part = answer.rpartition("</think>")[2].strip()
-    fenced = _FENCED.fullmatch(json_part)
-    try:
-        content = json.loads(fenced[1] if fenced else json_part)
-    except RecursionError as error:
-        raise NetworkError("the answer is nested too deeply. Try another model") from error
+    content = parse_json(answer)
     texts = content.get("paraphrases") if isinstance(content, dict) else content
     if not isinstance(texts, list) or not all(isinstance(text, str) and text.strip() for text in texts):
         raise NetworkError(f"an answer must be a JSON list of texts, got {answer[:60]!r}. Try another model")
