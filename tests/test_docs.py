@@ -46,7 +46,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert (tmp_path / "reference" / "cli.html").is_file()
 
 
-PAGES_WITH_PYTHON = ["docs/how-to/measure-images.md", "docs/how-to/extend.md"]
+PAGES_WITH_PYTHON = [f"docs/how-to/{name}.md" for name in ("measure-images", "extend", "scorers")]
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_PYTHON)

@@ -160,7 +160,7 @@ def _text(completion: Any) -> str | None:
 
 
 def _first_tokens(completion: Any) -> tuple[tuple[str, float], ...]:
-    """The likeliest first tokens with their log-probabilities; empty if there are none, or they are no numbers."""
+    """The likeliest first tokens with their log-probabilities; empty if they are missing or not numbers."""
     try:
         tokens = completion.choices[0].logprobs.content[0].top_logprobs
         return tuple((str(token.token), float(token.logprob)) for token in tokens)

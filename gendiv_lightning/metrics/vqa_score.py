@@ -38,7 +38,7 @@ class VQAScore(PromptMetric):
                 f"the scorer {scorer.tag!r} cannot answer yes or no. Choose a model that reads text, such as "
                 "vqa_score[endpoint,model=NAME], or use clip_score"
             )
-        self.scorer = scorer
+        self.scorer, self.features = scorer, scorer.features
 
     @property
     @override

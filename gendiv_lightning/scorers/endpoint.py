@@ -76,7 +76,7 @@ class EndpointScorer(ReadingScorer):
 
     @override
     def identity(self) -> dict[str, object]:
-        return {"scorer": "endpoint", "model": self.model, "probabilities": self.probabilities, **self.wording}
+        return {"scorer": "endpoint", "model": self.model, "probabilities": self.probabilities, **self.templates}
 
     @override
     def load(self) -> None:

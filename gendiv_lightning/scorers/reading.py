@@ -30,13 +30,13 @@ class ReadingScorer(ImageScorer):
     Source: Lin et al., "Evaluating Text-to-Visual Generation with Image-to-Text Generation" (2024), equation 1.
 
     `choose` offers the values with letters, and divides the probability of each letter by their sum. A model may prefer
-    the first options, so the question is asked twice, with the values in the given and in reversed order, and the two
+    the first options, so each image gets two questions, with the values in the given and in reversed order, and the two
     distributions are averaged.
     """
 
     @property
-    def wording(self) -> dict[str, str]:
-        """The wording of questions, part of the identity."""
+    def templates(self) -> dict[str, str]:
+        """The templates of questions, part of the identity."""
         return {"affirm": AFFIRM, "choose": CHOOSE}
 
     @abstractmethod

@@ -67,14 +67,14 @@ class TransformersScorer(ReadingScorer):
 
     @override
     def identity(self) -> dict[str, object]:
-        """Name, hash of local weights, dtype and wording."""
+        """Name, hash of local weights, dtype and templates."""
         folder = Path(self.model).expanduser()
         return {
             "scorer": "transformers",
             "model": folder.resolve().name if folder.is_dir() else self.model,
             "weights": sha256(folder) if folder.is_dir() else None,
             "dtype": self.dtype,
-            **self.wording,
+            **self.templates,
         }
 
     @override
