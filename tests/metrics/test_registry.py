@@ -12,7 +12,12 @@ from gendiv_lightning.scorers.base import ImageScorer
 from gendiv_lightning.toy.scorer import PostcardScorer
 
 # Brackets of metrics that need them.
-INSIDE = {"fd": "[tiny-clip]", "kd": "[tiny-clip]", "vqa_score": "[postcards]"}
+INSIDE = {
+    "fd": "[tiny-clip]",
+    "kd": "[tiny-clip]",
+    "vqa_score": "[postcards]",
+    "attributes": "[postcards,list=postcards]",
+}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +104,10 @@ def test_every_registered_metric_can_be_built():
         ("clip_iqa[pairs={crisp: [Crisp photo.]}]", "pairs must be .*got '{crisp"),
         ("codebook", "Measure the folder of a finished run"),
         ("vqa_score", r"requires a scorer in brackets, such as vqa_score\[endpoint,model=NAME\]"),
-        ("vqa_score[postcadrs]", "'postcadrs' is neither a registered scorer nor a CLIP.*Choose one of postcards"),
+        (
+            "vqa_score[postcadrs]",
+            "'postcadrs' is neither a registered scorer nor a CLIP.*Choose one of endpoint, postcards, transf",
+        ),
         ("vqa_score[tiny-clip]", "'tiny-clip' cannot answer yes or no.*or use clip_score"),
     ],
 )
