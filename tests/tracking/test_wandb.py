@@ -193,9 +193,14 @@ def test_a_wandb_report_is_saved_and_its_address_printed(study, tmp_path, connec
     service = connect()
     monkeypatch.chdir(tmp_path)
     assert gendiv("report", study, "--wandb", "team/gendiv") == 0
-    assert len(service.reports) == 1
+    (spec,) = service.reports
     assert f"{service.url}/team/gendiv/reports/" in capsys.readouterr().out
     assert not (tmp_path / "report").exists()
+    text = spec if isinstance(spec, str) else json.dumps(spec)
+    for words in ("Diversity gained at equal", "compared with the sweep", "At equal quality: the settings of a sweep"):
+        assert words in text, "the frontier is on W&B as a table, with its explanation"
+    for axis in ("summary:quality/clip_score[tiny-clip]", "summary:diversity/lpips[tiny]"):
+        assert axis in text, "and as a panel over the runs"
 
 
 def test_a_wandb_report_without_a_service_is_one_line(study, connect):
