@@ -1,7 +1,7 @@
 """Do toy networks order settings as official LPIPS and FID do, and do the first findings hold with official LPIPS?
 
     python tests/real_files.py real --only lpips inception       # or a folder with the official files
-    python docs/studies/real_backbones.py --weights real         # about 1.5 hours on one core; resumes
+    python docs/studies/real_backbones.py --weights real         # about an hour on one core; resumes
 
 Runs the studies `configs/tiny/study.yaml` and `first_finding.yaml` with official LPIPS (AlexNet) as a further metric.
 Measures the samples of the first again: LPIPS with VGG16, LPIPS of enlarged images, FID and KID. Writes the tables of
@@ -51,6 +51,7 @@ DISTANCES = {
     "diversity/ssim": "1 - SSIM",
 }
 COHERENCE, FD, FRECHET, KERNEL = "postcards/coherence", "quality/fd[tiny-clip]", "quality/fid", "quality/kid"
+COHERENT = 0.8  # least share of coherent images of a setting that counts as coherent
 NUM_RESAMPLES = 2000
 
 
@@ -177,9 +178,9 @@ def draws(number: int) -> Tensor:
 def correlation_over_prompts(found: Sequence[Measured], a: str, b: str) -> tuple[str, str]:
     """Rank correlations of two numbers over settings; their intervals resample prompts, together in all settings."""
     columns = [torch.stack([one.columns[name] for one in found]) for name in (a, b)]  # (settings, P)
-    whole = rank_correlations(*(column.mean(1)[None] for column in columns))[:, 0]
+    whole = rank_correlations(*(column.nanmean(1)[None] for column in columns))[:, 0]
     chosen = draws(columns[0].shape[1])
-    resampled = rank_correlations(*(column[:, chosen].mean(2).T for column in columns))
+    resampled = rank_correlations(*(column[:, chosen].nanmean(2).T for column in columns))
     return in_brackets(whole, resampled)
 
 
@@ -201,10 +202,17 @@ def in_brackets(whole: Tensor, resampled: Tensor) -> tuple[str, str]:
     return first, second
 
 
-def by_family(found: Sequence[Measured]) -> dict[str, list[Measured]]:
-    """The settings of each family, and all."""
-    families = {one.family.name: [other for other in found if other.family.name == one.family.name] for one in found}
-    return {f"{name} ({len(some)})": some for name, some in {**families, "all": list(found)}.items()}
+def by_family(found: Sequence[Measured]) -> list[list[Measured]]:
+    """The settings of each family."""
+    names = dict.fromkeys(one.family.name for one in found)
+    return [[one for one in found if one.family.name == name] for name in names]
+
+
+def groups_of(found: Sequence[Measured]) -> dict[str, list[Measured]]:
+    """The settings of each family, all, and those whose images are mostly not broken."""
+    groups = {some[0].family.name: some for some in by_family(found)}
+    groups |= {"all": list(found), "coherent": [one for one in found if one.values[COHERENCE] >= COHERENT]}
+    return {f"{name} ({len(some)})": some for name, some in groups.items()}
 
 
 # --- the tables ---
@@ -212,7 +220,7 @@ def by_family(found: Sequence[Measured]) -> dict[str, list[Measured]]:
 
 def order_of_distances(found: Sequence[Measured]) -> str:
     """Rank correlations of the distances with official LPIPS."""
-    groups = by_family(found)
+    groups = groups_of(found)
     rows = [("distance", "rank correlation", *groups)]
     for name in DISTANCES:
         if name != ALEX:
@@ -227,7 +235,7 @@ def order_of_distances(found: Sequence[Measured]) -> str:
 
 def order_of_truth(found: Sequence[Measured]) -> str:
     """Rank correlations of the distances with the true diversity."""
-    groups = by_family(found)
+    groups = groups_of(found)
     rows = [("distance", *groups)]
     rows += [(DISTANCES[n], *(correlation_over_prompts(s, n, TRUTH)[0] for s in groups.values())) for n in DISTANCES]
     return as_markdown(rows)
@@ -236,7 +244,7 @@ def order_of_truth(found: Sequence[Measured]) -> str:
 def order_of_quality(found: Sequence[Measured]) -> str:
     """Rank correlations of the distances to real images with each other and with coherence."""
     found = [one for one in found if FRECHET in one.values]
-    groups = by_family(found)
+    groups = groups_of(found)
     pairs = {
         "FD [tiny-clip] and FID": (FD, FRECHET),
         "FD [tiny-clip] and KID": (FD, KERNEL),
@@ -263,7 +271,7 @@ def changes(found: Sequence[Measured]) -> str:
     names = (TINY, ALEX, VGG, ENLARGED)
     rows = [("generator", "setting", *(DISTANCES[name] for name in names), "coherence")]
     counts: dict[tuple[int, int], int] = {}
-    for some in list(by_family(found).values())[:-1]:
+    for some in by_family(found):
         (base,) = (one for one in some if not one.setting.probes)
         for one in some:
             if one is not base:
