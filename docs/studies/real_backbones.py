@@ -228,8 +228,8 @@ def order_of_distances(found: Sequence[Measured]) -> str:
             rows += [(DISTANCES[name], kind, *c) for kind, c in zip(("Spearman", "Kendall"), columns, strict=True)]
     over = correlation_over_settings(found, TINY, ALEX)
     return (
-        f"{as_markdown(rows)}\n\nWith intervals that resample settings instead of prompts, `lpips[tiny]` over all "
-        f"{len(found)} settings: Spearman {over[0]}, Kendall {over[1]}."
+        f"{as_markdown(rows)}\n\nThe same for `lpips[tiny]` over all {len(found)} settings, with intervals that resample "
+        f"settings instead of prompts:\nSpearman {over[0]}, Kendall {over[1]}."
     )
 
 
@@ -286,8 +286,8 @@ def changes(found: Sequence[Measured]) -> str:
     opposite = sum(number for (toy, official), number in counts.items() if toy * official < 0)
     return (
         f"`lpips[tiny]` and official LPIPS (AlexNet) agree on the direction of {agree} of {sum(counts.values())} "
-        f"settings, and contradict each other in {opposite}. All settings on which any two networks "
-        f"differ:\n\n{as_markdown(rows)}"
+        f"settings,\nand contradict each other in {opposite}. All settings on which any two networks differ:"
+        f"\n\n{as_markdown(rows)}"
     )
 
 
