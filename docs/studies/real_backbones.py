@@ -228,8 +228,8 @@ def order_of_distances(found: Sequence[Measured]) -> str:
             rows += [(DISTANCES[name], kind, *c) for kind, c in zip(("Spearman", "Kendall"), columns, strict=True)]
     over = correlation_over_settings(found, TINY, ALEX)
     return (
-        f"{as_markdown(rows)}\n\nThe same for `lpips[tiny]` over all {len(found)} settings, with intervals that resample "
-        f"settings instead of prompts:\nSpearman {over[0]}, Kendall {over[1]}."
+        f"{as_markdown(rows)}\n\nThe same for `lpips[tiny]` over all {len(found)} settings, with intervals that "
+        f"resample settings instead of prompts:\nSpearman {over[0]}, Kendall {over[1]}."
     )
 
 
