@@ -372,6 +372,14 @@ OPTIONS: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {
         "--plot": ("", "x.png", "{out}/x", "{folder}", "{svg}", "{bad}/list.json/x.svg"),
         "--distance": ("", "x", "vendi"),
     },
+    ("drift", "{run}", "{argmax}"): {
+        "": ("/nowhere/x", "{folder}", "{bad}/list.json", "{images}", ""),
+        "--control": ("", "/nowhere/x", "{folder}", "{argmax}"),
+        "--scorer": ("", "/nowhere/x", "{folder}", "tiny-clip/x"),
+        "--list": ("", "/nowhere/x", "{bad}/list.json", "{folder}"),
+        "--attribute": ("", "x", "Sky"),
+        "--json": ("", "x.txt", "{folder}", "{bad}/list.json/x.json"),
+    },
     ("show", "{run}"): {"": ("/nowhere/x", "{folder}", "{bad}/list.json", "{images}", ""), "--only": ("", "nothing")},
     ("report", "{run}", "--out", "{out}/report"): {
         "": ("/nowhere/x", "{folder}", "{bad}/list.json", "{images}", ""),
@@ -770,6 +778,8 @@ UNFIT = {
     "compare --only without a match": (("compare", "{run}", "{argmax}", "--only", "nothing"), "--only"),
     "compare a run with itself": (("compare", "{run}", "{run}"), "same"),
     "compare a run twice on a side": (("compare", "{run},{run}", "{argmax}"), "twice"),
+    "drift of a run from itself": (("drift", "{run}", "{run}"), "twice"),
+    "drift over other prompts": (("drift", "{run}", "{flat}"), "prompts"),
     "the split of a file": ((*PREDICT, "--data.split", "train"), "split"),
     "a path and a dataset": ((*PREDICT, "--data.dataset", "x"), "dataset"),
     "neither path nor dataset": ((*PREDICT, "--data.path", "null"), "path"),

@@ -80,3 +80,23 @@ def test_all_families_with_each_other_and_at_equal_quality(runs, capsys):
     for folder in folders:
         assert gendiv("compare", sweep, folder, "--at-equal", "quality/clip_score[tiny-clip]") == 0
     assert f"gain in {LPIPS}" in capsys.readouterr().out
+
+
+PROBES = {family: ["--probes+=Temperature", "--probes.temperature=2"] for family in FAMILIES[:3]}
+PROBES["latent_diffusion"] = ["--probes+=Guidance", "--probes.guidance_scale=4"]  # it has no temperature
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_drift_of_any_family(family, tmp_path, capsys):
+    metrics = ["--measure.metrics=[pixel_cosine]", "--measure.reference=null", "--wandb", "disabled"]
+    for name, probe in (("plain", []), ("probe", PROBES[family])):
+        words = ["--config", TINY / f"{family}.yaml", "--run_dir", tmp_path / name, "--data.limit", 4]
+        fit_free.main(["predict", *map(str, [*words, "--data.num_samples", 2, *metrics, *probe])])
+    capsys.readouterr()
+    assert gendiv("drift", tmp_path / "plain", tmp_path / "probe") == 0
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines() if line.startswith("all attributes")]
+    assert float(rows[0][2]) > 90, "the toy models show what their captions state"
+    entropy = "none, since not all of these runs draw tokens" if family == "latent_diffusion" else "bits per token"
+    assert f"Token entropy{':' if 'none' in entropy else ','} {entropy}" in printed

@@ -19,7 +19,19 @@ from gendiv_lightning.console.text import printable
 from gendiv_lightning.errors import command_line_text
 
 COMMANDS = (
-    *("branch", "check-generator", "compare", "configs", "decompose", "doctor", "list", "measure", "new", "paraphrase"),
+    *(
+        "branch",
+        "check-generator",
+        "compare",
+        "configs",
+        "decompose",
+        "doctor",
+        "drift",
+        "list",
+        "measure",
+        "new",
+        "paraphrase",
+    ),
     *("power", "prompts", "reference", "report", "show", "study", "toy", "verify"),
 )
 ALIASES = {"plan": "power", "zoo": "toy"}  # for one release
@@ -42,6 +54,7 @@ analyze runs:
   gendiv show RUN                            the numbers and the grid of one run, in the terminal
   gendiv compare RUN RUN                     what a probe changes, prompt by prompt, with intervals and p-values
   gendiv decompose RUN                       H_total = H_path + H_exec by several decompositions, and a verdict
+  gendiv drift RUN RUN                       do images under a probe still show what their prompts state?
   gendiv report RUNS --out report            everything as one page: the answer in words, pictures and tables
   gendiv verify RUN                          sample a few images of a run again and compare them with the stored ones
   gendiv power --pilot RUN --width 0.01 ...  how many prompts and samples does a question need?

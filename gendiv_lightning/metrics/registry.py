@@ -32,6 +32,7 @@ from gendiv_lightning.errors import (
 from gendiv_lightning.features.base import ImageFeatures
 from gendiv_lightning.features.registry import features_of
 from gendiv_lightning.metrics.base import SampleMetric
+from gendiv_lightning.scorers.base import ImageScorer
 from gendiv_lightning.scorers.registry import scorer_of
 
 _NAME = re.compile(r"(?P<metric>[\w/-]+)(\[(?P<inside>.+)\])?", re.DOTALL)
@@ -140,6 +141,22 @@ def make_features(name: str) -> ImageFeatures:
         known = ", ".join(plugins.registered("features"))
         raise UnknownNameError(f"{what} must start with a network. Choose one of {known}, or the name of a CLIP")
     return _call(features_of(backbone), options, {}, what)
+
+
+def make_scorer(name: str) -> ImageScorer:
+    """Construct a scorer from its name, as in the brackets of a metric: a registered name with options, or any CLIP.
+
+    Raises:
+        ValueError: the scorer or option does not exist.
+    """
+    what = f"scorer {name!r}"
+    scorer, options = _parse_brackets(name, what)
+    if scorer is None:
+        known = ", ".join(plugins.registered("scorers"))
+        raise UnknownNameError(f"{what} must start with a scorer. Choose one of {known}, or the name of a CLIP")
+    constructor: Callable[..., ImageScorer] = scorer_of(scorer)
+    found: ImageScorer = _call(constructor, options, {}, what)
+    return found
 
 
 def split_names(names: str) -> list[str]:
