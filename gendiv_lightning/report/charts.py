@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from torch import Tensor
+
 from gendiv_lightning.analysis.branch import Decided
 from gendiv_lightning.analysis.effects import Knee, change, share_left, usage_counts
 from gendiv_lightning.analysis.lenses import Lens, find_lenses
 from gendiv_lightning.analysis.paper_claims import arm_of, subset_curve
 from gendiv_lightning.report.context import Quality, share
 from gendiv_lightning.report.document import Number
-from gendiv_lightning.report.svg import Chart, Point, bars, key, linear, logarithmic
+from gendiv_lightning.report.svg import Chart, Point, bars, heat_map, key, linear, logarithmic
 from gendiv_lightning.runs.load import Family, Setting
 
 ENTROPY, GIVEN_PROMPT = "codebook/entropy_bits", "codebook/prompt_entropy_bits"
@@ -171,6 +173,13 @@ def branch_curves(curves: Mapping[str, Sequence[Decided]]) -> str:
         middle = curve[len(curve) // 2]
         chart.label(middle.step, middle.share, name, style)
     return chart.svg()
+
+
+def confusion_maps(values: Sequence[str], matrices: Mapping[str, Tensor]) -> Panels:
+    """One panel per run with its confusion matrix, and one with the change from the baseline to the probe."""
+    panels = [heat_map(run, values, matrix.tolist()) for run, matrix in matrices.items()]
+    change = (matrices["probe"] - matrices["baseline"]).tolist()
+    return (*panels, heat_map("probe \u2212 baseline", values, change, is_change=True))
 
 
 def effect_panels(families: Sequence[Family], shown: Shown, names: Sequence[tuple[str, str]]) -> Panels:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
+from gendiv_lightning.analysis.drift_file import DriftFile
 from gendiv_lightning.analysis.effects import Interval, change
 from gendiv_lightning.errors import NotComparableError
 from gendiv_lightning.report.document import Number, number
@@ -28,12 +29,14 @@ class Study(NamedTuple):
         distance: the diversity that all runs have, the first of `DISTANCES`.
         qualities: the costs that all runs have.
         num_browsed: prompts per generator whose samples can be browsed.
+        drifts: results of `gendiv drift` on these runs.
     """
 
     families: tuple[Family, ...]
     distance: str
     qualities: tuple[Quality, ...]
     num_browsed: int = 0
+    drifts: tuple[DriftFile, ...] = ()
 
     @property
     def is_toy(self) -> bool:
@@ -51,12 +54,13 @@ class Study(NamedTuple):
         return [self.diversity, *((quality.name, quality.words) for quality in self.qualities)]
 
 
-def make_study(families: Sequence[Family], num_browsed: int = 0) -> Study:
+def make_study(families: Sequence[Family], num_browsed: int = 0, drifts: Iterable[DriftFile] = ()) -> Study:
     """Find the numbers that all runs share.
 
     Args:
         families: settings by generator.
         num_browsed: prompts per generator whose samples can be browsed.
+        drifts: results of `gendiv drift` on these runs.
 
     Raises:
         NotComparableError: the runs share no distance.
@@ -81,7 +85,7 @@ def make_study(families: Sequence[Family], num_browsed: int = 0) -> Study:
         for name, words in described.items()
         if name in shared and not name.startswith("quality/") and words.higher_is_better is not None
     ]
-    return Study(tuple(families), distance, (*clip[:1], *frechet[:1], *others), num_browsed)
+    return Study(tuple(families), distance, (*clip[:1], *frechet[:1], *others), num_browsed, tuple(drifts))
 
 
 def _backbone(name: str) -> str:

@@ -15,6 +15,8 @@ from gendiv_lightning.console.text import printable
 Point = tuple[float, float]
 _LEFT, _RIGHT, _BOTTOM = 50, 20, 40
 _CHARACTER = 6.6  # approximate width of a character of a label
+_CELL = 38, 26  # width and height of a cell of a heat map
+_DARK = 0.6  # shade of a cell from which on its text is light
 SHAPES = {
     "circle": "M-4.5,0a4.5,4.5 0 1,0 9,0a4.5,4.5 0 1,0 -9,0z",
     "square": "M-4,-4h8v8h-8z",
@@ -226,6 +228,47 @@ def bars(title: str, rows: Sequence[tuple[str, float, str, str]], *, width: int)
         drawn.append(f'<rect class="track" x="0" y="{top + 18}" width="{width}" height="8"/>')
         drawn.append(f'<rect class="box {style}" x="0" y="{top + 18}" width="{filled:.1f}" height="8"/>')
     return _svg(title, width, 34 * len(rows) - 6, "".join(drawn))
+
+
+def heat_map(title: str, names: Sequence[str], values: Sequence[Sequence[float]], *, is_change: bool = False) -> str:
+    """A square table of shares, in percent and shaded by size, with a row per stated and a column per seen value.
+
+    Args:
+        title: title of the drawing.
+        names: of rows and columns.
+        values: shares in 0..1, or in -1..1 for changes; a row of NaN is left empty.
+        is_change: gains and losses have different colours, and a sign.
+    """
+    longest = _CHARACTER * max(map(len, names))
+    left, top = round(longest) + 12, round(0.75 * longest) + 36
+    parts = [_text(2, 14, title, "title")]
+    for column, name in enumerate(names):
+        x, y = left + _CELL[0] * (column + 0.5), top - 6
+        parts.append(f'<text class="tick" transform="translate({x:.1f},{y})rotate(-45)">{_escape(name)}</text>')
+    for row, (name, shares) in enumerate(zip(names, values, strict=True)):
+        y = top + _CELL[1] * row
+        parts.append(_text(left - 8, y + 17, name, "row", "end"))
+        for column, share in enumerate(shares):
+            x = left + _CELL[0] * column
+            parts.append(_heat_cell(x, y, share, f"stated {name}, seen {names[column]}", is_change=is_change))
+    width = left + _CELL[0] * len(names) + round(0.75 * longest)
+    return _svg(
+        f"{title}, % by stated and seen value", max(width, 240), top + _CELL[1] * len(names) + 8, "".join(parts)
+    )
+
+
+def _heat_cell(x: float, y: float, share: float, words: str, *, is_change: bool) -> str:
+    if not math.isfinite(share):
+        return ""
+    percent = f"{100 * share:{'+' if is_change else ''}.0f}".replace("-", "\u2212")
+    percent = "0" if percent in ("+0", "\u22120") else percent
+    shade, style = min(1.0, abs(share)), "sampler" if is_change and share > 0 else "exec"
+    return (
+        f'<rect class="track" x="{x}" y="{y}" width="{_CELL[0] - 1}" height="{_CELL[1] - 1}"/>'
+        f'<rect class="box {style}" x="{x}" y="{y}" width="{_CELL[0] - 1}" height="{_CELL[1] - 1}" '
+        f'fill-opacity="{shade:.2f}"><title>{_escape(words)}: {percent} %</title></rect>'
+        f"{_text(x + (_CELL[0] - 1) / 2, y + 17, percent, 'inside' if shade > _DARK else 'row', 'middle')}"
+    )
 
 
 def key(entries: Sequence[tuple[str, str, str]]) -> str:

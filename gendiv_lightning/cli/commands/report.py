@@ -19,7 +19,8 @@ enlarged, and the page can be read without its script. Also writes report.md, fi
 tables/*.tex. The same runs give the same bytes.
 
 RUN is a run folder, or a folder that contains run folders, such as that of a study. The page lists the commands that
-make missing runs. Samples to browse are in samples/ next to the page if they would make it larger than 10 MB.
+make missing runs. Semantic drift is shown if a folder has files drift*.json, written by `gendiv drift --json`. Samples
+to browse are in samples/ next to the page if they would make it larger than 10 MB.
 
 Weights & Biases: --sync sends offline runs. --wandb makes a W&B Report with the text and tables of the page and W&B's
 own panels. With --sync or --wandb the page is written only if you also pass --out.
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read the runs, write the page, send what is requested."""
+    from gendiv_lightning.analysis.drift_file import find_drifts
     from gendiv_lightning.console.text import write
     from gendiv_lightning.report.context import make_study
     from gendiv_lightning.report.summary import write_report
@@ -72,7 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     runs, left_out = find_runs(arguments.runs)
     write("".join(f"Left out: {why}\n" for why in left_out), sys.stderr)
-    study = make_study(families_of(runs), arguments.browse if arguments.out or not sends else 0)
+    folders = [*arguments.runs, *(folder for run in runs for folder in (run.folder.path, run.folder.path.parent))]
+    drifts = find_drifts(folders, [run.label.fingerprint for run in runs])
+    study = make_study(families_of(runs), arguments.browse if arguments.out or not sends else 0, drifts)
     report = write_report(study)
     write(f"{report.answer}\n")
     if arguments.out or not sends:
