@@ -42,6 +42,19 @@ def attribute_of(item: Any, where: str) -> Attribute:
     )
 
 
+def to_plain(attribute: Attribute) -> dict[str, Any]:
+    """The JSON object of an attribute, which `attribute_of` reads; without keys that have their defaults."""
+    question = attribute.question
+    plain: dict[str, Any] = {"name": question.name, "values": list(question.values)}
+    if question.text:
+        plain["question"] = question.text
+    if question.captions:
+        plain["captions"] = [list(captions) for captions in question.captions]
+    if attribute.stated is not None:
+        plain["stated"] = attribute.stated
+    return plain
+
+
 def make_attribute(
     name: str,
     values: Sequence[str],

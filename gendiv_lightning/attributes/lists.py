@@ -32,11 +32,13 @@ class AttributeList:
         identity: hash of a file's content, or name and package of a function, for the fingerprint.
         of: returns the attributes of a prompt, in order; raises PromptError if the list does not have the prompt.
             Case and white space of the prompt do not matter for files.
+        prompts: the prompts of a file, in order; empty for a function.
     """
 
     name: str
     identity: dict[str, object]
     of: Callable[[str], tuple[Attribute, ...]]
+    prompts: tuple[str, ...] = ()
 
     def check(self, prompts: Sequence[str]) -> None:
         """Raise PromptError if the list does not have one of the prompts."""
@@ -71,6 +73,7 @@ def read_attributes(source: str | Path) -> AttributeList:
     found = _by_prompt(_entries(path))
     if not found:
         raise PromptError(f"{path} contains no prompts with attributes. Give a file that does")
+    prompts = tuple(entry.prompt for entry in found.values())
     content = json.dumps(sorted((key, entry.attributes) for key, entry in found.items()))
 
     def of(prompt: str) -> tuple[Attribute, ...]:
@@ -82,7 +85,7 @@ def read_attributes(source: str | Path) -> AttributeList:
             )
         return entry.attributes
 
-    return AttributeList(path.stem, {"sha256": hashlib.sha256(content.encode()).hexdigest()}, of)
+    return AttributeList(path.stem, {"sha256": hashlib.sha256(content.encode()).hexdigest()}, of, prompts)
 
 
 def _by_prompt(entries: Iterator[Entry]) -> dict[str, Entry]:

@@ -9,13 +9,16 @@ from json import JSONDecodeError
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
+from typing_extensions import override
 
+from gendiv_lightning.chat.model import ChatRequest, LanguageModel
 from gendiv_lightning.console.text import printable
 from gendiv_lightning.errors import NetworkError, PackageError
 
 _TRANSIENT = (408, 409, 429)  # in addition to 500 and above
 _LONGEST_DELAY = 60.0
 _LONGEST_RETRY_AFTER = 600.0
+_ALTERNATIVES = "use --model local:FOLDER for a model on this machine, --model postcards for the toy grammar"
 _SILENCE = 10.0  # seconds after which a pending answer is reported
 
 
@@ -135,6 +138,33 @@ class ChatEndpoint:
         """The text in one line, without the key, which servers repeat when they reject it."""
         line = " ".join(str(message).split())
         return (line.replace(self._key, "***") if self._key else line)[:300]
+
+
+class Endpoint(LanguageModel[ChatRequest]):
+    """A model at an endpoint; arguments and errors are those of `ChatEndpoint`."""
+
+    def __init__(self, model: str, timeout: float = 120, num_tries: int = 8, first_delay: float = 1) -> None:
+        self.name = model
+        self._endpoint = ChatEndpoint(model, timeout, num_tries, first_delay, _ALTERNATIVES)
+
+    @override
+    def identity(self) -> dict[str, object]:
+        """The name of the model; the address may contain a password and is not included."""
+        return {"model": self.name}
+
+    @override
+    async def answer(self, request: ChatRequest) -> str:
+        schema = {"name": "answer", "strict": True, "schema": request.schema}
+        completion = await self._endpoint.complete(
+            messages=request.messages,
+            seed=request.seed,
+            response_format={"type": "json_schema", "json_schema": schema},
+        )
+        return completion.text
+
+    @override
+    async def close(self) -> None:
+        await self._endpoint.close()
 
 
 class _TransientError(Exception):

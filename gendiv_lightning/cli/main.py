@@ -19,20 +19,8 @@ from gendiv_lightning.console.text import printable
 from gendiv_lightning.errors import command_line_text
 
 COMMANDS = (
-    *(
-        "branch",
-        "check-generator",
-        "compare",
-        "configs",
-        "decompose",
-        "doctor",
-        "drift",
-        "list",
-        "measure",
-        "new",
-        "paraphrase",
-    ),
-    *("power", "prompts", "reference", "report", "show", "study", "toy", "verify"),
+    *("attributes", "branch", "check-generator", "compare", "configs", "decompose", "doctor", "drift", "list"),
+    *("measure", "new", "paraphrase", "power", "prompts", "reference", "report", "show", "study", "toy", "verify"),
 )
 ALIASES = {"plan": "power", "zoo": "toy"}  # for one release
 
@@ -61,6 +49,7 @@ analyze runs:
 
 prepare data:
   gendiv prompts CAPTIONS --num M --out SET  draw a prompt set from files or a dataset: filtered, with a fixed seed
+  gendiv attributes PROMPTS --out LIST ...   list what each prompt leaves open and states, for the attributes metric
   gendiv paraphrase PROMPTS --out SET ...    generate paraphrases, each checked for similarity to its prompt
   gendiv measure IMAGES                      compute the metrics on your own images, grouped by prompt
   gendiv reference IMAGES --out FILE         compute statistics of real images, for FID

@@ -25,6 +25,7 @@ from gendiv_lightning.storage.named_files import expand
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gendiv_lightning.chat.model import ChatRequest, LanguageModel
     from gendiv_lightning.prompts.paraphrase.generate import Judge, Reworded, Rewording
     from gendiv_lightning.prompts.paraphrase.request import Paraphraser
     from gendiv_lightning.prompts.prompt_set import PromptSet
@@ -124,13 +125,10 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
     check_prompt_file(arguments.prompts)
     check_device(arguments.device)
     if arguments.instruction is not None:
-        _instruction(arguments.instruction)
+        read_instruction(arguments.instruction)
     if arguments.min_similarity is not None and not -1 <= arguments.min_similarity <= 1:
         raise ConfigValueError(f"--min-similarity must be in [-1, 1], got {arguments.min_similarity:g}. Correct it")
-    for name in ("per_prompt", "concurrency", "limit", "timeout"):
-        value = getattr(arguments, name)
-        if value is not None and value <= 0:
-            raise ConfigValueError(f"--{name.replace('_', '-')} must be above 0, got {value}. Give a positive number")
+    check_positive(arguments, ("per_prompt", "concurrency", "limit", "timeout"))
     if arguments.check:
         if arguments.out or arguments.model:
             raise OptionConflictError("--check reads existing paraphrases and writes nothing. Remove --out and --model")
@@ -144,7 +142,16 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise OutputError(f"--out {arguments.out} would overwrite PROMPTS. Choose another name")
 
 
-def _instruction(path: Path) -> str:
+def check_positive(arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    """Raise ConfigValueError for an option that is given and not above 0."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value <= 0:
+            raise ConfigValueError(f"--{name.replace('_', '-')} must be above 0, got {value}. Give a positive number")
+
+
+def read_instruction(path: Path) -> str:
+    """The instruction for a model in the file of `--instruction`."""
     from gendiv_lightning.storage.files import check_regular
 
     check_regular(path)
@@ -174,11 +181,16 @@ def _judge(arguments: argparse.Namespace) -> Judge:
 
 
 def _paraphraser(arguments: argparse.Namespace) -> Paraphraser:
-    from gendiv_lightning.prompts.paraphrase.endpoint import Endpoint
-    from gendiv_lightning.prompts.paraphrase.local import ChatModel
-
     if arguments.model in plugins.registered("paraphrasers"):
         return plugins.load("paraphrasers", arguments.model)()
+    return language_model(arguments)
+
+
+def language_model(arguments: argparse.Namespace) -> LanguageModel[ChatRequest]:
+    """The chat model of `--model`: `local:NAME`, or a name at an endpoint."""
+    from gendiv_lightning.chat.endpoint import Endpoint
+    from gendiv_lightning.chat.local import ChatModel
+
     kind, _, name = arguments.model.partition(":")
     if kind == "local" and name:
         return ChatModel(name, arguments.device)
@@ -206,9 +218,9 @@ def _make(prompt_set: PromptSet, arguments: argparse.Namespace) -> int:
     from gendiv_lightning.prompts.prompt_set import write_card
     from gendiv_lightning.prompts.token_counts import TokenCounter
 
-    license_of_prompts = _license(arguments.prompts)
+    license_of_prompts = license_of(arguments.prompts)
     counters = [TokenCounter(name) for name in arguments.count_tokens]
-    instruction = _instruction(arguments.instruction) if arguments.instruction else INSTRUCTION
+    instruction = read_instruction(arguments.instruction) if arguments.instruction else INSTRUCTION
     rewording = Rewording(
         _paraphraser(arguments),
         _judge(arguments),
@@ -279,7 +291,7 @@ def _card(
     }
 
 
-def _license(prompts: Path) -> Any:
+def license_of(prompts: Path) -> Any:
     """The license in the metadata of a prompt set, if there is one: a text, or several on the Hub."""
     from gendiv_lightning.runs.files import read_json
 

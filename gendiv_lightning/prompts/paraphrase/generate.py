@@ -7,16 +7,14 @@ answers arrived.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tqdm import tqdm
-
-from gendiv_lightning.chat.answers import cached_answer
+from gendiv_lightning.chat.answers import cached_answer, run_to_end
+from gendiv_lightning.chat.model import ask_about_each
 from gendiv_lightning.prompts.design import split_lengths
 from gendiv_lightning.prompts.paraphrase.request import INSTRUCTION, Paraphraser, Request, read_answer
 from gendiv_lightning.prompts.paraphrase.similarity import Similarity
@@ -130,22 +128,7 @@ class Rewording:
             ValueError: a request is rejected.
             OSError: the paraphraser is not available at the moment.
         """
-        return asyncio.run(self._reword_all(prompts))
-
-    async def _reword_all(self, prompts: Sequence[Prompt]) -> list[Reworded]:
-        slots = asyncio.Semaphore(self.concurrency)
-        with tqdm(total=len(prompts), desc=f"Asking {self.paraphraser.name}", unit="prompt", delay=2) as bar:
-
-            async def reword(prompt: Prompt) -> Reworded:
-                async with slots:
-                    reworded = await self._reword(prompt)
-                bar.update()
-                return reworded
-
-            try:
-                return await asyncio.gather(*map(reword, prompts))
-            finally:
-                await self.paraphraser.close()
+        return run_to_end(ask_about_each(prompts, self._reword, self.paraphraser, self.concurrency))
 
     async def _reword(self, prompt: Prompt) -> Reworded:
         reworded = Reworded(prompt)

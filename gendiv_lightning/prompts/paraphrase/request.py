@@ -6,10 +6,10 @@ Each request is for paraphrases of one length class. The answer is JSON: `{"para
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 from gendiv_lightning.chat.answers import parse_json
+from gendiv_lightning.chat.model import LanguageModel
 from gendiv_lightning.errors import NetworkError
 
 WORDS = {
@@ -31,6 +31,7 @@ ANSWER_SCHEMA: dict[str, Any] = {
     "required": ["paraphrases"],
     "additionalProperties": False,
 }
+_TOKENS_PER_WORD = 3
 
 
 class Request(NamedTuple):
@@ -67,27 +68,18 @@ class Request(NamedTuple):
             {"role": "user", "content": json.dumps(request, ensure_ascii=False)},
         ]
 
+    @property
+    def schema(self) -> dict[str, Any]:
+        """JSON schema of the answer."""
+        return ANSWER_SCHEMA
 
-class Paraphraser(ABC):
-    """A model that answers requests."""
+    @property
+    def longest(self) -> int:
+        """Maximum number of tokens of the answer."""
+        return 64 + _TOKENS_PER_WORD * WORDS[self.length][1] * self.number
 
-    name: str
 
-    @abstractmethod
-    def identity(self) -> dict[str, object]:
-        """Everything besides the request that can change an answer, without secrets; the key of cached answers."""
-
-    @abstractmethod
-    async def answer(self, request: Request) -> str:
-        """The raw answer of the model, which `read_answer` parses.
-
-        Raises:
-            ValueError: the request or the configuration is invalid, so retrying is pointless.
-            OSError: the model is not available at the moment.
-        """
-
-    async def close(self) -> None:  # noqa: B027  most models have none
-        """Close connections."""
+Paraphraser = LanguageModel[Request]  # base class of plug-ins
 
 
 def read_answer(answer: str) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from chat_server import FAULTS, completion, reword, serving, status
 
 from gendiv_lightning.chat import endpoint
-from gendiv_lightning.prompts.paraphrase.endpoint import Endpoint
+from gendiv_lightning.chat.endpoint import Endpoint
 from gendiv_lightning.prompts.paraphrase.request import INSTRUCTION, Request, read_answer
 
 KEY = "sk-f00dfacef00dfacef00dface"

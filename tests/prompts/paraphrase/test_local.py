@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from gendiv_lightning.prompts.paraphrase.local import ChatModel
+from gendiv_lightning.chat.local import ChatModel
 from gendiv_lightning.prompts.paraphrase.request import Request, read_answer
 
 ANSWER = '{"paraphrases": ["a blue sky", "sky in blue"]}'

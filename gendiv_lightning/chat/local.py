@@ -8,15 +8,13 @@ from typing import Any
 
 import torch
 
+from gendiv_lightning.chat.model import ChatRequest, LanguageModel
 from gendiv_lightning.errors import WrongWeightsError
-from gendiv_lightning.prompts.paraphrase.request import WORDS, Paraphraser, Request
 from gendiv_lightning.weights.hash import sha256
 from gendiv_lightning.weights.load import load_pretrained, reading
 
-_TOKENS_PER_WORD = 3
 
-
-class ChatModel(Paraphraser):
+class ChatModel(LanguageModel[ChatRequest]):
     """A causal language model with a chat template, sampled with the seed of each request, one request at a time.
 
     Args:
@@ -59,15 +57,16 @@ class ChatModel(Paraphraser):
             )
         self._model = model.to(self.device)
 
-    async def answer(self, request: Request) -> str:
+    async def answer(self, request: ChatRequest) -> str:
         """Load the model if necessary and sample its answer."""
         self.load()
         tokenizer = self._tokenizer
         chat = tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False)
         inputs = tokenizer(chat, add_special_tokens=False, return_tensors="pt").to(self.device)
-        longest = 64 + _TOKENS_PER_WORD * WORDS[request.length][1] * request.number
         padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(request.seed)
-            tokens = self._model.generate(**inputs, do_sample=True, max_new_tokens=longest, pad_token_id=padding)
+            tokens = self._model.generate(
+                **inputs, do_sample=True, max_new_tokens=request.longest, pad_token_id=padding
+            )
         return tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
