@@ -14,7 +14,7 @@ import tiny_pipelines
 import torch
 
 from gendiv_lightning.callbacks import Argmax, Branch, FreezePath
-from gendiv_lightning.generators.diffusers_pipeline import DiffusersPipeline
+from gendiv_lightning.generators.diffusers_pipeline import DiffusersPipeline, makes_images
 from gendiv_lightning.records import NoiseKey, Prompt, PromptBatch
 
 TABLE = Path(__file__).parents[1] / "docs" / "reference" / "pipelines.md"
@@ -125,7 +125,7 @@ def other_pipelines() -> list[str]:
         names = inspect.signature(cls.__call__).parameters
         required = [n for n, p in names.items() if p.default is p.empty and n not in ("self", "args", "kwargs")]
         others = {"num_frames", "image", "mask_image", "control_image", "video", "num_images_per_prompt"}
-        if "prompt" in names and not set(required) - {"prompt"} and others & names.keys() == {"num_images_per_prompt"}:
+        if makes_images(cls) and not set(required) - {"prompt"} and others & names.keys() == {"num_images_per_prompt"}:
             found.append(name)
     return found
 
@@ -148,9 +148,11 @@ def table(rows: list[Row], untested: list[str]) -> str:
         "|---|---|---|---|---|",
         *(f"| `{r.pipeline}` | `{r.scheduler}` | {r.guidance} | {r.execution} | {r.rows} |" for r in rows),
         "",
-        "Any scheduler of diffusers can replace the checkpoint's own (`--model.scheduler`).",
+        "Another scheduler of the same kind can replace the checkpoint's own (`--model.scheduler`); one that the",
+        "pipeline cannot use is an error.",
         "",
-        "These classes have the same interface and no test:",
+        "These classes have the same interface and no test. Run `gendiv check-generator` before you use one: for",
+        "example `StableDiffusionPanoramaPipeline` mixes the rows of a batch, which the command reports.",
         "",
         *(f"- `{name}`" for name in untested),
         "",

@@ -118,6 +118,14 @@ def _escape_unprintable() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of the command."""
+    try:
+        _run(argv)
+    except KeyboardInterrupt:
+        sys.stderr.write("gendiv: interrupted\n")
+        sys.exit(130)  # as shells report SIGINT
+
+
+def _run(argv: list[str] | None) -> None:
     _escape_unprintable()
     arguments = sys.argv[1:] if argv is None else argv
     sys.path.append(os.getcwd())  # a config may name a class in a local module; last, so that it shadows nothing

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from gendiv_lightning.errors import (
@@ -46,6 +47,7 @@ from gendiv_lightning.weights.resolve import MissingWeightsError
 
 # Components that only filter or describe images.
 _LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
+_DENOISERS = ("unet", "transformer", "decoder")
 _NO_ENCODERS = ("unet", "transformer", "vae")
 _SET_ELSEWHERE = {
     "prompt": "the prompt set",
@@ -150,7 +152,9 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         self._check_parts(folder)
         self._check_call(folder)
         self._scheduler = self._make_scheduler(folder)
-        self.adds_noise = draws_step_noise(self._scheduler, self._steps(), self.call_args)
+        # Some schedulers change their configuration when their steps are set.
+        self._scheduler_config = {k: v for k, v in self._scheduler.config.items() if not k.startswith("_")}
+        self.adds_noise = draws_step_noise(self._scheduler, self._steps(), {**self._step_defaults(), **self.call_args})
         metadata = folder / "gendiv.json"
         self.is_toy = metadata.exists() and _read_json(metadata).get("toy") is True
         self._folder = folder
@@ -160,7 +164,6 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         import diffusers
 
         parts = {part: sha256(self.folder / part) for part in [*self._model_parts(), *self._tokenizer_parts()]}
-        scheduler = {k: v for k, v in self._scheduler.config.items() if not k.startswith("_")}
         return {
             "generator": self.family,
             "embedded": self.is_toy,
@@ -171,7 +174,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
             "guidance": self.guidance_scale if self.has_guidance else None,
             "image_size": self.image_size,
             "call_args": self.call_args,
-            "scheduler": {"class": type(self._scheduler).__name__, **scheduler},
+            "scheduler": {"class": type(self._scheduler).__name__, **self._scheduler_config},
             "execution_noise": self.adds_noise,
             **({"pipeline_settings": settings} if (settings := self._pipeline_settings()) else {}),
             **parts,
@@ -212,7 +215,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         left_out: dict[str, Any] = {part: None for part in _LEFT_OUT if part in known}
         if "requires_safety_checker" in known:
             left_out["requires_safety_checker"] = False
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _explained_loading(folder):
             # The argument was renamed; every supported version of diffusers accepts the old name.
             warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
             pipeline = self._class.from_pretrained(
@@ -300,13 +303,14 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         encodings = remembered_encodings(pipeline, self._encodings, self._encodings_on_disk)
         with keyed_noise(pipeline, sampler, self.branches) as trace, encodings, _explained(pipeline):
             output = pipeline(**arguments)
-        if trace.latents is None or len(trace.latents) != num_rows or len(output.images) != num_rows:
+        images = getattr(output, "images", ())
+        if trace.latents is None or len(trace.latents) != num_rows or len(images) != num_rows:
             raise PipelineError(
                 f"{type(pipeline).__name__} was called for {num_rows} images of one prompt and returned "
-                f"{len(output.images)}. gendiv requires one row of latents per image"
+                f"{len(images)}. gendiv requires one row of latents per image"
             )
         latents = check_finite(trace.latents, LATENTS)
-        images = check_finite(output.images.float(), PIXELS)
+        images = check_finite(images.float(), PIXELS)
         return LatentSamples(latents, (255 * images).round().clamp(0, 255).to(torch.uint8))
 
     def call(self, text: str, num_rows: int, guidance: float) -> dict[str, Any]:
@@ -358,6 +362,10 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         given = {name: value for name, value in self._index.items() if name in known and name not in self._listed()}
         given.pop("requires_safety_checker", None)  # never loaded
         return {name: value for name, value in given.items() if not _equal_as_json(value, known[name].default)}
+
+    def _step_defaults(self) -> dict[str, Any]:
+        """Arguments that the pipeline passes to the scheduler's step by default; the step itself has other defaults."""
+        return {"eta": self._arguments["eta"].default} if "eta" in self._arguments else {}
 
     def _steps(self) -> int:
         return self.num_steps or int(self._arguments["num_inference_steps"].default)
@@ -440,6 +448,21 @@ def check_call_values(values: Any, name: str = "call_args") -> None:
 
 
 @contextmanager
+def _explained_loading(folder: Path) -> Iterator[None]:
+    """Turn errors about weights, such as truncated files or other shapes, into one with the folder."""
+    try:
+        yield
+    except (GendivError, torch.OutOfMemoryError):
+        raise
+    except (AttributeError, LookupError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), "")
+        raise WrongWeightsError(
+            f"checkpoint: {folder} cannot be loaded ({type(error).__name__}: {reason}). Download it again, or check "
+            "that its configurations and weights belong together"
+        ) from error
+
+
+@contextmanager
 def _explained(pipeline: Any) -> Iterator[None]:
     """Turn errors inside a pipeline, for example about a scheduler that it cannot use, into one with its name."""
     try:
@@ -504,7 +527,7 @@ def _pipeline_class(name: Any, folder: Path) -> Any:
     }
     names = inspect.signature(pipeline_class.__call__).parameters
     is_other_task = pipeline_class in others and pipeline_class not in text_to_image
-    if "prompt" not in names or "num_frames" in names or is_other_task:
+    if is_other_task or not makes_images(pipeline_class):
         raise PipelineError(
             f"pipeline: {name} is not a text-to-image pipeline. Choose one of the same family with model.pipeline"
         )
@@ -513,6 +536,14 @@ def _pipeline_class(name: Any, folder: Path) -> Any:
             f"pipeline: {name} takes no {missing[0]}, so gendiv cannot call it. Choose another pipeline"
         )
     return pipeline_class
+
+
+def makes_images(pipeline_class: Any) -> bool:
+    """Whether a pipeline makes images from a prompt: not videos, and not only the input of a second stage."""
+    names = inspect.signature(pipeline_class.__call__).parameters
+    parts = inspect.signature(pipeline_class.__init__).parameters
+    is_video = "num_frames" in names or "video_length" in names
+    return "prompt" in names and not is_video and any(part in parts for part in _DENOISERS)
 
 
 def _equal_as_json(value: Any, default: Any) -> bool:

@@ -84,11 +84,11 @@ class Emu3(TransformersTokens):
             raise ConfigValueError(
                 f"image_size must be a multiple of {per_token}, got {self.pixels}. The official size is 720"
             )
-        num_visual = sum(name.startswith("<|visual token") for name in vocabulary)
+        num_visual = len({entry for name, entry in vocabulary.items() if name.startswith("<|visual token")})
         if num_visual != vq.codebook_size or "<|extra_200|>" not in vocabulary:
             raise WrongWeightsError(
                 f"checkpoint: vocabulary_map must name {vq.codebook_size} visual tokens and the row end "
-                f"<|extra_200|>, got {num_visual} visual tokens. Download the checkpoint again"
+                f"<|extra_200|>, got {num_visual} different visual tokens. Download the checkpoint again"
             )
         self.codebook_size, self.grid = int(vq.codebook_size), (side, side)
         self.row_end = int(vocabulary["<|extra_200|>"])

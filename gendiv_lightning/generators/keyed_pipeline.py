@@ -154,7 +154,10 @@ def _dry_run(scheduler: Any, num_steps: int, arguments: Mapping[str, Any], noise
     num_parts = 2 if str(scheduler.config.get("variance_type")).startswith("learned") else 1
     try:
         # The shift depends on the image size and does not affect whether noise is used.
-        scheduler.set_timesteps(num_steps, **({"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}))
+        settings: dict[str, Any] = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
+        if scheduler.config.get("invert_sigmas"):
+            settings["sigmas"] = [1 - step / num_steps for step in range(num_steps)]
+        scheduler.set_timesteps(num_steps, **settings)
         with KeyedNormals(lambda shape: torch.full(shape, noise), f"{name}.step"):
             for time in scheduler.timesteps[:num_steps]:
                 if hasattr(scheduler, "scale_model_input"):

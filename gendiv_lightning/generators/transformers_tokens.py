@@ -36,6 +36,9 @@ from gendiv_lightning.weights.resolve import resolve
 
 ADVICE = "  or, to run now on the toy model:   gendiv fit-free predict --config configs/tiny/llamagen_argmax.yaml"
 SCORED_AT_ONCE = 256  # positions whose logits `score_tokens` holds in memory together
+# In half precision the last digits depend on the length to which prompts are padded, and so on the other prompts of the
+# batch. There it is a multiple of this many tokens: only longer prompts still matter.
+PADDED_LENGTH = 256
 Ids = tuple[int, ...]
 
 
@@ -85,9 +88,11 @@ class TokenPredictor:
         device = self.first_logits.device
         self.lengths = torch.tensor([prefix.length for prefix in prefixes], device=device)
         self.longest = max(prefix.length for prefix in prefixes)
+        if generator.pads_batches:
+            self.longest = -(-self.longest // PADDED_LENGTH) * PADDED_LENGTH
         # Shorter prompts are left-padded. Without padding no mask is needed and attention is faster.
         is_real = torch.arange(self.longest, device=device) >= self.longest - self.lengths[:, None]
-        self.mask = None if is_real.all() else is_real.long()
+        self.mask = None if is_real.all() and not generator.pads_batches else is_real.long()
         self.cache: Any = DynamicCache()  # typed too widely: its layers may be of any kind
         for layer, parts in enumerate(zip(*(prefix.layers for prefix in prefixes), strict=True)):
             keys, values = (

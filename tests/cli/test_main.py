@@ -36,6 +36,17 @@ def test_the_parser_imports_nothing_heavy():
     assert ended.stdout == "[]\n"
 
 
+def test_an_interrupt_is_one_line(monkeypatch, capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "gendiv: interrupted\n"
+
+
 @pytest.mark.parametrize("words", [["predict", "--help"], ["validate", "--help"], ["--help"]])
 def test_the_help_of_predict_and_validate_shows_examples_and_options(words, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -12,7 +12,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from gendiv_lightning.callbacks import Argmax, CodebookSubset, FreezePath, Guidance, Temperature
-from gendiv_lightning.errors import NonFiniteError, PipelineError, ProbeError
+from gendiv_lightning.errors import NonFiniteError, PipelineError, ProbeError, WrongWeightsError
 from gendiv_lightning.generators.diffusers_pipeline import DiffusersPipeline
 from gendiv_lightning.generators.keyed_pipeline import draws_step_noise, keyed_noise
 from gendiv_lightning.generators.text_encodings import remembered_encodings
@@ -381,6 +381,8 @@ def broken(checkpoints: Path, folder: Path, change) -> str:
         ({"pipeline": "StableDiffusionImg2ImgPipeline"}, "StableDiffusionImg2ImgPipeline is not a text-to-image"),
         ({"pipeline": "StableVideoDiffusionPipeline"}, "is not a text-to-image pipeline"),
         ({"pipeline": "os.system"}, "diffusers has no pipeline class 'os.system'"),
+        ({"pipeline": "LattePipeline"}, "LattePipeline is not a text-to-image pipeline"),
+        ({"pipeline": "StableCascadePriorPipeline"}, "is not a text-to-image pipeline"),
         ({"pipeline": "StableDiffusion3Pipeline"}, "StableDiffusion3Pipeline needs transformer, which .*does not have"),
         ({"scheduler": "SchedulerMixin"}, "diffusers has no scheduler 'SchedulerMixin'"),
         ({"scheduler": "VQDiffusionScheduler"}, "VQDiffusionScheduler cannot be made from .*num_vec_classes"),
@@ -412,6 +414,35 @@ def test_settings_that_do_not_fit_are_an_error_before_weights_load(make, setting
 def test_an_incomplete_checkpoint_is_an_error(checkpoints, tmp_path, change, message) -> None:
     with pytest.raises(ValueError, match=message):
         DiffusersPipeline(broken(checkpoints, tmp_path, change)).locate()
+
+
+def test_the_default_eta_of_the_pipeline_decides_whether_noise_is_added(make) -> None:
+    generators = [make(scheduler="TCDScheduler", call_args=call) for call in ({}, {"eta": 0.5})]
+    for generator in generators:
+        generator.locate()
+    assert [generator.adds_noise for generator in generators] == [False, True]  # the step's own default is 0.3
+
+
+def test_a_flow_with_inverted_sigmas_can_be_checked_without_its_pipeline() -> None:
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, invert_sigmas=True)
+    assert not draws_step_noise(scheduler, 3, {})
+
+
+def test_the_fingerprint_is_the_same_before_and_after_sampling(make, make_batch) -> None:
+    generator = make(scheduler="DPMSolverSinglestepScheduler")
+    generator.locate()
+    before = generator.identity()
+    generator.sample(make_batch(TEXTS[0]))
+    assert generator.identity() == before
+
+
+def test_damaged_weights_are_an_error_with_their_folder(checkpoints, tmp_path) -> None:
+    def cut(folder: Path) -> None:
+        path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        path.write_bytes(path.read_bytes()[:-100])
+
+    with pytest.raises(WrongWeightsError, match=r"broken cannot be loaded \(.*Download it again"):
+        DiffusersPipeline(broken(checkpoints, tmp_path, cut)).load()
 
 
 def test_an_error_inside_the_pipeline_names_it_and_its_scheduler(make, make_batch) -> None:

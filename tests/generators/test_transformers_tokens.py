@@ -386,6 +386,16 @@ def test_the_image_tokenizer_stays_in_float32(make):
     assert "batch_size" in generator.identity()
 
 
+def test_in_half_precision_a_sample_does_not_depend_on_prompts_of_other_lengths(make, make_batch):
+    generator = make(dtype="bfloat16", guidance_scale=3.0)
+    generator.load()
+    alone, together = (
+        generator.sample(make_batch(*texts, num_samples=2)).samples for texts in (TEXTS[-1:], (TEXTS[-1], *TEXTS[:-1]))
+    )
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one, other[: len(one)])
+
+
 def test_codebook_and_grid_are_read_from_the_checkpoint(make):
     generator = make()
     assert generator.codebook_size == 0

@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     make = partial(make_generator, arguments.generator)
     generator = make()
     generator.locate()
+    generator.check_probes([])  # settings beyond the codebook, whose size `locate` may have read
     try:
         generator.check_prompts(texts)
     except ValueError as error:
