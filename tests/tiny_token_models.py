@@ -80,17 +80,20 @@ def build_janus(folder: Path) -> Path:
     return folder
 
 
+# Answers of models that read, and words of the questions.
+_ANSWERS = ["Yes", "yes", "No", *"ABCDEFGHIJKLMNOPQRST", *'.?"', "Answer", "What"]
+_CHAT = (
+    "{% for message in messages %}user : {% for part in message['content'] %}"
+    "{{ 'IMAGE' if part['type'] == 'image' else part['text'] }} {% endfor %}{% endfor %}"
+    "{% if add_generation_prompt %} assistant :{% endif %}"
+)
+
+
 def build_llava(folder: Path) -> Path:
     """LLaVA, which answers questions about images of any size, at 32 pixels."""
     from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-    letters = "ABCDEFGHIJKLMNOPQRST"
-    tokenizer = _tokenizer({"image_token": "<image>"}, ["Yes", "yes", "No", *letters, *'.?"', "Answer", "What"])
-    template = (
-        "{% for message in messages %}user : {% for part in message['content'] %}"
-        "{{ '<image>' if part['type'] == 'image' else part['text'] }} {% endfor %}{% endfor %}"
-        "{% if add_generation_prompt %} assistant :{% endif %}"
-    )
+    tokenizer = _tokenizer({"image_token": "<image>"}, _ANSWERS)
     size = {"height": PIXELS, "width": PIXELS}
     images = CLIPImageProcessor(**NORMALISATION, size=size, do_center_crop=False)
     vision = {
@@ -114,7 +117,38 @@ def build_llava(folder: Path) -> Path:
         patch_size=PIXELS_PER_TOKEN,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=template,
+        chat_template=_CHAT.replace("IMAGE", "<image>"),
+    ).save_pretrained(folder)
+    return folder
+
+
+def build_qwen2_vl(folder: Path) -> Path:
+    """Qwen2-VL, which answers questions about images of any size and reads them in patches of 8 pixels."""
+    import transformers
+
+    named = {
+        "image_token": "<|image_pad|>",
+        "video_token": "<|video_pad|>",
+        "vision_bos_token": "<|vision_start|>",
+        "vision_eos_token": "<|vision_end|>",
+    }
+    tokenizer = _tokenizer(named, _ANSWERS)
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    ids = dict(zip(names, tokenizer.convert_tokens_to_ids([*named.values()]), strict=True))
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
+    text = {**LANGUAGE_MODEL, "vocab_size": len(tokenizer), "max_position_embeddings": 256, "rope_parameters": rope}
+    patches = {"patch_size": 8, "temporal_patch_size": 2}
+    vision = {"depth": 1, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "spatial_merge_size": 2, "mlp_ratio": 2}
+    config = transformers.Qwen2VLConfig(text_config=text, vision_config={**vision, **patches}, **ids)
+    model = transformers.Qwen2VLForConditionalGeneration(config)
+    randomise(model, lm_head=2.0, embed_tokens=5.0)
+    model.save_pretrained(folder)
+    sizes = {**patches, "merge_size": 2, "min_pixels": 256, "max_pixels": 4096}
+    transformers.Qwen2VLProcessor(
+        transformers.Qwen2VLImageProcessor(**sizes),
+        tokenizer,
+        transformers.Qwen2VLVideoProcessor(**sizes),
+        chat_template=_CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"),
     ).save_pretrained(folder)
     return folder
 

@@ -1,4 +1,4 @@
-"""A tiny random LLaVA of transformers: its probabilities are those of its own first token."""
+"""Tiny random models of transformers: probabilities are those of their own first token."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from PIL import Image
-from tiny_token_models import build_llava
+from tiny_token_models import build_llava, build_qwen2_vl
 
 from gendiv_lightning.errors import (
     ConfigValueError,
@@ -37,14 +37,14 @@ def scorer(folder):
     return scorer
 
 
-def next_tokens(folder, image, text):
+def next_tokens(folder, image, text, family="Llava", place="<image>"):
     """Probabilities of the model's next token by its text, through the processor and the model alone."""
-    from transformers import LlavaForConditionalGeneration, LlavaProcessor
+    import transformers
 
-    processor = LlavaProcessor.from_pretrained(folder)
-    model = LlavaForConditionalGeneration.from_pretrained(folder).eval()
+    processor = getattr(transformers, f"{family}Processor").from_pretrained(folder)
+    model = getattr(transformers, f"{family}ForConditionalGeneration").from_pretrained(folder).eval()
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-    inputs = processor(images=picture, text=f"user : <image> {text}  assistant :", return_tensors="pt")
+    inputs = processor(images=[picture], text=[f"user : {place} {text}  assistant :"], return_tensors="pt")
     with torch.no_grad():
         shares = model(**inputs).logits[0, -1].double().softmax(0)
     return {processor.tokenizer.decode([number]): share.item() for number, share in enumerate(shares)}
@@ -59,6 +59,17 @@ def test_the_probability_of_yes_is_that_of_the_models_next_token(folder, scorer)
         assert shares["Yes"] > 0 < shares["yes"]
     assert affirmed.std() > 1e-3
     assert affirmed.dtype == torch.float64
+
+
+def test_models_of_another_family_give_their_probabilities_too(tmp_path):
+    """Qwen2-VL cuts an image into patches and has positions of its own."""
+    scorer = TransformersScorer(str(build_qwen2_vl(tmp_path)))
+    affirmed = scorer.affirm(IMAGES, "two green hills")
+    for image, found in zip(IMAGES, affirmed, strict=True):
+        text = 'Does this figure show "two green hills"? Please answer yes or no.'
+        shares = next_tokens(tmp_path, image, text, "Qwen2VL", "<|vision_start|><|image_pad|><|vision_end|>")
+        assert found.item() == pytest.approx(shares["Yes"] + shares["yes"], rel=1e-6)
+    assert affirmed.std() > 1e-3
 
 
 def test_the_probability_of_a_value_is_that_of_its_letter_in_both_orders(folder, scorer):
