@@ -208,6 +208,8 @@ def config_classes() -> Iterator[tuple[str, str, str, list[tuple[str, str]]]]:
     yield "Measure", "measure", "`measure:` in a config.", measure
     note = "Names in `metrics:` of `measure`, and options in their brackets: `vendi[dinov2,q=2]`."
     yield "Options of metrics", "metrics", note, registered("metrics")
+    note = "In the brackets of `attributes` and `vqa_score`, after the scorer: `vqa_score[endpoint,model=NAME]`."
+    yield "Options of scorers", "metrics", note, registered("scorers")
 
 
 def _keys(found: Any, key: str) -> list[str]:
