@@ -46,6 +46,7 @@ PACKAGES = {
     "records": "The records that travel through a run",
     "metrics": "Metrics and the registry of their names",
     "features": "Feature networks",
+    "attributes": "Attribute lists: what prompts leave open and state",
     "scorers": "Models that answer questions about images",
     "functional": "Estimators as pure functions of tensors",
     "prompts": "Prompt files, prompt sets and paraphrases",

@@ -30,7 +30,7 @@ class Proposed(NamedTuple):
     Attributes:
         prompt: the prompt.
         attributes: its attributes; empty if no answer was valid.
-        problem: what is wrong with the last answer; empty if it is valid.
+        problem: error in the last answer; empty if it is valid.
         num_invalid: number of invalid answers.
         date: of the last answer, ISO 8601; empty if there was no request.
     """
