@@ -7,6 +7,7 @@ from running import TINY
 
 from gendiv_lightning.cli import predict as fit_free
 from gendiv_lightning.cli.main import main
+from gendiv_lightning.runs.load import read_run
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # deprecations in diffusers and transformers
 
@@ -69,6 +70,55 @@ def test_an_autoregressive_and_a_continuous_model_side_by_side_in_bits(runs, cap
     sides = runs / "llamagen", runs / "latent_diffusion"
     assert gendiv("compare", *sides, "--only", "codebook[tiny]") == 0
     assert "codebook[tiny]/h_total" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_finished_runs_are_compared_in_bits_by_metrics_that_they_did_not_measure(runs, capsys):
+    names = "codebook[tiny],kernel_entropy[tiny,bandwidth=3.2],conditional_vendi[tiny,given=path],vendi[tiny]"
+    assert gendiv("compare", runs / "llamagen", runs / "latent_diffusion", "--metrics", names) == 0
+    printed = capsys.readouterr().out
+    compared = {line.split()[0]: line for line in printed.splitlines() if "[" in line}
+    for name in ("codebook[tiny]/h_exec", "h_exec/kernel[tiny,bandwidth=3.2]", "diversity/vendi[tiny]"):
+        assert compared[name].count("[") >= 2, "a difference with its interval"
+    assert "diversity/information_vendi[tiny,given=path]" in compared
+    assert LPIPS not in compared
+    stored = read_run(runs / "llamagen").estimates["codebook[tiny]/h_total"].value
+    assert f"{stored:.4f}" in compared["codebook[tiny]/h_total"], "measured again, it is the number of the run"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kernels_vendi_scores_and_the_codebook_of_any_family_from_one_command(runs, family, capsys):
+    """With and without the path as condition; the factors of a Vendi score multiply to that of all samples."""
+    names = ["codebook[tiny]", "kernel_entropy[tiny-clip]", "vendi[tiny]", "vendi_set[tiny]", "conditional_vendi[tiny]"]
+    names += ["conditional_vendi[tiny,q=2]", "conditional_vendi[tiny,given=path]"]
+    assert gendiv("measure", runs / family, "--metrics", ",".join(names)) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    values = {
+        words[0]: float(words[1]) for words in lines if len(words) > 4 and "[" in words[0] and words[2][0] in "[n"
+    }
+    whole = values["diversity/vendi_set[tiny]"]
+    for given in ("", ",given=path"):
+        factors = [values[f"diversity/{name}_vendi[tiny{given}]"] for name in ("conditional", "information")]
+        assert factors[0] * factors[1] == pytest.approx(whole, rel=1e-3)
+    assert values["h_total/kernel[tiny-clip]"] == pytest.approx(
+        values["h_exec/kernel[tiny-clip]"] + values["h_path/kernel[tiny-clip]"], abs=2e-4
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "knob"), [("llamagen", "temperature"), ("latent_diffusion", "guidance_scale")])
+def test_a_sweep_of_a_family_is_compared_at_equal_quality(family, knob, tmp_path, capsys):
+    for number in (0.8, 1.0, 1.5):
+        words = ["--config", TINY / f"{family}.yaml", "--run_dir", tmp_path / f"{number}", "--wandb", "disabled"]
+        words += ["--data.limit", 4, "--data.num_samples", 4, f"--model.{knob}", number]
+        fit_free.main(["predict", *map(str, words), '--measure.metrics=["lpips[tiny]","clip_score[tiny-clip]"]'])
+    sides = [f"{tmp_path / '0.8'},{tmp_path / '1.5'}", tmp_path / "1.0"]
+    assert gendiv("compare", *sides, "--at-equal", "quality/clip_score[tiny-clip]") == 0
+    printed = capsys.readouterr().out
+    (row,) = (line for line in printed.splitlines() if line.startswith("1.0 "))
+    assert "[" in row or "A reaches no such quality" in row
+    assert "corrected for the" in printed
 
 
 @pytest.mark.slow

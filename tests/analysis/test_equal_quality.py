@@ -177,3 +177,19 @@ def test_a_balanced_design_is_refused_with_the_reason(unequal, tmp_path, design,
     message = gendiv("compare", unequal / "four", folder)
     assert "data.num_samples (4 and 8)" in message
     assert reason in message
+
+
+def test_metrics_that_the_runs_did_not_measure_are_measured_on_their_images(study, capsys):
+    sides = study / "baseline", study / "argmax"
+    assert gendiv("compare", *sides, "--metrics", "vendi[tiny],pixel_cosine,codebook") == 0
+    compared = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line}
+    own = [read_run(side).estimates["codebook/entropy_bits"].value for side in sides]
+    assert compared["codebook/entropy_bits"][1:3] == [f"{value:.4f}" for value in own]
+    assert float(compared["diversity/vendi[tiny]"][1]) >= 1
+    assert LPIPS not in compared
+    for words, message in (
+        (["--metrics", "nothing"], "metric 'nothing' is unknown"),
+        (["--metrics", "fid"], "requires a reference of real images"),
+        (["--metrics", "vendi", "--at-equal", QUALITY], "--metrics is for the comparison of two sides"),
+    ):
+        assert message in gendiv("compare", *sides, *words)

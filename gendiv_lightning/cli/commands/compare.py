@@ -29,6 +29,9 @@ another backbone, reference or resize rule of a metric, other package versions, 
 settings within one side. --anyway compares the prompts that both sides share, with a warning. If only the numbers of
 samples differ, numbers that grow with it (Vendi scores, codebook coverage) are rarefied to the smaller one.
 
+--metrics measures metrics on the stored images first, so that finished runs can be compared by numbers that they did
+not measure: an autoregressive and a continuous model in bits of one codebook, for example.
+
 --between compares models instead: the mean distance of samples of different models with that of samples of one model,
 per prompt. Are different models more alike than they should be?
 
@@ -40,6 +43,7 @@ examples:
   gendiv compare runs/tiny-llamagen-1a2b3c4d runs/tiny-llamagen_argmax-5e6f7a8b
   gendiv compare runs/base-0,runs/base-1 runs/subset-0,runs/subset-1 --only diversity
   gendiv compare runs/base runs/frozen --only h_total/token --margin 5%
+  gendiv compare runs/llamagen runs/latent_diffusion --metrics 'codebook[tiny],kernel_entropy[tiny,bandwidth=3.2]'
   gendiv compare --between runs/llamagen runs/amused runs/vq_diffusion --distance 'lpips[tiny]'
   gendiv compare runs/cfg-2,runs/cfg-4,runs/cfg-8 runs/enhanced --at-equal 'quality/clip_score[tiny-clip]'
 """
@@ -56,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="PREFIX",
         help="only numbers whose name starts with PREFIX, such as diversity or h_",
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="METRICS",
+        help="measure these metrics on the stored images of all runs, and compare them instead of the stored numbers; "
+        "names as in gendiv measure, separated by commas",
     )
     parser.add_argument(
         "--margin",
@@ -89,9 +99,12 @@ def run(arguments: argparse.Namespace) -> int:
     margin = _margin(arguments.margin) if arguments.margin else None
     a, b = ([read_run(path) for path in side.split(",")] for side in (arguments.a, arguments.b))
     obstacles, reason = find_obstacles(a, b), ""
+    names = _metrics(a + b, arguments.metrics) if arguments.metrics else None
+    if names:
+        obstacles = [obstacle for obstacle in obstacles if not obstacle.difference.is_below("metrics")]
     if arguments.at_equal:
         obstacles = [obstacle for obstacle in obstacles if not obstacle.side]
-    elif obstacles and all(obstacle.difference.key in NUM_SAMPLES for obstacle in obstacles):
+    elif names is None and obstacles and all(obstacle.difference.key in NUM_SAMPLES for obstacle in obstacles):
         reason = next(filter(None, map(why_not, (*a, *b))), "")
         if not reason:
             a, b, note = _rarefied(a, b)
@@ -106,6 +119,10 @@ def run(arguments: argparse.Namespace) -> int:
     write(f"A: {arguments.a}\nB: {arguments.b}\n\n")
     if arguments.at_equal:
         return _at_equal(a, b, arguments)
+    if names:
+        from gendiv_lightning.analysis.remeasure import remeasure
+
+        a, b = ([remeasure(each, names) for each in side] for side in (a, b))
     comparison = compare_runs(a, b, arguments.only)
     write(f"{_table(comparison)}\n")
     if margin:
@@ -124,7 +141,7 @@ def _check(arguments: argparse.Namespace) -> None:
             f"expected two sides, got {2 + len(arguments.more)}. Separate the runs of one side by commas, or pass "
             "--between"
         )
-    alone = [f"--{name}" for name in ("only", "margin") if getattr(arguments, name)]
+    alone = [f"--{name}" for name in ("only", "margin", "metrics") if getattr(arguments, name)]
     if chosen and alone:
         raise OptionConflictError(f"{alone[0]} is for the comparison of two sides. Leave it out")
     if arguments.anyway and arguments.between:
@@ -133,6 +150,17 @@ def _check(arguments: argparse.Namespace) -> None:
         raise OptionConflictError("--distance is for --between and --at-equal. Remove it, or use --only")
     if arguments.resize is not None and (not arguments.between or arguments.resize < 1):
         raise ConfigValueError(f"--resize must be at least 1, and is of --between, got {arguments.resize}. Correct it")
+
+
+def _metrics(runs: list[Run], given: str) -> list[str]:
+    """Names of metrics that the stored samples of all runs suffice for."""
+    from gendiv_lightning.analysis.remeasure import make_metrics_of
+    from gendiv_lightning.metrics.registry import split_names
+
+    names = split_names(given)
+    for each in runs:
+        make_metrics_of(each, names)
+    return names
 
 
 def _rarefied(a: list[Run], b: list[Run]) -> tuple[list[Run], list[Run], str]:
