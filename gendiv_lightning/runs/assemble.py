@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, NamedTuple, Protocol
+from warnings import catch_warnings, simplefilter
 
 from gendiv_lightning.errors import MetricInputError
 from gendiv_lightning.generators.base import Generator, TokenGenerator
@@ -164,7 +165,10 @@ def assemble(parts: Parts, *, thorough: bool = True) -> Run:
         metadata = _metadata(generator, prompt_set, chosen)
         for metric in parts.metrics:
             metric.load()
-            metric.check_prompts([prompt.text for prompt in prompt_set.prompts])
+            with catch_warnings(record=True) as caught:
+                simplefilter("always")
+                metric.check_prompts([prompt.text for prompt in prompt_set.prompts])
+            warnings += tuple(str(warning.message) for warning in caught)
     return Run(parts, prompt_set, design, _protocol(parts), _description(parts), metadata, warnings)
 
 
