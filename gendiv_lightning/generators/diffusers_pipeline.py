@@ -303,7 +303,7 @@ class DiffusersPipeline(Generator[list[str], LatentSamples]):
         encodings = remembered_encodings(pipeline, self._encodings, self._encodings_on_disk)
         with keyed_noise(pipeline, sampler, self.branches) as trace, encodings, _explained(pipeline):
             output = pipeline(**arguments)
-        images = getattr(output, "images", ())
+        images: Any = getattr(output, "images", ())
         if trace.latents is None or len(trace.latents) != num_rows or len(images) != num_rows:
             raise PipelineError(
                 f"{type(pipeline).__name__} was called for {num_rows} images of one prompt and returned "
