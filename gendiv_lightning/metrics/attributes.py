@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -48,8 +50,12 @@ class Attributes(PromptMetric):
     short = "attribute entropy"
     needs = ("images", "prompt")
 
+    shown: MutableSequence[Tensor]
+
     def __init__(self, scorer: ImageScorer, list: str) -> None:
         super().__init__()
+        # (values of a prompt, 4) int64 each: indices of prompt, attribute and value, and the number of images.
+        self.add_state("shown", default=[], dist_reduce_fx="cat")
         self.scorer, self.attributes = scorer, read_attributes(list)
         self.features = scorer.features
 
@@ -105,11 +111,39 @@ class Attributes(PromptMetric):
             self.scorer.check(question)
 
     @override
+    def empty_states(self) -> dict[str, Tensor]:
+        return {**super().empty_states(), "shown": torch.zeros(0, 4, dtype=torch.int64)}
+
+    def answers(self, texts: Mapping[int, str]) -> Sequence[dict[str, Any]]:
+        """For each prompt, attribute and value the number of images that show it, by prompt index.
+
+        Args:
+            texts: the text of each measured prompt, by its index.
+        """
+        rows = sorted(row for part in self.shown for row in part.tolist())
+        found = []
+        for index, attribute, value, num_images in rows:
+            question, stated = self.attributes.of(texts[index])[attribute]
+            found.append(
+                {
+                    "prompt": texts[index],
+                    "attribute": question.name,
+                    "stated": stated,
+                    "value": question.values[value],
+                    "images": num_images,
+                    "scorer": self.scorer.tag,
+                }
+            )
+        return found
+
+    @override
     def measure(self, samples: PromptSamples) -> list[float]:
         images = samples.images.to(self.device)
         entropies, shares, covered, agreements = list[float](), list[float](), list[float](), list[float]()
-        for question, stated in self.attributes.of(samples.prompt):
+        for number, (question, stated) in enumerate(self.attributes.of(samples.prompt)):
             counts = value_counts(self.scorer, images, question)
+            rows = [[samples.place, number, value, count] for value, count in enumerate(counts.tolist())]
+            self.shown.append(torch.tensor(rows, device=self.device))
             if stated is not None:
                 agreements.append(counts[question.values.index(stated)].item() / len(images))
                 continue

@@ -260,7 +260,8 @@ class RunFolder:
                 yield shard, NoiseKey(*name)
 
     def prompt_texts(self) -> list[str]:
-        """The text of every stored prompt, each once."""
+        """The text of every stored prompt, each once; raises DamagedRunError as `finished_prompts` does."""
+        self.finished_prompts()
         texts = (read_shard(shard, [schema.PROMPT])[schema.PROMPT].to_pylist() for shard in self.shards())
         return list(dict.fromkeys(text for column in texts for text in column))
 

@@ -2,13 +2,17 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 from chat_server import serving, status
+from PIL import Image
 
 from gendiv_lightning.attributes.lists import read_attributes
 from gendiv_lightning.cli import main as cli
 from gendiv_lightning.datamodules import PromptData
 from gendiv_lightning.storage.named_files import named_file
+from gendiv_lightning.toy import postcards
 from gendiv_lightning.toy.scorer import postcard_attributes
 
 POSTCARDS = named_file("toy:postcards.jsonl")
@@ -80,3 +84,19 @@ def test_nothing_is_written_if_no_answer_is_valid(tmp_path, monkeypatch):
         code = run(POSTCARDS, "--model", "tiny", "--limit", 2, "--out", tmp_path / "list.jsonl")
     assert "gave no valid attributes for 2 of 2 prompts" in code
     assert not (tmp_path / "list.jsonl").exists()
+
+
+def test_measure_writes_how_many_images_show_each_value(tmp_path, capsys):
+    folder = tmp_path / "images" / "blue sky"
+    folder.mkdir(parents=True)
+    for number, image in enumerate(postcards.render(torch.tensor([0, 17, 30_000]))):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+    line = ["measure", str(tmp_path / "images"), "--metrics", "attributes[postcards,list=postcards]"]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*line, "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 0
+    assert "attributes/agreement[postcards]" in capsys.readouterr().out
+    rows = pq.read_table(tmp_path / "out" / "attributes.parquet").to_pylist()
+    sky = {row["value"]: row["images"] for row in rows if row["attribute"] == "sky"}
+    assert (sky["blue"], sum(sky.values())) == (2, 3)
+    assert {row["stated"] for row in rows if row["attribute"] == "sky"} == {"blue"}

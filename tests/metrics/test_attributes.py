@@ -89,6 +89,21 @@ def test_equal_images_have_no_entropy_although_the_scorer_is_unsure(path):
     assert found["coverage"].value == (1 / 4 + 1 / 2) / 2
 
 
+def test_the_answers_count_the_images_of_each_value(path):
+    metric = Attributes(FirstPixel(), path)
+    metric.update(shows("a red car", 0, 0, 1, 0, place=5))
+    metric.update(shows("a car", 0, 3, place=2))
+    answers = metric.answers({2: "a car", 5: "a red car"})
+    assert [(row["attribute"], row["value"], row["images"]) for row in answers[:6]] == [
+        *zip(["colour"] * 4, COLOURS, [1, 0, 0, 1], strict=True),
+        ("age", "old", 1),
+        ("age", "new", 1),
+    ]
+    expected = {"prompt": "a red car", "attribute": "colour", "stated": "red", "value": "red", "images": 3}
+    assert answers[6] == {**expected, "scorer": "pixel"}
+    assert Attributes(FirstPixel(), path).answers({}) == []
+
+
 def test_one_sample_has_coverage_but_no_entropy(path):
     found = measured(path, shows("a car", 3))
     assert math.isnan(found["entropy_bits"].value)

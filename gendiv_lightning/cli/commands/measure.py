@@ -177,7 +177,7 @@ def run(arguments: argparse.Namespace) -> int:
         write(f"{num_single} prompts have a single image, and enter no distance\n", sys.stderr)
     write(f"{format_estimates(estimates)}\n\n{format_methods(estimates)}\n")
     if arguments.out is not None:
-        _write(arguments.out, metrics, estimates, [texts[place] for place in sorted(texts)], columns)
+        _write(arguments.out, metrics, estimates, texts, columns)
         _write_pairs(arguments.out, pairs)
         write(f"\nResults: {arguments.out}\n")
     return 0
@@ -229,17 +229,22 @@ def _write(
     path: Path,
     metrics: list[SampleMetric],
     estimates: dict[str, Estimate],
-    texts: list[str],
+    texts: dict[int, str],
     columns: dict[str, Tensor],
 ) -> None:
-    """Write the files of `--out`. `rank_frequency.csv` is for a log-log plot of codebook usage."""
+    """Write the files of `--out`.
+
+    `rank_frequency.csv` is for a log-log plot of codebook usage, `attributes.parquet` counts the values of attributes.
+    """
     import pyarrow as pa
     from pyarrow import csv
 
     from gendiv_lightning.functional.entropy import zipf
+    from gendiv_lightning.metrics.attributes import Attributes
     from gendiv_lightning.metrics.codebook import CodebookUsage
     from gendiv_lightning.runs.folder import RunFolder
     from gendiv_lightning.storage.atomic import write_atomically
+    from gendiv_lightning.storage.parquet import write_parquet
 
     folder = RunFolder(path)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -249,7 +254,12 @@ def _write(
         text = io.BytesIO()
         csv.write_csv(ranks, text)
         write_atomically(path / "rank_frequency.csv", lambda p: p.write_bytes(text.getvalue()))
-    folder.write_per_prompt(pa.table({"prompt": texts, **{name: c.numpy() for name, c in columns.items()}}))
+    answers = [row for metric in metrics if isinstance(metric, Attributes) for row in metric.answers(texts)]
+    if answers:
+        table = pa.Table.from_pylist(answers)
+        write_atomically(path / "attributes.parquet", lambda p: write_parquet(table, p))
+    prompts = [texts[place] for place in sorted(texts)]
+    folder.write_per_prompt(pa.table({"prompt": prompts, **{name: c.numpy() for name, c in columns.items()}}))
     folder.write_metrics(estimates)
 
 
