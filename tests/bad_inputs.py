@@ -379,6 +379,7 @@ OPTIONS: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {
         "--list": ("", "/nowhere/x", "{bad}/list.json", "{folder}"),
         "--attribute": ("", "x", "Sky"),
         "--json": ("", "x.txt", "{folder}", "{bad}/list.json/x.json"),
+        "--device": ("x", "", "cuda", "mps"),
     },
     ("show", "{run}"): {"": ("/nowhere/x", "{folder}", "{bad}/list.json", "{images}", ""), "--only": ("", "nothing")},
     ("report", "{run}", "--out", "{out}/report"): {
@@ -794,7 +795,6 @@ UNFIT = {
     "compare a run with itself": (("compare", "{run}", "{run}"), "same"),
     "compare a run twice on a side": (("compare", "{run},{run}", "{argmax}"), "twice"),
     "drift of a run from itself": (("drift", "{run}", "{run}"), "twice"),
-    "drift over other prompts": (("drift", "{run}", "{flat}"), "prompts"),
     "the split of a file": ((*PREDICT, "--data.split", "train"), "split"),
     "a path and a dataset": ((*PREDICT, "--data.dataset", "x"), "dataset"),
     "neither path nor dataset": ((*PREDICT, "--data.path", "null"), "path"),

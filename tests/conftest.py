@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from study_runs import decomposed, hostile, study  # noqa: F401  fixtures
+from study_runs import decomposed, drifting, hostile, study  # noqa: F401  fixtures
 from tiny_token_models import PIXELS, build_emu3, build_glm_image, build_janus
 
 from gendiv_lightning.generators import VAR, Amused, Emu3, GLMImage, Janus, LlamaGen, Meissonic, VQDiffusion
@@ -48,7 +48,7 @@ RUN = {
     *("cli", "contract", "generators", "testing", "toy", "tracking", "test_api.py", "test_ddp.py", "test_examples.py"),
     *("test_from_captions_to_runs.py", "test_hub.py", "test_package.py", "test_readme.py", "test_soak.py"),
     *("test_real_backbones.py", "test_real_pictures.py"),
-    *("decomposed", "hostile", "study"),
+    *("decomposed", "drifting", "hostile", "study"),
 }
 
 

@@ -49,3 +49,17 @@ def decomposed(weights, tmp_path_factory):
     for name, more in {"plain": [], "argmax": [f"{add}Argmax"], "subset": [*subset, usage]}.items():
         predict(weights, folder / name, one_wording, *more, config="llamagen_decompose")
     return folder
+
+
+FEW_METRICS = ("--measure.metrics=[pixel_cosine]", "--measure.reference=null")
+
+
+@pytest.fixture(scope="session")
+def drifting(weights, tmp_path_factory):
+    """Folder of a baseline, a subset and a temperature, 6 prompts x 4 samples each."""
+    folder = tmp_path_factory.mktemp("drifting")
+    subset = ("--probes+=CodebookSubset", "--probes.select=random", "--probes.ratio=0.1")
+    predict(weights, folder / "plain", *FEW_METRICS, limit=6)
+    predict(weights, folder / "subset", *FEW_METRICS, *subset, limit=6)
+    predict(weights, folder / "warm", *FEW_METRICS, "--probes+=Temperature", "--probes.temperature=3", limit=6)
+    return folder

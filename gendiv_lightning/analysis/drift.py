@@ -177,16 +177,24 @@ def stated_values(prompts: Sequence[Sequence[Attribute]]) -> list[StatedValues]:
     return [each for each in everything if int((each.stated >= 0).sum()) > 1]
 
 
-def read_answers(run: Run, scorer: ImageScorer, attributes: Sequence[StatedValues]) -> Answers:
-    """Score the stored images of a run with a loaded scorer; prompts that state nothing are not scored."""
+def read_answers(run: Run, scorer: ImageScorer, attributes: Sequence[StatedValues], device: str = "cpu") -> Answers:
+    """Score the stored images of a run; prompts that state nothing are not scored.
+
+    Args:
+        run: the run.
+        scorer: the scorer, loaded.
+        attributes: over the run's prompts.
+        device: device of the images, and of the scorer's features.
+    """
     seen = [torch.full((len(run.prompts), len(q.values)), math.nan, dtype=torch.float64) for q, _ in attributes]
     entropy = torch.full((len(run.prompts),), math.nan, dtype=torch.float64)
     shards = tqdm(run.folder.shards(), desc=f"Scoring {run.folder.path.name}", unit="shard", delay=2, leave=False)
     for batch in run.folder.read_samples(shards):
         for samples in split_by_prompt(batch):
+            images = samples.images.to(device)
             for rows, (question, stated) in zip(seen, attributes, strict=True):
                 if stated[samples.place] >= 0:
-                    rows[samples.place] = scorer.choose(samples.images, question).mean(0)
+                    rows[samples.place] = scorer.choose(images, question).mean(0)
             if samples.entropy is not None:
                 entropy[samples.place] = samples.entropy.double().mean()
     return Answers(tuple(seen), None if entropy.isnan().any() else entropy)

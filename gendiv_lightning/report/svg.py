@@ -240,7 +240,7 @@ def heat_map(title: str, names: Sequence[str], values: Sequence[Sequence[float]]
         is_change: gains and losses have different colours, and a sign.
     """
     longest = _CHARACTER * max(map(len, names))
-    left, top = round(longest) + 12, round(0.75 * longest) + 36
+    left, top = round(longest) + 20, round(0.75 * longest) + 36
     parts = [_text(2, 14, title, "title")]
     for column, name in enumerate(names):
         x, y = left + _CELL[0] * (column + 0.5), top - 6

@@ -4,14 +4,13 @@ import json
 
 import pytest
 from running import predict
+from study_runs import FEW_METRICS
 
 from gendiv_lightning.analysis.drift_file import read_drift
 from gendiv_lightning.cli.main import main
 from gendiv_lightning.runs.load import read_run
 from gendiv_lightning.toy import postcards
 from gendiv_lightning.toy.scorer import PostcardScorer, postcard_attributes
-
-FEW = ("--measure.metrics=[pixel_cosine]", "--measure.reference=null")
 
 
 def gendiv(*words):
@@ -21,14 +20,12 @@ def gendiv(*words):
 
 
 @pytest.fixture(scope="module")
-def runs(weights, tmp_path_factory):
-    """Baseline, subset and temperature, 6 prompts x 4 samples; and a run over fewer prompts."""
+def runs(drifting, weights, tmp_path_factory):
+    """Baseline, subset and temperature over the same prompts; and a run over fewer prompts."""
     folder = tmp_path_factory.mktemp("drift")
-    subset = ("--probes+=CodebookSubset", "--probes.select=random", "--probes.ratio=0.1")
-    predict(weights, folder / "plain", *FEW, limit=6)
-    predict(weights, folder / "subset", *FEW, *subset, limit=6)
-    predict(weights, folder / "warm", *FEW, "--probes+=Temperature", "--probes.temperature=3", limit=6)
-    predict(weights, folder / "fewer", *FEW, limit=5)
+    for run in drifting.iterdir():
+        (folder / run.name).symlink_to(run)
+    predict(weights, folder / "fewer", *FEW_METRICS, limit=5)
     return folder
 
 
@@ -108,7 +105,7 @@ def test_bad_input_fails_before_an_image_is_read(runs, words, message, monkeypat
 def test_prompts_without_a_list_of_their_name_need_one(weights, runs, tmp_path):
     (tmp_path / "own.txt").write_text("blue sky\nred house left\n")
     for name, probe in (("plain", ()), ("argmax", ("--probes+=Argmax",))):
-        predict(weights, tmp_path / name, *FEW, *probe, "--data.path", str(tmp_path / "own.txt"))
+        predict(weights, tmp_path / name, *FEW_METRICS, *probe, "--data.path", str(tmp_path / "own.txt"))
     assert "--scorer is required" in gendiv("drift", tmp_path / "plain", tmp_path / "argmax")
     words = ("--scorer", "tiny-clip")
     assert "--list is required" in gendiv("drift", tmp_path / "plain", tmp_path / "argmax", *words)

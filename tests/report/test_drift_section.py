@@ -4,7 +4,6 @@ import csv
 import xml.etree.ElementTree as ET
 
 import pytest
-from running import predict
 
 from gendiv_lightning.analysis.drift_file import read_drift
 from gendiv_lightning.cli.main import main
@@ -14,8 +13,6 @@ from gendiv_lightning.report.sections import drift
 from gendiv_lightning.runs.load import families_of, find_runs
 from gendiv_lightning.tracking.wandb_report import build_report
 
-FEW = ("--measure.metrics=[pixel_cosine]", "--measure.reference=null")
-
 
 def gendiv(*words):
     with pytest.raises(SystemExit) as stopped:
@@ -24,13 +21,11 @@ def gendiv(*words):
 
 
 @pytest.fixture(scope="module")
-def runs(weights, tmp_path_factory):
+def runs(drifting, tmp_path_factory):
     """Baseline, a subset and a control, and their drift by two scorers; another file is about other runs."""
     folder = tmp_path_factory.mktemp("runs")
-    subset = ("--probes+=CodebookSubset", "--probes.select=random", "--probes.ratio=0.1")
-    predict(weights, folder / "plain", *FEW, limit=6)
-    predict(weights, folder / "subset", *FEW, *subset, limit=6)
-    predict(weights, folder / "warm", *FEW, "--probes+=Temperature", "--probes.temperature=3", limit=6)
+    for run in drifting.iterdir():
+        (folder / run.name).symlink_to(run)
     words = ("drift", folder / "plain", folder / "subset")
     assert gendiv(*words, "--control", folder / "warm", "--json", folder / "drift.json") == 0
     assert gendiv(*words, "--scorer", "tiny-clip", "--list", "postcards", "--json", folder / "drift-clip.json") == 0

@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="attributes of the prompts: a file or a registered name (default: the name of the prompt set)",
     )
     parser.add_argument("--attribute", metavar="NAME", help="only this attribute, with its matrices")
+    parser.add_argument("--device", default="cpu", help="device of the scorer: cpu, cuda (default: cpu)")
     parser.add_argument(
         "--json", type=Path, metavar="FILE.json", help="also write the numbers; a report shows files named drift*.json"
     )
@@ -83,9 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
     from gendiv_lightning.attributes.lists import read_attributes
     from gendiv_lightning.console.tables import few_prompts
     from gendiv_lightning.console.text import write
+    from gendiv_lightning.features.base import check_device
     from gendiv_lightning.metrics.registry import make_scorer
     from gendiv_lightning.runs.load import read_run
 
+    check_device(arguments.device)
     if arguments.json:
         check_output_file(arguments.json, "--json", ".json")
     paths = {"baseline": arguments.baseline, "probe": arguments.probe, "control": arguments.control}
@@ -98,9 +101,12 @@ def run(arguments: argparse.Namespace) -> int:
     attributes = _stated(runs["baseline"], listed_attributes.of, arguments.attribute)
     scorer = make_scorer(scorer_name)
     scorer.load()
+    if scorer.features:
+        scorer.features.to(arguments.device)
     for question, _ in attributes:
         scorer.check(question)
-    found = measure_drift(attributes, {name: read_answers(run, scorer, attributes) for name, run in runs.items()})
+    answers = {name: read_answers(run, scorer, attributes, arguments.device) for name, run in runs.items()}
+    found = measure_drift(attributes, answers)
     if arguments.json:
         fingerprints = {name: run.label.fingerprint for name, run in runs.items()}
         identities = scorer.identity(), listed_attributes.identity
