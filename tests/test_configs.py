@@ -134,6 +134,7 @@ YAML = {
         + "".join(f"{b}: &{b} [{','.join(['*' + a] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
         "expands to more than",
     ),
+    "a key twice": ("run_dir: a\nmodel: {x: 1}\nrun_dir: b\n", r"\(line 3\): the key 'run_dir' occurs twice"),
 }
 
 

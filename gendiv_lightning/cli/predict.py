@@ -34,6 +34,7 @@ from gendiv_lightning.errors import (
     ConfigKeyError,
     ConfigValueError,
     ImageSizeError,
+    OutputError,
     ProbeError,
     command_line_text,
     kind_of,
@@ -47,6 +48,7 @@ from gendiv_lightning.runs.former import upgrade_words, upgraded_configs
 from gendiv_lightning.runs.lock import RunLock
 from gendiv_lightning.runs.protocol import fingerprint_of
 from gendiv_lightning.storage.config_files import check_yaml, explain, find_configs
+from gendiv_lightning.storage.files import valid_text
 from gendiv_lightning.weights.load import first_line
 
 DESCRIPTION = """
@@ -342,6 +344,8 @@ def validate(config: Config) -> None:
 def _folder(config: Config, protocol: dict[str, Any]) -> RunFolder:
     if config.options.run_dir:
         check_output_folder(Path(config.options.run_dir), "run_dir")
+        if (shown := valid_text(config.options.run_dir)) != config.options.run_dir:
+            raise OutputError(f"run_dir: {shown} must be valid UTF-8, which the logs require. Choose another name")
     return RunFolder(config.options.run_dir or Path("runs") / f"{config.name}-{fingerprint_of(protocol)[:8]}")
 
 

@@ -7,6 +7,7 @@ as in a checkout, `configs/tiny/llamagen.yaml`, so that the commands of the READ
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,16 +82,29 @@ def _is_yaml(name: str) -> bool:
     return name.endswith((".yaml", ".yml")) and "\0" not in name
 
 
+class _Loader(yaml.SafeLoader):
+    """Rejects a key that occurs twice in a mapping, of which YAML would silently keep the last value."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for key, _ in reversed(node.value):
+            if isinstance(key, yaml.ScalarNode) and names[key.value] > 1:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} occurs twice", problem_mark=key.start_mark)
+        return node
+
+
 def read_yaml(path: Path) -> Any:
     """Content of a YAML file.
 
     Raises:
         OSError: it is not a regular file.
-        FileFormatError: it is not YAML in UTF-8, is nested too deeply, or has aliases that expand to too many values.
+        FileFormatError: it is not YAML in UTF-8, has a key twice, is nested too deeply, or has aliases that expand
+            to too many values.
     """
     check_regular(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
         num_values = _count(content, {})
     except UnicodeDecodeError as error:
         raise FileFormatError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8") from error

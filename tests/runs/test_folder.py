@@ -1,5 +1,6 @@
 """Files of a run are complete or absent, and are read as they were written."""
 
+import errno
 import json
 import math
 
@@ -87,6 +88,16 @@ def test_a_file_is_complete_or_absent(tmp_path):
     with pytest.raises(RuntimeError, match="power"):
         write_atomically(tmp_path / "file", fail_half_way)
     assert (tmp_path / "file").read_text() == "whole"
+
+
+def test_a_full_disk_is_an_error_with_the_path_and_leaves_nothing(tmp_path):
+    def fill_the_disk(path):
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"The disk is full\..*'.*/file'"):
+        write_atomically(tmp_path / "file", fill_the_disk)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_half_written_files_of_a_killed_process_are_removed(folder):
