@@ -266,6 +266,7 @@ def test_invalid_sizes_are_an_error(change, message):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex operators")
 def test_compiled_decoding_gives_the_same_logits():
     gpt = make_gpt(CONFIGS["grouped queries"])
     positions, mask, tokens = make_input(gpt)
