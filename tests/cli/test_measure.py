@@ -130,7 +130,9 @@ def test_one_image_per_prompt_has_quality_but_no_diversity(tmp_path, capsys):
     assert "a distance needs at least two images per prompt" in message
     assert "\n" not in without_link(message)
     assert gendiv("measure", tmp_path, "--metrics", "ssim,vendi_set") == 0
-    assert "diversity/vendi_set" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "diversity/vendi_set" in printed.out
+    assert "Not defined for these samples, and left out: diversity/ssim\n" in printed.err
 
 
 def test_rows_of_a_run_belong_to_their_prompts_in_any_order_of_shards(run, tmp_path):

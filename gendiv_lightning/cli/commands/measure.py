@@ -175,12 +175,20 @@ def run(arguments: argparse.Namespace) -> int:
         write(f"{printable(corrupt.in_words())}\n", sys.stderr)
     if num_single and any(isinstance(metric, DiversityMetric) for metric in metrics):
         write(f"{num_single} prompts have a single image, and enter no distance\n", sys.stderr)
+    undefined = [metric.names[0] for metric in metrics if not _is_defined(metric, estimates)]
+    if undefined:
+        write(f"Not defined for these samples, and left out: {', '.join(undefined)}\n", sys.stderr)
     write(f"{format_estimates(estimates)}\n\n{format_methods(estimates)}\n")
     if arguments.out is not None:
         _write(arguments.out, metrics, estimates, texts, columns)
         _write_pairs(arguments.out, pairs)
         write(f"\nResults: {arguments.out}\n")
     return 0
+
+
+def _is_defined(metric: SampleMetric, estimates: dict[str, Estimate]) -> bool:
+    """Whether any number of a metric was measured on any prompt."""
+    return any(name in estimates and estimates[name].num_prompts for name in metric.names)
 
 
 def _metrics(arguments: argparse.Namespace) -> list[SampleMetric]:
