@@ -54,7 +54,7 @@ def test_files_are_not_overwritten(template):
     assert "nebula_model.py" in command("new", "generator", "nebula_model", "--to", str(template))
 
 
-@pytest.mark.parametrize("name", ["Nebula", "my-model", "1st", "../x"])
+@pytest.mark.parametrize("name", ["Nebula", "my-model", "1st", "../x", "os"])
 def test_a_name_that_is_not_a_module_name_is_rejected(name, tmp_path):
     assert repr(name) in command("new", "generator", name, "--to", str(tmp_path))
 

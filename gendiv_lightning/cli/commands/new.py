@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import keyword
 import re
+import sys
 from pathlib import Path
 
 from gendiv_lightning.cli.options import check_output_folder
@@ -107,6 +108,8 @@ def write_generator(name: str, folder: Path) -> list[Path]:
             f"NAME must consist of lower-case letters, digits and underscores, and not be a keyword of Python, got "
             f"{name!r}. Try my_model"
         )
+    if name in sys.stdlib_module_names:
+        raise ConfigValueError(f"NAME must not be that of a module of Python, got {name!r}. Try {name}_model")
     title = "".join(part.capitalize() for part in name.split("_"))
     template = Path(__file__).parents[2] / "testing" / "template_generator.py"
     code = template.read_text(encoding="utf-8").replace("TemplateModel", title).replace('"template"', f'"{name}"')
