@@ -135,7 +135,8 @@ def _mean(column: Tensor) -> Interval:
 
 def _read_together(runs: Sequence[Run], shared: set[str]) -> Iterator[list[PromptSamples]]:
     """Samples of all runs, prompt by prompt; what comes early of a run waits for the others."""
-    readers = {place: read_prompts(run.folder, f"Reading {run.folder.path.name}") for place, run in enumerate(runs)}
+    # One progress bar for all: the runs are read side by side.
+    readers = {place: read_prompts(run.folder, None if place else "Reading") for place, run in enumerate(runs)}
     waiting: dict[str, dict[int, PromptSamples]] = {}
     while readers:
         for place, reader in [*readers.items()]:

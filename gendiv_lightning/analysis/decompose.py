@@ -61,9 +61,10 @@ class Effect(NamedTuple):
     p_value: float
 
 
-def read_prompts(folder: RunFolder, what: str) -> Iterator[PromptSamples]:
-    """All samples, prompt by prompt, with a progress bar."""
-    for batch in folder.read_samples(tqdm(folder.shards(), desc=what, unit="shard", delay=2, leave=False)):
+def read_prompts(folder: RunFolder, what: str | None) -> Iterator[PromptSamples]:
+    """All samples, prompt by prompt, with a progress bar of this name; None for no bar."""
+    shards = tqdm(folder.shards(), desc=what, unit="shard", delay=2, leave=False, disable=what is None)
+    for batch in folder.read_samples(shards):
         yield from split_by_prompt(batch)
 
 
