@@ -128,6 +128,7 @@ def embedded(request):
     return Subject(generator.eval())
 
 
+@WARNS
 @pytest.mark.slow  # the families themselves are checked above
 @pytest.mark.parametrize("check", CHECKS, ids=name)
 def test_a_toy_generator_fulfils_the_contract(embedded, check):
