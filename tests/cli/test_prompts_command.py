@@ -77,7 +77,7 @@ def test_an_interrupted_call_ends_with_the_same_files(dalle, tmp_path, monkeypat
 
         folder = tmp_path / f"killed{survives}"
         monkeypatch.setattr(disk.Path, "replace", stop)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match="130"):
             main(["prompts", str(dalle), *map(str, CALL), "--out", str(folder / "set.jsonl")])
         monkeypatch.undo()
         assert len([path for path in folder.iterdir() if not path.name.startswith(".")]) == survives
