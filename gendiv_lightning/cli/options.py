@@ -120,6 +120,17 @@ def check_output_folder(path: Path, option: str) -> None:
     _check_folders(path, option)
 
 
+def check_results_folder(path: Path, option: str) -> None:
+    """Check the path of an output folder that must not be a run folder.
+
+    Raises:
+        OutputError: it is a run folder; or see `check_output_folder`.
+    """
+    check_output_folder(path, option)
+    if (path / "fingerprint.json").exists():
+        raise OutputError(f"{option} {path} is a run folder, whose results would be overwritten. Choose another folder")
+
+
 def _check_folders(path: Path, option: str) -> None:
     for parent in path.parents:
         if parent.exists() and not parent.is_dir():

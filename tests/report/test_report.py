@@ -237,6 +237,13 @@ def test_toys_and_real_models_do_not_share_a_report(study, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_report_is_never_written_into_a_run(study):
+    run = next(path.parent for path in study.glob("*/fingerprint.json"))
+    before = sorted(path.name for path in run.iterdir())
+    assert "is a run folder" in gendiv("report", run, "--out", run)
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
 def test_a_folder_without_runs_is_told(tmp_path):
     assert "no finished run" in gendiv("report", tmp_path, "--out", tmp_path / "out")
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gendiv_lightning.cli.options import check_output_folder, options_given
+from gendiv_lightning.cli.options import check_results_folder, options_given
 from gendiv_lightning.console.text import printable, write
-from gendiv_lightning.errors import ConfigValueError, MetricInputError, OptionConflictError, OutputError
+from gendiv_lightning.errors import ConfigValueError, MetricInputError, OptionConflictError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -209,11 +209,7 @@ def _metrics(arguments: argparse.Namespace) -> list[SampleMetric]:
     check_memory_limit(arguments.memory_limit)
     check_device(arguments.device)
     if arguments.out is not None:
-        check_output_folder(arguments.out, "--out")
-        if (arguments.out / "fingerprint.json").exists():
-            raise OutputError(
-                f"--out {arguments.out} is a run folder, whose results would be overwritten. Choose another folder"
-            )
+        check_results_folder(arguments.out, "--out")
     usage = arguments.source / "usage.safetensors"  # in a finished run
     codebook_size = len(read_usage(usage)[0]) if usage.is_file() else None
     names = split_names(arguments.metrics)

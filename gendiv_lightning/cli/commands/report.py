@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gendiv_lightning.cli.options import check_output_folder
+from gendiv_lightning.cli.options import check_results_folder
 from gendiv_lightning.errors import ConfigValueError
 
 HELP = "write a report of runs as one HTML page, with Markdown, CSV and LaTeX"
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"--browse must be at least 0, got {arguments.browse}. Give the number of prompts per generator"
         )
     entity, project = _where(arguments.wandb)
-    check_output_folder(arguments.out or Path("report"), "--out")
+    check_results_folder(arguments.out or Path("report"), "--out")
     sends = arguments.sync or project
     if sends:
         from gendiv_lightning.tracking.wandb import check_service
