@@ -50,7 +50,12 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self):
-        server, text = self.server, self.rfile.read(int(self.headers["Content-Length"])).decode()
+        server, size = self.server, int(self.headers["Content-Length"])
+        content = self.rfile.read(size)
+        if len(content) < size:  # the client was killed while it sent the request
+            self.close_connection = True
+            return
+        text = content.decode()
         with server.lock:
             server.asked[text] += 1
             server.bodies.append(json.loads(text))

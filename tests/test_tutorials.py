@@ -78,6 +78,7 @@ def test_a_tutorial_runs(name):
     run(name)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 def test_the_tutorial_of_real_photos_runs():
     for name in ("lpips", "inception", "photos", "emoji"):

@@ -1,6 +1,7 @@
 """The recipes of the latent diffusion model: initial weights, training data and export."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,13 +15,19 @@ from gendiv_lightning.toy.recipes.diffusers_vq import diffusers_vq
 from gendiv_lightning.toy.train import RECIPES
 
 
-@pytest.fixture
-def weights(toy_weights, tmp_path):
+@pytest.fixture(scope="module")
+def with_autoencoder(toy_weights, tmp_path_factory):
     """A folder with a random autoencoder, tokenizer and CLIP."""
-    folder = tmp_path / "weights"
+    folder = tmp_path_factory.mktemp("autoencoder") / "weights"
     shutil.copytree(toy_weights, folder)
-    latent_diffusion.LatentAutoencoderRecipe(1, 0, tmp_path, folder).export(folder)
+    latent_diffusion.LatentAutoencoderRecipe(1, 0, folder.parent, folder).export(folder)
     return folder
+
+
+@pytest.fixture
+def weights(with_autoencoder, tmp_path):
+    """A copy of the folder, for tests that write into it."""
+    return Path(shutil.copytree(with_autoencoder, tmp_path / "weights"))
 
 
 @pytest.fixture
