@@ -107,8 +107,9 @@ def test_kernels_vendi_scores_and_the_codebook_of_any_family_from_one_command(ru
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "knob"), [("llamagen", "temperature"), ("latent_diffusion", "guidance_scale")])
-def test_a_sweep_of_a_family_is_compared_at_equal_quality(family, knob, tmp_path, capsys):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_sweep_of_a_family_is_compared_at_equal_quality(family, tmp_path, capsys):
+    knob = "guidance_scale" if family == "latent_diffusion" else "temperature"
     for number in (0.8, 1.0, 1.5):
         words = ["--config", TINY / f"{family}.yaml", "--run_dir", tmp_path / f"{number}", "--wandb", "disabled"]
         words += ["--data.limit", 4, "--data.num_samples", 4, f"--model.{knob}", number]
