@@ -43,7 +43,7 @@ LAYERS = [
     ["callbacks"],
     ["testing"],
     ["toy"],  # above everything that a plug-in uses; the commands below load it only by registered names
-    ["cli.options"],
+    ["cli.options", "cli.language_models"],
     ["cli.values"],
     ["cli.predict"],
     ["study"],

@@ -13,15 +13,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from gendiv_lightning.analysis.compare import find_obstacles
+from gendiv_lightning.analysis.decompose import read_prompts
 from gendiv_lightning.analysis.effects import Interval
 from gendiv_lightning.errors import NotComparableError, PromptError
 from gendiv_lightning.functional.bootstrap import bootstrap_mean, bootstrap_ratio
 from gendiv_lightning.functional.comparison import compare_all, holm
 from gendiv_lightning.functional.confusion import confusion_matrix, fidelity, target_gain
-from gendiv_lightning.records import split_by_prompt
 from gendiv_lightning.records.questions import Attribute, Question
 from gendiv_lightning.runs.load import Run
 from gendiv_lightning.scorers.base import ImageScorer
@@ -188,15 +187,13 @@ def read_answers(run: Run, scorer: ImageScorer, attributes: Sequence[StatedValue
     """
     seen = [torch.full((len(run.prompts), len(q.values)), math.nan, dtype=torch.float64) for q, _ in attributes]
     entropy = torch.full((len(run.prompts),), math.nan, dtype=torch.float64)
-    shards = tqdm(run.folder.shards(), desc=f"Scoring {run.folder.path.name}", unit="shard", delay=2, leave=False)
-    for batch in run.folder.read_samples(shards):
-        for samples in split_by_prompt(batch):
-            images = samples.images.to(device)
-            for rows, (question, stated) in zip(seen, attributes, strict=True):
-                if stated[samples.place] >= 0:
-                    rows[samples.place] = scorer.choose(images, question).mean(0)
-            if samples.entropy is not None:
-                entropy[samples.place] = samples.entropy.double().mean()
+    for samples in read_prompts(run.folder, f"Scoring {run.folder.path.name}"):
+        images = samples.images.to(device)
+        for rows, (question, stated) in zip(seen, attributes, strict=True):
+            if stated[samples.place] >= 0:
+                rows[samples.place] = scorer.choose(images, question).mean(0)
+        if samples.entropy is not None:
+            entropy[samples.place] = samples.entropy.double().mean()
     return Answers(tuple(seen), None if entropy.isnan().any() else entropy)
 
 

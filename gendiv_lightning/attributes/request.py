@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from gendiv_lightning.attributes.attribute import attribute_of, check_different
 from gendiv_lightning.chat.answers import parse_json
+from gendiv_lightning.chat.model import chat_of
 from gendiv_lightning.errors import PromptError
 from gendiv_lightning.records.questions import Attribute
 
@@ -75,12 +76,9 @@ class Request(NamedTuple):
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """The request as a chat. The prompt is inside JSON, so that it cannot be read as an instruction."""
+        """The request as a chat."""
         request = {"caption": self.prompt, "number": self.number}
-        return [
-            {"role": "system", "content": self.instruction},
-            {"role": "user", "content": json.dumps(request, ensure_ascii=False)},
-        ]
+        return chat_of(self.instruction, request)
 
     @property
     def schema(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
 from json import JSONDecodeError
@@ -193,6 +194,7 @@ def _first_tokens(completion: Any) -> tuple[tuple[str, float], ...]:
     """The likeliest first tokens with their log-probabilities; empty if they are missing or not numbers."""
     try:
         tokens = completion.choices[0].logprobs.content[0].top_logprobs
-        return tuple((str(token.token), float(token.logprob)) for token in tokens)
+        found = tuple((str(token.token), float(token.logprob)) for token in tokens)
     except (AttributeError, IndexError, TypeError, ValueError):
         return ()
+    return () if any(math.isnan(value) for _, value in found) else found

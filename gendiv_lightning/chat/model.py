@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from tqdm import tqdm
@@ -31,6 +32,14 @@ class ChatRequest(Protocol):
     @property
     def longest(self) -> int:
         """Maximum number of tokens of the answer, for models on this machine."""
+
+
+def chat_of(instruction: str, request: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A chat with a request as JSON, so that a prompt in it cannot be read as an instruction."""
+    return [
+        {"role": "system", "content": instruction},
+        {"role": "user", "content": json.dumps(request, ensure_ascii=False)},
+    ]
 
 
 RequestType = TypeVar("RequestType", contravariant=True)

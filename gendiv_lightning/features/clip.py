@@ -25,6 +25,7 @@ from gendiv_lightning.features.clip_backbones import Backbone, parse_backbone, r
 from gendiv_lightning.weights.hash import sha256
 
 DEFAULT_BACKBONE = "openai/clip-vit-large-patch14"
+LOGIT_SCALE = 100.0  # of OpenAI's CLIP: the largest that its training allows
 _CHUNK_TEXTS = 32
 
 

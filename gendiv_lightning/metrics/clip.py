@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from gendiv_lightning.errors import ConfigValueError, PromptError
-from gendiv_lightning.features.clip import DEFAULT_BACKBONE, ClipFeatures
+from gendiv_lightning.features.clip import DEFAULT_BACKBONE, LOGIT_SCALE, ClipFeatures
 from gendiv_lightning.features.registry import clip_of
 from gendiv_lightning.functional.pairwise import PairDistances
 from gendiv_lightning.metrics.base import PromptMetric, metric_name
@@ -39,7 +39,6 @@ QUALITY_PROMPTS: dict[str, tuple[str, str]] = {
     "lonely": ("Lonely photo.", "Sociable photo."),
     "relaxing": ("Relaxing photo.", "Stressful photo."),
 }
-LOGIT_SCALE = 100.0
 
 
 class CLIPScore(PromptMetric):

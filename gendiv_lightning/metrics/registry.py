@@ -135,12 +135,8 @@ def make_features(name: str) -> ImageFeatures:
     Raises:
         ValueError: the network or option does not exist.
     """
-    what = f"backbone {name!r}"
-    backbone, options = _parse_brackets(name, what)
-    if backbone is None:
-        known = ", ".join(plugins.registered("features"))
-        raise UnknownNameError(f"{what} must start with a network. Choose one of {known}, or the name of a CLIP")
-    return _call(features_of(backbone), options, {}, what)
+    found: ImageFeatures = _make_named("backbone", "features", features_of, name)
+    return found
 
 
 def make_scorer(name: str) -> ImageScorer:
@@ -149,14 +145,17 @@ def make_scorer(name: str) -> ImageScorer:
     Raises:
         ValueError: the scorer or option does not exist.
     """
-    what = f"scorer {name!r}"
-    scorer, options = _parse_brackets(name, what)
-    if scorer is None:
-        known = ", ".join(plugins.registered("scorers"))
-        raise UnknownNameError(f"{what} must start with a scorer. Choose one of {known}, or the name of a CLIP")
-    constructor: Callable[..., ImageScorer] = scorer_of(scorer)
-    found: ImageScorer = _call(constructor, options, {}, what)
+    found: ImageScorer = _make_named("scorer", "scorers", scorer_of, name)
     return found
+
+
+def _make_named(kind: str, group: str, constructor_of: Callable[[str], Callable[..., Any]], name: str) -> Any:
+    what = f"{kind} {name!r}"
+    first, options = _parse_brackets(name, what)
+    if first is None:
+        known = ", ".join(plugins.registered(group))
+        raise UnknownNameError(f"{what} must start with a name. Choose one of {known}, or the name of a CLIP")
+    return _call(constructor_of(first), options, {}, what)
 
 
 def split_names(names: str) -> list[str]:

@@ -10,11 +10,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from gendiv_lightning.errors import PromptError
-from gendiv_lightning.features.clip import ClipFeatures
+from gendiv_lightning.features.clip import LOGIT_SCALE, ClipFeatures
+from gendiv_lightning.functional.finite import check_finite
 from gendiv_lightning.records.questions import Question
 from gendiv_lightning.scorers.base import ImageScorer
-
-LOGIT_SCALE = 100.0  # of all released CLIP models
 
 
 class ClipScorer(ImageScorer):
@@ -60,7 +59,7 @@ class ClipScorer(ImageScorer):
 
     @override
     def choose(self, images: Tensor, question: Question) -> Tensor:
-        features = self.features(images).double().cpu()
+        features = check_finite(self.features(images), "the CLIP features of the images").double().cpu()
         logits = [
             (LOGIT_SCALE * features @ texts.T).logsumexp(1) - math.log(len(texts)) for texts in self._texts(question)
         ]

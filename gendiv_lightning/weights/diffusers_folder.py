@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from gendiv_lightning.errors import WrongWeightsError, listed
+from gendiv_lightning.errors import UnsafeInputError, WrongWeightsError, listed
 from gendiv_lightning.weights.hash import sha256
 from gendiv_lightning.weights.load import load_pretrained, load_strictly, read_checkpoint
 from gendiv_lightning.weights.pieces import SUFFIX, whole
@@ -132,7 +132,12 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        files = [index.parent / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        if outside := [name for name in names if Path(name).name != name]:
+            raise UnsafeInputError(f"{index} names {outside[0]!r}, which is not in its folder. Download it again")
+        files = [index.parent / name for name in names]
+    except UnsafeInputError:
+        raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise WrongWeightsError(f"{index} cannot be read as an index of shards: {error}") from error
     if missing := [file.name for file in files if not file.exists()]:

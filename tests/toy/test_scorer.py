@@ -67,3 +67,10 @@ def test_repeating_the_captions_of_a_value_changes_nothing():
 def test_clip_refuses_values_that_it_cannot_tell_apart():
     with pytest.raises(ValueError, match="same text"):
         scorer_of("tiny-clip")().check(Question("mood", ("gloomy", "cheerful")))
+
+
+def test_clip_features_that_are_not_finite_are_an_error(monkeypatch):
+    scorer = scorer_of("tiny-clip")()
+    monkeypatch.setattr(type(scorer.features), "forward", lambda self, images: torch.full((len(images), 8), torch.nan))
+    with pytest.raises(ValueError, match=r"CLIP features of the images: .* not finite"):
+        scorer.choose(IMAGES, postcard_attributes("blue sky")[0].question)

@@ -384,3 +384,11 @@ def test_the_projected_state_belongs_to_the_end_token(pipelines):
     ids = torch.tensor([[end - 1, 5, 6, end, 0, 0]])
     outputs = model(ids)
     torch.testing.assert_close(outputs.text_embeds, model.text_projection(outputs.last_hidden_state[:, 3]))
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.safetensors", "/elsewhere.safetensors"])
+def test_an_index_names_only_files_of_its_folder(tmp_path, name):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"weight": name}}))
+    with pytest.raises(ValueError, match="not in its folder"):
+        weight_files(tmp_path)

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gendiv_lightning import plugins
-from gendiv_lightning.cli.commands.paraphrase import check_positive, language_model, license_of, read_instruction
+from gendiv_lightning.cli.language_models import (
+    add_request_arguments,
+    check_positive,
+    language_model,
+    license_of,
+    read_instruction,
+)
 from gendiv_lightning.cli.options import check_output_file, options_given
 from gendiv_lightning.console.text import write
 from gendiv_lightning.errors import OptionConflictError, OutputError
@@ -63,23 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--per-prompt", type=int, default=6, metavar="N", help="maximum number of attributes per prompt (default: 6)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the requests (default: 0)")
-    parser.add_argument(
-        "--concurrency", type=int, default=8, metavar="N", help="maximum number of parallel requests (default: 8)"
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=120, metavar="SECONDS", help="timeout of a request (default: 120)"
-    )
-    parser.add_argument(
-        "--instruction",
-        type=Path,
-        metavar="FILE",
-        help="file with an instruction for the model that replaces the default",
-    )
-    parser.add_argument("--column", help="column with the prompts (default: prompt, caption, text, short_caption)")
-    parser.add_argument("--limit", type=int, metavar="N", help="use only the first N prompts")
+    add_request_arguments(parser)
     parser.add_argument("--license", help="license of the list, recorded in the metadata")
-    parser.add_argument("--device", default="cpu", help="device for local models: cpu, cuda (default: cpu)")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from gendiv_lightning import plugins
 from gendiv_lightning.cli.commands.prompts import COUNT_TOKENS
+from gendiv_lightning.cli.language_models import (
+    add_request_arguments,
+    check_positive,
+    language_model,
+    license_of,
+    read_instruction,
+)
 from gendiv_lightning.cli.options import check_output_file
 from gendiv_lightning.console.text import write
 from gendiv_lightning.errors import (
     ConfigValueError,
-    DamagedRunError,
-    FileFormatError,
     OptionConflictError,
     OutputError,
     PromptError,
@@ -25,7 +30,6 @@ from gendiv_lightning.storage.named_files import expand
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gendiv_lightning.chat.model import ChatRequest, LanguageModel
     from gendiv_lightning.prompts.paraphrase.generate import Judge, Reworded, Rewording
     from gendiv_lightning.prompts.paraphrase.request import Paraphraser
     from gendiv_lightning.prompts.prompt_set import PromptSet
@@ -83,24 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-similarity", type=float, metavar="X", help="drop paraphrases with a lower similarity (default: keep all)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the requests (default: 0)")
-    parser.add_argument(
-        "--concurrency", type=int, default=8, metavar="N", help="maximum number of parallel requests (default: 8)"
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=120, metavar="SECONDS", help="timeout of a request (default: 120)"
-    )
-    parser.add_argument(
-        "--instruction",
-        type=Path,
-        metavar="FILE",
-        help="file with an instruction for the model that replaces the default",
-    )
-    parser.add_argument("--column", help="column with the prompts (default: prompt, caption, text, short_caption)")
-    parser.add_argument("--limit", type=int, metavar="N", help="use only the first N prompts")
+    add_request_arguments(parser)
     parser.add_argument("--count-tokens", action="append", default=[], metavar="TOKENIZER", help=COUNT_TOKENS)
     parser.add_argument("--license", help="license of the paraphrases, recorded in the metadata")
-    parser.add_argument("--device", default="cpu", help="device for local models: cpu, cuda (default: cpu)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -142,25 +131,6 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise OutputError(f"--out {arguments.out} would overwrite PROMPTS. Choose another name")
 
 
-def check_positive(arguments: argparse.Namespace, names: Sequence[str]) -> None:
-    """Raise ConfigValueError for an option that is given and not above 0."""
-    for name in names:
-        value = getattr(arguments, name)
-        if value is not None and value <= 0:
-            raise ConfigValueError(f"--{name.replace('_', '-')} must be above 0, got {value}. Give a positive number")
-
-
-def read_instruction(path: Path) -> str:
-    """The instruction for a model in the file of `--instruction`."""
-    from gendiv_lightning.storage.files import check_regular
-
-    check_regular(path)
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise FileFormatError(f"--instruction {path} is not UTF-8 text: {error}. Save it as UTF-8") from error
-
-
 def _judge(arguments: argparse.Namespace) -> Judge:
     from gendiv_lightning.features.clip import DEFAULT_BACKBONE
     from gendiv_lightning.prompts.paraphrase.generate import Judge
@@ -184,17 +154,6 @@ def _paraphraser(arguments: argparse.Namespace) -> Paraphraser:
     if arguments.model in plugins.registered("paraphrasers"):
         return plugins.load("paraphrasers", arguments.model)()
     return language_model(arguments)
-
-
-def language_model(arguments: argparse.Namespace) -> LanguageModel[ChatRequest]:
-    """The chat model of `--model`: `local:NAME`, or a name at an endpoint."""
-    from gendiv_lightning.chat.endpoint import Endpoint
-    from gendiv_lightning.chat.local import ChatModel
-
-    kind, _, name = arguments.model.partition(":")
-    if kind == "local" and name:
-        return ChatModel(name, arguments.device)
-    return Endpoint(arguments.model, arguments.timeout)
 
 
 def _check(prompt_set: PromptSet, judge: Judge) -> int:
@@ -289,22 +248,6 @@ def _card(
         },
         "license": arguments.license,
     }
-
-
-def license_of(prompts: Path) -> Any:
-    """The license in the metadata of a prompt set, if there is one: a text, or several on the Hub."""
-    from gendiv_lightning.runs.files import read_json
-
-    card = prompts.with_suffix(".card.json")
-    if not card.is_file():
-        return None
-    try:
-        source = read_json(card).get("source", {})
-    except DamagedRunError as error:
-        raise FileFormatError(f"{card} is not a JSON object. Restore or delete it") from error
-    if not isinstance(source, dict):
-        raise FileFormatError(f"{card}: source must be an object, got {source!r:.80}. Correct it, or delete the file")
-    return source.get("license")
 
 
 def _in_words(counts: dict[str, int]) -> str:

@@ -5,11 +5,10 @@ Each request is for paraphrases of one length class. The answer is JSON: `{"para
 
 from __future__ import annotations
 
-import json
 from typing import Any, NamedTuple
 
 from gendiv_lightning.chat.answers import parse_json
-from gendiv_lightning.chat.model import LanguageModel
+from gendiv_lightning.chat.model import LanguageModel, chat_of
 from gendiv_lightning.errors import NetworkError
 
 WORDS = {
@@ -55,7 +54,7 @@ class Request(NamedTuple):
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """The request as a chat. The prompt is inside JSON, so that it cannot be read as an instruction."""
+        """The request as a chat."""
         low, high = WORDS[self.length]
         request = {
             "caption": self.prompt,
@@ -63,10 +62,7 @@ class Request(NamedTuple):
             "words": f"{low} to {high}",
             "there already": list(self.avoid),
         }
-        return [
-            {"role": "system", "content": self.instruction},
-            {"role": "user", "content": json.dumps(request, ensure_ascii=False)},
-        ]
+        return chat_of(self.instruction, request)
 
     @property
     def schema(self) -> dict[str, Any]:
